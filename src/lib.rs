@@ -1,0 +1,26 @@
+//! EventPiper: every new row of a PostgreSQL `events` table, to every subscriber, once.
+//!
+//! The modules in reading order, from the ground up; a module imports only from those below
+//! it (`tests/layering.rs` refuses anything else):
+//!
+//! | layer | modules | what they know |
+//! |---|---|---|
+//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`] | the words and the rules: pure, no clock, no I/O |
+//! | 1 | [`postgres`] | the only SQL |
+//! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
+//! | 3 | [`http`] | what users see on the wire |
+//! | 4 | [`cli`] | composition: wires everything, nobody imports it |
+//!
+//! [`config`], [`shutdown`] and [`telemetry`] stand beside the layers.
+
+pub mod cli;
+pub mod config;
+pub mod consumer;
+pub mod cursor;
+pub mod event;
+pub mod gateway;
+pub mod http;
+pub mod order;
+pub mod postgres;
+pub mod shutdown;
+pub mod telemetry;

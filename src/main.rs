@@ -1,0 +1,3 @@
+//! The `event-piper` program.
+
+fn main() {}

@@ -1,0 +1,7 @@
+//! Everything that speaks to PostgreSQL: the only SQL of the project.
+
+pub mod binaries;
+pub mod doctor;
+pub mod embedded;
+pub mod migrate;
+pub mod server;
