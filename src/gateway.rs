@@ -1,5 +1,9 @@
 //! The engine: reads the log, keeps what is recent, feeds every subscription.
 
+pub mod follower;
+pub mod frame;
+pub mod recent;
+
 use std::time::Duration;
 
 use crate::order::Hold;

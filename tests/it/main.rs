@@ -1,1 +1,3 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
+
+mod order;
