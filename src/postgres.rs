@@ -2,6 +2,11 @@
 
 pub mod binaries;
 pub mod doctor;
+pub mod doorbell;
 pub mod embedded;
+pub mod error;
+pub mod event_log;
+pub mod history;
+pub mod listener;
 pub mod migrate;
 pub mod server;

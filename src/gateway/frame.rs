@@ -1,5 +1,7 @@
 //! An event as the bytes that go on a socket: encoded once, shared by all who get it.
 
+use std::fmt::{Display, Write};
+
 use bytes::{Bytes, BytesMut};
 
 use crate::{
@@ -42,17 +44,13 @@ impl Encoder {
     /// A type of the predecessor's time may hold line breaks, or begin with the `$` of the
     /// gateway's own events; it is disarmed, so that an old row can forge nothing.
     pub fn encode(&mut self, event: &impl Logged, kind: &str, payload: &[u8]) -> Frame {
-        let most = ID.len() + 20 + EVENT.len() + 3 * kind.len() + DATA.len() + payload.len() + 3;
+        let most = longest(kind, payload);
         if self.block.capacity() < most {
             self.block = BytesMut::with_capacity(most.max(Self::BLOCK));
         }
-        self.put_id(event.id());
+        put_id(&mut self.block, event.id());
         let body = self.block.len();
-        self.block.extend_from_slice(EVENT);
-        let kind = self.put_kind(kind);
-        self.block.extend_from_slice(DATA);
-        put_compact(&mut self.block, payload);
-        self.block.extend_from_slice(END);
+        let kind = put_body(&mut self.block, kind, payload);
         Frame {
             id: event.id(),
             xid: event.xid(),
@@ -61,31 +59,57 @@ impl Encoder {
             kind,
         }
     }
+}
 
-    fn put_id(&mut self, id: EventId) {
-        self.block.extend_from_slice(ID);
-        let mut digits = itoa::Buffer::new();
-        self.block.extend_from_slice(digits.format(id.get()).as_bytes());
-        self.block.extend_from_slice(b"\n");
+/// Appends an event's frame for one client alone, whose cursor has just moved over it.
+pub fn put(out: &mut BytesMut, id: EventId, cursor: &Cursor, kind: &str, payload: &[u8]) {
+    out.reserve(longest(kind, payload));
+    if cursor.is_plain(id) {
+        put_id(out, id);
+    } else {
+        put_cursor(out, cursor.at(id));
     }
+    put_body(out, kind, payload);
+}
 
-    fn put_kind(&mut self, kind: &str) -> u16 {
-        let start = self.block.len();
-        let kind = match kind.strip_prefix('$') {
-            Some(rest) => {
-                self.block.extend_from_slice(b"%24");
-                rest
-            }
-            None => kind,
-        };
-        self.block.extend_from_slice(kind.as_bytes());
-        for byte in &mut self.block[start..] {
-            if matches!(byte, b'\r' | b'\n') {
-                *byte = b' ';
-            }
+/// The most bytes that a frame with a plain id can take.
+fn longest(kind: &str, payload: &[u8]) -> usize {
+    ID.len() + 20 + EVENT.len() + 3 + kind.len() + DATA.len() + payload.len() + END.len() + 1
+}
+
+fn put_id(out: &mut BytesMut, id: EventId) {
+    out.extend_from_slice(ID);
+    out.extend_from_slice(itoa::Buffer::new().format(id.get()).as_bytes());
+    out.extend_from_slice(b"\n");
+}
+
+fn put_cursor(out: &mut BytesMut, cursor: impl Display) {
+    write!(out, "id: {cursor}\n").expect("a buffer takes all");
+}
+
+/// Appends all but the id; answers how long the type is on the wire.
+fn put_body(out: &mut BytesMut, kind: &str, payload: &[u8]) -> u16 {
+    out.extend_from_slice(EVENT);
+    let kind = put_kind(out, kind);
+    out.extend_from_slice(DATA);
+    put_compact(out, payload);
+    out.extend_from_slice(END);
+    kind
+}
+
+fn put_kind(out: &mut BytesMut, kind: &str) -> u16 {
+    let start = out.len();
+    let rest = kind.strip_prefix('$');
+    if rest.is_some() {
+        out.extend_from_slice(b"%24");
+    }
+    out.extend_from_slice(rest.unwrap_or(kind).as_bytes());
+    for byte in &mut out[start..] {
+        if matches!(byte, b'\r' | b'\n') {
+            *byte = b' ';
         }
-        u16::try_from(self.block.len() - start).unwrap_or(u16::MAX)
     }
+    u16::try_from(out.len() - start).unwrap_or(u16::MAX)
 }
 
 impl Frame {
@@ -116,8 +140,10 @@ impl Frame {
     }
 
     fn rewritten(&self, cursor: &Cursor) -> Bytes {
-        let id = format!("id: {}\n", cursor.at(self.id));
-        [id.as_bytes(), &self.bytes[usize::from(self.body)..]].concat().into()
+        let mut bytes = BytesMut::with_capacity(self.bytes.len() + 64);
+        put_cursor(&mut bytes, cursor.at(self.id));
+        bytes.extend_from_slice(&self.bytes[usize::from(self.body)..]);
+        bytes.freeze()
     }
 }
 
@@ -129,6 +155,14 @@ impl Logged for Frame {
     fn xid(&self) -> Xid {
         self.xid
     }
+}
+
+/// JSON as PostgreSQL prints it, without the blanks between its tokens.
+#[must_use]
+pub fn compact(json: &str) -> String {
+    let mut out = BytesMut::with_capacity(json.len());
+    put_compact(&mut out, json.as_bytes());
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Appends JSON without the blanks between its tokens, in one pass, without parsing it:

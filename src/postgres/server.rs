@@ -49,3 +49,6 @@ impl Server {
             .expect("a pool with a runtime builds")
     }
 }
+
+/// Why a connection could not be opened.
+pub type ConnectError = tokio_postgres::Error;
