@@ -1,5 +1,6 @@
 //! Everything that speaks to PostgreSQL: the only SQL of the project.
 
+pub mod account;
 pub mod binaries;
 pub mod doctor;
 pub mod embedded;

@@ -1,1 +1,4 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
+
+mod harness;
+mod support;
