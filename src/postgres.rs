@@ -2,7 +2,10 @@
 
 pub mod account;
 pub mod binaries;
+mod connection_string;
 pub mod doctor;
 pub mod embedded;
+pub mod error;
 pub mod migrate;
 pub mod server;
+mod tls;
