@@ -24,7 +24,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $reme
 begin
     execute format(
         'insert into %I.events_pruned as known (subscriber, upto) '
-        'select coalesce(subscriber, ''''), max(id) from gone group by 1 order by 1 collate "C" '
+        'select coalesce(subscriber, ''''), max(id) from gone group by 1 order by 1 '
         'on conflict (subscriber) do update '
         'set upto = greatest(known.upto, excluded.upto), pruned_at = excluded.pruned_at',
         tg_table_schema);

@@ -209,7 +209,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $reme
 begin
     execute format(
         'insert into %I.events_pruned as known (subscriber, upto) '
-        'select coalesce(subscriber, ''''), max(id) from gone group by 1 order by 1 collate "C" '
+        'select coalesce(subscriber, ''''), max(id) from gone group by 1 order by 1 '
         'on conflict (subscriber) do update '
         'set upto = greatest(known.upto, excluded.upto), pruned_at = excluded.pruned_at',
         tg_table_schema);
@@ -258,4 +258,4 @@ insert into event_piper_migrations (number, name, checksum) values
     (4, '0004_append_only',
      '5f8f6a61a7c7ec94cd8c78c48d54bc6c3112d71c1b520599495f5e8e3c4003af'),
     (5, '0005_events_pruned',
-     '6580b96346d9f738230631a1e2c10d469ffe20ac7805d00584dbe22d8dd1e2dd');
+     'ef5a50855ee236578bcf5cf4e8c2b9cdf28b3fa264700ff9ec6fc7cfcce0a5f9');

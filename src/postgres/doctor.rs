@@ -37,11 +37,7 @@ impl Finding {
         Self { severity: Severity::Ok, subject, found: found.into(), mend: String::new() }
     }
 
-    fn warning(
-        subject: &'static str,
-        found: impl Into<String>,
-        mend: impl Into<String>,
-    ) -> Self {
+    fn warning(subject: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, subject, found: found.into(), mend: mend.into() }
     }
 

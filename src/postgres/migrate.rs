@@ -46,7 +46,11 @@ pub(crate) const OLDEST_SERVER: i32 = 130_000;
 /// What `migrations/` raises when a table `events` is not its own.
 const FOREIGN_TABLE: &str = "EP001";
 
-const FIND_RECORD: &str = "select to_regclass('event_piper_migrations') is not null";
+/// Read from the catalogue itself: `to_regclass` may remember from before this session's turn that
+/// the table was not there.
+const FIND_RECORD: &str = "\
+select exists (select from pg_class
+               where relname = 'event_piper_migrations' and pg_table_is_visible(oid))";
 const READ_RECORD: &str = "select number, name, checksum from event_piper_migrations order by 1";
 const CREATE_RECORD: &str = "\
 create table if not exists event_piper_migrations (
@@ -63,8 +67,7 @@ select current_setting('server_version_num')::int, current_setting('server_encod
 
 /// MIGRATE of the doorbell's lock space: whoever else migrates waits until this one is through.
 /// Held by the transaction, so that it works through a connection pooler, too.
-const TAKE_TURN: &str =
-    "set local statement_timeout = 0; select pg_advisory_xact_lock(17744, 5)";
+const TAKE_TURN: &str = "set local statement_timeout = 0; select pg_advisory_xact_lock(17744, 5)";
 /// Who waits for a table keeps everybody behind it waiting: better to give up, and say so.
 const BE_POLITE: &str = "set local lock_timeout = '10s'";
 
@@ -157,10 +160,10 @@ pub enum MigrateError {
 /// Brings the schema up to date. Safe when many do so at once; needs no right but to read when
 /// there is nothing to do.
 pub async fn migrate(server: &Server) -> Result<Outcome, MigrateError> {
-    let mut client = server.client().await.map_err(|source| MigrateError::Connect {
-        server: server.to_string(),
-        source,
-    })?;
+    let mut client = server
+        .client()
+        .await
+        .map_err(|source| MigrateError::Connect { server: server.to_string(), source })?;
     let mut applied = Vec::new();
     if check(&client).await? != Status::Current {
         check_premises(&client).await?;

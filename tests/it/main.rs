@@ -1,5 +1,9 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
+mod doctor;
 mod harness;
 mod migrate;
+mod roles;
+mod schema;
+mod server;
 mod support;

@@ -193,7 +193,10 @@ async fn a_migration_with_another_text_is_refused() {
     let other = "update event_piper_migrations set checksum = 'x' where number = 3";
     client.batch_execute(other).await.unwrap();
     let error = check(&client).await.unwrap_err();
-    assert!(matches!(&error, MigrateError::Changed { name } if name == "0003_doorbell"), "{error:?}");
+    assert!(
+        matches!(&error, MigrateError::Changed { name } if name == "0003_doorbell"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -214,9 +217,13 @@ async fn a_migration_that_fails_leaves_nothing_behind_and_can_be_repeated() {
 async fn a_database_that_cannot_hold_unicode_is_refused() {
     let database = Database::create_empty().await;
     let name = format!("{}_ascii", database.name());
-    let create = format!("create database {name} encoding 'SQL_ASCII' locale 'C' template template0");
+    let create =
+        format!("create database {name} encoding 'SQL_ASCII' locale 'C' template template0");
     database.connect().await.batch_execute(&create).await.unwrap();
     let url = database.url().replace(database.name(), &name);
     let error = migrate(&Server::parse(&url).unwrap()).await.unwrap_err();
-    assert!(matches!(&error, MigrateError::Encoding { found } if found == "SQL_ASCII"), "{error:?}");
+    assert!(
+        matches!(&error, MigrateError::Encoding { found } if found == "SQL_ASCII"),
+        "{error:?}"
+    );
 }

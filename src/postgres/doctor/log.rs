@@ -119,7 +119,11 @@ pub(super) async fn ids(client: &Client) -> Examined {
     const SUBJECT: &str = "ids";
     const REORDER: &str = "alter table events alter id set increment 1 set no cycle;";
     let Some(row) = client.query_opt(IDS, &[]).await? else {
-        return Ok(Finding::fatal(SUBJECT, "events has no column id", "Run `event-piper migrate`."));
+        return Ok(Finding::fatal(
+            SUBJECT,
+            "events has no column id",
+            "Run `event-piper migrate`.",
+        ));
     };
     let identity: String = row.get(0);
     let (cache, increment): (Option<i64>, Option<i64>) = (row.get(1), row.get(2));
