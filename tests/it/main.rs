@@ -1,6 +1,7 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
 mod doctor;
+mod embedded;
 mod harness;
 mod migrate;
 mod roles;

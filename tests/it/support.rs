@@ -1,6 +1,7 @@
 //! What every test stands on.
 
 pub(crate) mod postgres;
+pub(crate) mod scratch;
 
 use std::time::Duration;
 
