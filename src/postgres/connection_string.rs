@@ -99,14 +99,14 @@ impl ConnectionString {
 
     fn parse_pairs(text: &str) -> Result<Self, SyntaxError> {
         let given = pairs(text)?;
-        let mut rest = String::new();
+        let mut kept = Vec::new();
         for (name, value) in &given {
             if known(name)? {
                 let value = value.replace('\\', r"\\").replace('\'', r"\'");
-                rest.push_str(&format!("{name}='{value}' "));
+                kept.push(format!("{name}='{value}'"));
             }
         }
-        Ok(Self { rest, given })
+        Ok(Self { rest: kept.join(" "), given })
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn pairs_give_up_theirs_too() {
         let parsed = parse(r"host = h password='it\'s \\ me' sslmode=require  user=a\ b");
-        assert_eq!(parsed.rest, r"host='h' password='it\'s \\ me' user='a b' ");
+        assert_eq!(parsed.rest, r"host='h' password='it\'s \\ me' user='a b'");
         assert_eq!(parsed.get("sslmode"), Some("require"));
         assert_eq!(parsed.get("password"), Some(r"it's \ me"));
     }
