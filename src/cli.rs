@@ -1,1 +1,4 @@
-//! To come.
+//! The commands: each wires together what it needs, and nobody imports them.
+
+pub mod doctor;
+pub mod migrate;

@@ -1,6 +1,8 @@
 //! Everything that speaks to PostgreSQL: the only SQL of the project.
 
+pub mod account;
 pub mod binaries;
+mod connection_string;
 pub mod doctor;
 pub mod doorbell;
 pub mod embedded;
@@ -10,3 +12,4 @@ pub mod history;
 pub mod listener;
 pub mod migrate;
 pub mod server;
+mod tls;

@@ -22,10 +22,7 @@ use super::{Settings, health::Health, hub::Hub};
 use crate::{
     metrics::Metrics,
     order::Order,
-    postgres::{
-        error::chain,
-        server::{ConnectError, Server},
-    },
+    postgres::{error::Chain, server::Server},
 };
 
 /// See the module.
@@ -43,7 +40,7 @@ pub struct Tailer {
 pub enum Lost {
     /// It could not be opened.
     #[error("connecting to PostgreSQL")]
-    Connect(#[from] ConnectError),
+    Connect(#[from] tokio_postgres::Error),
     /// A query failed.
     #[error("{doing}")]
     Query {
@@ -89,14 +86,14 @@ impl Tailer {
         loop {
             let since = Instant::now();
             let lost = self.session(&mut order).await;
-            self.health.waiting(format!("PostgreSQL is away: {}", chain(&lost)));
+            self.health.waiting(format!("PostgreSQL is away: {}", Chain(&lost)));
             if since.elapsed() > Duration::from_secs(10) {
                 failures = 0;
             }
             let pause = BACKOFF[failures.min(BACKOFF.len() - 1)];
             failures += 1;
             self.metrics.reconnects.inc();
-            warn!(error = chain(&lost), pause_ms = pause, "lost the listening connection");
+            warn!(error = %Chain(&lost), pause_ms = pause, "lost the listening connection");
             sleep(Duration::from_millis(pause / 2 + fastrand::u64(0..=pause))).await;
         }
     }

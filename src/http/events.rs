@@ -25,7 +25,7 @@ use crate::{
         frame,
         subscription::{Kinds, Request, Subscription},
     },
-    postgres::{error::chain, history::WholeEvent},
+    postgres::{error::Chain, history::WholeEvent},
 };
 
 /// The header in which an `EventSource` says how far it has got.
@@ -59,7 +59,7 @@ pub(super) async fn one(
         Problem::bad_request(format!("{id:?} is no event's id: an id is a whole number"))
     })?;
     let event = app.gateway.event(id).await.map_err(|error| {
-        warn!(error = chain(&error), %id, "looking up an event failed");
+        warn!(error = %Chain(&error), %id, "looking up an event failed");
         Problem::unavailable("PostgreSQL cannot be asked just now; try again")
     })?;
     event

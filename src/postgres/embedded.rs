@@ -1,1 +1,308 @@
-//! To come.
+//! The PostgreSQL that EventPiper brings along: its own durable cluster in its own folder.
+//!
+//! For a newcomer who has no database yet, and for a single machine. It is an ordinary
+//! cluster with fsync on, kept across runs, that answers on a private socket only, unless a
+//! port is asked for. It runs in a process group of its own, because Ctrl-C in a terminal
+//! must not stop it before the gateway has drained; and it outlives a gateway that was killed,
+//! so that the next one finds it running and its writers notice nothing.
+
+mod folder;
+mod postmaster;
+
+use std::{path::PathBuf, time::Duration};
+
+use nix::sys::signal::Signal;
+use tokio::{task::JoinHandle, time::sleep};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{error, info, warn};
+
+pub use self::folder::default_data_dir;
+use self::{
+    folder::Folder,
+    postmaster::{Pid, Postmaster},
+};
+use super::{
+    account::{Account, NoAccount},
+    binaries::{self, Binaries},
+    server::Server,
+};
+
+/// The database, and the role that owns it and everything else in the cluster.
+pub const NAME: &str = "event_piper";
+
+const DATABASE_EXISTS: &str = "select from pg_database where datname = $1";
+
+/// Pauses between attempts to start PostgreSQL again after it died.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// What an operator can turn on the embedded PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folder that holds the cluster, its log and its socket.
+    pub data_dir: PathBuf,
+    /// Where PostgreSQL's server programs are, if not where they are usually found.
+    pub binaries: Option<PathBuf>,
+    /// A TCP port on 127.0.0.1, for programs that cannot use the socket; they log in as
+    /// `event_piper` with the password that is in the file `password` of the data folder.
+    pub port: Option<u16>,
+}
+
+/// The embedded PostgreSQL, running, and kept running until [`Embedded::stop`].
+#[derive(Debug)]
+pub struct Embedded {
+    url: String,
+    pid: Pid,
+    /// Whoever forgets to stop it, or fails on the way, leaves no server behind.
+    stopping: DropGuard,
+    supervisor: JoinHandle<()>,
+}
+
+/// Starts the cluster in its folder, after creating it when there is none, or adopts the
+/// server that a killed predecessor of ours left running. Returns when it can be used.
+pub async fn start(settings: Settings) -> Result<Embedded, EmbeddedError> {
+    let account = Account::choose()?;
+    let folder = Folder::claim(&settings.data_dir, account)?;
+    let binaries = find_binaries(&settings, &folder)?;
+    if folder.major().is_none() {
+        info!("creating a PostgreSQL {} cluster in {folder}", binaries.major);
+        folder.initialize(&binaries).await?;
+    }
+    let password = folder.prepare(settings.port)?;
+    let pid = Pid::default();
+    let cluster = Cluster { folder, binaries, port: settings.port, pid: pid.clone() };
+    // From here on a failure drops the postmaster, and that stops it.
+    let postmaster = cluster.run().await?;
+    cluster.create_database(password.as_deref()).await?;
+    let (url, stopping) = (cluster.url(NAME), CancellationToken::new());
+    let supervisor = tokio::spawn(supervise(cluster, postmaster, stopping.clone()));
+    Ok(Embedded { url, pid, stopping: stopping.drop_guard(), supervisor })
+}
+
+/// Where the cluster in this folder can be reached, if it runs at this moment.
+#[must_use]
+pub fn running_url(settings: &Settings) -> Option<String> {
+    let running = postmaster::read_pid_file(&Folder::cluster_in(&settings.data_dir))?;
+    (running.is_ready() && running.is_alive()).then(|| url(&running.socket_dir, running.port, NAME))
+}
+
+impl Embedded {
+    /// The database, as a parsed connection string.
+    ///
+    /// # Panics
+    /// Never: the URL is of our own making.
+    #[must_use]
+    pub fn server(&self) -> Server {
+        Server::parse(&self.url).expect("our own URL can be parsed")
+    }
+
+    /// The database's URL, as `psql` takes it.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Ends connections, writes a checkpoint, and returns when no process is left.
+    pub async fn stop(self) {
+        self.stopping.disarm().cancel();
+        // It fails only when it panicked, and then there is nobody to tell but the log.
+        if let Err(e) = self.supervisor.await {
+            error!("stopping the embedded PostgreSQL: {e}");
+        }
+    }
+
+    /// A handle for somebody who has no time to wait.
+    #[must_use]
+    pub fn emergency(&self) -> Emergency {
+        Emergency(self.pid.clone())
+    }
+}
+
+/// Stops PostgreSQL without a farewell.
+#[derive(Clone, Debug)]
+pub struct Emergency(Pid);
+
+impl Emergency {
+    /// Tells PostgreSQL to leave at once. Nothing committed is lost: the next start recovers.
+    pub fn quit(&self) {
+        self.0.signal(Signal::SIGQUIT);
+    }
+}
+
+/// A data folder can be opened by its own major version only.
+fn find_binaries(settings: &Settings, folder: &Folder) -> Result<Binaries, EmbeddedError> {
+    let major = folder.major();
+    Binaries::find(settings.binaries.as_deref(), major).map_err(|source| match major {
+        None => EmbeddedError::NoPrograms(source),
+        Some(major) => EmbeddedError::OtherMajor { folder: folder.to_string(), major, source },
+    })
+}
+
+async fn supervise(cluster: Cluster, mut postmaster: Postmaster, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return postmaster.stop().await,
+            how = postmaster.ended() => warn!("the embedded PostgreSQL ended by itself: {how}"),
+        }
+        // Before its successor, or its farewell signal would reach that one.
+        drop(postmaster);
+        let again = stopping.run_until_cancelled(cluster.run_again()).await;
+        let Some(started) = again else { return cluster.stop_starting().await };
+        postmaster = started;
+        info!("the embedded PostgreSQL runs again");
+    }
+}
+
+/// Everything that is needed to run the server, again and again.
+#[derive(Debug)]
+struct Cluster {
+    folder: Folder,
+    binaries: Binaries,
+    port: Option<u16>,
+    pid: Pid,
+}
+
+impl Cluster {
+    async fn run(&self) -> Result<Postmaster, EmbeddedError> {
+        if let Some(running) = Postmaster::adopt(&self.folder, self.port, &self.pid).await {
+            info!("found the embedded PostgreSQL running, and took it over");
+            return Ok(running);
+        }
+        Postmaster::launch(&self.folder, &self.binaries, self.port, &self.pid).await
+    }
+
+    async fn run_again(&self) -> Postmaster {
+        let (mut pause, longest) = BACKOFF;
+        loop {
+            sleep(pause).await;
+            match Postmaster::launch(&self.folder, &self.binaries, self.port, &self.pid).await {
+                Ok(postmaster) => return postmaster,
+                Err(e) => error!("cannot start the embedded PostgreSQL again, will retry: {e}"),
+            }
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Stops a server whose start was interrupted.
+    async fn stop_starting(&self) {
+        Postmaster::of_pid(&self.pid).stop().await;
+    }
+
+    fn url(&self, database: &str) -> String {
+        url(self.folder.socket_dir(), self.port.unwrap_or(postmaster::DEFAULT_PORT), database)
+    }
+
+    /// Creates our database when it is not there yet; an interrupted first start catches up.
+    async fn create_database(&self, password: Option<&str>) -> Result<(), EmbeddedError> {
+        let (client, connection) =
+            tokio_postgres::connect(&self.url("postgres"), tokio_postgres::NoTls).await?;
+        let connection = tokio::spawn(connection);
+        if client.query_opt(DATABASE_EXISTS, &[&NAME]).await?.is_none() {
+            client.batch_execute(&format!("create database {NAME}")).await?;
+        }
+        if let Some(password) = password {
+            client.batch_execute(&format!("alter role {NAME} password '{password}'")).await?;
+        }
+        drop(client);
+        let _ = connection.await;
+        Ok(())
+    }
+}
+
+fn url(socket_dir: &std::path::Path, port: u16, database: &str) -> String {
+    let host = percent_encoded(socket_dir.as_os_str().as_encoded_bytes());
+    format!("postgresql:///{database}?host={host}&port={port}&user={NAME}")
+}
+
+fn percent_encoded(bytes: &[u8]) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+    bytes.iter().fold(String::new(), |text, &byte| {
+        if plain(byte) {
+            text + char::from(byte).encode_utf8(&mut [0])
+        } else {
+            format!("{text}%{byte:02X}")
+        }
+    })
+}
+
+/// Why the embedded PostgreSQL could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedError {
+    /// We are root, and there is nobody to step down to.
+    #[error(transparent)]
+    NoAccount(#[from] NoAccount),
+    /// There is no PostgreSQL on this machine, or not where the settings say.
+    #[error("the embedded PostgreSQL cannot start")]
+    NoPrograms(#[source] binaries::NotFound),
+    /// There is a PostgreSQL, but it cannot read what is in the folder.
+    #[error(
+        "the data in {folder} was written by PostgreSQL {major}, and no other can read it: {source}"
+    )]
+    OtherMajor {
+        /// The data folder.
+        folder: String,
+        /// The version that wrote it.
+        major: u32,
+        /// What was looked for, and where.
+        source: binaries::NotFound,
+    },
+    /// Another event-piper has claimed the folder.
+    #[error(
+        "another event-piper{} is already running on {}: stop that one, or name another --data-dir",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), folder.display()
+    )]
+    InUse {
+        /// The data folder.
+        folder: PathBuf,
+        /// Whose it is.
+        pid: Option<i32>,
+    },
+    /// The unprivileged account is shut out.
+    #[error(
+        "PostgreSQL runs as the account `{account}`, which may not enter {}: name another \
+         --data-dir, or let that account in (chmod o+x)", folder.display()
+    )]
+    Unreachable {
+        /// Who runs PostgreSQL.
+        account: String,
+        /// The outermost folder that is closed to it.
+        folder: PathBuf,
+    },
+    /// The folder for the socket is somebody else's.
+    #[error(
+        "{} must be a folder that only the account of PostgreSQL can enter, and it is not: \
+         remove it, or name a --data-dir with a shorter path", folder.display()
+    )]
+    Insecure {
+        /// The folder for the socket.
+        folder: PathBuf,
+    },
+    /// A file or folder of ours could not be read or written.
+    #[error("{doing} {}", path.display())]
+    File {
+        /// What we were doing.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// PostgreSQL ended where it should have worked.
+    #[error("{program} failed; it said:\n{said}")]
+    Program {
+        /// `initdb` or `postgres`.
+        program: &'static str,
+        /// The end of what it wrote.
+        said: String,
+    },
+    /// PostgreSQL runs, and does not get ready.
+    #[error("PostgreSQL was not ready within {within:?}; it said:\n{said}")]
+    NotReady {
+        /// How long we waited.
+        within: Duration,
+        /// The end of what it wrote.
+        said: String,
+    },
+    /// The server refused what we asked.
+    #[error("preparing the embedded database")]
+    Database(#[from] tokio_postgres::Error),
+}

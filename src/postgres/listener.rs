@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::{
     doorbell::{CHANNEL, CLASS, READER},
-    server::{ConnectError, Server},
+    server::Server,
 };
 
 /// An open listening connection. Dropping it closes the connection.
@@ -37,7 +37,7 @@ where name in (select name from pg_settings)";
 
 impl Listener {
     /// Connects, listens, and says to the other readers that it is there.
-    pub async fn connect(server: &Server) -> Result<Self, ConnectError> {
+    pub async fn connect(server: &Server) -> Result<Self, tokio_postgres::Error> {
         let (client, mut connection) = server.connect().await?;
         let (ring, bell) = mpsc::channel(1);
         let own = Arc::new(AtomicI32::new(0));

@@ -1,3 +1,11 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
+mod doctor;
+mod embedded;
+mod harness;
+mod migrate;
 mod order;
+mod roles;
+mod schema;
+mod server;
+mod support;

@@ -12,7 +12,7 @@ use crate::{
     event::EventId,
     gateway::follower::Scan,
     postgres::{
-        error::chain,
+        error::Chain,
         event_log::{Page, PageSize},
         history::{History, HistoryError},
     },
@@ -59,7 +59,7 @@ pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
         loop {
             match wanted.read(&history).await {
                 Ok(read) => return read,
-                Err(error) => debug!(error = chain(&error), "a replay waits for PostgreSQL"),
+                Err(error) => debug!(error = %Chain(&error), "a replay waits for PostgreSQL"),
             }
             sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
             pause = (2 * pause).min(longest);

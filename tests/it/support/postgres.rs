@@ -1,0 +1,301 @@
+//! A real PostgreSQL for the tests: one shared by the whole run, and own ones to mistreat.
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    io::{BufRead, BufReader, Write as _},
+    net::TcpListener,
+    os::unix::{
+        fs::{DirBuilderExt, PermissionsExt},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use event_piper::postgres::{
+    account::Account, binaries::Binaries, migrate::migrate, server::Server,
+};
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, NoTls};
+
+/// Below the ports that systems hand out by themselves, so that nobody takes a server's port
+/// while it is down.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Durability is no subject of these servers (the embedded one's tests bring their own).
+const SETTINGS: &str = "
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+max_connections = 300
+max_prepared_transactions = 20
+listen_addresses = '127.0.0.1'
+logging_collector = off
+";
+
+/// The server that the whole test run shares. Nobody stops it: it ends with this process.
+static SHARED: LazyLock<TestServer> = LazyLock::new(|| TestServer::new(""));
+/// What `initdb` makes, once a run; each server gets a copy.
+static FRESH: LazyLock<Fresh> = LazyLock::new(Fresh::new);
+static TEMPLATE: OnceCell<()> = OnceCell::const_new();
+
+/// A database of its own for one test, migrated, on the shared server.
+pub(crate) struct Database {
+    name: String,
+    server: TestServer,
+}
+
+impl Database {
+    /// A migrated database on the shared server.
+    pub(crate) async fn create() -> Self {
+        TEMPLATE.get_or_init(|| create_template(&SHARED)).await;
+        Self::create_on(&SHARED, "template events").await
+    }
+
+    /// A database without our schema on the shared server.
+    pub(crate) async fn create_empty() -> Self {
+        Self::create_on(&SHARED, "").await
+    }
+
+    /// A migrated database on a server of one's own.
+    pub(crate) async fn create_on_own(server: &TestServer) -> Self {
+        let database = Self::create_on(server, "").await;
+        migrate_to_current(&database.url()).await;
+        database
+    }
+
+    async fn create_on(server: &TestServer, how: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let client = connect(&server.url("postgres")).await;
+        client.batch_execute(&format!("create database {name} {how}")).await.unwrap();
+        Self { name, server: server.clone() }
+    }
+
+    /// Its name, as in `current_database()`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is, over the private socket.
+    pub(crate) fn url(&self) -> String {
+        self.server.url(&self.name)
+    }
+
+    /// Where it is, over TCP.
+    pub(crate) fn tcp_url(&self) -> String {
+        self.server.tcp_url(&self.name)
+    }
+
+    /// A connection as superuser.
+    pub(crate) async fn connect(&self) -> Client {
+        connect(&self.url()).await
+    }
+}
+
+async fn create_template(server: &TestServer) {
+    let client = connect(&server.url("postgres")).await;
+    client.batch_execute("create database events").await.unwrap();
+    migrate_to_current(&server.url("events")).await;
+}
+
+async fn migrate_to_current(url: &str) {
+    migrate(&Server::parse(url).unwrap()).await.unwrap();
+}
+
+/// Connects, and drives the connection until the client is dropped.
+pub(crate) async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// A PostgreSQL server that can be stopped, killed and started again. It ends with its last
+/// clone, and with this process, whatever ends that.
+#[derive(Clone)]
+pub(crate) struct TestServer {
+    folder: Arc<Path>,
+    port: u16,
+    supervisor: Arc<Mutex<Supervisor>>,
+}
+
+/// How a server goes down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stop {
+    /// Connections are ended, and a checkpoint is written.
+    Fast,
+    /// No farewell, recovery at the next start.
+    Immediate,
+    /// `kill -9` for all of its processes.
+    Kill,
+}
+
+impl TestServer {
+    /// A server of one's own, with more lines for its `postgresql.conf`.
+    pub(crate) async fn start_own(settings: &str) -> Self {
+        let settings = settings.to_owned();
+        blocking(move || Self::new(&settings)).await
+    }
+
+    fn new(settings: &str) -> Self {
+        let folder = private_folder(&FRESH.account);
+        let supervisor = Supervisor::new(&FRESH.account, &FRESH.binaries, &folder);
+        let data = folder.join("data");
+        run(FRESH.account.command("cp").arg("-R").arg(&FRESH.data).arg(&data));
+        let port = free_port();
+        let mut text = SETTINGS.to_owned();
+        writeln!(text, "port = {port}\nunix_socket_directories = '{}'", folder.display()).unwrap();
+        fs::write(data.join("postgresql.auto.conf"), text + settings).unwrap();
+        let server = Self { folder: folder.into(), port, supervisor: Arc::new(supervisor.into()) };
+        server.do_start();
+        server
+    }
+
+    /// A URL over the private socket.
+    pub(crate) fn url(&self, database: &str) -> String {
+        let (folder, port) = (self.folder.display(), self.port);
+        format!("postgresql:///{database}?host={folder}&port={port}&user=postgres")
+    }
+
+    /// A URL over TCP.
+    pub(crate) fn tcp_url(&self, database: &str) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The port, the same after a restart.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The data folder, for files that settings name (certificates, `pg_hba.conf`).
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Writes a file that only the server may read into its data folder.
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        let path = self.data().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        FRESH.account.own(&path).unwrap();
+    }
+
+    /// Starts it again, on the same port; returns when it accepts connections.
+    pub(crate) async fn start(&self) {
+        let server = self.clone();
+        blocking(move || server.do_start()).await;
+    }
+
+    /// Stops it; returns when it is gone.
+    pub(crate) async fn stop(&self, how: Stop) {
+        let supervisor = self.supervisor.clone();
+        let verb = match how {
+            Stop::Fast => "fast",
+            Stop::Immediate => "immediate",
+            Stop::Kill => "kill",
+        };
+        let answer = blocking(move || supervisor.lock().unwrap().order(verb)).await;
+        assert_eq!(answer, verb);
+    }
+
+    /// Stops it, and starts it again.
+    pub(crate) async fn restart(&self, how: Stop) {
+        self.stop(how).await;
+        self.start().await;
+    }
+
+    fn do_start(&self) {
+        let answer = self.supervisor.lock().unwrap().order("start");
+        let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        assert!(answer.starts_with("started"), "PostgreSQL did not start:\n{}", log());
+    }
+}
+
+/// The shell that owns a server, and outlives this process just long enough to clean up.
+struct Supervisor {
+    child: Child,
+    /// Taken when it shall end.
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Supervisor {
+    fn new(account: &Account, binaries: &Binaries, folder: &Path) -> Self {
+        let mut command = account.command("sh");
+        command.args(["-c", include_str!("supervisor.sh"), "supervisor"]);
+        command.arg(&binaries.dir).arg(folder);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        // Ctrl-C is for the tests; the shell notices their end by itself.
+        let mut child = command.process_group(0).spawn().unwrap();
+        let orders = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Self { child, orders, answers }
+    }
+
+    fn order(&mut self, verb: &str) -> String {
+        writeln!(self.orders.as_mut().unwrap(), "{verb}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        answer.trim_end().to_owned()
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// A data folder as `initdb` left it, and what is needed to run it.
+struct Fresh {
+    binaries: Binaries,
+    account: Account,
+    data: PathBuf,
+    /// Removes the folder when the run ends.
+    _supervisor: Mutex<Supervisor>,
+}
+
+impl Fresh {
+    fn new() -> Self {
+        let setting = env::var_os("EVENT_PIPER_TEST_POSTGRES_BIN").map(PathBuf::from);
+        let binaries = Binaries::find(setting.as_deref(), None).unwrap_or_else(|e| panic!("{e}"));
+        let account = Account::choose().unwrap();
+        let folder = private_folder(&account);
+        let supervisor = Supervisor::new(&account, &binaries, &folder);
+        let data = folder.join("data");
+        let mut initdb = account.command(binaries.program("initdb"));
+        initdb.arg("-D").arg(&data).args(["--no-sync", "--username=postgres", "--auth=trust"]);
+        run(initdb.args(["--encoding=UTF8", "--locale=C"]));
+        Self { binaries, account, data, _supervisor: supervisor.into() }
+    }
+}
+
+/// A folder that only the servers' account may enter, with a name short enough for a socket.
+fn private_folder(account: &Account) -> PathBuf {
+    let name = format!("ep-test-{:08x}", fastrand::u32(..));
+    let folder = env::temp_dir().join(name);
+    fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+    account.own(&folder).unwrap();
+    folder
+}
+
+fn free_port() -> u16 {
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(PORTS)).find(free).unwrap()
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}

@@ -1,0 +1,51 @@
+# Runs one PostgreSQL for the tests: sh supervisor.sh <bin> <folder>, verbs on standard input.
+# The tests' process holds that input open; when it ends, in whatever way, the input ends too,
+# and this shell stops the server and removes its folder. A test runner has no such last word.
+bin=$1 folder=$2 pid=
+
+# An answer that nobody reads any more must not end this shell before the server.
+trap '' PIPE
+
+stop() {
+    kill "-$1" "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null
+}
+
+# Everything at once, as when the power fails.
+cut() {
+    children=$(ps -A -o pid= -o ppid= | while read -r child parent; do
+        [ "$parent" = "$pid" ] && echo "$child"
+    done)
+    # shellcheck disable=SC2086 # one argument for each child
+    kill -KILL "$pid" $children 2>/dev/null
+    wait "$pid" 2>/dev/null
+    for child in $children; do
+        while kill -0 "$child" 2>/dev/null; do sleep 0.01; done
+    done
+}
+
+start() {
+    "$bin/postgres" -D "$folder/data" </dev/null >>"$folder/log" 2>&1 &
+    pid=$!
+    until [ "$(sed -n '1p;8p' "$folder/data/postmaster.pid" 2>/dev/null | tr -d ' \n')" = "${pid}ready" ]; do
+        kill -0 "$pid" 2>/dev/null || return 1
+        sleep 0.01
+    done
+}
+
+while read -r verb; do
+    case $verb in
+        start) if start; then verb="started $pid"; else verb=failed; fi ;;
+        fast) stop INT ;;
+        immediate) stop QUIT ;;
+        kill) cut ;;
+    esac
+    echo "$verb"
+done
+
+[ -n "$pid" ] && stop QUIT
+# More than once, because an initdb or cp that was under way still writes into it.
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    rm -rf "$folder" 2>/dev/null && break
+    sleep 1
+done
