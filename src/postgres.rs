@@ -5,4 +5,5 @@ pub mod binaries;
 pub mod doctor;
 pub mod embedded;
 pub mod migrate;
+pub mod reachable;
 pub mod server;
