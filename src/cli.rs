@@ -1,4 +1,124 @@
-//! The commands: each wires together what it needs, and nobody imports them.
+//! The commands: each reads its settings, puts the parts together, and runs them.
 
-pub mod doctor;
-pub mod migrate;
+mod doctor;
+mod healthcheck;
+mod migrate;
+mod psql;
+mod serve;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{Config, Database, Flags, WrongSettings},
+    postgres::{
+        embedded::{self, Embedded},
+        reachable,
+        server::Server,
+    },
+    telemetry,
+};
+
+/// Wrong usage, as clap has it too.
+const USAGE: u8 = 2;
+
+#[derive(Parser)]
+#[command(
+    name = "event-piper",
+    version,
+    about = "New rows of a PostgreSQL events table, to every subscriber, once"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the events, over HTTP
+    Serve(Flags),
+    /// Bring the database's schema up to date
+    Migrate(Flags),
+    /// Check everything that delivery rests on, and say how to mend it
+    Doctor(Flags),
+    /// Open psql on the database, or run it with the arguments given
+    Psql {
+        #[command(flatten)]
+        flags: Flags,
+        /// What psql shall be told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Ask a gateway on this machine whether it is ready; for containers
+    Healthcheck(Flags),
+}
+
+/// Runs the command that this process was started with.
+pub async fn run() -> ExitCode {
+    match execute(Cli::parse().command).await {
+        Ok(code) => code,
+        Err(e) => {
+            // With all its causes, on one line as far as they are.
+            eprintln!("event-piper: {e:#}");
+            if e.is::<WrongSettings>() { USAGE.into() } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+async fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(flags) => serve::serve(load(flags)?).await,
+        Command::Migrate(flags) => on_database(load(flags)?, migrate::run).await,
+        Command::Doctor(flags) => on_database(load(flags)?, doctor::run).await,
+        Command::Psql { flags, args } => {
+            psql::psql(&load(flags)?, args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
+    }
+}
+
+fn load(flags: Flags) -> Result<Config, WrongSettings> {
+    let config = Config::load(flags)?;
+    telemetry::init(&config.telemetry);
+    Ok(config)
+}
+
+/// Runs a command on the database of these settings.
+async fn on_database(
+    config: Config,
+    command: impl AsyncFnOnce(&Server) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let database = open(config.database).await?;
+    let done = command(&database.server).await;
+    database.close().await;
+    done
+}
+
+/// A database that answers, and the server that we brought for it, if we did.
+struct Open {
+    server: Server,
+    embedded: Option<Embedded>,
+}
+
+impl Open {
+    async fn close(self) {
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await;
+        }
+    }
+}
+
+/// Starts the embedded PostgreSQL, or waits for the one that is named.
+async fn open(database: Database) -> anyhow::Result<Open> {
+    let (server, embedded) = match database {
+        Database::Url { server, .. } => (*server, None),
+        Database::Embedded(settings) => {
+            let embedded = embedded::start(settings).await?;
+            (embedded.server(), Some(embedded))
+        }
+    };
+    reachable::wait(&server).await.context("PostgreSQL refuses the connection")?;
+    Ok(Open { server, embedded })
+}

@@ -1,1 +1,255 @@
-//! To come.
+//! Settings: from flags, the environment and a file, parsed as a whole before anything starts.
+//!
+//! [`sources`] finds what was given for each name, [`value`] says what a value must look like,
+//! and this module puts together what the rest of the program takes. Whatever is wrong is
+//! reported at once.
+
+pub mod sources;
+mod value;
+
+use std::net::SocketAddr;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use self::sources::Sources;
+pub use self::sources::{Flags, WrongSettings};
+use crate::{
+    gateway, http,
+    postgres::{embedded, server::Server},
+    telemetry,
+};
+
+/// Everything that an operator can turn, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the log is.
+    pub database: Database,
+    /// Where HTTP is served.
+    pub listen: SocketAddr,
+    /// Whether `serve` brings the schema up to date first.
+    pub migrate: bool,
+    /// The engine's.
+    pub gateway: gateway::Settings,
+    /// The HTTP side's.
+    pub http: http::Settings,
+    /// The logs'.
+    pub telemetry: telemetry::Settings,
+}
+
+/// Where the log is.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// In a PostgreSQL that we bring along.
+    Embedded(embedded::Settings),
+    /// On a server that somebody else runs.
+    Url {
+        /// How to connect to it.
+        server: Box<Server>,
+        /// The same, for programs that we start.
+        url: SecretString,
+    },
+}
+
+impl Config {
+    /// Reads the settings of this process.
+    pub fn load(flags: Flags) -> Result<Self, WrongSettings> {
+        Self::from_sources(Sources::new(flags, &|name| std::env::var(name).ok()))
+    }
+
+    fn from_sources(mut from: Sources) -> Result<Self, WrongSettings> {
+        let database = database(&mut from);
+        let listen = from.setting("listen", value::address);
+        let auth = from.optional("auth", value::auth);
+        let http = http::Settings {
+            auth: auth_on(listen, auth, &mut from),
+            cors_origins: from.setting("cors-origins", value::origins),
+            drain: from.setting("drain", value::duration),
+        };
+        let gateway = gateway::Settings {
+            drain: http.drain,
+            hold: from.setting("hold", value::hold),
+            heartbeat: from.setting("heartbeat", value::interval),
+            recent: from.setting("recent", value::size),
+            pool: from.setting("pool-size", value::count),
+        };
+        let telemetry = telemetry::Settings {
+            filter: from.setting("log", value::filter),
+            format: from.setting("log-format", value::format),
+        };
+        let migrate = from.setting("migrate", value::switch);
+        from.finish(Self { database, listen, migrate, gateway, http, telemetry })
+    }
+}
+
+fn database(from: &mut Sources) -> Database {
+    let binaries = from.optional("postgres-bin", value::path);
+    let port = from.optional("postgres-port", value::port);
+    let data_dir = from.optional("data-dir", value::path);
+    if let Some((server, url)) = from.optional("database-url", value::database) {
+        return Database::Url { server: Box::new(server), url };
+    }
+    let data_dir = data_dir.or_else(embedded::default_data_dir).unwrap_or_else(|| {
+        from.wrong("--data-dir: without a home folder, expected the folder for the data".into());
+        std::path::PathBuf::new()
+    });
+    Database::Embedded(embedded::Settings { data_dir, binaries, port })
+}
+
+/// Open is for loopback; anything wider is somebody's explicit choice.
+fn auth_on(listen: SocketAddr, given: Option<http::Auth>, from: &mut Sources) -> http::Auth {
+    let loopback = listen.ip().is_loopback();
+    match given {
+        Some(http::Auth::Open) if !loopback => from.wrong(format!(
+            "--auth open: is for loopback addresses only, and --listen is {listen}: expected \
+             --auth trusted-header, behind something that authenticates callers"
+        )),
+        None if !loopback => from.wrong(format!(
+            "--listen {listen}: reachable from other machines, so say who is believed: expected \
+             --auth trusted-header (something in front authenticates callers and sets \
+             X-Consumer-Id), or a loopback address"
+        )),
+        _ => {}
+    }
+    given.unwrap_or(http::Auth::Open)
+}
+
+impl Database {
+    /// The URL of the server, with its password; none for the embedded one while it is down.
+    #[must_use]
+    pub fn url(&self) -> Option<SecretString> {
+        match self {
+            Self::Embedded(settings) => embedded::running_url(settings).map(Into::into),
+            Self::Url { url, .. } => Some(url.expose_secret().into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::order::Hold;
+
+    fn load(flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> Result<Config, WrongSettings> {
+        let flags = flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let env = |name: &str| {
+            env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        Config::from_sources(Sources::new(Flags(flags), &env))
+    }
+
+    fn complaints(flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> Vec<String> {
+        load(flags, env).unwrap_err().0
+    }
+
+    /// A file that is gone after the test.
+    struct File(std::path::PathBuf);
+
+    impl File {
+        fn new(text: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("ep-config-{:016x}", fastrand::u64(..)));
+            std::fs::write(&path, text).unwrap();
+            Self(path)
+        }
+
+        fn path(&self) -> &str {
+            self.0.to_str().unwrap()
+        }
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn with_no_settings_at_all_the_defaults_are_those_of_the_manual() {
+        let config = load(&[("data-dir", "/d")], &[]).unwrap();
+        assert_eq!(config.listen, "127.0.0.1:4000".parse().unwrap());
+        assert_eq!(config.gateway.hold, Hold::For(Duration::from_millis(20)));
+        assert_eq!(config.gateway.heartbeat, Duration::from_secs(10));
+        assert_eq!(config.gateway.recent, 64 << 20);
+        assert_eq!(config.gateway.pool, 8);
+        assert_eq!(config.http.auth, http::Auth::Open);
+        assert_eq!(config.http.drain, Duration::from_secs(10));
+        assert!(config.http.cors_origins.is_empty());
+        assert!(config.migrate);
+        assert!(matches!(config.database, Database::Embedded(it) if it.port.is_none()));
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_beats_the_file() {
+        let file = File::new("heartbeat = '1s'\ndrain = '1s'\nhold = '1s'\npool-size = 3\n");
+        let env = [("EVENT_PIPER_HEARTBEAT", "2s"), ("EVENT_PIPER_DRAIN", "2s")];
+        let flags = [("config", file.path()), ("drain", "3s")];
+        let config = load(&flags, &env).unwrap();
+        assert_eq!(config.gateway.hold, Hold::For(Duration::from_secs(1)));
+        assert_eq!(config.gateway.heartbeat, Duration::from_secs(2));
+        assert_eq!(config.http.drain, Duration::from_secs(3));
+        assert_eq!(config.gateway.pool, 3);
+    }
+
+    #[test]
+    fn everything_wrong_is_reported_at_once_wherever_it_was_given() {
+        let file = File::new(
+            "herdbeat = '1s'\nrecent = 'much'\nmigrate = false\ncors-origins = ['https://a.example', 'b']\n",
+        );
+        let env = [("EVENT_PIPER_DRAIN", "soon"), ("EVENT_PIPER_POOL_SIZE", "0")];
+        let flags = [("config", file.path()), ("listen", "everywhere"), ("hold", "20")];
+        let complaints = complaints(&flags, &env).join("\n");
+        for expected in [
+            "--listen: \"everywhere\"",
+            "--hold: \"20\"",
+            "EVENT_PIPER_DRAIN: \"soon\"",
+            "EVENT_PIPER_POOL_SIZE: \"0\"",
+            "recent in ",
+            "\"much\"",
+            "herdbeat in ",
+            "cors-origins in ",
+        ] {
+            assert!(complaints.contains(expected), "{expected} in:\n{complaints}");
+        }
+        assert_eq!(complaints.lines().count(), 7, "{complaints}");
+    }
+
+    #[test]
+    fn a_value_that_is_beaten_must_be_right_all_the_same() {
+        let complaints = complaints(&[("hold", "5ms")], &[("EVENT_PIPER_HOLD", "??")]);
+        assert!(complaints[0].starts_with("EVENT_PIPER_HOLD: \"??\""), "{complaints:?}");
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let url = "postgres://u:hunter2@h/d?bogus=1";
+        let complaints = complaints(&[], &[("DATABASE_URL", url)]).join("\n");
+        assert!(complaints.contains("DATABASE_URL: "), "{complaints}");
+        assert!(!complaints.contains("hunter2"), "{complaints}");
+        let config = load(&[("database-url", "postgres://u:hunter2@h/d")], &[]).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn the_database_url_may_be_in_a_file_of_its_own() {
+        let file = File::new("postgres://u:p@h/d\n");
+        let config = load(&[], &[("DATABASE_URL_FILE", file.path())]).unwrap();
+        let Database::Url { url, .. } = config.database else { panic!("not the URL") };
+        assert_eq!(url.expose_secret(), "postgres://u:p@h/d");
+        let both = [("DATABASE_URL_FILE", file.path()), ("DATABASE_URL", "postgres://h/d")];
+        assert_eq!(complaints(&[], &both).len(), 1);
+    }
+
+    #[test]
+    fn an_open_door_to_other_machines_is_an_explicit_choice() {
+        assert_eq!(complaints(&[("listen", "0.0.0.0:4000")], &[]).len(), 1);
+        assert_eq!(complaints(&[("listen", "[::]:1"), ("auth", "open")], &[]).len(), 1);
+        let chosen = load(&[("listen", "0.0.0.0:4000"), ("auth", "trusted-header")], &[]).unwrap();
+        assert_eq!(chosen.http.auth, http::Auth::TrustedHeader);
+    }
+
+    #[test]
+    fn an_empty_variable_is_none() {
+        load(&[], &[("DATABASE_URL", ""), ("EVENT_PIPER_HOLD", "")]).unwrap();
+    }
+}

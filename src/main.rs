@@ -1,3 +1,8 @@
 //! The `event-piper` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    event_piper::cli::run().await
+}

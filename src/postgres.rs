@@ -11,5 +11,6 @@ pub mod event_log;
 pub mod history;
 pub mod listener;
 pub mod migrate;
+pub mod reachable;
 pub mod server;
 mod tls;

@@ -11,7 +11,6 @@ mod postmaster;
 
 use std::{path::PathBuf, time::Duration};
 
-use nix::sys::signal::Signal;
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
@@ -51,7 +50,6 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Embedded {
     url: String,
-    pid: Pid,
     /// Whoever forgets to stop it, or fails on the way, leaves no server behind.
     stopping: DropGuard,
     supervisor: JoinHandle<()>,
@@ -68,14 +66,13 @@ pub async fn start(settings: Settings) -> Result<Embedded, EmbeddedError> {
         folder.initialize(&binaries).await?;
     }
     let password = folder.prepare(settings.port)?;
-    let pid = Pid::default();
-    let cluster = Cluster { folder, binaries, port: settings.port, pid: pid.clone() };
+    let cluster = Cluster { folder, binaries, port: settings.port, pid: Pid::default() };
     // From here on a failure drops the postmaster, and that stops it.
     let postmaster = cluster.run().await?;
     cluster.create_database(password.as_deref()).await?;
     let (url, stopping) = (cluster.url(NAME), CancellationToken::new());
     let supervisor = tokio::spawn(supervise(cluster, postmaster, stopping.clone()));
-    Ok(Embedded { url, pid, stopping: stopping.drop_guard(), supervisor })
+    Ok(Embedded { url, stopping: stopping.drop_guard(), supervisor })
 }
 
 /// Where the cluster in this folder can be reached, if it runs at this moment.
@@ -108,23 +105,6 @@ impl Embedded {
         if let Err(e) = self.supervisor.await {
             error!("stopping the embedded PostgreSQL: {e}");
         }
-    }
-
-    /// A handle for somebody who has no time to wait.
-    #[must_use]
-    pub fn emergency(&self) -> Emergency {
-        Emergency(self.pid.clone())
-    }
-}
-
-/// Stops PostgreSQL without a farewell.
-#[derive(Clone, Debug)]
-pub struct Emergency(Pid);
-
-impl Emergency {
-    /// Tells PostgreSQL to leave at once. Nothing committed is lost: the next start recovers.
-    pub fn quit(&self) {
-        self.0.signal(Signal::SIGQUIT);
     }
 }
 
@@ -234,9 +214,7 @@ pub enum EmbeddedError {
     #[error("the embedded PostgreSQL cannot start")]
     NoPrograms(#[source] binaries::NotFound),
     /// There is a PostgreSQL, but it cannot read what is in the folder.
-    #[error(
-        "the data in {folder} was written by PostgreSQL {major}, and no other can read it: {source}"
-    )]
+    #[error("the data in {folder} was written by PostgreSQL {major}, and no other can read it")]
     OtherMajor {
         /// The data folder.
         folder: String,

@@ -1,0 +1,169 @@
+//! `event-piper serve`: the database, the schema, the gateway; and in reverse at the end.
+
+use std::{
+    env,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::Context;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::open;
+use crate::{
+    config::{Config, Database},
+    gateway::Gateway,
+    http,
+    metrics::Metrics,
+    postgres::{embedded, migrate::migrate, server::Server},
+};
+
+/// Serves until a signal. The first one drains; a second one leaves at once, and whatever is
+/// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
+pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let shutdown = CancellationToken::new();
+    let work = run(config, shutdown.clone());
+    tokio::pin!(work);
+    tokio::select! {
+        outcome = &mut work => return outcome,
+        name = signals.next() => info!("{name}: draining; once more leaves at once"),
+    }
+    shutdown.cancel();
+    tokio::select! {
+        outcome = &mut work => outcome,
+        name = signals.next() => {
+            warn!("{name} again: leaving at once");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+    let hints = Hints::new(&config);
+    // Before the slow things, for a port that is taken is the most usual mistake.
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("listening on {}", config.listen))?;
+    let Some(database) = shutdown.run_until_cancelled(open(config.database.clone())).await else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let database = database?;
+    let served = prepare_and_serve(&database.server, &config, listener, &hints, shutdown).await;
+    database.close().await;
+    served
+}
+
+async fn prepare_and_serve(
+    server: &Server,
+    config: &Config,
+    listener: TcpListener,
+    hints: &Hints,
+    shutdown: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    if config.migrate {
+        match shutdown.run_until_cancelled(migrate(server)).await {
+            Some(migrated) => drop(migrated.context("bringing the schema up to date")?),
+            None => return Ok(ExitCode::SUCCESS),
+        }
+    }
+    hints.print(listener.local_addr()?);
+    run_gateway(server, config, listener, shutdown).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Serves until `shutdown`, then until the streams are drained.
+async fn run_gateway(
+    server: &Server,
+    config: &Config,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) {
+    let gateway = Gateway::start(server, config.gateway.clone(), Arc::new(Metrics::new()));
+    let router = http::router(Arc::clone(&gateway), config.http.clone());
+    let goodbye = async {
+        shutdown.cancelled().await;
+        gateway.close();
+    };
+    tokio::join!(http::serve(listener, router, shutdown.clone(), config.http.drain), goodbye);
+    gateway.stop().await;
+}
+
+/// Both signals that ask a program to leave.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// What a newcomer does next.
+struct Hints {
+    psql: String,
+}
+
+impl Hints {
+    fn new(config: &Config) -> Self {
+        let program = env::args().next().unwrap_or_else(|| "event-piper".to_owned());
+        let mut psql = format!("{} psql", quoted(&program));
+        if let Database::Embedded(settings) = &config.database
+            && Some(&settings.data_dir) != embedded::default_data_dir().as_ref()
+        {
+            let folder = quoted(&settings.data_dir.to_string_lossy());
+            psql = format!("{psql} --data-dir {folder}");
+        }
+        Self { psql }
+    }
+
+    fn print(&self, listening: SocketAddr) {
+        let address = reachable_at(listening);
+        let psql = &self.psql;
+        println!(
+            r#"
+EventPiper is at http://{address}
+
+  watch    curl -N -H 'X-Consumer-Id: toto' http://{address}/events
+  insert   {psql} -c "insert into events (type, timestamp, subscriber, payload) values ('insert', now(), 'toto', '{{\"foo\": \"bar\"}}')"
+  page     http://{address}/
+"#
+        );
+    }
+}
+
+/// An address that can be typed: "everywhere" is none.
+pub(super) fn reachable_at(mut listening: SocketAddr) -> SocketAddr {
+    match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listening.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listening.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    listening
+}
+
+/// As a shell takes it.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/-_.+,:@".contains(c);
+    if text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}

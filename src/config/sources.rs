@@ -1,0 +1,274 @@
+//! Where settings come from: a flag beats the environment beats the file.
+
+use std::{collections::BTreeMap, fmt, fs};
+
+use clap::{Arg, ArgMatches, Command, error::Error as ClapError};
+
+use super::value::Expected;
+
+/// One thing that an operator can turn; known by this name as a flag and in the file.
+#[derive(Debug)]
+struct Setting {
+    name: &'static str,
+    variable: &'static str,
+    value: &'static str,
+    default: Option<&'static str>,
+    help: &'static str,
+}
+
+const fn setting(
+    name: &'static str,
+    variable: &'static str,
+    value: &'static str,
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Setting {
+    Setting { name, variable, value, default, help }
+}
+
+/// Every setting there is: what the flags, the variables and the file's keys are made from.
+#[rustfmt::skip]
+const SETTINGS: [Setting; 17] = [
+    setting("config", "EVENT_PIPER_CONFIG", "FILE", None, "A TOML file of settings, by the same names"),
+    setting("database-url", "DATABASE_URL", "URL", None, "The PostgreSQL database; without it, one is brought along"),
+    setting("database-url-file", "DATABASE_URL_FILE", "FILE", None, "A file that holds the database's URL, so that it shows nowhere else"),
+    setting("data-dir", "EVENT_PIPER_DATA_DIR", "FOLDER", None, "Where the embedded PostgreSQL keeps its data [default: the platform's data folder]"),
+    setting("postgres-bin", "EVENT_PIPER_POSTGRES_BIN", "FOLDER", None, "Where PostgreSQL's server programs are [default: looked for]"),
+    setting("postgres-port", "EVENT_PIPER_POSTGRES_PORT", "PORT", None, "Serve the embedded PostgreSQL on 127.0.0.1 too; its password is in the data folder"),
+    setting("listen", "EVENT_PIPER_LISTEN", "ADDRESS", Some("127.0.0.1:4000"), "Where HTTP is served"),
+    setting("auth", "EVENT_PIPER_AUTH", "MODE", None, "Who is believed: open (loopback only), or trusted-header [default on loopback: open]"),
+    setting("cors-origins", "EVENT_PIPER_CORS_ORIGINS", "ORIGINS", Some(""), "Web origins that may read, separated by commas"),
+    setting("hold", "EVENT_PIPER_HOLD", "DURATION", Some("20ms"), "How long an open transaction may hold back later events; unlimited for strict id order"),
+    setting("heartbeat", "EVENT_PIPER_HEARTBEAT", "DURATION", Some("10s"), "How often a quiet stream says that it lives"),
+    setting("recent", "EVENT_PIPER_RECENT", "SIZE", Some("64MiB"), "How much of the recent events is kept in memory for reconnects"),
+    setting("drain", "EVENT_PIPER_DRAIN", "DURATION", Some("10s"), "How long streams may take to leave at shutdown"),
+    setting("pool-size", "EVENT_PIPER_POOL_SIZE", "NUMBER", Some("8"), "Database connections for replays, beside the listening one"),
+    setting("migrate", "EVENT_PIPER_MIGRATE", "", Some("true"), "Bring the schema up to date at start (the default)"),
+    setting("log", "EVENT_PIPER_LOG", "FILTER", Some("info"), "What is logged, such as warn,event_piper=debug"),
+    setting("log-format", "EVENT_PIPER_LOG_FORMAT", "FORMAT", Some("text"), "How it is logged: text, or json"),
+];
+
+/// The one setting that is no `--name value`, but `--migrate` or `--no-migrate`.
+const SWITCH: &str = "migrate";
+
+/// What was given on the command line, not looked at yet. No `Debug`: there are secrets.
+#[derive(Clone, Default)]
+pub struct Flags(pub(super) BTreeMap<&'static str, String>);
+
+impl clap::Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        SETTINGS.iter().fold(command, |command, it| match it.name {
+            SWITCH => switch(command, it),
+            _ => command.arg(flag(it)),
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+fn flag(it: &Setting) -> Arg {
+    let default = it.default.filter(|default| !default.is_empty());
+    let default = default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
+    let help = format!("{}{default} [env: {}]", it.help, it.variable);
+    Arg::new(it.name).long(it.name).value_name(it.value).help(help)
+}
+
+fn switch(command: Command, it: &Setting) -> Command {
+    let yes = Arg::new("migrate").long("migrate").num_args(0).default_missing_value("true");
+    let no = Arg::new("no-migrate").long("no-migrate").num_args(0).default_missing_value("false");
+    let help = format!("{} [env: {}]", it.help, it.variable);
+    command
+        .arg(yes.help(help).overrides_with("no-migrate"))
+        .arg(no.help("Leave the schema as it is").overrides_with("migrate"))
+}
+
+impl clap::FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, ClapError> {
+        let given = |id: &str| matches.try_get_one::<String>(id).ok().flatten().cloned();
+        let by_name = |it: &Setting| Some((it.name, given(it.name)?));
+        let mut flags: BTreeMap<_, _> = SETTINGS.iter().filter_map(by_name).collect();
+        if let Some(no) = given("no-migrate") {
+            flags.insert(SWITCH, no);
+        }
+        Ok(Self(flags))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), ClapError> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Everything that was wrong, a sentence each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongSettings(pub(super) Vec<String>);
+
+impl std::error::Error for WrongSettings {}
+
+impl fmt::Display for WrongSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.len() == 1 { "a setting is wrong:" } else { "settings are wrong:" })?;
+        self.0.iter().try_for_each(|complaint| write!(f, "\n  {complaint}"))
+    }
+}
+
+/// A value, and what to call the place that it was given in.
+struct Given {
+    place: String,
+    value: String,
+}
+
+/// What was given for each setting, the strongest first, and what was wrong so far.
+pub(super) struct Sources {
+    given: BTreeMap<&'static str, Vec<Given>>,
+    wrong: Vec<String>,
+}
+
+impl Sources {
+    pub(super) fn new(flags: Flags, variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        let mut sources = Self { given: BTreeMap::new(), wrong: Vec::new() };
+        sources.add(flags.0.into_iter().map(|(name, value)| (name, format!("--{name}"), value)));
+        sources.add(SETTINGS.iter().filter_map(|it| {
+            // An empty variable is how many tools say that there is none.
+            let value = variable(it.variable).filter(|value| !value.is_empty())?;
+            Some((it.name, it.variable.to_owned(), value))
+        }));
+        if let Some(path) = sources.strongest("config") {
+            let settings = sources.read_file(&path);
+            sources.add(settings.into_iter());
+        }
+        sources
+    }
+
+    fn add(&mut self, settings: impl Iterator<Item = (&'static str, String, String)>) {
+        let mut source: BTreeMap<_, _> =
+            settings.map(|(name, place, value)| (name, Given { place, value })).collect();
+        self.resolve_url_file(&mut source);
+        for (name, given) in source {
+            self.given.entry(name).or_default().push(given);
+        }
+    }
+
+    /// Turns the name of a file with a URL into the URL, so that both are one setting.
+    fn resolve_url_file(&mut self, source: &mut BTreeMap<&'static str, Given>) {
+        let Some(Given { place, value }) = source.remove("database-url-file") else { return };
+        if let Some(url) = source.get("database-url") {
+            return self
+                .wrong(format!("{place}: {} is given too: expected one of them", url.place));
+        }
+        match fs::read_to_string(&value) {
+            Ok(url) => {
+                let url = Given { place, value: url.trim().to_owned() };
+                source.insert("database-url", url);
+            }
+            Err(e) => self.wrong(format!("{place}: {value:?} cannot be read ({e})")),
+        }
+    }
+
+    fn strongest(&self, name: &str) -> Option<String> {
+        Some(self.given.get(name)?.first()?.value.clone())
+    }
+
+    fn read_file(&mut self, path: &str) -> Vec<(&'static str, String, String)> {
+        let table = match fs::read_to_string(path).map(|text| text.parse::<toml::Table>()) {
+            Ok(Ok(table)) => table,
+            Ok(Err(e)) => {
+                // The message alone: the excerpt that comes with it may show a secret.
+                self.wrong(format!("--config: {path:?} is no TOML: {}", e.message()));
+                return Vec::new();
+            }
+            Err(e) => {
+                self.wrong(format!("--config: {path:?} cannot be read ({e})"));
+                return Vec::new();
+            }
+        };
+        table.into_iter().filter_map(|(key, value)| self.known_setting(path, &key, value)).collect()
+    }
+
+    fn known_setting(
+        &mut self,
+        path: &str,
+        key: &str,
+        value: toml::Value,
+    ) -> Option<(&'static str, String, String)> {
+        let place = format!("{key} in {path}");
+        let known = SETTINGS.iter().find(|it| it.name == key && it.name != "config");
+        let Some(known) = known else {
+            self.wrong(format!("{place}: there is no such setting: expected one of {}", names()));
+            return None;
+        };
+        let Some(value) = plain(value) else {
+            self.wrong(format!("{place}: expected a text, a number, a switch or a list of texts"));
+            return None;
+        };
+        Some((known.name, place, value))
+    }
+
+    /// The value of a setting that has a default. What is wrong is noted, and the default
+    /// stands in, so that the others are looked at too.
+    pub(super) fn setting<T>(
+        &mut self,
+        name: &'static str,
+        parse: fn(&str) -> Result<T, Expected>,
+    ) -> T {
+        let default = SETTINGS.iter().find(|it| it.name == name).and_then(|it| it.default);
+        let default = || parse(default.unwrap_or_default()).ok();
+        self.optional(name, parse).or_else(default).expect("a default is right")
+    }
+
+    /// The value of a setting that need not be given. Weaker ones must be right all the same.
+    pub(super) fn optional<T>(
+        &mut self,
+        name: &'static str,
+        parse: fn(&str) -> Result<T, Expected>,
+    ) -> Option<T> {
+        let given = self.given.remove(name).unwrap_or_default();
+        let parsed = given.into_iter().filter_map(|it| match parse(&it.value) {
+            Ok(value) => Some(value),
+            Err(expected) => {
+                self.wrong.push(complaint(name, &it, &expected));
+                None
+            }
+        });
+        parsed.collect::<Vec<_>>().into_iter().next()
+    }
+
+    /// Notes what is wrong with settings taken together.
+    pub(super) fn wrong(&mut self, complaint: String) {
+        self.wrong.push(complaint);
+    }
+
+    /// The outcome, if nothing was wrong.
+    pub(super) fn finish<T>(self, outcome: T) -> Result<T, WrongSettings> {
+        if self.wrong.is_empty() { Ok(outcome) } else { Err(WrongSettings(self.wrong)) }
+    }
+}
+
+fn complaint(name: &str, given: &Given, expected: &str) -> String {
+    let Given { place, value } = given;
+    match name {
+        "database-url" => format!("{place}: cannot be understood: expected {expected}"),
+        _ => format!("{place}: {value:?} is given, expected {expected}"),
+    }
+}
+
+fn names() -> String {
+    let names = SETTINGS.iter().map(|it| it.name).filter(|name| *name != "config");
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// A value of the file as it would be written in a flag.
+fn plain(value: toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(switch) => Some(switch.to_string()),
+        toml::Value::Array(list) => {
+            let texts: Option<Vec<_>> = list.iter().map(toml::Value::as_str).collect();
+            Some(texts?.join(","))
+        }
+        _ => None,
+    }
+}

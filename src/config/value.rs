@@ -1,0 +1,113 @@
+//! What a setting's value must look like. An error is the end of the sentence "expected ...".
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+
+use crate::{
+    http::Auth,
+    order::Hold,
+    postgres::server::Server,
+    telemetry::{Filter, Format},
+};
+
+/// What would have been right.
+pub(super) type Expected = String;
+type Parsed<T> = Result<T, Expected>;
+
+/// More connections than this are a slip of the finger.
+const LARGEST_POOL: usize = 1000;
+/// A heartbeat more often than this is a denial of service.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+
+pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
+    let text =
+        text.strip_prefix("localhost:").map_or(text.to_owned(), |it| format!("127.0.0.1:{it}"));
+    text.parse().map_err(|_| "an address and a port, such as 127.0.0.1:4000 or [::1]:4000".into())
+}
+
+pub(super) fn duration(text: &str) -> Parsed<Duration> {
+    humantime::parse_duration(text).map_err(|_| "a duration, such as 500ms or 10s".into())
+}
+
+pub(super) fn interval(text: &str) -> Parsed<Duration> {
+    let long_enough = duration(text).ok().filter(|it| *it >= SHORTEST_INTERVAL);
+    long_enough.ok_or_else(|| format!("a duration of at least {SHORTEST_INTERVAL:?}, such as 10s"))
+}
+
+pub(super) fn hold(text: &str) -> Parsed<Hold> {
+    if text == "unlimited" {
+        return Ok(Hold::Unlimited);
+    }
+    duration(text).map(Hold::For).map_err(|it| format!("{it}, or unlimited"))
+}
+
+pub(super) fn size(text: &str) -> Parsed<usize> {
+    let bytes = text.parse::<bytesize::ByteSize>().ok().and_then(|it| usize::try_from(it.0).ok());
+    bytes.ok_or_else(|| "a size, such as 64MiB or 1GiB".into())
+}
+
+pub(super) fn count(text: &str) -> Parsed<usize> {
+    let number = text.parse().ok().filter(|number| (1..=LARGEST_POOL).contains(number));
+    number.ok_or_else(|| format!("a number from 1 to {LARGEST_POOL}"))
+}
+
+pub(super) fn port(text: &str) -> Parsed<u16> {
+    text.parse().ok().filter(|port| *port > 0).ok_or_else(|| "a port from 1 to 65535".into())
+}
+
+pub(super) fn path(text: &str) -> Parsed<PathBuf> {
+    std::path::absolute(text).map_err(|_| "a path".into())
+}
+
+pub(super) fn switch(text: &str) -> Parsed<bool> {
+    text.parse().map_err(|_| "true or false".into())
+}
+
+pub(super) fn auth(text: &str) -> Parsed<Auth> {
+    match text {
+        "open" => Ok(Auth::Open),
+        "trusted-header" => Ok(Auth::TrustedHeader),
+        _ => Err("open or trusted-header".into()),
+    }
+}
+
+pub(super) fn origins(text: &str) -> Parsed<Vec<String>> {
+    let origins = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+    let origins: Option<_> = origins.map(|it| is_origin(it).then(|| it.to_owned())).collect();
+    origins.ok_or_else(|| "origins separated by commas, such as https://app.example.com".into())
+}
+
+/// A scheme and a host, as browsers send it: no path, not even a slash.
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    host.is_some_and(|host| {
+        !host.is_empty()
+            && !host.contains(['/', '?', '#', '@', '*'])
+            && host.parse::<axum::http::uri::Authority>().is_ok()
+    })
+}
+
+pub(super) fn format(text: &str) -> Parsed<Format> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("text or json".into()),
+    }
+}
+
+pub(super) fn filter(text: &str) -> Parsed<Filter> {
+    Filter::parse(text).map_err(|_| "a filter, such as info or warn,event_piper=debug".into())
+}
+
+/// The cause is shown only where it names an option: a stray part of a password in a string
+/// that cannot be read might look like anything.
+pub(super) fn database(text: &str) -> Parsed<(Server, SecretString)> {
+    let server = Server::parse(text).map_err(|e| {
+        let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
+        let about_option = cause.starts_with("invalid value for option");
+        let cause = if about_option { format!(" ({cause})") } else { String::new() };
+        format!("a URL such as postgres://user:password@host:5432/database{cause}")
+    })?;
+    Ok((server, text.into()))
+}
