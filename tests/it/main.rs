@@ -3,10 +3,15 @@
 mod doctor;
 mod embedded;
 mod harness;
+mod http;
 mod live;
 mod migrate;
 mod order;
+mod reconnect;
+mod replay;
 mod roles;
 mod schema;
 mod server;
+mod shutdown;
+mod slow_consumer;
 mod support;

@@ -62,6 +62,10 @@ impl App {
 
     /// A gateway that may not be ready yet.
     pub(crate) async fn launch(url: &str, settings: Settings) -> Self {
+        // `RUST_LOG=info` shows what the gateway says.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer();
+        let _ = log.try_init();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::parse(url).unwrap();
