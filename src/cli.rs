@@ -1,6 +1,8 @@
 //! The commands: each reads its settings, puts the parts together, and runs them.
 
+mod doctor;
 mod healthcheck;
+mod migrate;
 mod psql;
 mod serve;
 
@@ -21,6 +23,7 @@ use crate::{
 
 /// Wrong usage, as clap has it too.
 const USAGE: u8 = 2;
+const REFUSED: &str = "PostgreSQL refuses the connection";
 
 #[derive(Parser)]
 #[command(
@@ -39,6 +42,8 @@ enum Command {
     Serve(Flags),
     /// Bring the database's schema up to date
     Migrate(Flags),
+    /// Examine the database: will every event arrive, and if not, what mends it?
+    Doctor(Flags),
     /// Open psql on the database, or run it with the arguments given
     Psql {
         #[command(flatten)]
@@ -54,7 +59,7 @@ enum Command {
 /// Runs the command that this process was started with.
 pub async fn run() -> ExitCode {
     match execute(Cli::parse().command).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             // With all its causes, on one line as far as they are.
             eprintln!("event-piper: {e:#}");
@@ -63,10 +68,22 @@ pub async fn run() -> ExitCode {
     }
 }
 
-async fn execute(command: Command) -> anyhow::Result<()> {
+async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(flags) => serve::serve(load(flags)?).await,
-        Command::Migrate(flags) => migrate(load(flags)?).await,
+        Command::Migrate(flags) => {
+            let database = reach(load(flags)?.database).await?;
+            reachable::wait(&database.server).await.context(REFUSED)?;
+            let outcome = migrate::run(&database.server).await;
+            database.close().await;
+            outcome
+        }
+        Command::Doctor(flags) => {
+            let database = reach(load(flags)?.database).await?;
+            let outcome = doctor::run(&database.server).await;
+            database.close().await;
+            outcome
+        }
         Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
     }
@@ -78,14 +95,7 @@ fn load(flags: Flags) -> Result<Config, WrongSettings> {
     Ok(config)
 }
 
-async fn migrate(config: Config) -> anyhow::Result<()> {
-    let database = open(config.database).await?;
-    let migrated = bring_up_to_date(&database.server).await;
-    database.close().await;
-    migrated
-}
-
-/// A database that answers, and the server that we brought for it, if we did.
+/// A database to connect to, and the server that we brought for it, if we did.
 struct Open {
     server: Server,
     embedded: Option<Embedded>,
@@ -99,21 +109,24 @@ impl Open {
     }
 }
 
-/// Starts the embedded PostgreSQL, or waits for the one that is named.
-async fn open(database: Database) -> anyhow::Result<Open> {
-    let (server, embedded) = match database {
-        Database::Url { server, .. } => (*server, None),
-        Database::Embedded(settings) => {
-            let embedded = embedded::start(settings).await?;
-            (embedded.server(), Some(embedded))
-        }
-    };
-    reachable::wait(&server).await.context("PostgreSQL refuses the connection")?;
-    Ok(Open { server, embedded })
+/// For a glance or a change from beside: the embedded PostgreSQL as it runs, under a gateway
+/// maybe, else started for the occasion.
+async fn reach(database: Database) -> anyhow::Result<Open> {
+    if let Database::Embedded(settings) = &database
+        && let Some(url) = embedded::running_url(settings)
+    {
+        return Ok(Open { server: Server::parse(&url)?, embedded: None });
+    }
+    open(database).await
 }
 
-/// The schema's part plugs in here.
-async fn bring_up_to_date(server: &Server) -> anyhow::Result<()> {
-    let _ = server;
-    Ok(())
+/// The server that is named, or the embedded one, started.
+async fn open(database: Database) -> anyhow::Result<Open> {
+    match database {
+        Database::Url { server, .. } => Ok(Open { server: *server, embedded: None }),
+        Database::Embedded(settings) => {
+            let embedded = embedded::start(settings).await?;
+            Ok(Open { server: embedded.server(), embedded: Some(embedded) })
+        }
+    }
 }

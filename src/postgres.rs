@@ -2,8 +2,11 @@
 
 pub mod account;
 pub mod binaries;
+mod connection_string;
 pub mod doctor;
 pub mod embedded;
+pub mod error;
 pub mod migrate;
 pub mod reachable;
 pub mod server;
+mod tls;

@@ -1,6 +1,6 @@
 //! `event-piper healthcheck`: asks the gateway on this machine, so that an image needs no curl.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio::{
@@ -17,12 +17,12 @@ const WITHIN: Duration = Duration::from_secs(3);
 /// What it says is a status line and a short reason.
 const LONGEST_ANSWER: u64 = 16 << 10;
 
-pub(super) async fn healthcheck(config: &Config) -> anyhow::Result<()> {
+pub(super) async fn healthcheck(config: &Config) -> anyhow::Result<ExitCode> {
     let address = reachable_at(config.listen);
     let answer = timeout(WITHIN, ask(address)).await.context("no answer in time")?;
     let answer = answer.with_context(|| format!("asking {address}"))?;
     if answer.split(' ').nth(1) == Some("200") {
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     bail!("{address} is not ready: {}", answer.lines().last().unwrap_or("no reason given"))
 }

@@ -3,6 +3,7 @@
 use std::{
     env,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
 };
 
 use anyhow::Context;
@@ -13,31 +14,35 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{bring_up_to_date, open};
+use super::{REFUSED, open};
 use crate::{
     config::{Config, Database},
-    postgres::{embedded, server::Server},
+    postgres::{embedded, migrate::migrate, reachable, server::Server},
 };
 
 /// Serves until a signal. The first one drains; a second one leaves at once, and whatever is
 /// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
-pub(super) async fn serve(config: Config) -> anyhow::Result<()> {
+pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let shutdown = CancellationToken::new();
     let work = run(config, shutdown.clone());
     tokio::pin!(work);
     tokio::select! {
-        outcome = &mut work => return outcome,
+        outcome = &mut work => return done(outcome),
         name = signals.next() => info!("{name}: draining; once more leaves at once"),
     }
     shutdown.cancel();
     tokio::select! {
-        outcome = &mut work => outcome,
+        outcome = &mut work => done(outcome),
         name = signals.next() => {
             warn!("{name} again: leaving at once");
-            Ok(())
+            Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn done(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -61,14 +66,23 @@ async fn prepare_and_serve(
     hints: &Hints,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    if config.migrate {
-        match shutdown.run_until_cancelled(bring_up_to_date(server)).await {
-            Some(migrated) => migrated.context("bringing the schema up to date")?,
-            None => return Ok(()),
-        }
-    }
+    let Some(prepared) = shutdown.run_until_cancelled(prepare(server, config)).await else {
+        return Ok(());
+    };
+    prepared?;
     hints.print(listener.local_addr()?);
     run_gateway(server, config, listener, shutdown).await
+}
+
+/// Waits for a server that is not there yet, and brings the schema up to date.
+async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
+    reachable::wait(server).await.context(REFUSED)?;
+    if config.migrate {
+        for name in migrate(server).await?.applied {
+            info!("applied migration {name}");
+        }
+    }
+    Ok(())
 }
 
 /// The gateway and the HTTP side plug in here: returns when `shutdown` was asked for and the

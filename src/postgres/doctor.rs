@@ -1,1 +1,108 @@
-//! To come.
+//! Examines a database: will every event arrive, and if not, what mends it?
+
+mod log;
+mod session;
+mod system;
+
+use tokio_postgres::Client;
+
+use super::{error::Chain, server::Server};
+
+/// What one examination found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was examined.
+    pub subject: &'static str,
+    /// What is the case.
+    pub found: String,
+    /// What to do about it; empty when all is well.
+    pub mend: String,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// All is well.
+    Ok,
+    /// Events arrive, but something will hurt.
+    Warning,
+    /// Events get lost, or do not arrive.
+    Fatal,
+}
+
+impl Finding {
+    fn ok(subject: &'static str, found: impl Into<String>) -> Self {
+        Self { severity: Severity::Ok, subject, found: found.into(), mend: String::new() }
+    }
+
+    fn warning(subject: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, subject, found: found.into(), mend: mend.into() }
+    }
+
+    fn fatal(subject: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { severity: Severity::Fatal, subject, found: found.into(), mend: mend.into() }
+    }
+}
+
+/// An examination can fail by itself; that is a finding, too.
+type Examined = Result<Finding, tokio_postgres::Error>;
+
+/// Examines everything that delivery rests on, with the rights that the gateway has. Changes
+/// nothing. Never fails: a database that cannot be reached is a finding.
+pub async fn examine(server: &Server) -> Vec<Finding> {
+    let client = match server.named("event-piper doctor").client().await {
+        Ok(client) => client,
+        Err(error) => return vec![unreachable(server, &error)],
+    };
+    let mut findings = vec![
+        judge("server", system::server(&client, server).await),
+        judge("schema", system::schema(&client).await),
+        judge("session", session::session(server).await),
+        judge("settings", session::settings(&client).await),
+        judge("doorbell setting", session::bell(&client).await),
+        judge("connections", system::connections(&client).await),
+        judge("notification queue", system::notification_queue(&client).await),
+    ];
+    findings.extend(examine_log(&client).await);
+    findings
+}
+
+async fn examine_log(client: &Client) -> Vec<Finding> {
+    match log::exists(client).await {
+        Ok(true) => {}
+        Ok(false) => return vec![log::missing()],
+        Err(error) => return vec![judge("table", Err(error))],
+    }
+    vec![
+        judge("rights", log::rights(client).await),
+        judge("row security", log::row_security(client).await),
+        judge("doorbell", log::doorbell(client).await),
+        judge("ids", log::ids(client).await),
+        judge("sequence", log::sequence(client).await),
+        judge("origin of rows", log::origin(client).await),
+        judge("append-only", log::append_only(client).await),
+        judge("memory of pruning", log::pruned(client).await),
+        judge("other triggers", log::other_triggers(client).await),
+        judge("other ways in", log::other_ways_in(client).await),
+    ]
+}
+
+fn unreachable(server: &Server, error: &tokio_postgres::Error) -> Finding {
+    Finding::fatal(
+        "server",
+        format!("{server} cannot be reached: {}", Chain(error)),
+        "Start it, or correct the database URL.",
+    )
+}
+
+fn judge(subject: &'static str, examined: Examined) -> Finding {
+    examined.unwrap_or_else(|error| {
+        Finding::warning(
+            subject,
+            format!("could not be examined: {}", Chain(&error)),
+            "Examine with the role that the gateway uses, with the rights of postgresql/roles.sql.",
+        )
+    })
+}

@@ -1,1 +1,275 @@
-//! To come.
+//! Brings the database's schema up to date, one migration after the other.
+
+use sha2::{Digest, Sha256};
+use tokio_postgres::{Client, GenericClient, Transaction, error::SqlState};
+
+use super::server::Server;
+
+/// One file of `migrations/`.
+struct Migration {
+    number: i32,
+    name: &'static str,
+    sql: &'static str,
+}
+
+const MIGRATIONS: [Migration; 5] = [
+    Migration {
+        number: 1,
+        name: "0001_predecessor",
+        sql: include_str!("../../migrations/0001_predecessor.sql"),
+    },
+    Migration {
+        number: 2,
+        name: "0002_events",
+        sql: include_str!("../../migrations/0002_events.sql"),
+    },
+    Migration {
+        number: 3,
+        name: "0003_doorbell",
+        sql: include_str!("../../migrations/0003_doorbell.sql"),
+    },
+    Migration {
+        number: 4,
+        name: "0004_append_only",
+        sql: include_str!("../../migrations/0004_append_only.sql"),
+    },
+    Migration {
+        number: 5,
+        name: "0005_events_pruned",
+        sql: include_str!("../../migrations/0005_events_pruned.sql"),
+    },
+];
+
+/// The oldest server that has what the schema needs (`xid8`).
+pub(crate) const OLDEST_SERVER: i32 = 130_000;
+
+/// What `migrations/` raises when a table `events` is not its own.
+const FOREIGN_TABLE: &str = "EP001";
+
+/// Read from the catalogue itself: `to_regclass` may remember from before this session's turn that
+/// the table was not there.
+const FIND_RECORD: &str = "\
+select exists (select from pg_class
+               where relname = 'event_piper_migrations' and pg_table_is_visible(oid))";
+const READ_RECORD: &str = "select number, name, checksum from event_piper_migrations order by 1";
+const CREATE_RECORD: &str = "\
+create table if not exists event_piper_migrations (
+    number     int primary key,
+    name       text not null,
+    checksum   text not null,
+    applied_at timestamptz not null default now()
+)";
+const RECORD: &str =
+    "insert into event_piper_migrations (number, name, checksum) values ($1, $2, $3)";
+const PREMISES: &str = "\
+select current_setting('server_version_num')::int, current_setting('server_encoding'),
+       current_schema() is not null";
+
+/// MIGRATE of the doorbell's lock space: whoever else migrates waits until this one is through.
+/// Held by the transaction, so that it works through a connection pooler, too.
+const TAKE_TURN: &str = "set local statement_timeout = 0; select pg_advisory_xact_lock(17744, 5)";
+/// Who waits for a table keeps everybody behind it waiting: better to give up, and say so.
+const BE_POLITE: &str = "set local lock_timeout = '10s'";
+
+/// What [`migrate`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The names of the migrations applied by this call; none when the schema was current.
+    pub applied: Vec<&'static str>,
+}
+
+/// How the database's schema compares with this program's.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Status {
+    /// They are the same.
+    Current,
+    /// Some migrations are still to be applied.
+    Behind {
+        /// Their names, in order.
+        missing: Vec<&'static str>,
+    },
+}
+
+/// Why the schema cannot be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// No connection to the server.
+    #[error("connecting to {server}")]
+    Connect {
+        /// Where to.
+        server: String,
+        /// What happened.
+        source: tokio_postgres::Error,
+    },
+    /// The server lacks what the schema needs.
+    #[error("the server is PostgreSQL {}; EventPiper needs 13 or later", found / 10_000)]
+    ServerTooOld {
+        /// Its `server_version_num`.
+        found: i32,
+    },
+    /// The database cannot hold every event.
+    #[error("the database's encoding is {found}; EventPiper needs one that was created with UTF8")]
+    Encoding {
+        /// Its `server_encoding`.
+        found: String,
+    },
+    /// There is no place for the tables.
+    #[error("no schema of the role's search_path exists, or the role may not use it")]
+    NoSchema,
+    /// There is a table `events` that is neither ours nor the predecessor's. It was not touched.
+    #[error("{found}. {mend}")]
+    ForeignTable {
+        /// What it looks like.
+        found: String,
+        /// What to do about it.
+        mend: String,
+    },
+    /// The database was migrated by a later version of this program.
+    #[error(
+        "the schema is at migration {found} and this program knows only {known}; start the version \
+         that migrated it, or a later one"
+    )]
+    Newer {
+        /// The greatest number recorded.
+        found: i32,
+        /// The greatest that this program has.
+        known: i32,
+    },
+    /// A migration was applied with another text than this program's.
+    #[error(
+        "migration {name} was applied with another text than this program's; start the version \
+         that migrated the database"
+    )]
+    Changed {
+        /// Its name.
+        name: String,
+    },
+    /// Finding out where the schema stands failed.
+    #[error("reading which migrations were applied")]
+    Read(#[source] tokio_postgres::Error),
+    /// A migration failed, and left nothing behind.
+    #[error("applying migration {name}")]
+    Apply {
+        /// Its name.
+        name: &'static str,
+        /// What PostgreSQL says.
+        source: tokio_postgres::Error,
+    },
+}
+
+/// Brings the schema up to date. Safe when many do so at once; needs no right but to read when
+/// there is nothing to do.
+pub async fn migrate(server: &Server) -> Result<Outcome, MigrateError> {
+    let mut client = server
+        .client()
+        .await
+        .map_err(|source| MigrateError::Connect { server: server.to_string(), source })?;
+    let mut applied = Vec::new();
+    if check(&client).await? != Status::Current {
+        check_premises(&client).await?;
+        while let Some(name) = apply_next(&mut client).await? {
+            applied.push(name);
+        }
+    }
+    Ok(Outcome { applied })
+}
+
+/// Compares the schema with this program's, without changing anything.
+pub async fn check(client: &impl GenericClient) -> Result<Status, MigrateError> {
+    let recorded = recorded(client).await.map_err(MigrateError::Read)?;
+    compare(&recorded)
+}
+
+/// The text of the doorbell's function, as the server keeps it.
+pub(crate) fn doorbell_body() -> &'static str {
+    MIGRATIONS[2].sql.split("$doorbell$").nth(1).unwrap_or_default()
+}
+
+/// A migration that was applied.
+struct Recorded {
+    number: i32,
+    name: String,
+    checksum: String,
+}
+
+async fn recorded(client: &impl GenericClient) -> Result<Vec<Recorded>, tokio_postgres::Error> {
+    if !client.query_one(FIND_RECORD, &[]).await?.try_get::<_, bool>(0)? {
+        return Ok(Vec::new());
+    }
+    let rows = client.query(READ_RECORD, &[]).await?;
+    let read = |row: &tokio_postgres::Row| {
+        Ok(Recorded { number: row.try_get(0)?, name: row.try_get(1)?, checksum: row.try_get(2)? })
+    };
+    rows.iter().map(read).collect()
+}
+
+fn compare(recorded: &[Recorded]) -> Result<Status, MigrateError> {
+    for applied in recorded {
+        let Some(ours) = MIGRATIONS.iter().find(|ours| ours.number == applied.number) else {
+            let known = MIGRATIONS[MIGRATIONS.len() - 1].number;
+            return Err(MigrateError::Newer { found: applied.number, known });
+        };
+        if ours.checksum() != applied.checksum {
+            return Err(MigrateError::Changed { name: applied.name.clone() });
+        }
+    }
+    let applied = |number| recorded.iter().any(|recorded| recorded.number == number);
+    let missing = MIGRATIONS.iter().filter(|ours| !applied(ours.number));
+    let missing: Vec<_> = missing.map(|ours| ours.name).collect();
+    Ok(if missing.is_empty() { Status::Current } else { Status::Behind { missing } })
+}
+
+async fn check_premises(client: &Client) -> Result<(), MigrateError> {
+    let row = client.query_one(PREMISES, &[]).await.map_err(MigrateError::Read)?;
+    let (version, encoding, schema): (i32, String, bool) = (row.get(0), row.get(1), row.get(2));
+    if version < OLDEST_SERVER {
+        return Err(MigrateError::ServerTooOld { found: version });
+    }
+    if encoding != "UTF8" {
+        return Err(MigrateError::Encoding { found: encoding });
+    }
+    if schema { Ok(()) } else { Err(MigrateError::NoSchema) }
+}
+
+/// Applies the first migration that is missing, in a transaction of its own; gives its name.
+async fn apply_next(client: &mut Client) -> Result<Option<&'static str>, MigrateError> {
+    let transaction = client.transaction().await.map_err(MigrateError::Read)?;
+    transaction.batch_execute(TAKE_TURN).await.map_err(MigrateError::Read)?;
+    // Looked at only now: others may have been at it before.
+    let Status::Behind { missing } = check(&transaction).await? else { return Ok(None) };
+    let next = MIGRATIONS.iter().find(|ours| ours.name == missing[0]);
+    let next = next.expect("what is missing is ours");
+    next.apply(transaction).await.map_err(|source| next.explain(source))?;
+    Ok(Some(next.name))
+}
+
+impl Migration {
+    fn checksum(&self) -> String {
+        use std::fmt::Write;
+        let digest = Sha256::digest(self.sql);
+        digest.iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    async fn apply(&self, transaction: Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        transaction.batch_execute(BE_POLITE).await?;
+        transaction.batch_execute(CREATE_RECORD).await?;
+        transaction.batch_execute(self.sql).await?;
+        transaction.execute(RECORD, &[&self.number, &self.name, &self.checksum()]).await?;
+        transaction.commit().await
+    }
+
+    fn explain(&self, source: tokio_postgres::Error) -> MigrateError {
+        match source.as_db_error() {
+            Some(error) if *error.code() == SqlState::from_code(FOREIGN_TABLE) => {
+                MigrateError::ForeignTable {
+                    found: error.message().to_owned(),
+                    mend: error.hint().unwrap_or_default().to_owned(),
+                }
+            }
+            _ => MigrateError::Apply { name: self.name, source },
+        }
+    }
+}

@@ -1,5 +1,10 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
+mod doctor;
 mod embedded;
 mod harness;
+mod migrate;
+mod roles;
+mod schema;
+mod server;
 mod support;

@@ -18,7 +18,9 @@ use std::{
     },
 };
 
-use event_piper::postgres::{account::Account, binaries::Binaries};
+use event_piper::postgres::{
+    account::Account, binaries::Binaries, migrate::migrate, server::Server,
+};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
@@ -103,9 +105,8 @@ async fn create_template(server: &TestServer) {
     migrate_to_current(&server.url("events")).await;
 }
 
-/// Where the schema comes from; `event_piper::postgres::migrate` plugs in here.
 async fn migrate_to_current(url: &str) {
-    connect(url).await.batch_execute("select 1").await.unwrap();
+    migrate(&Server::parse(url).unwrap()).await.unwrap();
 }
 
 /// Connects, and drives the connection until the client is dropped.

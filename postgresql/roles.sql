@@ -1,0 +1,48 @@
+-- Three roles, none of which can log in by itself: grant them to those that do.
+--
+--     event_piper_owner     owns the tables; migrates and prunes
+--     event_piper_writer    may INSERT events, and nothing else
+--     event_piper_gateway   may read what delivery needs, and nothing else
+--
+--     create role shop login password '...';
+--     grant event_piper_writer to shop;
+--
+-- Run it as a superuser, in the schema where the tables live, after `event-piper migrate` or
+-- schema.sql. It can be run again at any time, and should be after an upgrade of EventPiper.
+
+do $$
+declare
+    name text;
+begin
+    foreach name in array
+        array['event_piper_owner', 'event_piper_writer', 'event_piper_gateway']
+    loop
+        if not exists (select from pg_roles where rolname = name) then
+            execute format('create role %I nologin', name);
+        end if;
+    end loop;
+    execute format('grant usage, create on schema %I to event_piper_owner', current_schema());
+    execute format('grant usage on schema %I to event_piper_writer, event_piper_gateway',
+                   current_schema());
+end
+$$;
+
+alter table events owner to event_piper_owner;
+alter table events_pruned owner to event_piper_owner;
+alter table event_piper_migrations owner to event_piper_owner;
+alter function event_piper_admits(text, text, text, bigint, xid8) owner to event_piper_owner;
+alter function event_piper_doorbell() owner to event_piper_owner;
+alter function event_piper_append_only() owner to event_piper_owner;
+alter function event_piper_remember_deleted() owner to event_piper_owner;
+alter function event_piper_remember_truncated() owner to event_piper_owner;
+
+-- Neither id nor xid: the database gives them. (With INSERT on the whole table, a writer could choose
+-- an id, by `overriding system value` or COPY, that readers have passed already.) The identity's
+-- sequence and the triggers' functions need no grant; the check's function does where the defaults
+-- were tightened.
+grant insert (type, "timestamp", subscriber, payload, stream, version, uid, metadata)
+    on events to event_piper_writer;
+grant execute on function event_piper_admits(text, text, text, bigint, xid8) to event_piper_writer;
+
+grant select on events, events_pruned, event_piper_migrations to event_piper_gateway;
+grant select on sequence events_id_seq to event_piper_gateway;

@@ -1,0 +1,261 @@
+-- The schema as it stands after all of migrations/, in one piece: for whoever wants to read it, review
+-- it, or create it by hand rather than by `event-piper migrate`. A test holds the two together.
+--
+-- Run it in one transaction, in the schema that the tables shall live in:
+--
+--     psql --single-transaction -v ON_ERROR_STOP=1 -f schema.sql
+
+-- -------------------------------------------------------------------------------------------------
+-- The log: one row an event, appended by anybody who may INSERT, read by EventPiper, never changed.
+--
+--     insert into events (type, timestamp, subscriber, payload)
+--     values ('insert', now(), 'toto', '{"foo": "bar"}');
+
+create table events (
+    -- Drawn by the database, one at a time (an identity's sequence has cache 1), never given by the
+    -- writer: what a reader knows about ids that are missing rests on that.
+    id          bigint generated always as identity primary key,
+    -- What happened, one line. Names that begin with `$` are the gateway's own.
+    type        text not null,
+    "timestamp" timestamptz not null default now(),
+    -- The consumer it is for; null when the event is of a stream only.
+    subscriber  text,
+    -- Any JSON value, `null` and bare numbers included.
+    payload     jsonb not null,
+    -- The stream that the event is of, and its place there, counted from 1.
+    stream      text,
+    version     bigint,
+    -- The writer's own id: with `on conflict (uid) do nothing`, written twice is written once.
+    uid         uuid,
+    -- Correlation, causation, whatever the writer notes.
+    metadata    jsonb,
+    -- The transaction that wrote it: how a reader knows an event that was long in coming.
+    xid         xid8 not null default pg_catalog.pg_current_xact_id()
+);
+
+comment on table events is 'EventPiper: the log of events; rows are appended, and never changed';
+comment on column events.type is 'what happened, one line; names that begin with $ are reserved';
+comment on column events.subscriber is 'the consumer it is for; null: of a stream only';
+comment on column events.version is 'the place in its stream, counted from 1';
+comment on column events.uid is 'the writer''s own id, unique';
+comment on column events.xid is 'the transaction that wrote it; given by the database';
+
+-- What a row must be. One function for all of it, because PostgreSQL reads each check constraint of a
+-- table anew in every statement: fourteen of them cost more than the INSERT itself, this one next to
+-- nothing. It first asks whether all is well, and looks for words only if not.
+--
+-- A name is one line, not empty, without control characters (Unicode's Cc), and no longer than fits
+-- into an index for certain.
+create function event_piper_admits(
+    type text, subscriber text, stream text, version bigint, xid xid8
+) returns boolean language plpgsql stable as $admits$
+begin
+    if type !~ '^$|^\$|[[:cntrl:]]' and pg_catalog.octet_length(type) <= 1024
+       and (subscriber is null
+            or subscriber !~ '^$|[[:cntrl:]]' and pg_catalog.octet_length(subscriber) <= 1024)
+       and (stream is null and version is null and subscriber is not null
+            or version >= 1 and stream !~ '^$|[[:cntrl:]]'
+               and pg_catalog.octet_length(stream) <= 1024)
+       and xid = pg_catalog.pg_current_xact_id()
+    then
+        return true;
+    end if;
+
+    declare
+        refused constant text := case
+            when type = '' then 'type is empty'
+            when subscriber = '' then 'subscriber is empty'
+            when stream = '' then 'stream is empty'
+            when type ~ '^\$' then 'type begins with $: such names are the gateway''s own'
+            when type ~ '[[:cntrl:]]' then 'type contains a control character'
+            when subscriber ~ '[[:cntrl:]]' then 'subscriber contains a control character'
+            when stream ~ '[[:cntrl:]]' then 'stream contains a control character'
+            when pg_catalog.octet_length(type) > 1024 then 'type is longer than 1024 bytes'
+            when pg_catalog.octet_length(subscriber) > 1024 then 'subscriber is longer than 1024 bytes'
+            when pg_catalog.octet_length(stream) > 1024 then 'stream is longer than 1024 bytes'
+            when (stream is null) <> (version is null) then 'stream and version belong together'
+            when stream is null and subscriber is null then 'neither subscriber nor stream is given'
+            when version < 1 then 'version counts from 1'
+            -- Who loads rows from elsewhere, or corrects one, says so as for pruning (see
+            -- append-only). roles.sql keeps writers from giving an xid at all.
+            when xid <> pg_catalog.pg_current_xact_id()
+                 and pg_catalog.current_setting('event_piper.prune', true) is distinct from 'on'
+            then 'xid is given by the database, not by the writer'
+        end;
+    begin
+        if refused is not null then
+            raise exception using
+                errcode = 'check_violation', constraint = 'events_well_formed',
+                message = pg_catalog.format('refused this event: %s', refused);
+        end if;
+    end;
+    return true;
+end
+$admits$;
+
+-- `not valid`: every new row must obey, but rows that came from the predecessor are kept as they
+-- are. Backups need it, too: pg_dump adds such a constraint after the rows.
+alter table events add constraint events_well_formed
+    check (event_piper_admits(type, subscriber, stream, version, xid)) not valid;
+
+-- A consumer's replay: `subscriber = $1 and id > $2 order by id`.
+create index events_subscriber_id on events (subscriber, id) where subscriber is not null;
+
+-- Costs nothing to rows that have no stream.
+create unique index events_stream_version on events (stream, version) where stream is not null;
+
+-- Not partial, though it could be: `on conflict (uid) do nothing` would not find it.
+create unique index events_uid on events (uid);
+
+-- -------------------------------------------------------------------------------------------------
+-- The doorbell: tells a sleeping reader that events are coming, and costs writers next to nothing
+-- while the reader is awake, or when there is none.
+--
+-- NOTIFY in every transaction would let writers commit only one after the other. So a reader that is
+-- about to sleep takes a lock, and only writers who find it taken notify. The notification is empty:
+-- readers read the table.
+--
+-- The locks are advisory, in the two-integer key space; the first integer is 17744 (0x4550, "EP"):
+--     1 BELL     held by a reader that sleeps (exclusive), or by each writer who found nobody asleep
+--     2 WRITER   held by each writer who rang
+--     3 KEEPER   held by the one reader, of several, that minds the bell
+--     4 READER   held by each reader (shared)
+--     5 MIGRATE  held while these files are applied
+--
+-- Every writer holds BELL or WRITER before it draws an id, until it has ended and its rows are
+-- visible: so a reader who misses an id can tell whether it may still come. That is why the trigger
+-- is of the statement, and before it: it runs before the first row's defaults.
+--
+-- A writer needs no right but INSERT for any of this.
+create function event_piper_doorbell() returns trigger
+language plpgsql as $doorbell$
+declare
+    -- The transaction has its id before it has a lock: readers look for both.
+    writer constant xid8 not null := pg_catalog.pg_current_xact_id();
+begin
+    if not pg_catalog.pg_try_advisory_xact_lock_shared(17744, 1) then
+        perform pg_catalog.pg_advisory_xact_lock_shared(17744, 2);
+        -- PREPARE TRANSACTION does not allow NOTIFY. Who needs it says
+        -- `set event_piper.bell = 'off'`; readers then find the event within a second.
+        if pg_catalog.current_setting('event_piper.bell', true) is distinct from 'off' then
+            perform pg_catalog.pg_notify('new_events', '');
+        end if;
+    end if;
+    return null;
+end
+$doorbell$;
+
+create trigger events_doorbell before insert on events
+    for each statement execute function event_piper_doorbell();
+
+-- Always, even in a session with session_replication_role = replica: a row that comes without the
+-- bell could be passed over.
+alter table events enable always trigger events_doorbell;
+
+-- -------------------------------------------------------------------------------------------------
+-- What happened stays: UPDATE, DELETE and TRUNCATE of the log are refused, and with them
+-- `on conflict do update`. To prune, which needs the right to do so as well, say
+--
+--     begin;
+--     set local event_piper.prune = 'on';
+--     delete from events where ...;
+--     commit;
+create function event_piper_append_only() returns trigger
+language plpgsql as $append_only$
+begin
+    if pg_catalog.current_setting('event_piper.prune', true) is distinct from 'on' then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = pg_catalog.format('%I is append-only: %s was refused', tg_table_name, tg_op),
+            hint = 'To prune on purpose: begin; set local event_piper.prune = ''on''; ... commit;';
+    end if;
+    return null;
+end
+$append_only$;
+
+create trigger events_append_only before update or delete on events
+    for each statement execute function event_piper_append_only();
+create trigger events_append_only_truncate before truncate on events
+    for each statement execute function event_piper_append_only();
+
+-- In a session with session_replication_role = replica as well: there is one door, and it has a name.
+alter table events enable always trigger events_append_only;
+alter table events enable always trigger events_append_only_truncate;
+
+-- -------------------------------------------------------------------------------------------------
+-- What was pruned is remembered, so that a consumer who comes back to where nothing is any more is
+-- told so (`$gap`), and nothing is ever skipped in silence.
+create table events_pruned (
+    -- Whose events went; '' for those that had no subscriber, null for everybody's (TRUNCATE).
+    subscriber text,
+    -- The greatest id that went.
+    upto       bigint not null,
+    pruned_at  timestamptz not null default now()
+);
+
+-- One row a subscriber; and as null is unlike null, one index more for the row of everybody.
+create unique index events_pruned_subscriber on events_pruned (subscriber);
+create unique index events_pruned_everybody on events_pruned ((subscriber is null))
+    where subscriber is null;
+
+comment on table events_pruned is 'EventPiper: up to which id events were pruned, by subscriber';
+
+-- Both functions run with their owner's rights, so that pruning needs DELETE or TRUNCATE only, and
+-- therefore name every object in full.
+
+-- In one order everywhere, so that sessions that prune at the same time cannot deadlock.
+create function event_piper_remember_deleted() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $remember_deleted$
+begin
+    execute format(
+        'insert into %I.events_pruned as known (subscriber, upto) '
+        'select coalesce(subscriber, ''''), max(id) from gone group by 1 order by 1 '
+        'on conflict (subscriber) do update '
+        'set upto = greatest(known.upto, excluded.upto), pruned_at = excluded.pruned_at',
+        tg_table_schema);
+    return null;
+end
+$remember_deleted$;
+
+create function event_piper_remember_truncated() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $remember_truncated$
+begin
+    execute format(
+        'insert into %1$I.events_pruned as known (subscriber, upto) '
+        'select null, max(id) from %1$I.events having max(id) is not null '
+        'on conflict ((subscriber is null)) where subscriber is null do update '
+        'set upto = greatest(known.upto, excluded.upto), pruned_at = excluded.pruned_at',
+        tg_table_schema);
+    return null;
+end
+$remember_truncated$;
+
+create trigger events_remember_deleted after delete on events
+    referencing old table as gone
+    for each statement execute function event_piper_remember_deleted();
+create trigger events_remember_truncated before truncate on events
+    for each statement execute function event_piper_remember_truncated();
+
+alter table events enable always trigger events_remember_deleted;
+alter table events enable always trigger events_remember_truncated;
+
+-- -------------------------------------------------------------------------------------------------
+-- What `event-piper migrate` would have noted, so that it goes on from here.
+create table event_piper_migrations (
+    number     int primary key,
+    name       text not null,
+    checksum   text not null,
+    applied_at timestamptz not null default now()
+);
+
+insert into event_piper_migrations (number, name, checksum) values
+    (1, '0001_predecessor',
+     'f1eb22fc3ae7846ceffc0d2d12914656ac3ea43e4160e287dcdad6d042f76d95'),
+    (2, '0002_events',
+     'd54fe00ab50dc0c5a9c259309b61239030d68ba23270f4c0f181508501288269'),
+    (3, '0003_doorbell',
+     '9108897c4e094ceff77298bfe9daffa42f9a25079641d0ef3f5e7cd4614d71b1'),
+    (4, '0004_append_only',
+     '5f8f6a61a7c7ec94cd8c78c48d54bc6c3112d71c1b520599495f5e8e3c4003af'),
+    (5, '0005_events_pruned',
+     'ef5a50855ee236578bcf5cf4e8c2b9cdf28b3fa264700ff9ec6fc7cfcce0a5f9');

@@ -1,0 +1,47 @@
+//! `event-piper doctor`: is everything there that delivery rests on?
+
+use std::process::ExitCode;
+
+use crate::postgres::{
+    doctor::{Finding, Severity, examine},
+    server::Server,
+};
+
+/// Examines, and prints one line a finding, with the sentence that mends it below. Gives 1 when a
+/// finding is fatal.
+pub(super) async fn run(server: &Server) -> anyhow::Result<ExitCode> {
+    let findings = examine(server).await;
+    for finding in &findings {
+        println!("{}", render(finding));
+    }
+    let fatal = findings.iter().any(|finding| finding.severity == Severity::Fatal);
+    Ok(if fatal { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn render(finding: &Finding) -> String {
+    let severity = match finding.severity {
+        Severity::Ok => "ok",
+        Severity::Warning => "WARNING",
+        Severity::Fatal => "FATAL",
+    };
+    let Finding { subject, found, mend, .. } = finding;
+    let line = format!("{severity:<8}{subject:<20}{found}");
+    if mend.is_empty() { line } else { format!("{line}\n{:28}-> {mend}", "") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_a_line_and_its_mending_another() {
+        let finding = Finding {
+            severity: Severity::Fatal,
+            subject: "doorbell",
+            found: "the trigger is disabled".to_owned(),
+            mend: "enable it".to_owned(),
+        };
+        let expected = "FATAL   doorbell            the trigger is disabled\n                            -> enable it";
+        assert_eq!(render(&finding), expected);
+    }
+}

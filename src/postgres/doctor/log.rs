@@ -1,0 +1,242 @@
+//! The table `events`: its doorbell, its ids, who may read it, and what else writes to it.
+
+use tokio_postgres::Client;
+
+use super::{Examined, Finding};
+use crate::postgres::migrate::doorbell_body;
+
+/// `pg_trigger.tgtype` of BEFORE INSERT FOR EACH STATEMENT.
+const BEFORE_INSERT_STATEMENT: i32 = 2 | 4;
+
+const EXISTS: &str = "select to_regclass('events') is not null";
+const RIGHTS: &str = "\
+select coalesce(has_table_privilege(to_regclass('events'), 'SELECT'), false),
+       coalesce(has_table_privilege(to_regclass('events_pruned'), 'SELECT'), false),
+       coalesce(has_sequence_privilege(to_regclass(pg_get_serial_sequence('events', 'id')),
+                                       'SELECT'), false)";
+const ROW_SECURITY: &str = "select row_security_active('events')";
+const DOORBELL: &str = "\
+select t.tgenabled::text, t.tgtype::int, t.tgqual is null, p.prosrc
+from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+where t.tgrelid = to_regclass('events') and t.tgname = 'events_doorbell'";
+const IDS: &str = "\
+select a.attidentity::text, s.seqcache, s.seqincrement, s.seqcycle
+from pg_attribute a
+left join pg_sequence s on s.seqrelid = to_regclass(pg_get_serial_sequence('events', 'id'))
+where a.attrelid = to_regclass('events') and a.attname = 'id'";
+const SEQUENCE: &str = "\
+select coalesce((select max(id) from events), 0),
+       coalesce(pg_sequence_last_value(to_regclass(pg_get_serial_sequence('events', 'id'))), 0)";
+const ORIGIN: &str = "\
+select coalesce((select xid >= pg_snapshot_xmax(pg_current_snapshot())
+                 from events order by id desc limit 1), false)";
+const GUARDS_OFF: &str = "\
+select coalesce(string_agg(name, ', ' order by name), '')
+from unnest(array['events_append_only', 'events_append_only_truncate',
+                  'events_remember_deleted', 'events_remember_truncated']) name
+where not exists (select from pg_trigger
+                  where tgrelid = to_regclass('events') and tgname = name and tgenabled = 'A')";
+const PRUNED_AHEAD: &str = "\
+select coalesce((select max(upto) from events_pruned), 0)
+       > coalesce(pg_sequence_last_value(to_regclass(pg_get_serial_sequence('events', 'id'))), 0)";
+const NOTIFYING_TRIGGERS: &str = "\
+select coalesce(string_agg(quote_ident(t.tgname), ', ' order by t.tgname), '')
+from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+where t.tgrelid = to_regclass('events') and not t.tgisinternal and t.tgname <> 'events_doorbell'
+  and p.prosrc ~* 'pg_notify|\\mnotify\\M'";
+const OTHER_WAYS_IN: &str = "\
+select exists (select from pg_subscription_rel where srrelid = to_regclass('events')),
+       exists (select from pg_inherits where inhparent = to_regclass('events'))";
+
+pub(super) async fn exists(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    Ok(client.query_one(EXISTS, &[]).await?.get(0))
+}
+
+pub(super) fn missing() -> Finding {
+    Finding::fatal(
+        "table",
+        "there is no table events on the role's search_path, or the role may not use its schema",
+        "Run `event-piper migrate` as the tables' owner, then postgresql/roles.sql.",
+    )
+}
+
+pub(super) async fn rights(client: &Client) -> Examined {
+    const SUBJECT: &str = "rights";
+    let row = client.query_one(RIGHTS, &[]).await?;
+    let objects = ["events", "events_pruned", "the sequence of events.id"];
+    let granted = (0..objects.len()).map(|column| row.get::<_, bool>(column));
+    let lacking = objects.iter().zip(granted).filter(|(_, granted)| !granted);
+    let lacking: Vec<_> = lacking.map(|(object, _)| *object).collect();
+    Ok(if lacking.is_empty() {
+        Finding::ok(SUBJECT, "may read everything that delivery needs")
+    } else {
+        Finding::fatal(
+            SUBJECT,
+            format!("the role may not read {}", lacking.join(", ")),
+            "As the tables' owner: grant event_piper_gateway to the role (postgresql/roles.sql).",
+        )
+    })
+}
+
+pub(super) async fn row_security(client: &Client) -> Examined {
+    const SUBJECT: &str = "row security";
+    let active: bool = client.query_one(ROW_SECURITY, &[]).await?.get(0);
+    Ok(if active {
+        Finding::fatal(
+            SUBJECT,
+            "policies hide rows from this role, which look like dead ids",
+            "Give the gateway's role the attribute bypassrls, or: alter table events disable row \
+             level security;",
+        )
+    } else {
+        Finding::ok(SUBJECT, "no row is hidden from this role")
+    })
+}
+
+pub(super) async fn doorbell(client: &Client) -> Examined {
+    const SUBJECT: &str = "doorbell";
+    const ENABLE: &str = "alter table events enable always trigger events_doorbell;";
+    const ANEW: &str = "Drop it if it is there, and run migrations/0003_doorbell.sql again.";
+    let Some(row) = client.query_opt(DOORBELL, &[]).await? else {
+        return Ok(Finding::fatal(SUBJECT, "the trigger events_doorbell is not there", ANEW));
+    };
+    let (enabled, kind): (String, i32) = (row.get(0), row.get(1));
+    let (unconditional, body): (bool, String) = (row.get(2), row.get(3));
+    Ok(if kind != BEFORE_INSERT_STATEMENT || !unconditional {
+        Finding::fatal(SUBJECT, "the trigger does not fire before every insert", ANEW)
+    } else if body != doorbell_body() {
+        Finding::fatal(SUBJECT, "its function is not the one that this program relies on", ANEW)
+    } else {
+        match enabled.as_str() {
+            "A" => Finding::ok(SUBJECT, "rings"),
+            "O" => Finding::warning(SUBJECT, "silent in replica sessions", ENABLE),
+            _ => Finding::fatal(SUBJECT, "the trigger is disabled", ENABLE),
+        }
+    })
+}
+
+pub(super) async fn ids(client: &Client) -> Examined {
+    const SUBJECT: &str = "ids";
+    const REORDER: &str = "alter table events alter id set increment 1 set no cycle;";
+    let Some(row) = client.query_opt(IDS, &[]).await? else {
+        return Ok(Finding::fatal(
+            SUBJECT,
+            "events has no column id",
+            "Run `event-piper migrate`.",
+        ));
+    };
+    let identity: String = row.get(0);
+    let (cache, increment): (Option<i64>, Option<i64>) = (row.get(1), row.get(2));
+    Ok(if identity != "a" {
+        Finding::fatal(
+            SUBJECT,
+            "writers may choose ids themselves",
+            "alter table events alter id set generated always; (where id is no identity column \
+             yet, add generated always as identity)",
+        )
+    } else if cache != Some(1) {
+        Finding::fatal(
+            SUBJECT,
+            "sessions draw ids in advance, outside of the doorbell",
+            "alter sequence events_id_seq cache 1; then let the writers reconnect.",
+        )
+    } else if increment != Some(1) || row.get::<_, Option<bool>>(3) == Some(true) {
+        Finding::fatal(SUBJECT, "ids do not count up by one", REORDER)
+    } else {
+        Finding::ok(SUBJECT, "drawn by the database, one at a time")
+    })
+}
+
+pub(super) async fn sequence(client: &Client) -> Examined {
+    const SUBJECT: &str = "sequence";
+    let row = client.query_one(SEQUENCE, &[]).await?;
+    let (greatest, drawn): (i64, i64) = (row.get(0), row.get(1));
+    Ok(if greatest > drawn {
+        Finding::fatal(
+            SUBJECT,
+            format!("there are ids up to {greatest}, and the sequence is at {drawn}"),
+            "select setval(pg_get_serial_sequence('events', 'id'), max(id)) from events;",
+        )
+    } else {
+        Finding::ok(SUBJECT, format!("at {drawn}, no id is above it"))
+    })
+}
+
+/// Rows of another cluster carry that cluster's transaction ids, which will come up here, too.
+pub(super) async fn origin(client: &Client) -> Examined {
+    const SUBJECT: &str = "origin of rows";
+    let foreign: bool = client.query_one(ORIGIN, &[]).await?.get(0);
+    Ok(if foreign {
+        Finding::warning(
+            SUBJECT,
+            "rows were restored from another cluster; their transactions may be mistaken for ones \
+             of this one",
+            "As the tables' owner: begin; set local event_piper.prune = 'on'; update events set \
+             xid = '2' where xid >= pg_current_xact_id(); commit;",
+        )
+    } else {
+        Finding::ok(SUBJECT, "written in this cluster")
+    })
+}
+
+pub(super) async fn append_only(client: &Client) -> Examined {
+    const SUBJECT: &str = "append-only";
+    let off: String = client.query_one(GUARDS_OFF, &[]).await?.get(0);
+    Ok(if off.is_empty() {
+        Finding::ok(SUBJECT, "guarded, and what is pruned is remembered")
+    } else {
+        Finding::warning(
+            SUBJECT,
+            format!("not there, or not always enabled: {off}; events can vanish in silence"),
+            "For each: alter table events enable always trigger ...; where it is missing, create \
+             it as in postgresql/schema.sql.",
+        )
+    })
+}
+
+pub(super) async fn pruned(client: &Client) -> Examined {
+    const SUBJECT: &str = "memory of pruning";
+    let ahead: bool = client.query_one(PRUNED_AHEAD, &[]).await?.get(0);
+    Ok(if ahead {
+        Finding::warning(
+            SUBJECT,
+            "it speaks of ids that are still to come: the ids were started anew",
+            "As the tables' owner: delete from events_pruned;",
+        )
+    } else {
+        Finding::ok(SUBJECT, "agrees with the log")
+    })
+}
+
+pub(super) async fn other_triggers(client: &Client) -> Examined {
+    const SUBJECT: &str = "other triggers";
+    let notifying: String = client.query_one(NOTIFYING_TRIGGERS, &[]).await?.get(0);
+    Ok(if notifying.is_empty() {
+        Finding::ok(SUBJECT, "none of them notifies")
+    } else {
+        Finding::warning(
+            SUBJECT,
+            format!("{notifying} notifies too: writers commit only one after the other"),
+            "Drop what nobody listens to: drop trigger ... on events;",
+        )
+    })
+}
+
+/// Rows that come without the doorbell can be passed over.
+pub(super) async fn other_ways_in(client: &Client) -> Examined {
+    const SUBJECT: &str = "other ways in";
+    let row = client.query_one(OTHER_WAYS_IN, &[]).await?;
+    Ok(match (row.get(0), row.get(1)) {
+        (true, _) => Finding::fatal(
+            SUBJECT,
+            "a logical subscription writes to events without ringing",
+            "Take events out of the publication, or run the gateway on the publisher.",
+        ),
+        (_, true) => Finding::fatal(
+            SUBJECT,
+            "events has child tables, and writers can write to these without ringing",
+            "alter table ... no inherit events; for each of them.",
+        ),
+        (false, false) => Finding::ok(SUBJECT, "none: every row rings"),
+    })
+}

@@ -1,0 +1,108 @@
+//! The gateway's own sessions: are they real ones, and does anything cut them short?
+
+use std::{future::poll_fn, time::Duration};
+
+use tokio::{sync::mpsc, time::timeout};
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
+
+use super::{Examined, Finding};
+use crate::postgres::server::{Connection, Server};
+
+/// A notification takes about a millisecond; a server this slow is a finding in itself.
+const HEARING: Duration = Duration::from_secs(2);
+/// Nothing that the gateway asks takes longer on a healthy server.
+const SHORTEST_TIMEOUT: i64 = 10_000;
+
+/// Names only some of which exist before PostgreSQL 17; all in milliseconds, 0 for none.
+const TIMEOUTS: &str = "\
+select name, setting::bigint from pg_settings
+where name in ('statement_timeout', 'transaction_timeout', 'idle_session_timeout')
+  and setting <> '0' order by name";
+const BELL: &str = "select current_setting('event_piper.bell', true)";
+
+/// A pooler that lends sessions by the transaction takes LISTEN, and then delivers nothing.
+pub(super) async fn session(server: &Server) -> Examined {
+    const SUBJECT: &str = "session";
+    const MEND: &str = "Let the database URL name PostgreSQL itself, not a pooler, or a pooler \
+                        in session mode.";
+    Ok(match (keeps_its_backend(server).await?, hears(server).await?) {
+        (true, true) => Finding::ok(SUBJECT, "its own, notifications arrive"),
+        (false, _) => Finding::fatal(SUBJECT, "shared with others by a pooler", MEND),
+        (true, false) => Finding::fatal(SUBJECT, "notifications do not arrive", MEND),
+    })
+}
+
+pub(super) async fn settings(client: &Client) -> Examined {
+    const SUBJECT: &str = "settings";
+    let rows = client.query(TIMEOUTS, &[]).await?;
+    let short: Vec<_> = rows
+        .iter()
+        .map(|row| (row.get::<_, String>(0), row.get::<_, i64>(1)))
+        .filter(|(name, limit)| name == "idle_session_timeout" || *limit < SHORTEST_TIMEOUT)
+        .collect();
+    if short.is_empty() {
+        return Ok(Finding::ok(SUBJECT, "no timeout cuts the gateway short"));
+    }
+    let found: Vec<_> = short.iter().map(|(name, limit)| format!("{name} is {limit} ms")).collect();
+    let mend = short.iter().map(|(name, _)| format!("alter role current_user set {name} = 0;"));
+    let mend: Vec<_> = mend.collect();
+    Ok(Finding::warning(SUBJECT, found.join(", "), format!("As this role: {}", mend.join(" "))))
+}
+
+/// Meant for single sessions that prepare transactions; for all, nobody rings any more.
+pub(super) async fn bell(client: &Client) -> Examined {
+    const SUBJECT: &str = "doorbell setting";
+    let bell: Option<String> = client.query_one(BELL, &[]).await?.get(0);
+    Ok(if bell.as_deref() == Some("off") {
+        Finding::warning(
+            SUBJECT,
+            "event_piper.bell is off for this database or role; where it is off for writers, \
+             events arrive up to a second late",
+            "Set it in the sessions that prepare transactions only: alter database ... reset \
+             event_piper.bell;",
+        )
+    } else {
+        Finding::ok(SUBJECT, "writers ring")
+    })
+}
+
+async fn keeps_its_backend(server: &Server) -> Result<bool, tokio_postgres::Error> {
+    let client = server.client().await?;
+    let first = backend(&client).await?;
+    // Another's statement in between gives a pooler the occasion to mix them up.
+    let other = server.client().await?;
+    for _ in 0..4 {
+        backend(&other).await?;
+        if backend(&client).await? != first {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Asked plainly: poolers trip over prepared statements before they show what they are.
+async fn backend(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    let messages = client.simple_query("select pg_backend_pid()").await?;
+    Ok(messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(ToOwned::to_owned),
+        _ => None,
+    }))
+}
+
+async fn hears(server: &Server) -> Result<bool, tokio_postgres::Error> {
+    let channel = format!("event_piper_doctor_{:x}", fastrand::u64(..));
+    let (client, connection) = server.connect().await?;
+    let (sender, mut heard) = mpsc::unbounded_channel();
+    tokio::spawn(pass_on_notifications(connection, sender));
+    client.batch_execute(&format!("listen {channel}")).await?;
+    server.client().await?.batch_execute(&format!("notify {channel}")).await?;
+    Ok(matches!(timeout(HEARING, heard.recv()).await, Ok(Some(()))))
+}
+
+async fn pass_on_notifications(mut connection: Connection, sender: mpsc::UnboundedSender<()>) {
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        if matches!(message, AsyncMessage::Notification(_)) {
+            let _ = sender.send(());
+        }
+    }
+}

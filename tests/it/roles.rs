@@ -1,0 +1,130 @@
+//! The roles of `postgresql/roles.sql`: each can do its work, and nothing else.
+
+use event_piper::postgres::{
+    doctor::{Severity, examine},
+    error::Chain,
+    migrate::migrate,
+    server::Server,
+};
+use tokio::sync::Mutex;
+use tokio_postgres::Client;
+
+use crate::support::postgres::Database;
+
+const ROLES: &str = include_str!("../../postgresql/roles.sql");
+
+/// Roles belong to the whole server, and two sessions cannot create the same ones at once.
+static CREATING: Mutex<()> = Mutex::const_new(());
+
+async fn granted() -> Database {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let _one_at_a_time = CREATING.lock().await;
+    client.batch_execute(ROLES).await.unwrap();
+    client.batch_execute(ROLES).await.unwrap();
+    database
+}
+
+async fn connect_as(database: &Database, role: &str) -> Client {
+    let client = database.connect().await;
+    client.batch_execute(&format!("set session authorization {role}")).await.unwrap();
+    client
+}
+
+async fn assert_refused(client: &Client, statements: &[&str]) {
+    for sql in statements {
+        let refused = client.batch_execute(sql).await.expect_err(sql);
+        assert!(Chain(&refused).to_string().contains("permission denied"), "{sql}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_writer_with_insert_only_writes_as_the_contract_says() {
+    let database = granted().await;
+    let sleeper = database.connect().await;
+    sleeper.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
+    let writer = connect_as(&database, "event_piper_writer").await;
+    for sql in [
+        r#"insert into events (type, timestamp, subscriber, payload) values ('insert', now(), 'toto', '{"foo": "bar"}')"#,
+        "insert into events (type, payload, stream, version, uid, metadata)
+         values ('a', '1', 's', 1, 'e5a2c0de-0000-4000-8000-000000000001', '{}')",
+        "insert into events (type, subscriber, payload) values ('a', 'b', '1') on conflict do nothing",
+    ] {
+        writer.batch_execute(sql).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_writer_can_neither_read_nor_forge() {
+    let database = granted().await;
+    let writer = connect_as(&database, "event_piper_writer").await;
+    assert_refused(
+        &writer,
+        &[
+            "select * from events",
+            "select * from events_pruned",
+            "insert into events (id, type, subscriber, payload) overriding system value
+             values (7, 'a', 'b', '1')",
+            "copy events from stdin",
+            "copy events (id, type, subscriber, payload) from stdin",
+            "insert into events (type, subscriber, payload, xid) values ('a', 'b', '1', '7')",
+            "begin; set local event_piper.prune = 'on'; delete from events",
+            "rollback; update events set payload = '1'",
+            "truncate events",
+            "select nextval('events_id_seq')",
+            "insert into events_pruned values ('toto', 7)",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_gateway_reads_what_it_needs_and_nothing_else() {
+    let database = granted().await;
+    let gateway = connect_as(&database, "event_piper_gateway").await;
+    for sql in [
+        "select * from events",
+        "select * from events_pruned",
+        "select last_value from events_id_seq",
+        "listen new_events",
+        "notify new_events",
+        "select pg_try_advisory_lock(17744, 1)",
+    ] {
+        gateway.batch_execute(sql).await.unwrap();
+    }
+    assert_refused(
+        &gateway,
+        &[
+            "insert into events (type, subscriber, payload) values ('a', 'b', '1')",
+            "delete from events",
+            "truncate events",
+            "select nextval('events_id_seq')",
+            "update event_piper_migrations set name = ''",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_owner_prunes_and_remembers() {
+    let database = granted().await;
+    let owner = connect_as(&database, "event_piper_owner").await;
+    let prune = "insert into events (type, subscriber, payload) values ('a', 'b', '1');
+        begin; set local event_piper.prune = 'on'; delete from events; commit";
+    owner.batch_execute(prune).await.unwrap();
+    let upto: i64 = owner.query_one("select upto from events_pruned", &[]).await.unwrap().get(0);
+    assert_eq!(upto, 1);
+}
+
+#[tokio::test]
+async fn as_gateway_there_is_nothing_to_migrate_and_the_doctor_is_content() {
+    let database = granted().await;
+    let login = format!("gateway_{}", database.name());
+    let create = format!("create role {login} login; grant event_piper_gateway to {login}");
+    database.connect().await.batch_execute(&create).await.unwrap();
+    let url = database.url().replace("user=postgres", &format!("user={login}"));
+    let server = Server::parse(&url).unwrap();
+    assert_eq!(migrate(&server).await.unwrap().applied.len(), 0);
+    let findings = examine(&server).await;
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Ok), "{findings:#?}");
+}

@@ -1,0 +1,321 @@
+//! What writers may do to the table, and what the database refuses.
+
+use std::time::Duration;
+
+use event_piper::postgres::error::Chain;
+use tokio_postgres::{Client, error::SqlState};
+
+use crate::support::{eventually, postgres::Database};
+
+async fn log() -> (Database, Client) {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    (database, client)
+}
+
+async fn text(client: &Client, sql: &str) -> Option<String> {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+async fn refusal(client: &Client, sql: &str) -> String {
+    Chain(&client.batch_execute(sql).await.unwrap_err()).to_string()
+}
+
+/// Locks of the doorbell's class that are held in this database, as `objid mode` in order.
+async fn locks(client: &Client) -> String {
+    let held = "select coalesce(string_agg(objid || ' ' || mode, ', ' order by objid, mode), '')
+        from pg_locks where locktype = 'advisory' and classid = 17744 and granted
+        and database = (select oid from pg_database where datname = current_database())";
+    text(client, held).await.unwrap()
+}
+
+const EVENT: &str = "insert into events (type, subscriber, payload) values ('insert', 'toto', '1')";
+
+#[tokio::test]
+async fn every_kind_of_event_that_the_contract_names_is_taken() {
+    let (_database, client) = log().await;
+    for values in [
+        "('a', 'toto', null, null, 'null')",
+        "('a', null, 's', 1, '1')",
+        "('a', 'toto', 's', 2, '\"x\"')",
+        "('é \u{1F600} \u{2028} $', 'tôtô', '$s', 1, '[]')",
+        "(repeat('a', 1024), repeat('b', 1024), repeat('c', 1024), 1, '{}')",
+    ] {
+        let insert = "insert into events (type, subscriber, stream, version, payload) values ";
+        client.batch_execute(&format!("{insert}{values}")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_event_is_refused_with_the_reason() {
+    let (_database, client) = log().await;
+    for (values, reason) in [
+        ("('', 'toto', null, null)", "type is empty"),
+        ("(e'a\\nb', 'toto', null, null)", "type contains a control character"),
+        ("(e'a\\u0085', 'toto', null, null)", "type contains a control character"),
+        ("(e'a\\x7f', 'toto', null, null)", "type contains a control character"),
+        ("('$a', 'toto', null, null)", "type begins with $"),
+        ("(repeat('a', 1025), 'toto', null, null)", "type is longer"),
+        ("('a', '', null, null)", "subscriber is empty"),
+        ("('a', e'a\\t', null, null)", "subscriber contains a control character"),
+        ("('a', repeat('a', 1025), null, null)", "subscriber is longer"),
+        ("('a', 'toto', '', 1)", "stream is empty"),
+        ("('a', 'toto', e'\\r', 1)", "stream contains a control character"),
+        ("('a', 'toto', repeat('a', 1025), 1)", "stream is longer"),
+        ("('a', null, null, null)", "neither subscriber nor stream"),
+        ("('a', 'toto', 's', null)", "stream and version belong together"),
+        ("('a', null, 's', null)", "stream and version belong together"),
+        ("('a', 'toto', null, 1)", "stream and version belong together"),
+        ("('a', 'toto', 's', 0)", "version counts from 1"),
+    ] {
+        let insert =
+            "insert into events (payload, type, subscriber, stream, version) select '1', v.*";
+        let refused = refusal(
+            &client,
+            &format!("{insert} from (values {values}) v (t, s, st, ve)")
+                .replace("v.*", "v.t, v.s::text, v.st::text, v.ve::bigint"),
+        )
+        .await;
+        assert!(refused.contains(reason), "{values}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_check_violation_of_a_named_constraint() {
+    let (_database, client) = log().await;
+    let bad = "insert into events (type, subscriber, payload) values ('', 'toto', '1')";
+    let error = client.batch_execute(bad).await.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(*error.code(), SqlState::CHECK_VIOLATION);
+    assert_eq!(error.constraint(), Some("events_well_formed"));
+}
+
+#[tokio::test]
+async fn nobody_writes_under_another_transactions_name_or_chooses_an_id() {
+    let (_database, client) = log().await;
+    let xid = "insert into events (type, subscriber, payload, xid) values ('a', 'b', '1', '7')";
+    assert!(refusal(&client, xid).await.contains("xid is given by the database"));
+    let id = "insert into events (id, type, subscriber, payload) values (7, 'a', 'b', '1')";
+    assert!(refusal(&client, id).await.contains("GENERATED ALWAYS"));
+}
+
+#[tokio::test]
+async fn an_event_knows_its_transaction_savepoints_or_not() {
+    let (_database, client) = log().await;
+    client
+        .batch_execute(&format!(
+            "begin; {EVENT}; savepoint a; {EVENT}; rollback to a; {EVENT}; release a; commit"
+        ))
+        .await
+        .unwrap();
+    let seen = "select count(*) || ' ' || count(distinct xid) || ' ' || min(pg_xact_status(xid))
+        from events";
+    assert_eq!(text(&client, seen).await.as_deref(), Some("2 1 committed"));
+}
+
+#[tokio::test]
+async fn many_rows_at_once_and_copy_are_taken() {
+    let (_database, client) = log().await;
+    let many = "insert into events (type, subscriber, payload)
+        select 'many', 'toto', to_jsonb(n) from generate_series(1, 100000) n";
+    client.batch_execute(many).await.unwrap();
+    let copy = "copy events (type, subscriber, payload) from stdin";
+    let sink = client.copy_in::<_, &[u8]>(copy).await.unwrap();
+    futures::pin_mut!(sink);
+    futures::SinkExt::send(&mut sink, b"copied\ttoto\t{\"a\": 1}\n".as_slice()).await.unwrap();
+    assert_eq!(sink.finish().await.unwrap(), 1);
+    let counted = "select count(*) || ' ' || max(id) from events";
+    assert_eq!(text(&client, counted).await.as_deref(), Some("100001 100001"));
+}
+
+#[tokio::test]
+async fn written_twice_is_written_once() {
+    let (_database, client) = log().await;
+    let insert = "insert into events (type, subscriber, payload, uid)
+        values ('a', 'toto', '1', 'e5a2c0de-0000-4000-8000-000000000001')";
+    let quietly = format!("{insert} on conflict (uid) do nothing");
+    assert_eq!(client.execute(&quietly, &[]).await.unwrap(), 1);
+    assert_eq!(client.execute(&quietly, &[]).await.unwrap(), 0);
+    let error = client.batch_execute(insert).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION));
+}
+
+#[tokio::test]
+async fn a_version_of_a_stream_is_written_once() {
+    let (_database, client) = log().await;
+    let insert = "insert into events (type, stream, version, payload) values ('a', 's', 1, '1')";
+    client.batch_execute(insert).await.unwrap();
+    let error = client.batch_execute(insert).await.unwrap_err();
+    assert_eq!(error.as_db_error().unwrap().constraint(), Some("events_stream_version"));
+}
+
+#[tokio::test]
+async fn a_writer_holds_the_bell_until_its_end_and_then_nothing() {
+    let (database, writer) = log().await;
+    let watcher = database.connect().await;
+    writer.batch_execute(&format!("begin; {EVENT}; {EVENT}")).await.unwrap();
+    assert_eq!(locks(&watcher).await, "1 ShareLock");
+    writer.batch_execute("rollback").await.unwrap();
+    assert_eq!(locks(&watcher).await, "");
+}
+
+#[tokio::test]
+async fn a_writer_rings_only_when_a_reader_sleeps() {
+    let (database, writer) = log().await;
+    let mut heard = Listener::new(&database).await;
+    writer.batch_execute(EVENT).await.unwrap();
+    heard.client.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
+    writer.batch_execute(&format!("begin; {EVENT}")).await.unwrap();
+    assert_eq!(locks(&database.connect().await).await, "1 ExclusiveLock, 2 ShareLock");
+    writer.batch_execute("commit").await.unwrap();
+    heard.one().await;
+    heard.none().await;
+}
+
+#[tokio::test]
+async fn even_a_replica_session_rings() {
+    let (database, writer) = log().await;
+    let mut heard = Listener::new(&database).await;
+    heard.client.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
+    writer.batch_execute("set session_replication_role = replica").await.unwrap();
+    writer.batch_execute(EVENT).await.unwrap();
+    heard.one().await;
+}
+
+#[tokio::test]
+async fn a_prepared_transaction_needs_the_bell_off_and_then_holds_its_lock() {
+    let (database, writer) = log().await;
+    let mut heard = Listener::new(&database).await;
+    heard.client.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
+    let name = database.name();
+    let prepare = format!("begin; {EVENT}; prepare transaction '{name}'");
+    assert!(refusal(&writer, &prepare).await.contains("NOTIFY"));
+    writer.batch_execute("rollback; set event_piper.bell = 'off'").await.unwrap();
+    writer.batch_execute(&prepare).await.unwrap();
+    assert_eq!(locks(&writer).await, "1 ExclusiveLock, 2 ShareLock");
+    writer.batch_execute(&format!("commit prepared '{name}'")).await.unwrap();
+    assert_eq!(locks(&writer).await, "1 ExclusiveLock");
+    heard.none().await;
+}
+
+#[tokio::test]
+async fn the_log_is_append_only() {
+    let (_database, client) = log().await;
+    client.batch_execute(EVENT).await.unwrap();
+    for change in [
+        "delete from events",
+        "truncate events",
+        "update events set payload = '2'",
+        "insert into events (type, subscriber, payload) values ('a', 'b', '1')
+            on conflict (id) do update set payload = '2'",
+    ] {
+        let refused = refusal(&client, change).await;
+        assert!(refused.contains("append-only"), "{refused}");
+        assert!(refused.contains("event_piper.prune"), "{refused}");
+    }
+    assert_eq!(text(&client, "select payload::text from events").await.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn who_says_so_may_correct_a_row_which_stays_its_transactions() {
+    let (_database, client) = log().await;
+    client.batch_execute(EVENT).await.unwrap();
+    let before = text(&client, "select xid::text from events").await;
+    let correct = "begin; set local event_piper.prune = 'on';
+        update events set payload = '\"redacted\"'; commit";
+    client.batch_execute(correct).await.unwrap();
+    assert_eq!(text(&client, "select xid::text from events").await, before);
+    assert!(refusal(&client, "delete from events").await.contains("append-only"));
+}
+
+const PRUNED: &str = "select string_agg(coalesce(subscriber, 'everybody') || ' ' || upto, ', '
+    order by subscriber) from events_pruned";
+
+#[tokio::test]
+async fn what_was_pruned_is_remembered_by_subscriber() {
+    let (_database, client) = log().await;
+    let fill = "insert into events (type, subscriber, payload)
+        select 'a', case when n % 2 = 0 then 'even' else 'odd' end, '1' from generate_series(1, 9) n;
+        insert into events (type, stream, version, payload) values ('a', 's', 1, '1')";
+    client.batch_execute(fill).await.unwrap();
+    let prune = |condition: &str| {
+        format!("begin; set local event_piper.prune = 'on'; delete from events {condition}; commit")
+    };
+    client.batch_execute(&prune("where id <= 5")).await.unwrap();
+    assert_eq!(text(&client, PRUNED).await.as_deref(), Some("even 4, odd 5"));
+    client.batch_execute(&prune("where id = 3 or subscriber = 'even'")).await.unwrap();
+    assert_eq!(text(&client, PRUNED).await.as_deref(), Some("even 8, odd 5"));
+    client.batch_execute(&prune("where subscriber is null")).await.unwrap();
+    assert_eq!(text(&client, PRUNED).await.as_deref(), Some(" 10, even 8, odd 5"));
+}
+
+#[tokio::test]
+async fn what_was_truncated_is_remembered_for_everybody() {
+    let (_database, client) = log().await;
+    let truncate = "begin; set local event_piper.prune = 'on'; truncate events; commit";
+    client.batch_execute(truncate).await.unwrap();
+    assert_eq!(text(&client, PRUNED).await, None, "nothing went");
+    for expected in ["everybody 2", "everybody 4"] {
+        client.batch_execute(&format!("{EVENT}; {EVENT}")).await.unwrap();
+        client.batch_execute(truncate).await.unwrap();
+        assert_eq!(text(&client, PRUNED).await.as_deref(), Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn prunes_at_the_same_time_keep_the_greatest() {
+    let (database, client) = log().await;
+    let fill = "insert into events (type, subscriber, payload)
+        select 'a', 'c' || n % 50, '1' from generate_series(1, 1000) n";
+    client.batch_execute(fill).await.unwrap();
+    let prunes = (0..8).map(async |part| {
+        let own = database.connect().await;
+        for slice in 0..5 {
+            let delete = format!(
+                "begin; set local event_piper.prune = 'on';
+                 delete from events where id % 8 = {part} and id % 5 = {slice}; commit"
+            );
+            own.batch_execute(&delete).await.unwrap();
+        }
+    });
+    futures::future::join_all(prunes).await;
+    let sum = "select count(*) || ' ' || min(upto) || ' ' || max(upto) from events_pruned";
+    assert_eq!(text(&client, sum).await.as_deref(), Some("50 951 1000"));
+}
+
+/// A session that listens to `new_events`.
+struct Listener {
+    client: Client,
+    heard: tokio::sync::mpsc::UnboundedReceiver<String>,
+}
+
+impl Listener {
+    async fn new(database: &Database) -> Self {
+        let (client, mut connection) =
+            tokio_postgres::connect(&database.url(), tokio_postgres::NoTls).await.unwrap();
+        let (sender, heard) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let next = |cx: &mut std::task::Context<'_>| connection.poll_message(cx);
+            let mut next = next;
+            while let Some(Ok(message)) = std::future::poll_fn(&mut next).await {
+                if let tokio_postgres::AsyncMessage::Notification(notification) = message {
+                    let _ = sender.send(notification.channel().to_owned());
+                }
+            }
+        });
+        client.batch_execute("listen new_events").await.unwrap();
+        Self { client, heard }
+    }
+
+    async fn one(&mut self) {
+        let heard = eventually("the bell", async || self.heard.try_recv().ok()).await;
+        assert_eq!(heard, "new_events");
+    }
+
+    /// A notification of our own comes after all others that were sent before.
+    async fn none(&mut self) {
+        self.client.batch_execute("listen mine; notify mine").await.unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(30), self.heard.recv()).await;
+        assert_eq!(next.unwrap().as_deref(), Some("mine"));
+    }
+}
