@@ -23,7 +23,6 @@ use crate::{
 
 /// Wrong usage, as clap has it too.
 const USAGE: u8 = 2;
-const REFUSED: &str = "PostgreSQL refuses the connection";
 
 #[derive(Parser)]
 #[command(
@@ -71,19 +70,8 @@ pub async fn run() -> ExitCode {
 async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(flags) => serve::serve(load(flags)?).await,
-        Command::Migrate(flags) => {
-            let database = reach(load(flags)?.database).await?;
-            reachable::wait(&database.server).await.context(REFUSED)?;
-            let outcome = migrate::run(&database.server).await;
-            database.close().await;
-            outcome
-        }
-        Command::Doctor(flags) => {
-            let database = reach(load(flags)?.database).await?;
-            let outcome = doctor::run(&database.server).await;
-            database.close().await;
-            outcome
-        }
+        Command::Migrate(flags) => on_database(load(flags)?, migrate::run).await,
+        Command::Doctor(flags) => on_database(load(flags)?, doctor::run).await,
         Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
     }
@@ -93,6 +81,17 @@ fn load(flags: Flags) -> Result<Config, WrongSettings> {
     let config = Config::load(flags)?;
     telemetry::init(&config.telemetry);
     Ok(config)
+}
+
+/// Runs a command on the database of these settings.
+async fn on_database(
+    config: Config,
+    command: impl AsyncFnOnce(&Server) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let database = reach(config.database).await?;
+    let done = command(&database.server).await;
+    database.close().await;
+    done
 }
 
 /// A database to connect to, and the server that we brought for it, if we did.
@@ -118,6 +117,11 @@ async fn reach(database: Database) -> anyhow::Result<Open> {
         return Ok(Open { server: Server::parse(&url)?, embedded: None });
     }
     open(database).await
+}
+
+/// Waits for a server that is not there yet; a refusal is final.
+async fn wait_for(server: &Server) -> anyhow::Result<()> {
+    reachable::wait(server).await.context("PostgreSQL refuses the connection")
 }
 
 /// The server that is named, or the embedded one, started.

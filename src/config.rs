@@ -66,6 +66,7 @@ impl Config {
             drain: from.setting("drain", value::duration),
         };
         let gateway = gateway::Settings {
+            drain: http.drain,
             hold: from.setting("hold", value::hold),
             heartbeat: from.setting("heartbeat", value::interval),
             recent: from.setting("recent", value::size),

@@ -1,1 +1,250 @@
-//! To come.
+//! How far a client has got: what the `id:` of a frame says, and what a client sends back
+//! as `Last-Event-ID`.
+//!
+//! On the wire a cursor is a plain row id nearly always: `1057`. While a transaction is
+//! late it also says how far the client has got in that: `1057~81342:1031`. The `id:` of a
+//! late transaction's event names that event first: `1050@1060~81342:1050`. Clients treat
+//! all of it as opaque.
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    event::{EventId, Logged, Xid},
+    order::{Late, Position},
+};
+
+/// Everything up to `head` was delivered, except events of a marked transaction with an id
+/// above its mark.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    head: EventId,
+    marks: Vec<Mark>,
+}
+
+/// How far the client has got in one late transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The transaction.
+    pub xid: Xid,
+    /// Its events up to this id were delivered.
+    pub upto: EventId,
+}
+
+impl Cursor {
+    /// Where a client starts that has no cursor: after all that was delivered by now, before
+    /// all that is late.
+    #[must_use]
+    pub fn now(position: &Position) -> Self {
+        let late = position.late.as_slice().iter();
+        let marks = late.map(|late| Mark { xid: late.xid, upto: late.since }).collect();
+        Self { head: position.head, marks }
+    }
+
+    /// Everything up to here was delivered, save by marked transactions.
+    #[must_use]
+    pub fn head(&self) -> EventId {
+        self.head
+    }
+
+    /// The transactions in which the client is behind, ascending by xid.
+    #[must_use]
+    pub fn marks(&self) -> &[Mark] {
+        &self.marks
+    }
+
+    /// Whether the client still has to get this event.
+    #[must_use]
+    pub fn admits(&self, event: &impl Logged) -> bool {
+        event.id() > self.head || self.mark(event.xid()).is_some_and(|upto| event.id() > upto)
+    }
+
+    /// Moves over an event that was admitted; `late` is what was late as of that event.
+    pub fn advance(&mut self, event: &impl Logged, late: &Late) {
+        if event.id() > self.head {
+            self.advance_to(event.id(), late);
+        } else if let Ok(at) = self.find(event.xid()) {
+            self.marks[at].upto = event.id();
+        }
+    }
+
+    /// Moves up to where the reader is, when the client has been given all until there.
+    pub fn catch_up(&mut self, position: &Position) {
+        if position.head > self.head {
+            self.advance_to(position.head, &position.late);
+        }
+    }
+
+    /// A transaction that is late from here on is marked with the *old* head: the client
+    /// has none of its events above that.
+    fn advance_to(&mut self, head: EventId, late: &Late) {
+        if !(late.is_empty() && self.marks.is_empty()) {
+            let mark = |xid| Mark { xid, upto: self.mark(xid).unwrap_or(self.head) };
+            self.marks = late.as_slice().iter().map(|late| mark(late.xid)).collect();
+        }
+        self.head = head;
+    }
+
+    /// Whether the `id:` of the event at the head is its plain row id.
+    #[must_use]
+    pub fn is_plain(&self, id: EventId) -> bool {
+        self.marks.is_empty() && self.head == id
+    }
+
+    /// The cursor as the `id:` of the event that it has just moved over.
+    #[must_use]
+    pub fn at(&self, id: EventId) -> impl fmt::Display {
+        fmt::from_fn(move |f| {
+            if id != self.head {
+                write!(f, "{id}@")?;
+            }
+            write!(f, "{self}")
+        })
+    }
+
+    fn mark(&self, xid: Xid) -> Option<EventId> {
+        self.find(xid).ok().map(|at| self.marks[at].upto)
+    }
+
+    fn find(&self, xid: Xid) -> Result<usize, usize> {
+        self.marks.binary_search_by_key(&xid, |mark| mark.xid)
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.head.fmt(f)?;
+        self.marks.iter().try_for_each(|mark| write!(f, "~{}:{}", mark.xid, mark.upto))
+    }
+}
+
+/// Why a text is no cursor.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is no cursor: send back an `id:` that this server sent, or 0 for the beginning")]
+pub struct InvalidCursor {
+    /// What was given, cut to a length that is safe to show.
+    pub given: String,
+}
+
+impl FromStr for Cursor {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse(text).ok_or_else(|| InvalidCursor { given: text.chars().take(80).collect() })
+    }
+}
+
+fn parse(text: &str) -> Option<Cursor> {
+    let mut parts = text.split('~');
+    let place = parts.next()?;
+    let head = match place.split_once('@') {
+        Some((own, head)) => {
+            own.parse::<EventId>().ok()?;
+            head
+        }
+        None => place,
+    };
+    let mut marks = parts.map(parse_mark).collect::<Option<Vec<_>>>()?;
+    marks.sort_unstable_by_key(|mark| mark.xid);
+    let twice = marks.windows(2).any(|pair| pair[0].xid == pair[1].xid);
+    let sound = marks.len() <= Late::MAX && !twice;
+    sound.then_some(Cursor { head: head.parse().ok()?, marks })
+}
+
+fn parse_mark(text: &str) -> Option<Mark> {
+    let (xid, upto) = text.split_once(':')?;
+    Some(Mark { xid: xid.parse().ok()?, upto: upto.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Row(i64, u64);
+
+    impl Logged for Row {
+        fn id(&self) -> EventId {
+            EventId::new(self.0)
+        }
+        fn xid(&self) -> Xid {
+            Xid::new(self.1)
+        }
+    }
+
+    fn late(xids: &[u64]) -> Late {
+        let since = EventId::ZERO;
+        xids.iter()
+            .map(|&xid| crate::order::LateTransaction { xid: Xid::new(xid), since })
+            .collect()
+    }
+
+    #[test]
+    fn the_forms_on_the_wire() {
+        let mut cursor: Cursor = "1040".parse().unwrap();
+        cursor.advance(&Row(1057, 7), &Late::default());
+        assert_eq!(cursor.at(EventId::new(1057)).to_string(), "1057");
+
+        let mut cursor: Cursor = "1031".parse().unwrap();
+        cursor.advance(&Row(1060, 7), &late(&[81342]));
+        assert_eq!(cursor.at(EventId::new(1060)).to_string(), "1060~81342:1031");
+        assert!(cursor.admits(&Row(1050, 81342)), "the late transaction's event is owed");
+        assert!(!cursor.admits(&Row(1050, 7)), "everything else up to the head was delivered");
+
+        cursor.advance(&Row(1050, 81342), &Late::default());
+        assert_eq!(cursor.at(EventId::new(1050)).to_string(), "1050@1060~81342:1050");
+        assert!(!cursor.admits(&Row(1050, 81342)), "once");
+    }
+
+    #[test]
+    fn what_is_no_cursor_is_refused() {
+        for wrong in [
+            "",
+            "x",
+            "-1",
+            "+1",
+            "1 ",
+            "1~",
+            "1~2",
+            "1~2:",
+            "1~:3",
+            "1@",
+            "@1",
+            "1@2@3",
+            "1~2:3~2:4",
+            "99999999999999999999",
+            "1\n2",
+            "1~2:3:4",
+            "١",
+        ] {
+            assert!(wrong.parse::<Cursor>().is_err(), "{wrong:?} was taken");
+        }
+        let seventeen = (0..17).fold(String::from("9"), |text, xid| format!("{text}~{xid}:1"));
+        assert!(seventeen.parse::<Cursor>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_cursor_survives_the_wire(
+            head in 0..i64::MAX,
+            own in proptest::option::of(0..i64::MAX),
+            marks in proptest::collection::btree_map(0..u64::MAX, 0..i64::MAX, 0..=Late::MAX),
+        ) {
+            let marks = marks.into_iter().map(|(xid, upto)| Mark {
+                xid: Xid::new(xid),
+                upto: EventId::new(upto),
+            }).collect();
+            let cursor = Cursor { head: EventId::new(head), marks };
+            let wire = match own {
+                Some(own) => cursor.at(EventId::new(own)).to_string(),
+                None => cursor.to_string(),
+            };
+            prop_assert_eq!(wire.parse::<Cursor>().unwrap(), cursor);
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "[0-9~:@+ -]{0,40}|\\PC{0,20}") {
+            let _ = text.parse::<Cursor>();
+        }
+    }
+}

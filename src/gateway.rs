@@ -1,8 +1,41 @@
 //! The engine: reads the log, keeps what is recent, feeds every subscription.
+//!
+//! Data goes one way: the [`tailer`] reads rows and asks [`order`](crate::order) what may
+//! go; their [`frame`]s go to [`recent`] by way of the [`hub`], which wakes those who follow;
+//! each [`subscription`] takes them from there, at its client's pace, and from the table
+//! when it is behind.
 
-use std::time::Duration;
+pub mod follower;
+pub mod frame;
+pub mod health;
+pub mod hub;
+pub mod recent;
+pub mod signal;
+pub mod subscription;
+pub mod tailer;
 
-use crate::order::Hold;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    health::Health,
+    hub::Hub,
+    subscription::{Request, Subscription},
+    tailer::Tailer,
+};
+use crate::{
+    event::EventId,
+    metrics::{Metrics, State},
+    order::Hold,
+    postgres::{
+        history::{History, HistoryError, WholeEvent},
+        server::Server,
+    },
+};
 
 /// What an operator can turn on the engine.
 #[derive(Clone, Debug)]
@@ -15,4 +48,87 @@ pub struct Settings {
     pub recent: usize,
     /// Connections used for replays, lookups and checks, beside the listening one.
     pub pool: usize,
+    /// Clients that are sent away at a shutdown come back spread over this time.
+    pub drain: Duration,
+}
+
+/// A running engine. It is shared by all who subscribe; its task ends with
+/// [`stop`](Self::stop).
+#[derive(Debug)]
+pub struct Gateway {
+    hub: Arc<Hub>,
+    history: Arc<History>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    settings: Settings,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Gateway {
+    /// Starts to follow the log on `server`. Nothing is needed of it yet: it is waited for.
+    #[must_use]
+    pub fn start(server: &Server, settings: Settings, metrics: Arc<Metrics>) -> Arc<Self> {
+        let gateway = Arc::new(Self {
+            hub: Arc::new(Hub::new(settings.recent)),
+            history: Arc::new(History::new(server.named("event-piper").pool(settings.pool))),
+            health: Arc::new(Health::starting(Instant::now())),
+            metrics: Arc::clone(&metrics),
+            settings: settings.clone(),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+        });
+        let tailer = Tailer {
+            server: server.clone(),
+            hub: Arc::clone(&gateway.hub),
+            health: Arc::clone(&gateway.health),
+            metrics,
+            settings,
+        };
+        gateway.tasks.spawn(tailer.run(gateway.shutdown.clone()));
+        gateway
+    }
+
+    /// Opens a subscription. It takes effect now: what becomes visible after this call is
+    /// delivered, whenever the stream is first read.
+    #[must_use]
+    pub fn subscribe(self: &Arc<Self>, request: Request) -> Subscription {
+        Subscription::new(Arc::clone(self), request)
+    }
+
+    /// One event, whole.
+    pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
+        self.history.event(id).await
+    }
+
+    /// Nothing, or why events do not move.
+    pub fn ready(&self) -> Result<(), String> {
+        self.health.check(Instant::now())
+    }
+
+    /// The metrics, with those brought up to date that are not counted as they change.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        let (open, idle) = self.history.connections();
+        let pool = |state, count: usize| {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.metrics.pool.get_or_create(&State { state }).set(count);
+        };
+        pool("idle", idle);
+        pool("busy", open.saturating_sub(idle));
+        &self.metrics
+    }
+
+    /// Ends every subscription with a good-bye. Those that come now get nothing else.
+    pub fn close(&self) {
+        self.hub.close();
+    }
+
+    /// Stops following the log, and waits until that has ended.
+    pub async fn stop(&self) {
+        self.close();
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
 }

@@ -1,6 +1,29 @@
 //! What users see on the wire.
 
-use std::time::Duration;
+mod console;
+mod cors;
+pub mod error;
+mod events;
+mod health;
+mod identity;
+mod query;
+mod server;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::{Method, Uri},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+pub use server::serve;
+use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
+
+use self::error::Problem;
+use crate::{gateway::Gateway, metrics::Route};
 
 /// What an operator can turn on the HTTP side.
 #[derive(Clone, Debug)]
@@ -21,4 +44,67 @@ pub enum Auth {
     Open,
     /// Something in front has authenticated the caller and sets `X-Consumer-Id`.
     TrustedHeader,
+}
+
+/// What the handlers share.
+#[derive(Debug)]
+struct App {
+    gateway: Arc<Gateway>,
+    settings: Settings,
+}
+
+/// All routes of the gateway.
+pub fn router(gateway: Arc<Gateway>, settings: Settings) -> Router {
+    let cors = cors::layer(&settings);
+    let app = Arc::new(App { gateway, settings });
+    Router::new()
+        .route("/", get(console::page))
+        .route("/events", get(events::subscribe))
+        .route("/events/{id}", get(events::one))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/manage/health", get(health::up))
+        .route("/metrics", get(health::metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
+        .layer(CatchPanicLayer::custom(|_| {
+            Problem::internal("a fault of the gateway's own; its log says more").into_response()
+        }))
+        .layer(cors)
+        .layer(TraceLayer::new_for_http())
+        .with_state(app)
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::not_found(format!("there is nothing at {}", uri.path()))
+}
+
+async fn not_allowed() -> Problem {
+    Problem::method_not_allowed("there is something here, but not for this method")
+}
+
+/// Counts requests by their route's pattern, so that nobody's ids become labels.
+async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let route = route.unwrap_or("none").to_owned();
+    let method = known(request.method());
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    app.gateway.metrics().requests.get_or_create(&Route { route, method, status }).inc();
+    response
+}
+
+/// A client can invent methods; it shall not invent labels.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
 }

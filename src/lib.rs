@@ -20,6 +20,7 @@ pub mod cursor;
 pub mod event;
 pub mod gateway;
 pub mod http;
+pub mod metrics;
 pub mod order;
 pub mod postgres;
 pub mod shutdown;

@@ -1,6 +1,25 @@
-//! What follows what: the pure rules of delivery order.
+//! What follows what: which rows of the log may be delivered now, and in what order.
+//!
+//! A sequence hands out ids before COMMIT, so an id that is missing may be a rollback's, or
+//! belong to a transaction that is still open. [`Order`] delivers while ids are contiguous;
+//! at a hole it asks who may still fill it, waits for those at most the [`Hold`], and passes
+//! over what is still open then: that transaction is [`Late`], and its events follow when it
+//! ends. It is told what was read, when, and which transactions are open; it never asks.
+//!
+//! The one rule that everything hangs on: *locks first, then a fresh read*. A transaction
+//! releases its locks only after its rows are visible, so rows that are read after the locks
+//! were seen released contain all that it wrote.
 
-use std::time::Duration;
+mod late;
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+pub use late::{Late, LateTransaction};
+
+use crate::event::{EventId, Logged, Xid};
 
 /// How long a hole in the ids may hold back the events behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,4 +28,225 @@ pub enum Hold {
     For(Duration),
     /// Until the transaction ends: strict id order.
     Unlimited,
+}
+
+impl Hold {
+    fn has_run_out(self, held: Duration) -> bool {
+        match self {
+            Self::For(limit) => held >= limit,
+            Self::Unlimited => false,
+        }
+    }
+}
+
+/// Where a reader is in the log: everything up to `head` is delivered, dead, or belongs to
+/// a late transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The greatest id that was passed.
+    pub head: EventId,
+    /// The open transactions that were passed over.
+    pub late: Late,
+}
+
+/// The reader's state. Feed it pages of rows ([`advance`](Self::advance)); while it has a
+/// hole, say who can fill it ([`found_hole`](Self::found_hole)) and who of those is still
+/// open ([`settle`](Self::settle)); tell it when a late transaction has ended
+/// ([`ended`](Self::ended)).
+#[derive(Debug)]
+pub struct Order {
+    hold: Hold,
+    position: Position,
+    /// Nothing up to here can still appear, save by late transactions.
+    settled: EventId,
+    hole: Option<Hole>,
+    passed: VecDeque<Passed>,
+}
+
+/// Ids that are missing up to `upto`, and the transactions that may still fill them.
+#[derive(Clone, Debug)]
+pub struct Hole {
+    /// None of the open transactions has an id at or before this.
+    pub after: EventId,
+    /// The greatest id that was visible when the hole was found.
+    pub upto: EventId,
+    /// Those that held an id, or could draw one, at that time, and have not ended since.
+    pub open: Vec<Xid>,
+    /// When it was found.
+    pub since: Instant,
+}
+
+impl Hole {
+    /// Whether the wait is over: nobody is left to wait for, or the hold has run out and
+    /// those who are left can all be remembered as late.
+    fn settles(&self, hold: Hold, late: &Late, now: Instant) -> bool {
+        let held = now.saturating_duration_since(self.since);
+        let fits = late.len() + self.open.len() <= Late::MAX;
+        self.open.is_empty() || (hold.has_run_out(held) && fits)
+    }
+}
+
+/// A reader that is about to start after all that is visible. It waits for the writers
+/// that it finds, as at a hole, so that only those are late that really are slow.
+#[derive(Debug)]
+pub struct Start {
+    hold: Hold,
+    hole: Hole,
+}
+
+impl Start {
+    /// Begins after `head`, the greatest visible id; `writers` are the transactions that
+    /// held an id, or could draw one, after that was read.
+    #[must_use]
+    pub fn after(head: EventId, writers: Vec<Xid>, hold: Hold, now: Instant) -> Self {
+        // Nothing is known of the ids before the head: a writer's may be anywhere.
+        let hole = Hole { after: EventId::ZERO, upto: head, open: writers, since: now };
+        Self { hold, hole }
+    }
+
+    /// Who is waited for.
+    #[must_use]
+    pub fn hole(&self) -> &Hole {
+        &self.hole
+    }
+
+    /// Says which of the writers are `still_open`; answers the reader once it may start.
+    pub fn settle(&mut self, still_open: Vec<Xid>, now: Instant) -> Option<Order> {
+        self.hole.open = still_open;
+        let none = Late::default();
+        self.hole.settles(self.hold, &none, now).then(|| {
+            let late = none.with(&self.hole.open, self.hole.after);
+            Order::new(Position { head: self.hole.upto, late }, self.hold)
+        })
+    }
+}
+
+/// Ids that were passed over as dead: an auditor looks at them again, later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// The first missing id.
+    pub from: EventId,
+    /// The last missing id.
+    pub to: EventId,
+    /// The late transactions that some of them may belong to.
+    pub late: Late,
+}
+
+/// What became of a page of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// All of it was passed.
+    Whole,
+    /// A hole stands before the rest. `upto` is the last id of the page.
+    Hole {
+        /// The last id of the page.
+        upto: EventId,
+    },
+}
+
+impl Order {
+    /// As many ids passed over as dead as are remembered for the auditor: rollback storms
+    /// beyond that go unaudited, not unbounded.
+    const MAX_PASSED: usize = 4096;
+
+    /// A reader that goes on after a stored `checkpoint` in strict order: nothing is ever
+    /// late, so a plain number is all that it has to remember.
+    #[must_use]
+    pub fn strict(checkpoint: EventId) -> Self {
+        Self::new(Position { head: checkpoint, late: Late::default() }, Hold::Unlimited)
+    }
+
+    fn new(position: Position, hold: Hold) -> Self {
+        let settled = position.head;
+        Self { hold, position, settled, hole: None, passed: VecDeque::new() }
+    }
+
+    /// Where the reader is.
+    #[must_use]
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// The hole that is waited for.
+    #[must_use]
+    pub fn hole(&self) -> Option<&Hole> {
+        self.hole.as_ref()
+    }
+
+    /// Passes `rows`, read after the head in id order, while nothing can be missing before
+    /// them; hands those that may go to `deliver`. `last_page` says that no row stood behind
+    /// these when they were read.
+    ///
+    /// While a hole is waited for, only rows before it move.
+    pub fn advance<'a, E: Logged>(
+        &mut self,
+        rows: &'a [E],
+        last_page: bool,
+        mut deliver: impl FnMut(&'a E),
+    ) -> Advance {
+        for row in rows {
+            if row.id() > self.settled {
+                // Rows come in id order: all that are visible up to `settled` have come.
+                self.pass_to(self.settled);
+                if row.id() != self.position.head.next() {
+                    return Advance::Hole { upto: rows[rows.len() - 1].id() };
+                }
+            }
+            self.pass_to(row.id().previous());
+            self.position.head = row.id();
+            if !self.position.late.contains(row.xid()) {
+                deliver(row);
+            }
+        }
+        if last_page {
+            self.pass_to(self.settled);
+        }
+        self.hole.take_if(|hole| hole.upto <= self.position.head);
+        Advance::Whole
+    }
+
+    /// Remembers a hole that [`advance`](Self::advance) came to; `writers` are the
+    /// transactions that held an id, or could draw one, *after* that page was read.
+    pub fn found_hole(&mut self, upto: EventId, writers: Vec<Xid>, now: Instant) {
+        let open = writers.into_iter().filter(|xid| !self.position.late.contains(*xid)).collect();
+        self.hole = Some(Hole { after: self.position.head, upto, open, since: now });
+    }
+
+    /// Says which of the hole's transactions are `still_open`. When none is, or the hold
+    /// has run out, the hole is settled, what is still open is late, and `true` says: read
+    /// again, from the head, now.
+    pub fn settle(&mut self, still_open: Vec<Xid>, now: Instant) -> bool {
+        let Some(hole) = &mut self.hole else { return false };
+        hole.open = still_open;
+        if !hole.settles(self.hold, &self.position.late, now) {
+            return false;
+        }
+        self.settled = self.settled.max(hole.upto);
+        self.position.late = self.position.late.with(&hole.open, hole.after);
+        self.hole = None;
+        true
+    }
+
+    /// A late transaction is no longer in progress, and its rows with an id up to the head
+    /// were read *after* that was known, and delivered.
+    pub fn ended(&mut self, xid: Xid) {
+        self.position.late = self.position.late.without(xid);
+    }
+
+    /// The ids passed over as dead since this was asked last.
+    pub fn take_passed(&mut self) -> VecDeque<Passed> {
+        std::mem::take(&mut self.passed)
+    }
+
+    /// Moves the head over ids that are missing for good, or late.
+    fn pass_to(&mut self, id: EventId) {
+        if id <= self.position.head {
+            return;
+        }
+        if self.passed.len() < Self::MAX_PASSED {
+            let (from, late) = (self.position.head.next(), self.position.late.clone());
+            self.passed.push_back(Passed { from, to: id, late });
+        }
+        self.position.head = id;
+    }
 }

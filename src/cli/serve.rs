@@ -4,6 +4,7 @@ use std::{
     env,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -14,10 +15,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{REFUSED, open};
+use super::{open, wait_for};
 use crate::{
     config::{Config, Database},
-    postgres::{embedded, migrate::migrate, reachable, server::Server},
+    gateway::Gateway,
+    http,
+    metrics::Metrics,
+    postgres::{embedded, migrate::migrate, server::Server},
 };
 
 /// Serves until a signal. The first one drains; a second one leaves at once, and whatever is
@@ -71,32 +75,36 @@ async fn prepare_and_serve(
     };
     prepared?;
     hints.print(listener.local_addr()?);
-    run_gateway(server, config, listener, shutdown).await
+    run_gateway(server, config, listener, shutdown).await;
+    Ok(())
 }
 
 /// Waits for a server that is not there yet, and brings the schema up to date.
 async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
-    reachable::wait(server).await.context(REFUSED)?;
+    wait_for(server).await?;
     if config.migrate {
-        for name in migrate(server).await?.applied {
+        for name in migrate(server).await.context("bringing the schema up to date")?.applied {
             info!("applied migration {name}");
         }
     }
     Ok(())
 }
 
-/// The gateway and the HTTP side plug in here: returns when `shutdown` was asked for and the
-/// streams are drained.
+/// Serves until `shutdown`, then until the streams are drained.
 async fn run_gateway(
     server: &Server,
     config: &Config,
     listener: TcpListener,
     shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let _ = (server, &config.gateway, &config.http);
-    shutdown.cancelled().await;
-    drop(listener);
-    Ok(())
+) {
+    let gateway = Gateway::start(server, config.gateway.clone(), Arc::new(Metrics::new()));
+    let router = http::router(Arc::clone(&gateway), config.http.clone());
+    let goodbye = async {
+        shutdown.cancelled().await;
+        gateway.close();
+    };
+    tokio::join!(http::serve(listener, router, shutdown.clone(), config.http.drain), goodbye);
+    gateway.stop().await;
 }
 
 /// Both signals that ask a program to leave.

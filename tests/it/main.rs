@@ -4,6 +4,7 @@ mod doctor;
 mod embedded;
 mod harness;
 mod migrate;
+mod order;
 mod roles;
 mod schema;
 mod server;

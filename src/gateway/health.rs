@@ -1,0 +1,62 @@
+//! Whether events are moving: what `/readyz` says.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// What the reader last said of itself.
+#[derive(Debug)]
+pub struct Health(Mutex<Report>);
+
+#[derive(Debug)]
+struct Report {
+    state: Reading,
+    /// When PostgreSQL last answered the reader.
+    answered: Instant,
+}
+
+#[derive(Debug)]
+enum Reading {
+    Waiting(String),
+    Moving,
+}
+
+impl Health {
+    /// PostgreSQL is asked at least every second; silence for longer than this is a fault.
+    const SILENCE: Duration = Duration::from_secs(5);
+
+    /// Not ready, for the reason that nothing has been read yet.
+    #[must_use]
+    pub fn starting(now: Instant) -> Self {
+        let state = Reading::Waiting("starting: PostgreSQL has not been reached yet".into());
+        Self(Mutex::new(Report { state, answered: now }))
+    }
+
+    /// PostgreSQL has answered, and events move.
+    pub fn moving(&self, now: Instant) {
+        *self.report() = Report { state: Reading::Moving, answered: now };
+    }
+
+    /// Events do not move, for this reason.
+    pub fn waiting(&self, reason: impl Into<String>) {
+        self.report().state = Reading::Waiting(reason.into());
+    }
+
+    /// Nothing, or why events do not move.
+    pub fn check(&self, now: Instant) -> Result<(), String> {
+        let report = self.report();
+        let silent = now.saturating_duration_since(report.answered);
+        match &report.state {
+            Reading::Waiting(reason) => Err(reason.clone()),
+            Reading::Moving if silent > Self::SILENCE => {
+                Err(format!("PostgreSQL has not answered for {} s", silent.as_secs()))
+            }
+            Reading::Moving => Ok(()),
+        }
+    }
+
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

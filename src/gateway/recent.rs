@@ -1,0 +1,240 @@
+//! The recent end of the log, in memory, in the order in which it was delivered.
+//!
+//! It is channel and history at once: a live subscription is a place in it, a reconnecting
+//! one usually finds its place again without a query, and one that has fallen out of it
+//! reads on from the table. Nothing waits for a slow subscription, and none costs memory.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    iter,
+};
+
+use super::frame::Frame;
+use crate::{
+    consumer::ConsumerId,
+    cursor::Cursor,
+    order::{Late, Position},
+};
+
+/// A place in the order of delivery. It counts up with every event that is published, and
+/// means nothing outside of this process.
+pub type Sequence = u64;
+
+/// One event as it was delivered.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its place in the order of delivery.
+    pub sequence: Sequence,
+    /// Where the reader was after it.
+    pub position: Position,
+    /// Its bytes.
+    pub frame: Frame,
+    /// It turned up where nothing could be any more: it goes to everybody who is live, what
+    /// ever their cursors say.
+    pub found: bool,
+}
+
+/// What is kept for one consumer.
+#[derive(Debug)]
+struct Backlog {
+    entries: VecDeque<Entry>,
+    /// Everything of this consumer that was delivered after here is in `entries`.
+    floor: Position,
+    /// The place behind the last entry that was let go.
+    dropped: Sequence,
+    /// How many subscriptions follow; as long as there is one, the backlog stays.
+    followers: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Recent {
+    backlogs: HashMap<ConsumerId, Backlog>,
+    /// Whose entry is the oldest, the next oldest, and so on.
+    ages: VecDeque<ConsumerId>,
+    bytes: usize,
+    capacity: usize,
+    floor: Position,
+    position: Position,
+    end: Sequence,
+}
+
+impl Recent {
+    /// What an entry costs beside the bytes of its frame.
+    const OVERHEAD: usize = size_of::<Entry>() + size_of::<ConsumerId>();
+
+    /// Keeps at most `capacity` bytes; starts empty, with the reader at `position`.
+    #[must_use]
+    pub fn new(capacity: usize, position: Position) -> Self {
+        Self {
+            backlogs: HashMap::new(),
+            ages: VecDeque::new(),
+            bytes: 0,
+            capacity,
+            floor: position.clone(),
+            position,
+            end: 0,
+        }
+    }
+
+    /// Where the reader is.
+    #[must_use]
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// The place of the next event.
+    #[must_use]
+    pub fn end(&self) -> Sequence {
+        self.end
+    }
+
+    /// The bytes that are kept, overhead included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes in an event that is delivered; `position` is where the reader is after it.
+    pub fn publish(
+        &mut self,
+        consumer: &ConsumerId,
+        frame: Frame,
+        position: &Position,
+        found: bool,
+    ) {
+        self.bytes += frame.len() + Self::OVERHEAD;
+        let (sequence, position) = (self.end, position.clone());
+        self.ages.push_back(consumer.clone());
+        self.backlog(consumer).entries.push_back(Entry { sequence, position, frame, found });
+        self.end += 1;
+    }
+
+    /// The reader has moved; everything up to `position` has been published. Lets go of the
+    /// oldest events that are over the capacity.
+    pub fn moved_to(&mut self, position: &Position) {
+        self.position.clone_from(position);
+        while self.bytes > self.capacity {
+            self.drop_oldest();
+        }
+    }
+
+    /// The log has been replaced: nothing that is kept means anything any more.
+    pub fn reset(&mut self, position: &Position) {
+        self.ages.clear();
+        self.bytes = 0;
+        self.floor.clone_from(position);
+        self.position.clone_from(position);
+        self.backlogs.retain(|_, backlog| backlog.followers > 0);
+        for backlog in self.backlogs.values_mut() {
+            backlog.entries.clear();
+            backlog.floor.clone_from(position);
+            backlog.dropped = self.end;
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(consumer) = self.ages.pop_front() else { return };
+        let backlog = self.backlogs.get_mut(&consumer).expect("an age has its entry");
+        let entry = backlog.entries.pop_front().expect("an age has its entry");
+        self.bytes -= entry.frame.len() + Self::OVERHEAD;
+        self.floor.clone_from(&entry.position);
+        backlog.dropped = entry.sequence + 1;
+        backlog.floor = entry.position;
+        self.forget_if_idle(&consumer);
+    }
+
+    fn forget_if_idle(&mut self, consumer: &ConsumerId) {
+        let idle = |backlog: &Backlog| backlog.followers == 0 && backlog.entries.is_empty();
+        if self.backlogs.get(consumer).is_some_and(idle) {
+            self.backlogs.remove(consumer);
+        }
+    }
+
+    fn backlog(&mut self, consumer: &ConsumerId) -> &mut Backlog {
+        let fresh = || Backlog {
+            entries: VecDeque::new(),
+            floor: self.floor.clone(),
+            dropped: 0,
+            followers: 0,
+        };
+        self.backlogs.entry(consumer.clone()).or_insert_with(fresh)
+    }
+
+    /// A subscription follows these consumers from now on.
+    pub fn follow(&mut self, consumers: &[ConsumerId]) {
+        for consumer in consumers {
+            self.backlog(consumer).followers += 1;
+        }
+    }
+
+    /// A subscription no longer follows these consumers.
+    pub fn unfollow(&mut self, consumers: &[ConsumerId]) {
+        for consumer in consumers {
+            if let Some(backlog) = self.backlogs.get_mut(consumer) {
+                backlog.followers -= 1;
+            }
+            self.forget_if_idle(consumer);
+        }
+    }
+
+    /// The place from which a client with this cursor can go on without the table; `None`
+    /// when something that it lacks may be kept no longer.
+    #[must_use]
+    pub fn seek(&self, cursor: &Cursor, consumers: &[ConsumerId]) -> Option<Sequence> {
+        let floors = consumers.iter().map(|consumer| self.floor_of(consumer));
+        if !floors.into_iter().all(|floor| self.reaches_back_to(floor, cursor)) {
+            return None;
+        }
+        if !cursor.marks().is_empty() {
+            return Some(consumers.iter().map(|consumer| self.dropped_of(consumer)).max()?);
+        }
+        // Entries that were delivered at a head the cursor has reached are not owed.
+        let owed = |consumer: &ConsumerId| {
+            let entries = &self.backlogs.get(consumer)?.entries;
+            let first = entries.partition_point(|entry| entry.position.head <= cursor.head());
+            entries.get(first).map(|entry| entry.sequence)
+        };
+        Some(consumers.iter().filter_map(owed).min().unwrap_or(self.end))
+    }
+
+    /// Whether all that the cursor lacks was delivered after `floor`. Events of a marked
+    /// transaction were, if it was late there, or is still late.
+    fn reaches_back_to(&self, floor: &Position, cursor: &Cursor) -> bool {
+        let late = |late: &Late, xid| late.contains(xid);
+        let known = |xid| late(&floor.late, xid) || late(&self.position.late, xid);
+        cursor.head() >= floor.head && cursor.marks().iter().all(|mark| known(mark.xid))
+    }
+
+    fn floor_of(&self, consumer: &ConsumerId) -> &Position {
+        self.backlogs.get(consumer).map_or(&self.floor, |backlog| &backlog.floor)
+    }
+
+    fn dropped_of(&self, consumer: &ConsumerId) -> Sequence {
+        self.backlogs.get(consumer).map_or(0, |backlog| backlog.dropped)
+    }
+
+    /// The events of these consumers from `next` on, in the order of delivery; `None` when
+    /// one of them is kept no longer.
+    pub fn read<'a>(
+        &'a self,
+        consumers: &'a [ConsumerId],
+        next: Sequence,
+    ) -> Option<impl Iterator<Item = &'a Entry>> {
+        let kept = |consumer: &ConsumerId| self.dropped_of(consumer) <= next;
+        if !consumers.iter().all(kept) {
+            return None;
+        }
+        let mut next = next;
+        let first = move |consumer: &ConsumerId, next| {
+            let entries = &self.backlogs.get(consumer)?.entries;
+            entries.get(entries.partition_point(|entry| entry.sequence < next))
+        };
+        Some(iter::from_fn(move || {
+            let entries = consumers.iter().filter_map(|consumer| first(consumer, next));
+            let entry = entries.min_by_key(|entry| entry.sequence)?;
+            next = entry.sequence + 1;
+            Some(entry)
+        }))
+    }
+}

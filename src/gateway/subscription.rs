@@ -1,0 +1,448 @@
+//! One client's stream of frames: what it missed first, then live, and a heartbeat when it
+//! is quiet.
+
+mod source;
+
+use std::{collections::BTreeSet, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    select,
+    time::{Instant, Sleep, sleep},
+};
+
+use self::source::{Read, Reading, Wanted};
+use super::{
+    Gateway,
+    follower::{Follower, Live},
+    frame,
+    hub::{Hub, Seat, State},
+    recent::Recent,
+    signal::{GapReason, Signal, put_retry},
+};
+use crate::{
+    consumer::ConsumerId,
+    cursor::Cursor,
+    event::{EventId, Logged},
+    metrics::{Reason, State as Label},
+    postgres::event_log::Page,
+};
+
+/// What a client asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Whose events; at least one consumer.
+    pub consumers: Box<[ConsumerId]>,
+    /// After which; none: from now on.
+    pub cursor: Option<Cursor>,
+    /// Of which types; none: all.
+    pub kinds: Option<Kinds>,
+}
+
+/// Types that a client wants to see, as they stand on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kinds(BTreeSet<Box<[u8]>>);
+
+impl<'a> FromIterator<&'a str> for Kinds {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(kinds: I) -> Self {
+        Self(kinds.into_iter().map(|kind| kind.as_bytes().into()).collect())
+    }
+}
+
+/// See the module. It waits for the client: while [`next`](Self::next) is not called nothing
+/// is read, and nothing piles up.
+pub struct Subscription {
+    gateway: Arc<Gateway>,
+    seat: Seat,
+    kinds: Option<Kinds>,
+    stage: Stage,
+    /// The log that the follower's cursor belongs to.
+    epoch: u64,
+    reading: Option<Reading>,
+    heartbeat: Pin<Box<Sleep>>,
+    beat_due: bool,
+    gauge: Gauge,
+}
+
+enum Stage {
+    /// Nothing has been said yet.
+    New(Box<Request>),
+    /// The client was greeted. The reader has not started, or it is being found out whether
+    /// the cursor is of this log.
+    Opening(Box<Request>),
+    Following {
+        follower: Follower,
+        /// The next page is the first of its replay.
+        first: bool,
+    },
+    Ended,
+}
+
+/// What to do next.
+enum Step {
+    Say(Bytes),
+    Wait,
+    Again,
+    End,
+}
+
+/// As much as is handed to the socket at once.
+const CHUNK: usize = 64 << 10;
+
+/// Clients that lose the connection come back after this, and up to as much later again.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Subscription {
+    pub(super) fn new(gateway: Arc<Gateway>, request: Request) -> Self {
+        Self {
+            seat: gateway.hub.sit(request.consumers.clone()),
+            kinds: request.kinds.clone(),
+            stage: Stage::New(Box::new(request)),
+            epoch: 0,
+            reading: None,
+            heartbeat: Box::pin(sleep(gateway.settings.heartbeat)),
+            beat_due: false,
+            gauge: Gauge::new(Arc::clone(&gateway)),
+            gateway,
+        }
+    }
+
+    /// The next bytes for the client; `None` after the last.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let step = match self.step() {
+                Step::Wait => self.wait().await,
+                step => step,
+            };
+            match step {
+                Step::Say(bytes) => {
+                    let next = Instant::now() + self.gateway.settings.heartbeat;
+                    self.heartbeat.as_mut().reset(next);
+                    return Some(bytes);
+                }
+                Step::End => return None,
+                Step::Again | Step::Wait => {}
+            }
+        }
+    }
+
+    /// Does what can be done without waiting.
+    fn step(&mut self) -> Step {
+        let hub = Arc::clone(&self.gateway.hub);
+        match &self.stage {
+            Stage::New(_) => self.greet(&hub),
+            Stage::Ended => Step::End,
+            Stage::Opening(_) | Stage::Following { .. } => self.move_on(&hub),
+        }
+    }
+
+    /// Waits for a page, for events, or for the heartbeat's time.
+    async fn wait(&mut self) -> Step {
+        let reading = async {
+            match &mut self.reading {
+                Some(reading) => reading.await,
+                None => std::future::pending().await,
+            }
+        };
+        select! {
+            read = reading => {
+                self.reading = None;
+                self.take(read)
+            }
+            () = self.seat.woken() => Step::Again,
+            () = &mut self.heartbeat => {
+                self.beat_due = true;
+                Step::Again
+            }
+        }
+    }
+
+    /// The client hears at once when to come back after a loss, and where it is.
+    fn greet(&mut self, hub: &Hub) -> Step {
+        let Stage::New(request) = std::mem::replace(&mut self.stage, Stage::Ended) else {
+            return Step::End;
+        };
+        let cursor = request.cursor.clone();
+        self.stage = Stage::Opening(request);
+        let mut out = String::new();
+        put_retry(&mut out, RETRY, RETRY);
+        if cursor.is_none()
+            && let Step::Say(hello) = self.move_on(hub)
+        {
+            // Without a cursor of its own, it is where the reader is.
+            return Step::Say([out.as_bytes(), &hello].concat().into());
+        }
+        Signal::Heartbeat.put(&mut out, cursor.as_ref());
+        Step::Say(out.into())
+    }
+
+    fn move_on(&mut self, hub: &Hub) -> Step {
+        let state = hub.state();
+        if state.closing {
+            return self.close();
+        }
+        match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Opening(request) => self.open(&state, request),
+            Stage::Following { follower, first } => self.follow(&state, follower, first),
+            Stage::New(_) | Stage::Ended => Step::End,
+        }
+    }
+
+    /// Joins the recent events, once the reader has started, and the cursor is known to be
+    /// of this log.
+    fn open(&mut self, state: &State, request: Box<Request>) -> Step {
+        let started = state.epoch > 0;
+        let head = state.recent.position().head;
+        let ahead = request.cursor.as_ref().is_some_and(|cursor| cursor.head() > head);
+        if started && !ahead {
+            return self.join(state, &request);
+        }
+        if started && self.reading.is_none() {
+            self.read(Wanted::Drawn);
+        }
+        let cursor = request.cursor.clone();
+        self.stage = Stage::Opening(request);
+        self.beat(cursor.as_ref())
+    }
+
+    fn join(&mut self, state: &State, request: &Request) -> Step {
+        let resumed = request.cursor.is_some();
+        let consumers = request.consumers.clone();
+        let follower = Follower::join(&state.recent, consumers, request.cursor.clone());
+        let replaying = follower.wants().is_some();
+        if resumed && !replaying {
+            self.gateway.metrics.resumed_from_recent.inc();
+        }
+        let hello = say(Signal::Heartbeat, follower.cursor());
+        self.epoch = state.epoch;
+        self.begin(follower);
+        if resumed { Step::Again } else { hello }
+    }
+
+    /// Follows on, from the table or live.
+    fn begin(&mut self, follower: Follower) {
+        let replaying = follower.wants().is_some();
+        if replaying {
+            self.gateway.metrics.replays.inc();
+        }
+        self.gauge.set(if replaying { "replaying" } else { "live" });
+        self.stage = Stage::Following { follower, first: true };
+    }
+
+    fn follow(&mut self, state: &State, mut follower: Follower, first: bool) -> Step {
+        if state.epoch != self.epoch {
+            return self.restart(state, follower);
+        }
+        if let Some(scan) = follower.wants() {
+            if self.reading.is_none() {
+                let (scan, consumers) = (scan.clone(), follower.consumers().into());
+                self.read(Wanted::Page { scan, consumers, first });
+            }
+            let cursor = follower.cursor().clone();
+            self.stage = Stage::Following { follower, first };
+            return self.beat(Some(&cursor));
+        }
+        let mut chunk = Chunk::new(self.kinds.as_ref());
+        let live = follower.live(&state.recent, |entry, cursor| {
+            chunk.add(entry.frame.kind(), || entry.frame.bytes_at(cursor))
+        });
+        self.gateway.metrics.deliveries.inc_by(chunk.events);
+        self.say_live(&state.recent, follower, live, chunk.frames)
+    }
+
+    fn say_live(
+        &mut self,
+        recent: &Recent,
+        mut follower: Follower,
+        live: Live,
+        mut frames: Vec<Bytes>,
+    ) -> Step {
+        if live == Live::Lagging {
+            self.gateway.metrics.slow_clients.inc();
+            follower.rejoin(recent);
+            self.begin(follower);
+            return Step::Again;
+        }
+        let cursor = follower.cursor().clone();
+        self.stage = Stage::Following { follower, first: false };
+        if live == Live::CaughtUp {
+            self.gauge.set("live");
+            frames.push(text(Signal::CaughtUp, &cursor));
+        }
+        match joined(frames) {
+            Some(bytes) => Step::Say(bytes),
+            None if live == Live::Stopped => Step::Again,
+            None => self.beat(Some(&cursor)),
+        }
+    }
+
+    /// The log was replaced. The client is told, and goes on from its end.
+    fn restart(&mut self, state: &State, mut follower: Follower) -> Step {
+        self.epoch = state.epoch;
+        self.reading = None;
+        let from = follower.cursor().head();
+        follower.restart(&state.recent);
+        let cursor = follower.cursor().clone();
+        self.begin(follower);
+        say(Signal::Gap { from, to: cursor.head(), reason: GapReason::Reset }, &cursor)
+    }
+
+    fn read(&mut self, wanted: Wanted) {
+        self.reading = Some(source::read(Arc::clone(&self.gateway.history), wanted));
+    }
+
+    /// Takes what was read.
+    fn take(&mut self, read: Read) -> Step {
+        match (read, std::mem::replace(&mut self.stage, Stage::Ended)) {
+            (Read::Drawn(drawn), Stage::Opening(request)) => self.take_drawn(drawn, &request),
+            (Read::Page(page, pruned), Stage::Following { follower, .. }) => {
+                self.take_page(&page, pruned, follower)
+            }
+            (_, stage) => {
+                self.stage = stage;
+                Step::Again
+            }
+        }
+    }
+
+    /// The client's cursor is ahead of this gateway. Perhaps another instance was faster;
+    /// if its id was never drawn, the cursor is of a log that is no more.
+    fn take_drawn(&mut self, drawn: Option<EventId>, request: &Request) -> Step {
+        let hub = Arc::clone(&self.gateway.hub);
+        let state = hub.state();
+        let from = request.cursor.as_ref().map_or(EventId::ZERO, Cursor::head);
+        if drawn.is_none_or(|drawn| from <= drawn) {
+            return self.join(&state, request);
+        }
+        let follower = Follower::join(&state.recent, request.consumers.clone(), None);
+        let cursor = follower.cursor().clone();
+        self.epoch = state.epoch;
+        self.begin(follower);
+        say(Signal::Gap { from, to: cursor.head(), reason: GapReason::Reset }, &cursor)
+    }
+
+    fn take_page(&mut self, page: &Page, pruned: Option<EventId>, mut follower: Follower) -> Step {
+        let mut out = BytesMut::new();
+        let from = follower.cursor().head();
+        if let Some(to) = pruned.filter(|pruned| *pruned > from) {
+            let gap = Signal::Gap { from, to, reason: GapReason::Pruned };
+            out.extend_from_slice(&text(gap, follower.cursor()));
+        }
+        let mut chunk = Chunk::new(self.kinds.as_ref());
+        follower.page(&page.rows, page.last, |row, cursor| {
+            let _ = chunk.add(row.kind().as_bytes(), || {
+                frame::put(&mut out, row.id(), cursor, row.kind(), row.payload());
+                Bytes::new()
+            });
+        });
+        self.gateway.metrics.replayed_rows.inc_by(page.rows.len() as u64);
+        self.gateway.metrics.deliveries.inc_by(chunk.events);
+        self.stage = Stage::Following { follower, first: false };
+        if out.is_empty() { Step::Again } else { Step::Say(out.freeze()) }
+    }
+
+    /// A heartbeat, when it is time for one.
+    fn beat(&mut self, cursor: Option<&Cursor>) -> Step {
+        if !std::mem::take(&mut self.beat_due) {
+            return Step::Wait;
+        }
+        let mut out = String::new();
+        Signal::Heartbeat.put(&mut out, cursor);
+        Step::Say(out.into())
+    }
+
+    /// Says good-bye. Clients come back spread over the time in which this gateway drains.
+    fn close(&mut self) -> Step {
+        let cursor = match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Following { follower, .. } => Some(follower.cursor().clone()),
+            Stage::New(request) | Stage::Opening(request) => request.cursor,
+            Stage::Ended => return Step::End,
+        };
+        let mut out = String::new();
+        put_retry(&mut out, Duration::ZERO, self.gateway.settings.drain);
+        Signal::Closing { reason: "shutdown" }.put(&mut out, cursor.as_ref());
+        self.gauge.ended = "shutdown";
+        Step::Say(out.into())
+    }
+}
+
+fn text(signal: Signal, cursor: &Cursor) -> Bytes {
+    let mut out = String::new();
+    signal.put(&mut out, Some(cursor));
+    out.into()
+}
+
+fn say(signal: Signal, cursor: &Cursor) -> Step {
+    Step::Say(text(signal, cursor))
+}
+
+/// Frames that go to the socket together.
+struct Chunk<'a> {
+    kinds: Option<&'a Kinds>,
+    frames: Vec<Bytes>,
+    bytes: usize,
+    events: u64,
+}
+
+impl<'a> Chunk<'a> {
+    fn new(kinds: Option<&'a Kinds>) -> Self {
+        Self { kinds, frames: Vec::new(), bytes: 0, events: 0 }
+    }
+
+    /// Adds a frame of a type that is wanted; says stop when there is enough.
+    fn add(&mut self, kind: &[u8], frame: impl FnOnce() -> Bytes) -> ControlFlow<()> {
+        if self.kinds.is_none_or(|kinds| kinds.0.contains(kind)) {
+            let frame = frame();
+            self.bytes += frame.len();
+            self.events += 1;
+            self.frames.push(frame);
+        }
+        if self.bytes < CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+}
+
+/// One frame goes as it is, shared with all who get it; several are copied together, which
+/// is cheaper than as many writes.
+fn joined(mut frames: Vec<Bytes>) -> Option<Bytes> {
+    match frames.len() {
+        0 => None,
+        1 => frames.pop(),
+        _ => Some(frames.concat().into()),
+    }
+}
+
+/// Counts a subscription in the state that it is in, and its end.
+struct Gauge {
+    gateway: Arc<Gateway>,
+    state: &'static str,
+    ended: &'static str,
+}
+
+impl Gauge {
+    fn new(gateway: Arc<Gateway>) -> Self {
+        let gauge = Self { gateway, state: "opening", ended: "client" };
+        gauge.add(1);
+        gauge
+    }
+
+    fn set(&mut self, state: &'static str) {
+        if self.state != state {
+            self.add(-1);
+            self.state = state;
+            self.add(1);
+        }
+    }
+
+    fn add(&self, one: i64) {
+        let subscriptions = &self.gateway.metrics.subscriptions;
+        subscriptions.get_or_create(&Label { state: self.state }).inc_by(one);
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.add(-1);
+        let reason = Reason { reason: self.ended };
+        self.gateway.metrics.disconnects.get_or_create(&reason).inc();
+    }
+}

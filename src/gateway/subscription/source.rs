@@ -1,0 +1,86 @@
+//! What a subscription reads from the table, persistently: while PostgreSQL is away it tries
+//! again, and the client hears heartbeats meanwhile.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::{
+    consumer::ConsumerId,
+    event::EventId,
+    gateway::follower::Scan,
+    postgres::{
+        error::Chain,
+        event_log::{Page, PageSize},
+        history::{History, HistoryError},
+    },
+};
+
+/// What was read for a subscription.
+pub(super) enum Read {
+    /// The next page of its replay; with the first page, the greatest of its ids that was
+    /// pruned.
+    Page(Page, Option<EventId>),
+    /// The last id that was drawn.
+    Drawn(Option<EventId>),
+}
+
+/// A read under way.
+pub(super) type Reading = BoxFuture<'static, Read>;
+
+/// A page of a replay. It is what a slow client costs, so it is small; a large payload is
+/// read alone.
+const PAGE: PageSize = PageSize { rows: 1000, bytes: 128 << 10 };
+
+/// Waits between attempts, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// What is to be read.
+pub(super) enum Wanted {
+    /// The next page of a replay.
+    Page {
+        /// Which rows.
+        scan: Scan,
+        /// Whose.
+        consumers: Box<[ConsumerId]>,
+        /// It is the replay's first: what was pruned counts too.
+        first: bool,
+    },
+    /// The last id that was drawn.
+    Drawn,
+}
+
+/// Reads what is wanted, however long that takes.
+pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
+    async move {
+        let (mut pause, longest) = BACKOFF;
+        loop {
+            match wanted.read(&history).await {
+                Ok(read) => return read,
+                Err(error) => debug!(error = %Chain(&error), "a replay waits for PostgreSQL"),
+            }
+            sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            pause = (2 * pause).min(longest);
+        }
+    }
+    .boxed()
+}
+
+impl Wanted {
+    async fn read(&self, history: &History) -> Result<Read, HistoryError> {
+        let Self::Page { scan, consumers, first } = self else {
+            return Ok(Read::Drawn(history.drawn().await?));
+        };
+        let pruned = if *first { Some(history.pruned(consumers).await?) } else { None };
+        let page = match scan {
+            scan if scan.is_empty() => Page::empty(),
+            &Scan::Rows { after, upto } => history.rows(consumers, (after, upto), PAGE).await?,
+            Scan::Marked { marks, after, upto } => {
+                history.marked(consumers, marks, (*after, *upto), PAGE).await?
+            }
+        };
+        Ok(Read::Page(page, pruned))
+    }
+}

@@ -1,0 +1,125 @@
+//! Follows the log: reads what is new, asks the rules what may go, and publishes it.
+//!
+//! One connection at a time does all of it. When that is lost the tailer connects anew,
+//! listens first, and goes on from the head where it was: nothing is lost in between.
+
+mod auditor;
+mod session;
+mod vigil;
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::{error::Elapsed, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::session::Session;
+use super::{Settings, health::Health, hub::Hub};
+use crate::{
+    metrics::Metrics,
+    order::Order,
+    postgres::{error::Chain, server::Server},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Tailer {
+    pub(super) server: Server,
+    pub(super) hub: Arc<Hub>,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) settings: Settings,
+}
+
+/// Why the listening connection had to be given up.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// It could not be opened.
+    #[error("connecting to PostgreSQL")]
+    Connect(#[from] tokio_postgres::Error),
+    /// A query failed.
+    #[error("{doing}")]
+    Query {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: tokio_postgres::Error,
+    },
+    /// PostgreSQL did not answer in time: perhaps nobody is there any more.
+    #[error("{doing}: no answer within {} s", DEADLINE.as_secs())]
+    Silent {
+        /// What was being done.
+        doing: &'static str,
+        /// The deadline.
+        source: Elapsed,
+    },
+    /// PostgreSQL closed it.
+    #[error("PostgreSQL closed the listening connection")]
+    Closed,
+    /// The server only replays what another one writes.
+    #[error("PostgreSQL is a standby: it can neither notify nor be listened to")]
+    Standby,
+}
+
+/// No query of the tailer takes this long on a connection that lives: they are short, and
+/// read pages of bounded size. With the second between safety polls, a connection that has
+/// died without a word is found within 10 seconds.
+const DEADLINE: Duration = Duration::from_secs(8);
+
+/// Waits between attempts to connect: short at first, since a restart takes a moment.
+const BACKOFF: [u64; 6] = [50, 100, 250, 500, 1000, 2000];
+
+impl Tailer {
+    /// Follows the log until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let followed = shutdown.run_until_cancelled(self.follow()).await;
+        debug_assert!(followed.is_none(), "following ends only at a shutdown");
+    }
+
+    async fn follow(self) -> Infallible {
+        let mut order = None;
+        let mut failures = 0;
+        loop {
+            let since = Instant::now();
+            let lost = self.session(&mut order).await;
+            self.health.waiting(format!("PostgreSQL is away: {}", Chain(&lost)));
+            if since.elapsed() > Duration::from_secs(10) {
+                failures = 0;
+            }
+            let pause = BACKOFF[failures.min(BACKOFF.len() - 1)];
+            failures += 1;
+            self.metrics.reconnects.inc();
+            warn!(error = %Chain(&lost), pause_ms = pause, "lost the listening connection");
+            sleep(Duration::from_millis(pause / 2 + fastrand::u64(0..=pause))).await;
+        }
+    }
+
+    /// One connection, from its opening to its loss. The order outlives it.
+    async fn session(&self, order: &mut Option<Order>) -> Lost {
+        let opened =
+            within("opening the listening connection", async { Ok(Session::open(self).await) });
+        match opened.await {
+            Ok(Ok(mut session)) => {
+                info!("listening");
+                let Err(lost) = session.follow(order).await;
+                lost
+            }
+            Ok(Err(lost)) | Err(lost) => lost,
+        }
+    }
+}
+
+/// Gives what is being done its deadline, and an error its story.
+async fn within<T>(
+    doing: &'static str,
+    query: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Lost> {
+    match timeout(DEADLINE, query).await {
+        Ok(answer) => answer.map_err(|source| Lost::Query { doing, source }),
+        Err(source) => Err(Lost::Silent { doing, source }),
+    }
+}

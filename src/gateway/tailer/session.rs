@@ -1,0 +1,500 @@
+//! One listening connection at work.
+
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    time::{Duration, Instant},
+};
+
+use tokio::time::{timeout, timeout_at};
+use tracing::{error, info, warn};
+
+use super::{
+    Lost, Tailer,
+    auditor::Auditor,
+    vigil::{Vigil, Wait},
+    within,
+};
+use crate::{
+    consumer::ConsumerId,
+    event::{EventId, Logged, Xid},
+    gateway::{
+        frame::{Encoder, Frame},
+        recent::Recent,
+    },
+    metrics::State,
+    order::{Advance, Order, Position, Start},
+    postgres::{
+        doorbell,
+        event_log::{EventLog, EventRow, Page, PageSize, Writer},
+        listener::Listener,
+    },
+};
+
+/// A connection that listens and reads. Its order belongs to the tailer, and outlives it.
+pub(super) struct Session<'a> {
+    tailer: &'a Tailer,
+    listener: Listener,
+    log: EventLog,
+    vigil: Vigil,
+    auditor: Auditor,
+    encoder: Encoder,
+    next_poll: Instant,
+    /// Other readers are connected that this one wakes, when it keeps the bell.
+    others: bool,
+    /// The greatest id that was seen, delivered or not.
+    seen: EventId,
+    held: Option<Held>,
+}
+
+/// A hole that delivery is being held for.
+struct Held {
+    since: Instant,
+    said: bool,
+}
+
+/// What a look at the log came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// There is more to read.
+    More,
+    /// A hole is waited for.
+    Held,
+    /// All that is visible has been read.
+    Whole,
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// The bell.
+    Bell,
+    /// It looks for itself.
+    Itself,
+    /// It is time for the safety poll.
+    Poll,
+}
+
+/// A page of the tail: so many rows at most, and so many stored bytes.
+const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
+
+/// The safety poll finds what no bell announced, and proves that the connection lives.
+const SAFETY_POLL: Duration = Duration::from_secs(1);
+
+/// A notification that was sent with a row arrives this soon after the row is visible.
+const BELL_ON_ITS_WAY: Duration = Duration::from_millis(50);
+
+/// Delivery that is held for longer than this is worth a line in the log.
+const LONG_HOLD: Duration = Duration::from_secs(1);
+
+impl<'a> Session<'a> {
+    /// Connects and listens: what comes after this is heard.
+    pub(super) async fn open(tailer: &'a Tailer) -> Result<Self, Lost> {
+        let listener = Listener::connect(&tailer.server.named("event-piper listener")).await?;
+        let prepare = async { EventLog::prepare(listener.client()).await };
+        let log = within("preparing to read the log", prepare).await?;
+        let keeper = doorbell::try_keep(listener.client());
+        let keeper = within("trying to keep the bell", keeper).await?;
+        let now = Instant::now();
+        Ok(Self {
+            tailer,
+            listener,
+            log,
+            vigil: Vigil::new(keeper, now),
+            auditor: Auditor::default(),
+            encoder: Encoder::default(),
+            next_poll: now,
+            others: true,
+            seen: EventId::ZERO,
+            held: None,
+        })
+    }
+
+    /// Follows the log until the connection is lost.
+    pub(super) async fn follow(&mut self, kept: &mut Option<Order>) -> Result<Infallible, Lost> {
+        let order = match kept {
+            Some(order) => order,
+            none => none.insert(self.start().await?),
+        };
+        self.seen = order.position().head;
+        let mut woken = Woken::Itself;
+        loop {
+            self.listener.forget();
+            if Instant::now() >= self.next_poll {
+                self.poll(order).await?;
+            }
+            let seen = self.seen;
+            let look = self.look(order).await?;
+            self.tailer.health.moving(Instant::now());
+            if woken == Woken::Poll && self.seen > seen {
+                self.found_unannounced().await?;
+            }
+            woken = self.wait(look).await?;
+            if woken == Woken::Bell && self.vigil.bell(Instant::now()) {
+                self.wake_up().await?;
+            }
+        }
+    }
+
+    /// Begins behind all that is visible, once the writers that are at it have ended, or the
+    /// hold has run out.
+    async fn start(&self) -> Result<Order, Lost> {
+        let (log, client) = (&self.log, self.listener.client());
+        let head = within("finding the newest event", log.newest(client)).await?;
+        let writers = self.writers().await?;
+        let (hold, begun) = (self.tailer.settings.hold, Instant::now());
+        let xids = writers.iter().map(|writer| writer.xid).collect();
+        let mut start = Start::after(head, xids, hold, begun);
+        loop {
+            let open = self.still_open(&start.hole().open).await?;
+            let now = Instant::now();
+            if now - begun > LONG_HOLD {
+                self.tailer.health.waiting(waiting_for(&writers, &open));
+            }
+            if let Some(order) = start.settle(open, now) {
+                info!(%head, "reading the log from its end");
+                self.tailer.hub.restart(order.position());
+                return Ok(order);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// One look at the log: reads a page, and does what the rules say about it.
+    async fn look(&mut self, order: &mut Order) -> Result<Look, Lost> {
+        let mut look = Look::Whole;
+        if self.may_have_moved(order).await? {
+            look = self.read_on(order).await?;
+        }
+        self.follow_up(order).await?;
+        self.note_hold(order);
+        Ok(if order.hole().is_some() { Look::Held } else { look })
+    }
+
+    /// Whether a read can find anything to pass. At a hole it can only when one of those
+    /// who may fill it has ended.
+    async fn may_have_moved(&mut self, order: &mut Order) -> Result<bool, Lost> {
+        let Some(hole) = order.hole() else { return Ok(true) };
+        let waited_for = hole.open.len();
+        let open = self.still_open(&hole.open).await?;
+        let ended = open.len() < waited_for;
+        Ok(order.settle(open, Instant::now()) || ended)
+    }
+
+    async fn read_on(&mut self, order: &mut Order) -> Result<Look, Lost> {
+        let (log, client) = (&self.log, self.listener.client());
+        let tail = log.tail(client, order.position().head, PAGE);
+        let page = within("reading the tail of the log", tail).await?;
+        self.announce(&page).await?;
+        if let Advance::Hole { upto } = self.advance(order, &page)
+            && order.hole().is_none()
+        {
+            let writers = self.writers().await?;
+            let xids = writers.iter().map(|writer| writer.xid).collect();
+            order.found_hole(upto, xids, Instant::now());
+            // Most holes are a rollback's, or were filled meanwhile: nobody is waited for.
+            let open = order.hole().map(|hole| hole.open.clone()).unwrap_or_default();
+            if order.settle(open, Instant::now()) {
+                return Ok(Look::More);
+            }
+        }
+        Ok(if page.last { Look::Whole } else { Look::More })
+    }
+
+    /// Takes note of rows that were not seen before, and wakes the other readers for them.
+    async fn announce(&mut self, page: &Page) -> Result<(), Lost> {
+        let Some(last) = page.rows.last().filter(|last| last.id() > self.seen) else {
+            return Ok(());
+        };
+        self.seen = last.id();
+        self.vigil.news(Instant::now());
+        self.wake_others().await
+    }
+
+    async fn wake_others(&self) -> Result<(), Lost> {
+        if self.vigil.keeper && self.others {
+            within("waking the other readers", doorbell::ring(self.listener.client())).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes what may go of a page.
+    fn advance(&mut self, order: &mut Order, page: &Page) -> Advance {
+        let before = order.position().head;
+        let mut go = Vec::with_capacity(page.rows.len());
+        let advance = order.advance(&page.rows, page.last, |row| go.push(row));
+        if order.position().head > before {
+            self.tailer.metrics.events_read.inc_by(go.len() as u64);
+            let late = &order.position().late;
+            let after = |row: &EventRow| Position { head: row.id(), late: late.clone() };
+            self.publish(&go, after, order.position(), false);
+            self.auditor.remember(order.take_passed(), Instant::now());
+        }
+        advance
+    }
+
+    /// Delivers what transactions wrote that were late, and have ended.
+    async fn follow_up(&mut self, order: &mut Order) -> Result<(), Lost> {
+        if order.position().late.is_empty() {
+            return Ok(());
+        }
+        let late: Vec<Xid> = order.position().late.as_slice().iter().map(|l| l.xid).collect();
+        let (log, client) = (&self.log, self.listener.client());
+        let ended = within("asking who has ended", log.ended(client, &late)).await?;
+        if ended.is_empty() {
+            return Ok(());
+        }
+        self.deliver_followers(order, &ended).await
+    }
+
+    async fn deliver_followers(&mut self, order: &mut Order, ended: &[Xid]) -> Result<(), Lost> {
+        let head = order.position().head;
+        let late = order.position().late.as_slice().iter();
+        let since = late.filter(|late| ended.contains(&late.xid)).map(|late| late.since).min();
+        let mut after = since.unwrap_or(head);
+        let mut rows = Vec::new();
+        loop {
+            let read = self.log.followers(self.listener.client(), ended, (after, head), PAGE);
+            let page = within("reading what a late transaction wrote", read).await?;
+            after = page.rows.last().map_or(after, Logged::id);
+            let last = page.last;
+            rows.extend(page.rows);
+            if last {
+                break;
+            }
+        }
+        for &xid in ended {
+            order.ended(xid);
+        }
+        self.vigil.news(Instant::now());
+        let position = order.position().clone();
+        self.publish(&rows.iter().collect::<Vec<_>>(), |_| position.clone(), &position, false);
+        self.wake_others().await
+    }
+
+    /// Encodes rows, publishes them, and moves the recent events up to `position`.
+    fn publish(
+        &mut self,
+        rows: &[&EventRow],
+        after: impl Fn(&EventRow) -> Position,
+        position: &Position,
+        found: bool,
+    ) {
+        let mut frames: Vec<(ConsumerId, Frame, Position)> = Vec::with_capacity(rows.len());
+        for row in rows {
+            if let Some(age) = row.age() {
+                self.tailer.metrics.commit_to_delivery.observe(age.as_secs_f64());
+            }
+            if let Some(consumer) = row.subscriber() {
+                let frame = self.encoder.encode(*row, row.kind(), row.payload());
+                frames.push((consumer, frame, after(row)));
+            }
+        }
+        let touched: HashSet<ConsumerId> = frames.iter().map(|(who, ..)| who.clone()).collect();
+        self.tailer.hub.publish(&touched, |recent: &mut Recent| {
+            for (consumer, frame, after) in frames {
+                recent.publish(&consumer, frame, &after, found);
+            }
+            recent.moved_to(position);
+            self.tailer.metrics.recent_bytes.set(recent.bytes().try_into().unwrap_or(i64::MAX));
+        });
+        self.tailer.metrics.head.set(position.head.get());
+        self.tailer.metrics.late.set(position.late.len().try_into().unwrap_or(i64::MAX));
+    }
+
+    async fn wait(&mut self, look: Look) -> Result<Woken, Lost> {
+        let now = Instant::now();
+        match look {
+            Look::More => return Ok(Woken::Itself),
+            Look::Held => return self.pause(self.vigil.restless(now)).await,
+            Look::Whole => {}
+        }
+        match self.vigil.wait(now) {
+            Wait::Look(pause) => self.pause(pause).await,
+            Wait::Listen => self.listen().await,
+            Wait::FallAsleep => self.fall_asleep(now).await,
+        }
+    }
+
+    /// Waits a moment, or until the bell rings.
+    async fn pause(&mut self, pause: Duration) -> Result<Woken, Lost> {
+        let heard = timeout(pause, self.listener.heard()).await;
+        self.woken(heard.ok(), Woken::Itself)
+    }
+
+    /// Waits for the bell, or the safety poll.
+    async fn listen(&mut self) -> Result<Woken, Lost> {
+        let poll = tokio::time::Instant::from_std(self.next_poll);
+        let heard = timeout_at(poll, self.listener.heard()).await;
+        self.woken(heard.ok(), Woken::Poll)
+    }
+
+    fn woken(&mut self, heard: Option<bool>, otherwise: Woken) -> Result<Woken, Lost> {
+        match heard {
+            Some(true) => {
+                self.vigil.news(Instant::now());
+                Ok(Woken::Bell)
+            }
+            Some(false) => Err(Lost::Closed),
+            None => Ok(otherwise),
+        }
+    }
+
+    /// Asleep, the caller looks once more before it listens.
+    async fn fall_asleep(&mut self, now: Instant) -> Result<Woken, Lost> {
+        let bell = doorbell::try_sleep(self.listener.client());
+        self.vigil.asleep = within("falling asleep", bell).await?;
+        self.say_doorbell();
+        if self.vigil.asleep {
+            return Ok(Woken::Itself);
+        }
+        self.pause(self.vigil.restless(now)).await
+    }
+
+    async fn wake_up(&mut self) -> Result<(), Lost> {
+        if self.vigil.asleep {
+            within("waking up", doorbell::wake(self.listener.client())).await?;
+            self.vigil.asleep = false;
+            self.say_doorbell();
+        }
+        Ok(())
+    }
+
+    /// Looks at what no bell announces, and proves that the connection lives.
+    async fn poll(&mut self, order: &mut Order) -> Result<(), Lost> {
+        self.next_poll = Instant::now() + SAFETY_POLL;
+        let state = self.log.state(self.listener.client());
+        let state = within("the safety poll", state).await?;
+        if state.standby {
+            return Err(Lost::Standby);
+        }
+        self.others = state.others;
+        self.tailer.metrics.notification_queue.set(state.notification_queue);
+        if let Some(drawn) = state.drawn {
+            self.tailer.metrics.lag.set((drawn.get() - order.position().head.get()).max(0));
+            if drawn < order.position().head {
+                return self.begin_anew(order, drawn).await;
+            }
+        }
+        if !self.vigil.keeper {
+            let bell = doorbell::try_keep(self.listener.client());
+            self.vigil.keeper = within("trying to keep the bell", bell).await?;
+        }
+        self.say_doorbell();
+        self.audit(order).await
+    }
+
+    /// The safety poll found events. If the bell is not just about to ring for them, nobody
+    /// has announced them, and this reader looks for itself for a while.
+    async fn found_unannounced(&mut self) -> Result<(), Lost> {
+        if self.pause(BELL_ON_ITS_WAY).await? == Woken::Bell {
+            return Ok(());
+        }
+        self.tailer.metrics.unannounced.inc();
+        self.vigil.unannounced(Instant::now());
+        self.wake_up().await
+    }
+
+    async fn audit(&mut self, order: &Order) -> Result<(), Lost> {
+        let due = self.auditor.take_due(Instant::now());
+        if due.is_empty() {
+            return Ok(());
+        }
+        let (log, client) = (&self.log, self.listener.client());
+        let rows = within("auditing what was passed over", log.in_passed(client, &due)).await?;
+        let late_then = |row: &EventRow| {
+            let over =
+                |passed: &&crate::order::Passed| (passed.from..=passed.to).contains(&row.id());
+            due.iter().find(over).is_some_and(|passed| passed.late.contains(row.xid()))
+        };
+        let found: Vec<&EventRow> = rows.iter().filter(|row| !late_then(row)).collect();
+        for row in &found {
+            self.tailer.metrics.found_behind.inc();
+            error!(
+                id = %row.id(),
+                "an event turned up behind the head: it was written past the trigger; \
+                 it is delivered to those who are connected, out of order. \
+                 `event-piper doctor` tells what to mend"
+            );
+        }
+        if !found.is_empty() {
+            let position = order.position().clone();
+            self.publish(&found, |_| position.clone(), &position, true);
+        }
+        Ok(())
+    }
+
+    /// The log ends before the head: it is another one, or an older one.
+    async fn begin_anew(&mut self, order: &mut Order, drawn: EventId) -> Result<(), Lost> {
+        error!(
+            head = %order.position().head, %drawn,
+            "the log has gone back behind what was delivered: truncated, or restored from a \
+             backup; clients are told, and delivery goes on from its end"
+        );
+        self.tailer.metrics.resets.inc();
+        self.auditor.forget();
+        *order = self.start().await?;
+        self.seen = order.position().head;
+        Ok(())
+    }
+
+    async fn writers(&self) -> Result<Vec<Writer>, Lost> {
+        let (log, client) = (&self.log, self.listener.client());
+        within("asking who writes", log.writers(client)).await
+    }
+
+    async fn still_open(&self, asked: &[Xid]) -> Result<Vec<Xid>, Lost> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (log, client) = (&self.log, self.listener.client());
+        let ended = within("asking who has ended", log.ended(client, asked)).await?;
+        Ok(asked.iter().copied().filter(|xid| !ended.contains(xid)).collect())
+    }
+
+    fn note_hold(&mut self, order: &Order) {
+        let metrics = &self.tailer.metrics;
+        match (order.hole(), &mut self.held) {
+            (Some(hole), None) => {
+                metrics.holds.inc();
+                self.held = Some(Held { since: hole.since, said: false });
+            }
+            (Some(hole), Some(held)) => {
+                let lasted = held.since.elapsed();
+                metrics.held.set(lasted.as_secs_f64());
+                if lasted > LONG_HOLD && !held.said {
+                    held.said = true;
+                    warn!(open = ?hole.open, "delivery is held by transactions that are open");
+                }
+            }
+            (None, Some(held)) => {
+                metrics.held_total.inc_by(held.since.elapsed().as_secs_f64());
+                metrics.held.set(0.0);
+                self.held = None;
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn say_doorbell(&self) {
+        let (keeper, asleep) = (self.vigil.keeper, self.vigil.asleep);
+        let states =
+            [("asleep", keeper && asleep), ("awake", keeper && !asleep), ("following", !keeper)];
+        for (state, holds) in states {
+            self.tailer.metrics.doorbell.get_or_create(&State { state }).set(holds.into());
+        }
+    }
+}
+
+fn waiting_for(writers: &[Writer], open: &[Xid]) -> String {
+    let pids = writers.iter().filter(|writer| open.contains(&writer.xid));
+    let pids: Vec<String> = pids
+        .map(|writer| writer.pid.map_or("a prepared transaction".into(), |pid| pid.to_string()))
+        .collect();
+    format!(
+        "starting in strict order: waiting for {} open transactions that write events \
+         (backends {})",
+        open.len(),
+        pids.join(", ")
+    )
+}

@@ -1,0 +1,121 @@
+//! When to look at the log next: awake and looking for itself, or asleep until the bell.
+
+use std::time::{Duration, Instant};
+
+/// What the reader knows of its own wakefulness; it decides how to wait.
+#[derive(Debug)]
+pub(super) struct Vigil {
+    /// This reader keeps the bell: only the keeper may sleep on it.
+    pub(super) keeper: bool,
+    /// The bell is held: writers ring from now on.
+    pub(super) asleep: bool,
+    last_news: Instant,
+    last_bell: Option<Instant>,
+    /// Looks for itself until then, keeper or not.
+    wary_until: Instant,
+}
+
+/// What to do until the next look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Look again after this time, or when the bell rings.
+    Look(Duration),
+    /// Try to take the bell; then look once more, and listen.
+    FallAsleep,
+    /// Wait for the bell.
+    Listen,
+}
+
+impl Vigil {
+    /// An awake reader looks this often. Timers are no finer than this.
+    const AWAKE: Duration = Duration::from_millis(1);
+    /// A keeper that has seen nothing new for this long tries to sleep. Waking costs the
+    /// writer that rings, so a steady stream of events should keep the reader awake.
+    const QUIET: Duration = Duration::from_millis(20);
+    /// A keeper that cannot sleep, since a writer is in flight that did not ring, looks this
+    /// often once it is quiet.
+    const RESTLESS: Duration = Duration::from_millis(2);
+    /// A lone bell is answered without waking up. Two within this time are the beginning of
+    /// a stream; then the writers should be spared.
+    const STREAM: Duration = Duration::from_millis(10);
+    /// The keeper learns of a new reader with its next safety poll. Until it surely has, the
+    /// new one looks for itself.
+    const NEW: Duration = Duration::from_secs(2);
+    /// Events came that no bell announced: the keeper may be frozen, or a writer has turned
+    /// the bell off. For so long this reader trusts only itself.
+    const UNANNOUNCED: Duration = Duration::from_secs(5);
+
+    pub(super) fn new(keeper: bool, now: Instant) -> Self {
+        let wary_until = if keeper { now } else { now + Self::NEW };
+        Self { keeper, asleep: false, last_news: now, last_bell: None, wary_until }
+    }
+
+    /// Something new was seen in the log.
+    pub(super) fn news(&mut self, now: Instant) {
+        self.last_news = now;
+    }
+
+    /// The bell rang: whether it is time to wake up.
+    pub(super) fn bell(&mut self, now: Instant) -> bool {
+        let last = self.last_bell.replace(now);
+        last.is_some_and(|last| now.saturating_duration_since(last) < Self::STREAM)
+    }
+
+    /// Something new was seen, and neither a bell nor an own look had announced it.
+    pub(super) fn unannounced(&mut self, now: Instant) {
+        self.wary_until = now + Self::UNANNOUNCED;
+    }
+
+    /// How to wait, when all that is visible has been read and no hole is waited for.
+    pub(super) fn wait(&self, now: Instant) -> Wait {
+        let quiet = now.saturating_duration_since(self.last_news) >= Self::QUIET;
+        match (self.keeper, self.asleep) {
+            (true, true) => Wait::Listen,
+            _ if !quiet || now < self.wary_until => Wait::Look(Self::AWAKE),
+            (true, false) => Wait::FallAsleep,
+            (false, _) => Wait::Listen,
+        }
+    }
+
+    /// How long to wait at a hole, or when sleep was refused.
+    pub(super) fn restless(&self, now: Instant) -> Duration {
+        let quiet = now.saturating_duration_since(self.last_news) >= Self::QUIET;
+        if quiet { Self::RESTLESS } else { Self::AWAKE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keeper_sleeps_when_it_is_quiet_and_another_listens() {
+        let start = Instant::now();
+        let keeper = Vigil::new(true, start);
+        assert_eq!(keeper.wait(start), Wait::Look(Vigil::AWAKE));
+        assert_eq!(keeper.wait(start + Vigil::QUIET), Wait::FallAsleep);
+
+        let other = Vigil::new(false, start);
+        assert_eq!(other.wait(start + Vigil::QUIET), Wait::Look(Vigil::AWAKE), "still new");
+        assert_eq!(other.wait(start + Vigil::NEW), Wait::Listen);
+    }
+
+    #[test]
+    fn a_lone_bell_does_not_wake_and_a_stream_does() {
+        let start = Instant::now();
+        let mut keeper = Vigil::new(true, start);
+        assert!(!keeper.bell(start));
+        assert!(!keeper.bell(start + Vigil::STREAM));
+        assert!(keeper.bell(start + Vigil::STREAM + Vigil::AWAKE));
+    }
+
+    #[test]
+    fn who_was_not_woken_looks_for_itself_for_a_while() {
+        let start = Instant::now();
+        let mut other = Vigil::new(false, start);
+        let later = start + Duration::from_secs(60);
+        other.unannounced(later);
+        assert_eq!(other.wait(later), Wait::Look(Vigil::AWAKE));
+        assert_eq!(other.wait(later + Vigil::UNANNOUNCED), Wait::Listen);
+    }
+}

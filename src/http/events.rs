@@ -1,0 +1,142 @@
+//! `GET /events`: the stream of a consumer's events; `GET /events/{id}`: one of them.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, Uri, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures::stream;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tracing::warn;
+
+use super::{App, error::Problem, identity, query::Query};
+use crate::{
+    consumer::ConsumerId,
+    cursor::{Cursor, InvalidCursor},
+    event::EventId,
+    gateway::{
+        frame,
+        subscription::{Kinds, Request, Subscription},
+    },
+    postgres::{error::Chain, history::WholeEvent},
+};
+
+/// The header in which an `EventSource` says how far it has got.
+pub(super) const LAST_EVENT_ID: &str = "last-event-id";
+
+/// `GET /events`.
+pub(super) async fn subscribe(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let query = Query::of(&uri);
+    let request = Request {
+        consumers: identity::consumers(app.settings.auth, &headers, &query)?,
+        cursor: cursor(&headers, &query)?,
+        kinds: kinds(&query)?,
+    };
+    Ok(streamed(app.gateway.subscribe(request)))
+}
+
+/// `GET /events/{id}`.
+pub(super) async fn one(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let query = Query::of(&uri);
+    let consumers = identity::any_consumers(app.settings.auth, &headers, &query)?;
+    let id: EventId = id.parse().map_err(|_| {
+        Problem::bad_request(format!("{id:?} is no event's id: an id is a whole number"))
+    })?;
+    let event = app.gateway.event(id).await.map_err(|error| {
+        warn!(error = %Chain(&error), %id, "looking up an event failed");
+        Problem::unavailable("PostgreSQL cannot be asked just now; try again")
+    })?;
+    event
+        .filter(|event| may_see(consumers.as_deref(), event))
+        .map(shown)
+        .ok_or_else(|| Problem::not_found(format!("there is no event {id} for this consumer")))
+}
+
+fn cursor(headers: &HeaderMap, query: &Query) -> Result<Option<Cursor>, Problem> {
+    let text = match headers.get(LAST_EVENT_ID) {
+        Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).trim().to_owned()),
+        None => query.first("lastEventId").map(ToOwned::to_owned),
+    };
+    let text = text.filter(|text| !text.is_empty());
+    let cursor = text.map(|text| text.parse()).transpose();
+    cursor.map_err(|invalid: InvalidCursor| Problem::bad_request(invalid.to_string()))
+}
+
+fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
+    let mut lists = query.all("types").peekable();
+    if lists.peek().is_none() {
+        return Ok(None);
+    }
+    let kinds: Vec<&str> = lists.flat_map(|list| list.split(',')).collect();
+    if kinds.iter().any(|kind| kind.is_empty()) {
+        return Err(Problem::bad_request("?types= is a list of event types: types=insert,update"));
+    }
+    Ok(Some(kinds.into_iter().collect()))
+}
+
+/// The subscription as the body of an answer that nothing on the way may buffer.
+fn streamed(subscription: Subscription) -> Response {
+    let frames = stream::unfold(subscription, async |mut subscription| {
+        let bytes: Bytes = subscription.next().await?;
+        Some((Ok::<_, Infallible>(Frame::data(bytes)), subscription))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, Body::new(StreamBody::new(frames))).into_response()
+}
+
+fn may_see(consumers: Option<&[ConsumerId]>, event: &WholeEvent) -> bool {
+    let its = |consumer: &ConsumerId| Some(consumer.as_str()) == event.subscriber.as_deref();
+    consumers.is_none_or(|consumers| consumers.iter().any(its))
+}
+
+/// An event as JSON. Payload and metadata pass through as they are, every digit of them.
+#[derive(Serialize)]
+struct Shown {
+    id: i64,
+    #[serde(rename = "type")]
+    kind: String,
+    timestamp: String,
+    subscriber: Option<String>,
+    stream: Option<String>,
+    version: Option<i64>,
+    uid: Option<String>,
+    payload: Box<RawValue>,
+    metadata: Option<Box<RawValue>>,
+}
+
+fn shown(event: WholeEvent) -> Response {
+    let raw = |json: String| RawValue::from_string(frame::compact(&json)).ok();
+    let null = || RawValue::from_string("null".into()).expect("null is JSON");
+    let shown = Shown {
+        id: event.id.get(),
+        kind: event.kind,
+        timestamp: event.timestamp,
+        subscriber: event.subscriber,
+        stream: event.stream,
+        version: event.version,
+        uid: event.uid,
+        payload: raw(event.payload).unwrap_or_else(null),
+        metadata: event.metadata.and_then(raw),
+    };
+    axum::Json(shown).into_response()
+}

@@ -1,0 +1,35 @@
+//! Alive, ready, and counted.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::{App, error::Problem};
+
+/// `GET /healthz`: the program runs.
+pub(super) async fn alive() -> Json<Value> {
+    Json(json!({ "status": "alive" }))
+}
+
+/// `GET /manage/health`, as the predecessor answered it.
+pub(super) async fn up() -> Json<Value> {
+    Json(json!({ "status": "UP" }))
+}
+
+/// `GET /readyz`: events move.
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
+    app.gateway.ready().map_err(Problem::unavailable)?;
+    Ok(Json(json!({ "status": "ready" })))
+}
+
+/// `GET /metrics`, in the text format that Prometheus reads.
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.gateway.metrics().render()).into_response()
+}

@@ -1,0 +1,163 @@
+//! Sockets: accepts connections, serves HTTP/1.1 and clear-text HTTP/2 on them, and lets
+//! them end in good order.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, http::Request};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+use tracing::{debug, warn};
+
+/// A request's head has to arrive within this time: who sends it byte by byte is cut off.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// What a connection may buffer of either direction. A slow client costs no more; frames
+/// that are larger go through all the same.
+const BUFFER: usize = 16 << 10;
+
+/// Vanished clients are found by the kernel: after this silence it asks, a few times.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// The first bytes of an HTTP/2 connection without TLS (RFC 9113, section 3.4); no method
+/// of HTTP/1.1 begins like that.
+const PREFACE: &[u8] = b"PRI";
+
+/// Serves until `shutdown`, then lets open requests end for at most `drain`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+    drain: Duration,
+) {
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    let served = shutdown.run_until_cancelled(accept(&listener, &connections, |socket| {
+        connection(socket, router.clone(), shutdown.clone(), cut.clone())
+    }));
+    served.await;
+    drop(listener);
+    connections.close();
+    if timeout(drain, connections.wait()).await.is_err() {
+        warn!(open = connections.len(), "cutting connections that did not end in time");
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn accept<F>(
+    listener: &TcpListener,
+    connections: &TaskTracker,
+    mut serve: impl FnMut(TcpStream) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                connections.spawn(serve(socket));
+            }
+            // Out of file descriptors or memory: those who have left make room.
+            Err(error) => {
+                warn!(%error, "a connection cannot be accepted");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    socket: TcpStream,
+    router: Router,
+    shutdown: CancellationToken,
+    cut: CancellationToken,
+) {
+    if let Err(error) = prepare(&socket) {
+        debug!(%error, "a socket takes no options");
+    }
+    let served = async {
+        match timeout(HEAD, speaks_http2(&socket)).await {
+            Ok(Ok(true)) => http2(socket, router, shutdown).await,
+            Ok(Ok(false)) => http1(socket, router, shutdown).await,
+            Ok(Err(_)) | Err(_) => {}
+        }
+    };
+    cut.run_until_cancelled(served).await;
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+/// Looks at the first bytes without taking them.
+async fn speaks_http2(socket: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let seen = socket.peek(&mut first).await?;
+        if seen == 0 || !PREFACE.starts_with(&first[..seen]) {
+            return Ok(false);
+        }
+        if seen == PREFACE.len() {
+            return Ok(true);
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn http1(socket: TcpStream, router: Router, shutdown: CancellationToken) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(socket), service_fn(answer(router)));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a connection broke");
+    }
+}
+
+async fn http2(socket: TcpStream, router: Router, shutdown: CancellationToken) {
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE)
+        .max_send_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(socket), service_fn(answer(router)));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a connection broke");
+    }
+}
+
+/// The router as hyper calls it.
+fn answer(
+    router: Router,
+) -> impl Fn(Request<Incoming>) -> tower::util::Oneshot<Router, Request<Body>> + Clone {
+    let router = Arc::new(router);
+    move |request| Router::clone(&router).oneshot(request.map(Body::new))
+}

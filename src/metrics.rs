@@ -1,0 +1,196 @@
+//! What is counted, in the names of the Prometheus conventions.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Metric, Registry},
+};
+
+/// A gauge that holds fractions.
+pub type Fraction = Gauge<f64, AtomicU64>;
+
+/// Every metric of one gateway.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// From COMMIT, by PostgreSQL's clock, until the event was handed to its subscriptions.
+    pub commit_to_delivery: Histogram,
+    /// Rows read from the tail of the log.
+    pub events_read: Counter,
+    /// Events handed to subscriptions, replayed ones included.
+    pub deliveries: Counter,
+    /// Open subscriptions by state.
+    pub subscriptions: Family<State, Gauge>,
+    /// Replays from the table that were begun.
+    pub replays: Counter,
+    /// Rows read by replays.
+    pub replayed_rows: Counter,
+    /// Subscriptions that came back and found all they missed in memory.
+    pub resumed_from_recent: Counter,
+    /// Subscriptions that fell out of the recent events and went back to the table.
+    pub slow_clients: Counter,
+    /// Subscriptions that ended, by reason.
+    pub disconnects: Family<Reason, Counter>,
+    /// The greatest id that was passed.
+    pub head: Gauge,
+    /// Ids that were drawn and not passed.
+    pub lag: Gauge,
+    /// Bytes of recent events in memory.
+    pub recent_bytes: Gauge,
+    /// Holes that delivery was held for.
+    pub holds: Counter,
+    /// For how long delivery is being held now.
+    pub held: Fraction,
+    /// For how long delivery was held, in all.
+    pub held_total: Counter<f64, AtomicU64>,
+    /// Transactions that were passed over and are still open.
+    pub late: Gauge,
+    /// Rows that turned up where nothing could be any more.
+    pub found_behind: Counter,
+    /// Times that the log was found replaced.
+    pub resets: Counter,
+    /// Times that the listening connection was lost.
+    pub reconnects: Counter,
+    /// Events that no bell announced: the safety poll found them.
+    pub unannounced: Counter,
+    /// What the reader is doing about the bell: 1 for the state that it is in.
+    pub doorbell: Family<State, Gauge>,
+    /// How full PostgreSQL's queue of notifications is, from 0 to 1.
+    pub notification_queue: Fraction,
+    /// Connections of the pool, by state.
+    pub pool: Family<State, Gauge>,
+    /// HTTP requests by route and status.
+    pub requests: Family<Route, Counter>,
+}
+
+/// Which of several states.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct State {
+    /// Its name.
+    pub state: &'static str,
+}
+
+/// Why something ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// Its name.
+    pub reason: &'static str,
+}
+
+/// Which kind of request was answered how.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Route {
+    /// The route's pattern.
+    pub route: String,
+    /// The method.
+    pub method: &'static str,
+    /// The status.
+    pub status: u16,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            commit_to_delivery: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
+            events_read: Counter::default(),
+            deliveries: Counter::default(),
+            subscriptions: Family::default(),
+            replays: Counter::default(),
+            replayed_rows: Counter::default(),
+            resumed_from_recent: Counter::default(),
+            slow_clients: Counter::default(),
+            disconnects: Family::default(),
+            head: Gauge::default(),
+            lag: Gauge::default(),
+            recent_bytes: Gauge::default(),
+            holds: Counter::default(),
+            held: Fraction::default(),
+            held_total: Counter::default(),
+            late: Gauge::default(),
+            found_behind: Counter::default(),
+            resets: Counter::default(),
+            reconnects: Counter::default(),
+            unannounced: Counter::default(),
+            doorbell: Family::default(),
+            notification_queue: Fraction::default(),
+            pool: Family::default(),
+            requests: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = self.registry.sub_registry_with_prefix("event_piper");
+        let mut add = Adder(registry);
+        let help = "From COMMIT to the subscriptions; needs track_commit_timestamp";
+        add.metric("commit_to_delivery_seconds", help, &self.commit_to_delivery);
+        add.metric("events_read", "Rows read from the tail of the log", &self.events_read);
+        add.metric("deliveries", "Events handed to subscriptions", &self.deliveries);
+        add.metric("subscriptions", "Open subscriptions by state", &self.subscriptions);
+        add.metric("replays", "Replays from the table", &self.replays);
+        add.metric("replayed_rows", "Rows read by replays", &self.replayed_rows);
+        add.metric("resumed_from_recent", "Resumed without a query", &self.resumed_from_recent);
+        add.metric("slow_clients", "Fell back to the table", &self.slow_clients);
+        add.metric("disconnects", "Ended subscriptions by reason", &self.disconnects);
+        add.metric("head", "The greatest id that was passed", &self.head);
+        add.metric("lag", "Ids that were drawn and not passed", &self.lag);
+        add.metric("recent_bytes", "Bytes of recent events in memory", &self.recent_bytes);
+        add.metric("holds", "Holes that delivery was held for", &self.holds);
+        add.metric("held_seconds", "How long delivery is being held now", &self.held);
+        add.metric("hold_seconds", "How long delivery was held, in all", &self.held_total);
+        add.metric("late_transactions", "Open transactions that were passed over", &self.late);
+        add.metric("found_behind", "Rows found where none could be", &self.found_behind);
+        add.metric("log_resets", "Times the log was found replaced", &self.resets);
+        add.metric("listener_reconnects", "Listening connections lost", &self.reconnects);
+        add.metric(
+            "unannounced",
+            "Looks in which only the safety poll found events",
+            &self.unannounced,
+        );
+        add.metric("doorbell", "1 for the state of the bell that holds", &self.doorbell);
+        add.metric(
+            "notification_queue_usage",
+            "How full the notification queue is",
+            &self.notification_queue,
+        );
+        add.metric("pool_connections", "Pooled connections by state", &self.pool);
+        add.metric("http_requests", "Requests by route and status", &self.requests);
+    }
+
+    /// All of them in the text format that Prometheus reads.
+    ///
+    /// # Panics
+    /// Never: writing to a `String` does not fail.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a String takes all");
+        text
+    }
+}
+
+/// Registers clones, which share their numbers.
+struct Adder<'a>(&'a mut Registry);
+
+impl Adder<'_> {
+    fn metric(&mut self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+        self.0.register(name, help, metric.clone());
+    }
+}

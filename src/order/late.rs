@@ -1,0 +1,78 @@
+//! Which open transactions were passed over.
+
+use std::sync::Arc;
+
+use crate::event::{EventId, Xid};
+
+/// The transactions that were still open when the hold ran out. Their events were passed
+/// over, and follow when they commit. A snapshot that is cheap to clone and to share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Late(Option<Arc<[LateTransaction]>>);
+
+/// One transaction that was passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LateTransaction {
+    /// Which.
+    pub xid: Xid,
+    /// It has no event at or before this id: the head when it was passed over first.
+    pub since: EventId,
+}
+
+impl Late {
+    /// The most transactions that may be late at once: with more, delivery is held instead,
+    /// so that a cursor stays short enough for a header.
+    pub const MAX: usize = 16;
+
+    /// Whether no transaction is late: nearly always.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// How many are late.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// Those that are late, ascending by xid.
+    #[must_use]
+    pub fn as_slice(&self) -> &[LateTransaction] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// Whether this transaction is late.
+    #[must_use]
+    pub fn contains(&self, xid: Xid) -> bool {
+        self.get(xid).is_some()
+    }
+
+    /// The transaction, where it is late.
+    #[must_use]
+    pub fn get(&self, xid: Xid) -> Option<LateTransaction> {
+        let late = self.as_slice();
+        late.binary_search_by_key(&xid, |late| late.xid).ok().map(|at| late[at])
+    }
+
+    /// These, and `open`, which have no event at or before `since`.
+    #[must_use]
+    pub(super) fn with(&self, open: &[Xid], since: EventId) -> Self {
+        let new = open.iter().filter(|xid| !self.contains(**xid));
+        let new = new.map(|&xid| LateTransaction { xid, since });
+        self.as_slice().iter().copied().chain(new).collect()
+    }
+
+    /// These without `ended`.
+    #[must_use]
+    pub(super) fn without(&self, ended: Xid) -> Self {
+        self.as_slice().iter().copied().filter(|late| late.xid != ended).collect()
+    }
+}
+
+impl FromIterator<LateTransaction> for Late {
+    fn from_iter<I: IntoIterator<Item = LateTransaction>>(late: I) -> Self {
+        let mut late: Vec<_> = late.into_iter().collect();
+        late.sort_unstable_by_key(|late| late.xid);
+        Self((!late.is_empty()).then(|| late.into()))
+    }
+}

@@ -1,0 +1,65 @@
+//! The doorbell: writers notify only while the reader sleeps.
+//!
+//! `NOTIFY` takes one cluster-wide lock at commit, and holds it through the flush of the
+//! write-ahead log, so that notifying transactions commit one after the other. The trigger
+//! on `events` therefore notifies only when it cannot share the lock BELL, which a reader
+//! holds exclusively while it sleeps. Awake, the reader looks for itself, and writers pay
+//! for two uncontended locks.
+//!
+//! All locks are advisory locks in the two-integer key space, of the class [`CLASS`].
+
+use tokio_postgres::Client;
+
+/// The class of all of EventPiper's advisory locks: "EP".
+pub const CLASS: i32 = 0x4550;
+/// Held exclusively by the keeper of the bell while it sleeps; shared by writers that did
+/// not ring, until their transaction has ended.
+pub const BELL: i32 = 1;
+/// Shared by writers that rang, until their transaction has ended.
+pub const WRITER: i32 = 2;
+/// Held by the one reader of the database that keeps the bell.
+pub const KEEPER: i32 = 3;
+/// Shared by all readers, so that the keeper knows whether somebody needs waking.
+pub const READER: i32 = 4;
+/// The channel that writers ring on, and that all readers listen to.
+pub const CHANNEL: &str = "new_events";
+
+/// The same numbers as `pg_locks` shows them.
+pub(super) const CLASS_OID: u32 = CLASS.cast_unsigned();
+pub(super) const BELL_OID: u32 = BELL.cast_unsigned();
+pub(super) const WRITER_OID: u32 = WRITER.cast_unsigned();
+pub(super) const READER_OID: u32 = READER.cast_unsigned();
+
+type Result<T> = std::result::Result<T, tokio_postgres::Error>;
+
+/// Tries to become the keeper of the bell: `false` while another reader is.
+pub async fn try_keep(client: &Client) -> Result<bool> {
+    try_lock(client, KEEPER).await
+}
+
+/// Tries to fall asleep: `false` while a writer is in flight that did not ring. After
+/// `true` look once more, then wait for a notification.
+pub async fn try_sleep(client: &Client) -> Result<bool> {
+    try_lock(client, BELL).await
+}
+
+/// Wakes up: from now on, writers do not ring.
+pub async fn wake(client: &Client) -> Result<()> {
+    let unlock = format!("select pg_advisory_unlock({CLASS}, {BELL})");
+    client.batch_execute(&unlock).await
+}
+
+/// Wakes the other readers of the database.
+pub async fn ring(client: &Client) -> Result<()> {
+    client.batch_execute(&format!("notify {CHANNEL}")).await
+}
+
+async fn try_lock(client: &Client, lock: i32) -> Result<bool> {
+    let query = format!("select pg_try_advisory_lock({CLASS}, {lock})::int::text");
+    let answer = client.simple_query(&query).await?;
+    let row = answer.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(row == Some("1"))
+}

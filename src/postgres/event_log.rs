@@ -1,0 +1,342 @@
+//! The queries on the log: the `events` table, and the locks that say who writes to it.
+
+use std::{error::Error, time::Duration};
+
+use bytes::BytesMut;
+use tokio_postgres::{
+    Client, Row, Statement,
+    types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked},
+};
+
+use super::doorbell;
+use crate::{
+    consumer::ConsumerId,
+    event::{EventId, Logged, Xid},
+    order::Passed,
+};
+
+/// Reads of the log, prepared on one connection.
+#[derive(Debug)]
+pub struct EventLog {
+    tail: Statement,
+    newest: Statement,
+    writers: Statement,
+    ended: Statement,
+    followers: Statement,
+    passed: Statement,
+    state: Statement,
+}
+
+/// A row of the log that is read to be delivered.
+#[derive(Debug)]
+pub struct EventRow(Row);
+
+impl EventRow {
+    /// Who it is for; nobody, when it is only of a stream.
+    #[must_use]
+    pub fn subscriber(&self) -> Option<ConsumerId> {
+        self.0.get::<_, Option<&str>>(2).map(ConsumerId::logged)
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.0.get(3)
+    }
+
+    /// Its payload, as PostgreSQL prints it.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.0.get::<_, Json<'_>>(4).0
+    }
+
+    /// How long ago its transaction committed, by PostgreSQL's own clock; only where the
+    /// server has `track_commit_timestamp` on.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        let seconds: Option<f64> = self.0.try_get(6).ok()?;
+        Duration::try_from_secs_f64(seconds?).ok()
+    }
+}
+
+impl Logged for EventRow {
+    fn id(&self) -> EventId {
+        self.0.get(0)
+    }
+
+    fn xid(&self) -> Xid {
+        self.0.get(1)
+    }
+}
+
+/// A page of rows in id order.
+#[derive(Debug)]
+pub struct Page {
+    /// The rows.
+    pub rows: Vec<EventRow>,
+    /// No row stood behind these when they were read.
+    pub last: bool,
+}
+
+/// How much one page may hold: as many rows, and as many bytes of stored payload behind the
+/// first row. PostgreSQL may store a payload compressed, so what arrives can be larger.
+#[derive(Clone, Copy, Debug)]
+pub struct PageSize {
+    /// Rows.
+    pub rows: i64,
+    /// Bytes.
+    pub bytes: i64,
+}
+
+/// What the safety poll looks at beside the log itself.
+#[derive(Clone, Copy, Debug)]
+pub struct LogState {
+    /// The last id that was drawn, where the role may see the sequence.
+    pub drawn: Option<EventId>,
+    /// How full the queue of notifications is, from 0 to 1.
+    pub notification_queue: f64,
+    /// Other readers are connected that the keeper of the bell has to wake.
+    pub others: bool,
+    /// The server has become a standby, or was one: nothing is written to it.
+    pub standby: bool,
+}
+
+/// A writer that was found in the lock table.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    /// Its transaction.
+    pub xid: Xid,
+    /// Its backend; none for a prepared transaction.
+    pub pid: Option<i32>,
+}
+
+/// The page is cut at a number of rows first, and at a number of stored bytes second; `found`
+/// tells a page that was cut from the last one.
+const TAIL: &str = "
+select id, xid, subscriber, type, payload, found, AGE from (
+    select *, count(*) over () as found,
+           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
+    from (select id, xid, subscriber, type, payload from events
+          where id > $1 order by id limit $2) page
+) page where before <= $3 order by id";
+
+const AGE: &str =
+    "extract(epoch from clock_timestamp() - pg_xact_commit_timestamp(xid::xid))::float8";
+
+const NEWEST: &str = "select coalesce((select id from events order by id desc limit 1), 0)";
+
+/// The holders of BELL or WRITER, each with its transaction: of the ids that its virtual
+/// transaction holds a lock on, sub-transactions' included, the one next to its beginning.
+/// The lock table shows 32 bits; the snapshot's end is near enough to widen them.
+const WRITERS: &str = "
+select pg_snapshot_xmax(pg_current_snapshot()), xact.transactionid::text::int8, advisory.pid,
+       advisory.virtualtransaction
+from pg_locks advisory
+join pg_locks xact using (virtualtransaction)
+where advisory.locktype = 'advisory' and advisory.mode = 'ShareLock' and advisory.granted
+  and advisory.database = (select oid from pg_database where datname = current_database())
+  and advisory.classid = $1 and advisory.objid in ($2, $3) and advisory.objsubid = 2
+  and xact.locktype = 'transactionid' and xact.mode = 'ExclusiveLock' and xact.granted";
+
+/// Those that are not in progress any more: all that they wrote is visible from now on. An
+/// id that was not assigned yet belongs to a time that a restored backup has undone.
+const ENDED: &str = "
+select xid from unnest($1::xid8[]) xid
+where pg_visible_in_snapshot(xid, pg_current_snapshot())
+   or xid >= pg_snapshot_xmax(pg_current_snapshot())";
+
+/// What late transactions wrote. The index on `xid` is a BRIN on its number, since
+/// PostgreSQL has no BRIN operator class for `xid8`.
+const FOLLOWERS: &str = "
+select id, xid, subscriber, type, payload, found, null::float8 from (
+    select *, count(*) over () as found,
+           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
+    from (select id, xid, subscriber, type, payload from events
+          where xid::text::int8 = any($1) and id > $2 and id <= $3 order by id limit $4) page
+) page where before <= $5 order by id";
+
+const PASSED: &str = "
+select id, xid, subscriber, type, payload, count(*) over (), null::float8
+from unnest($1::int8[], $2::int8[]) missing(first, last)
+join events on id between missing.first and missing.last order by id limit 100";
+
+const STATE: &str = "
+select (select last_value from pg_sequences
+        where format('%I.%I', schemaname, sequencename)::regclass
+            = pg_get_serial_sequence('events', 'id')::regclass),
+       pg_notification_queue_usage(), pg_is_in_recovery(),
+       exists (select from pg_locks
+               where locktype = 'advisory' and granted and pid <> pg_backend_pid()
+                 and database = (select oid from pg_database where datname = current_database())
+                 and classid = $1 and objid = $2 and objsubid = 2)";
+
+type Result<T> = std::result::Result<T, tokio_postgres::Error>;
+
+impl EventLog {
+    /// Prepares the queries on this connection.
+    pub async fn prepare(client: &Client) -> Result<Self> {
+        let tracked = client.query_one("select current_setting('track_commit_timestamp')", &[]);
+        let age = if tracked.await?.get::<_, &str>(0) == "on" { AGE } else { "null::float8" };
+        Ok(Self {
+            tail: client.prepare(&TAIL.replace("AGE", age)).await?,
+            newest: client.prepare(NEWEST).await?,
+            writers: client.prepare(WRITERS).await?,
+            ended: client.prepare(ENDED).await?,
+            followers: client.prepare(FOLLOWERS).await?,
+            passed: client.prepare(PASSED).await?,
+            state: client.prepare(STATE).await?,
+        })
+    }
+
+    /// The greatest visible id.
+    pub async fn newest(&self, client: &Client) -> Result<EventId> {
+        Ok(client.query_one(&self.newest, &[]).await?.get(0))
+    }
+
+    /// The rows behind `after`.
+    pub async fn tail(&self, client: &Client, after: EventId, size: PageSize) -> Result<Page> {
+        let rows = client.query(&self.tail, &[&after, &size.rows, &size.bytes]).await?;
+        Ok(Page::of(rows, size))
+    }
+
+    /// The transactions that hold an id, or may draw one.
+    pub async fn writers(&self, client: &Client) -> Result<Vec<Writer>> {
+        let parameters: [&(dyn ToSql + Sync); 3] =
+            [&doorbell::CLASS_OID, &doorbell::BELL_OID, &doorbell::WRITER_OID];
+        let rows = client.query(&self.writers, &parameters).await?;
+        Ok(first_transactions(&rows))
+    }
+
+    /// Which of these transactions have ended, and are visible if they committed.
+    pub async fn ended(&self, client: &Client, xids: &[Xid]) -> Result<Vec<Xid>> {
+        let rows = client.query(&self.ended, &[&xids]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// What these transactions wrote above `after` and up to `upto`.
+    pub async fn followers(
+        &self,
+        client: &Client,
+        xids: &[Xid],
+        (after, upto): (EventId, EventId),
+        size: PageSize,
+    ) -> Result<Page> {
+        let xids: Vec<i64> = xids.iter().map(|xid| xid.get().cast_signed()).collect();
+        let parameters: [&(dyn ToSql + Sync); 5] = [&xids, &after, &upto, &size.rows, &size.bytes];
+        Ok(Page::of(client.query(&self.followers, &parameters).await?, size))
+    }
+
+    /// The rows that stand where ids were passed over.
+    pub async fn in_passed(&self, client: &Client, passed: &[Passed]) -> Result<Vec<EventRow>> {
+        let first: Vec<EventId> = passed.iter().map(|passed| passed.from).collect();
+        let last: Vec<EventId> = passed.iter().map(|passed| passed.to).collect();
+        let rows = client.query(&self.passed, &[&first, &last]).await?;
+        Ok(rows.into_iter().map(EventRow).collect())
+    }
+
+    /// What the safety poll looks at.
+    pub async fn state(&self, client: &Client) -> Result<LogState> {
+        let parameters: [&(dyn ToSql + Sync); 2] = [&doorbell::CLASS_OID, &doorbell::READER_OID];
+        let row = client.query_one(&self.state, &parameters).await?;
+        Ok(LogState {
+            drawn: row.get(0),
+            notification_queue: row.get(1),
+            standby: row.get(2),
+            others: row.get(3),
+        })
+    }
+}
+
+impl Page {
+    /// A page without rows, the last one.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { rows: Vec::new(), last: true }
+    }
+
+    pub(super) fn of(rows: Vec<Row>, size: PageSize) -> Self {
+        let found = rows.first().map_or(0, |row| row.get::<_, i64>(5));
+        let whole = i64::try_from(rows.len()) == Ok(found);
+        Self { last: whole && found < size.rows, rows: rows.into_iter().map(EventRow).collect() }
+    }
+}
+
+/// Of the ids that one virtual transaction holds, its own is the smallest: those of its
+/// sub-transactions were assigned later.
+fn first_transactions(rows: &[Row]) -> Vec<Writer> {
+    let writer = |row: &Row| {
+        let short = u32::try_from(row.get::<_, i64>(1)).expect("an xid has 32 bits");
+        let xid = Xid::widen(short, row.get(0));
+        (row.get::<_, String>(3), Writer { xid, pid: row.get(2) })
+    };
+    let mut writers: Vec<_> = rows.iter().map(writer).collect();
+    writers.sort_by(|(a, first), (b, second)| a.cmp(b).then(first.xid.cmp(&second.xid)));
+    writers.dedup_by(|(later, _), (first, _)| later == first);
+    writers.into_iter().map(|(_, writer)| writer).collect()
+}
+
+/// `jsonb` as it travels: a version, and the text.
+struct Json<'a>(&'a [u8]);
+
+impl<'a> FromSql<'a> for Json<'a> {
+    fn from_sql(
+        _: &Type,
+        raw: &'a [u8],
+    ) -> std::result::Result<Self, Box<dyn Error + Sync + Send>> {
+        match raw {
+            [1, text @ ..] => Ok(Self(text)),
+            _ => Err("a version of jsonb that is not known".into()),
+        }
+    }
+
+    accepts!(JSONB);
+}
+
+impl<'a> FromSql<'a> for EventId {
+    fn from_sql(
+        ty: &Type,
+        raw: &'a [u8],
+    ) -> std::result::Result<Self, Box<dyn Error + Sync + Send>> {
+        i64::from_sql(ty, raw).map(Self::new)
+    }
+
+    accepts!(INT8);
+}
+
+impl ToSql for EventId {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn Error + Sync + Send>> {
+        self.get().to_sql(ty, out)
+    }
+
+    accepts!(INT8);
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Xid {
+    fn from_sql(
+        _: &Type,
+        raw: &'a [u8],
+    ) -> std::result::Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self::new(u64::from_be_bytes(raw.try_into()?)))
+    }
+
+    accepts!(XID8);
+}
+
+impl ToSql for Xid {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.extend_from_slice(&self.get().to_be_bytes());
+        Ok(IsNull::No)
+    }
+
+    accepts!(XID8);
+    to_sql_checked!();
+}

@@ -1,0 +1,208 @@
+//! History, read through the pool a page at a time: no connection is held between pages.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Pool, PoolError};
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
+
+use super::event_log::{Page, PageSize};
+use crate::{
+    consumer::ConsumerId,
+    cursor::Mark,
+    event::{EventId, Xid},
+};
+
+/// Reads history for any number of replays, so many pages at once as the pool has
+/// connections. Replays wait for their turn in the order in which they asked, page by page,
+/// so that a long one holds up nobody.
+#[derive(Debug)]
+pub struct History {
+    pool: Pool,
+    turns: Semaphore,
+}
+
+/// Why a page could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// No connection could be had.
+    #[error("connecting to PostgreSQL")]
+    Connect(#[from] PoolError),
+    /// The query failed.
+    #[error("reading history")]
+    Read(#[from] tokio_postgres::Error),
+    /// PostgreSQL did not answer; the connection was given up.
+    #[error("PostgreSQL did not answer within {} s", DEADLINE.as_secs())]
+    Silent,
+}
+
+/// No page takes this long on a connection that lives.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Rows of these consumers in id order: for each the next ones by its own index, then the
+/// first of all.
+const ROWS: &str = "
+select id, xid, subscriber, type, payload, found, null::float8 from (
+    select *, count(*) over () as found,
+           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
+    from (select event.* from unnest($1::text[]) consumer, lateral (
+              select id, xid, subscriber, type, payload from events
+              where subscriber = consumer and id > $2 and id <= $3 order by id limit $4
+          ) event order by id limit $4) page
+) page where before <= $5 order by id";
+
+/// The same of certain transactions only: each above its mark.
+const MARKED: &str = "
+select id, xid, subscriber, type, payload, found, null::float8 from (
+    select *, count(*) over () as found,
+           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
+    from (select event.* from unnest($1::text[]) consumer, lateral (
+              select id, events.xid, subscriber, type, payload
+              from events join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
+                on events.xid = mark.xid and events.id > mark.upto
+              where subscriber = consumer and id > $2 and id <= $3 order by id limit $4
+          ) event order by id limit $4) page
+) page where before <= $5 order by id";
+
+const PRUNED: &str = "
+select coalesce(max(upto), 0) from events_pruned
+where subscriber = any($1) or subscriber is null";
+
+/// The last id that was drawn; null where the role may not see the sequence.
+const DRAWN: &str = "
+select last_value from pg_sequences
+where format('%I.%I', schemaname, sequencename)::regclass
+    = pg_get_serial_sequence('events', 'id')::regclass";
+
+const EVENT: &str = "
+select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
+       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
+from events where id = $1";
+
+impl History {
+    /// Reads through this pool.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        let turns = Semaphore::new(pool.status().max_size);
+        Self { pool, turns }
+    }
+
+    /// Connections that are open, and those of them that are idle.
+    #[must_use]
+    pub fn connections(&self) -> (usize, usize) {
+        let status = self.pool.status();
+        (status.size, status.available)
+    }
+
+    /// A page of these consumers' rows above `after` and up to `upto`.
+    pub async fn rows(
+        &self,
+        consumers: &[ConsumerId],
+        (after, upto): (EventId, EventId),
+        size: PageSize,
+    ) -> Result<Page, HistoryError> {
+        let names: Vec<&str> = consumers.iter().map(ConsumerId::as_str).collect();
+        let types = [Type::TEXT_ARRAY, Type::INT8, Type::INT8, Type::INT8, Type::INT8];
+        let values: [&(dyn ToSql + Sync); 5] = [&names, &after, &upto, &size.rows, &size.bytes];
+        Ok(Page::of(self.query(ROWS, &types, &values).await?, size))
+    }
+
+    /// A page of these consumers' rows that the marked transactions wrote, each above its
+    /// mark, all above `after` and up to `upto`.
+    pub async fn marked(
+        &self,
+        consumers: &[ConsumerId],
+        marks: &[Mark],
+        (after, upto): (EventId, EventId),
+        size: PageSize,
+    ) -> Result<Page, HistoryError> {
+        let names: Vec<&str> = consumers.iter().map(ConsumerId::as_str).collect();
+        let xids: Vec<Xid> = marks.iter().map(|mark| mark.xid).collect();
+        let uptos: Vec<EventId> = marks.iter().map(|mark| mark.upto).collect();
+        let values: [&(dyn ToSql + Sync); 7] =
+            [&names, &after, &upto, &size.rows, &size.bytes, &xids, &uptos];
+        Ok(Page::of(self.query(MARKED, &[], &values).await?, size))
+    }
+
+    /// The greatest id of these consumers that was pruned; 0 when none was.
+    pub async fn pruned(&self, consumers: &[ConsumerId]) -> Result<EventId, HistoryError> {
+        let names: Vec<&str> = consumers.iter().map(ConsumerId::as_str).collect();
+        let rows = self.query(PRUNED, &[], &[&names]).await?;
+        Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
+    }
+
+    /// The last id that was drawn; `None` where the role may not see the sequence.
+    pub async fn drawn(&self) -> Result<Option<EventId>, HistoryError> {
+        let rows = self.query(DRAWN, &[], &[]).await?;
+        Ok(rows.first().and_then(|row| row.get(0)))
+    }
+
+    /// One event, whole.
+    pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
+        let rows = self.query(EVENT, &[], &[&id]).await?;
+        Ok(rows.first().map(WholeEvent::from))
+    }
+
+    async fn query(
+        &self,
+        query: &str,
+        types: &[Type],
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, HistoryError> {
+        let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
+        let client = self.pool.get().await?;
+        let answer = timeout(DEADLINE, async {
+            let statement = client.prepare_typed_cached(query, types).await?;
+            client.query(&statement, values).await
+        });
+        match answer.await {
+            Ok(rows) => Ok(rows?),
+            Err(_) => {
+                drop(Object::take(client));
+                Err(HistoryError::Silent)
+            }
+        }
+    }
+}
+
+/// One event with all that was noted of it.
+#[derive(Debug)]
+pub struct WholeEvent {
+    /// Its place in the log.
+    pub id: EventId,
+    /// Its type.
+    pub kind: String,
+    /// Who it is for.
+    pub subscriber: Option<String>,
+    /// Its payload, JSON.
+    pub payload: String,
+    /// The stream that it is of.
+    pub stream: Option<String>,
+    /// Its version in the stream.
+    pub version: Option<i64>,
+    /// The writer's own id for it.
+    pub uid: Option<String>,
+    /// What the writer noted, JSON.
+    pub metadata: Option<String>,
+    /// When, RFC 3339 in UTC.
+    pub timestamp: String,
+}
+
+impl From<&Row> for WholeEvent {
+    fn from(row: &Row) -> Self {
+        Self {
+            id: row.get(0),
+            kind: row.get(1),
+            subscriber: row.get(2),
+            payload: row.get(3),
+            stream: row.get(4),
+            version: row.get(5),
+            uid: row.get(6),
+            metadata: row.get(7),
+            timestamp: row.get(8),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The one connection that listens: it hears the bell, and it reads the tail of the log.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+};
+
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_postgres::{AsyncMessage, Client};
+use tracing::debug;
+
+use super::{
+    doorbell::{CHANNEL, CLASS, READER},
+    server::Server,
+};
+
+/// An open listening connection. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Listener {
+    client: Client,
+    bell: mpsc::Receiver<()>,
+    connection: JoinHandle<()>,
+}
+
+/// The session's own settings. Nothing that an administrator has set for other sessions may
+/// end this one while it waits; its notifications need no flush; and the queries on the tail
+/// are too short for JIT or parallel workers to pay.
+const SETTINGS: &str = "
+select set_config(name, value, false)
+from (values ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_session_timeout', '0'),
+             ('synchronous_commit', 'off'), ('jit', 'off'),
+             ('max_parallel_workers_per_gather', '0')) setting(name, value)
+where name in (select name from pg_settings)";
+
+impl Listener {
+    /// Connects, listens, and says to the other readers that it is there.
+    pub async fn connect(server: &Server) -> Result<Self, tokio_postgres::Error> {
+        let (client, mut connection) = server.connect().await?;
+        let (ring, bell) = mpsc::channel(1);
+        let own = Arc::new(AtomicI32::new(0));
+        let myself = Arc::clone(&own);
+        let connection = tokio::spawn(async move {
+            while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+                match message {
+                    Ok(AsyncMessage::Notification(heard)) => {
+                        if heard.process_id() != myself.load(Ordering::Relaxed) {
+                            let _ = ring.try_send(());
+                        }
+                    }
+                    Ok(message) => debug!(?message, "PostgreSQL says"),
+                    Err(error) => {
+                        debug!(%error, "the listening connection has ended");
+                        break;
+                    }
+                }
+            }
+        });
+        let listener = Self { client, bell, connection };
+        own.store(listener.introduce().await?, Ordering::Relaxed);
+        Ok(listener)
+    }
+
+    /// Sets the session up, and answers its process id: notifications of its own wake nobody.
+    async fn introduce(&self) -> Result<i32, tokio_postgres::Error> {
+        self.client.batch_execute(SETTINGS).await?;
+        let reader = format!("select pg_advisory_lock_shared({CLASS}, {READER})");
+        self.client.batch_execute(&reader).await?;
+        self.client.batch_execute(&format!("listen {CHANNEL}")).await?;
+        Ok(self.client.query_one("select pg_backend_pid()", &[]).await?.get(0))
+    }
+
+    /// The connection, for queries.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits for the bell; `false` when the connection has ended.
+    pub async fn heard(&mut self) -> bool {
+        self.bell.recv().await.is_some()
+    }
+
+    /// Forgets what was heard so far: who looks now need not be woken for it.
+    pub fn forget(&mut self) {
+        while self.bell.try_recv().is_ok() {}
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
