@@ -3,6 +3,8 @@
 PROGRAM = $(or $(CARGO_TARGET_DIR),target)/release/event-piper
 # What serve is told, for instance: make run ARGS="--listen 127.0.0.1:8080"
 ARGS =
+# Which versions of PostgreSQL: make test-versions MAJORS="13 18"; all when empty
+MAJORS =
 
 .PHONY: help run build test lint fmt deny test-versions
 
@@ -38,6 +40,6 @@ deny: ## Licences and known faults of what we depend on, if cargo-deny is instal
 		else echo "cargo-deny is not installed: licences and advisories are left to CI"; fi
 
 test-versions: ## The integration tests, once for each major version of PostgreSQL
-	@scripts/postgres-versions | while read -r bin; do \
+	@scripts/postgres-versions $(MAJORS) | while read -r bin; do \
 		echo "== $$bin"; \
-		EVENT_PIPER_TEST_POSTGRES_BIN="$$bin" cargo test --locked --test it || exit 1; done
+		EVENT_PIPER_TEST_POSTGRES_BIN="$$bin" cargo test --locked --test it </dev/null || exit 1; done
