@@ -3,6 +3,7 @@
 mod doctor;
 mod embedded;
 mod harness;
+mod live;
 mod migrate;
 mod order;
 mod roles;

@@ -1,7 +1,9 @@
 //! What every test stands on.
 
+pub(crate) mod app;
 pub(crate) mod postgres;
 pub(crate) mod scratch;
+pub(crate) mod sse_client;
 
 use std::time::Duration;
 

@@ -1,0 +1,167 @@
+//! Events as they happen.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::support::{app::App, postgres::Database, sse_client::Frame};
+
+const README: &str = "insert into events (type, timestamp, subscriber, payload) \
+                      values ('insert', now(), 'toto', '{\"foo\": \"bar\"}')";
+
+#[tokio::test]
+async fn an_insert_arrives_as_the_readme_shows() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    database.connect().await.batch_execute(README).await.unwrap();
+    let expected = Frame {
+        id: Some("1".into()),
+        event: "insert".into(),
+        data: r#"{"foo":"bar"}"#.into(),
+        retry: None,
+    };
+    assert_eq!(toto.event().await, expected);
+}
+
+#[tokio::test]
+async fn the_stream_begins_with_a_retry_and_a_cursor() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    database.connect().await.batch_execute(README).await.unwrap();
+    app.follow("toto").await.rows(0).await;
+    let mut toto = app.resume("toto", "0").await;
+    assert_eq!(toto.rows(1).await, [1]);
+
+    let mut toto = app.follow("toto").await;
+    assert_eq!(toto.headers["content-type"], "text/event-stream");
+    assert_eq!(toto.headers["cache-control"], "no-cache, no-transform");
+    assert_eq!(toto.headers["x-accel-buffering"], "no");
+    let retry = toto.next().await.unwrap();
+    assert!((1000..=2000).contains(&retry.retry.unwrap()), "{retry:?}");
+    let hello = toto.next().await.unwrap();
+    assert_eq!((hello.event.as_str(), hello.data.as_str()), ("heartbeat", "thump"));
+    assert_eq!(hello.id.as_deref(), Some("1"), "from now on is after what is there");
+}
+
+#[tokio::test]
+async fn each_consumer_hears_its_own_and_every_session_hears_all() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut first = app.follow("toto").await.joined().await;
+    let mut second = app.follow("toto").await.joined().await;
+    let mut other = app.follow("titi").await.joined().await;
+    let writer = database.connect().await;
+    for (id, who) in [(1, "toto"), (2, "titi"), (3, "nobody"), (4, "toto")] {
+        let insert = "insert into events (type, subscriber, payload) values ('t', $1, '1')";
+        assert_eq!(writer.execute(insert, &[&who]).await.unwrap(), 1, "{id}");
+    }
+    assert_eq!(first.rows(2).await, [1, 4]);
+    assert_eq!(second.rows(2).await, [1, 4]);
+    assert_eq!(other.rows(1).await, [2]);
+}
+
+#[tokio::test]
+async fn a_quiet_stream_beats_and_its_cursor_keeps_up() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut quiet = app.follow("quiet").await.joined().await;
+    database.connect().await.batch_execute(README).await.unwrap();
+    let beat = quiet.signal("heartbeat").await;
+    assert_eq!((beat.id.as_deref(), beat.data.as_str()), (Some("1"), "thump"));
+}
+
+#[tokio::test]
+async fn an_open_transaction_of_somebody_delays_nobody_beyond_the_hold() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let (slow, quick) = (database.connect().await, database.connect().await);
+    slow.batch_execute("begin").await.unwrap();
+    slow.batch_execute(README).await.unwrap();
+    quick.batch_execute(README).await.unwrap();
+
+    let passed = toto.event().await;
+    assert_eq!(passed.row(), 2);
+    let cursor = passed.id.unwrap();
+    assert!(cursor.starts_with("2~"), "the cursor names the late transaction: {cursor}");
+
+    slow.batch_execute("commit").await.unwrap();
+    let follower = toto.event().await;
+    assert_eq!(follower.row(), 1);
+    assert!(follower.id.unwrap().starts_with("1@2~"));
+    quick.batch_execute(README).await.unwrap();
+    assert_eq!(toto.event().await.id.as_deref(), Some("3"), "plain again");
+}
+
+#[tokio::test]
+async fn who_saw_a_later_event_gets_the_earlier_one_from_another_instance_once() {
+    let database = Database::create().await;
+    let (here, there) = (App::start(&database.url()).await, App::start(&database.tcp_url()).await);
+    let (a, b) = (database.connect().await, database.connect().await);
+    let mut toto = here.follow("toto").await.joined().await;
+    a.batch_execute("begin").await.unwrap();
+    a.batch_execute(README).await.unwrap();
+    b.batch_execute(README).await.unwrap();
+    let seen = toto.event().await;
+    assert_eq!(seen.row(), 2);
+    drop(toto);
+    a.batch_execute("commit").await.unwrap();
+
+    for instance in [&there, &here] {
+        let mut toto = instance.resume("toto", seen.id.as_deref().unwrap()).await;
+        assert_eq!(toto.rows(1).await, [1]);
+        b.batch_execute(README).await.unwrap();
+        let next = toto.event().await.row();
+        assert!(next > 2, "{next} was sent again");
+    }
+}
+
+#[tokio::test]
+async fn rollbacks_leave_no_delay_and_no_event() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let writer = database.connect().await;
+    for _ in 0..20 {
+        writer.batch_execute("begin").await.unwrap();
+        writer.batch_execute(README).await.unwrap();
+        writer.batch_execute("rollback").await.unwrap();
+    }
+    let savepoint =
+        format!("begin; {README}; savepoint s; {README}; rollback to s; {README}; commit");
+    writer.batch_execute(&savepoint).await.unwrap();
+    assert_eq!(toto.rows(2).await, [21, 23]);
+}
+
+#[tokio::test]
+async fn types_and_several_consumers_can_be_chosen() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let path = "/events?consumer=a&consumer=b&types=x,y";
+    let mut both = crate::support::sse_client::Stream::open(app.address, path, &[]).await;
+    both = both.joined().await;
+    let writer = database.connect().await;
+    for (kind, who) in [("x", "a"), ("z", "a"), ("y", "b"), ("x", "c"), ("x", "b"), ("x", "a")] {
+        let insert = "insert into events (type, subscriber, payload) values ($1, $2, '1')";
+        writer.execute(insert, &[&kind, &who]).await.unwrap();
+    }
+    assert_eq!(both.rows(4).await, [1, 3, 5, 6]);
+    let again = format!("{path}&lastEventId=0");
+    let mut both = crate::support::sse_client::Stream::open(app.address, &again, &[]).await;
+    assert_eq!(both.rows(4).await, [1, 3, 5, 6]);
+}
+
+#[tokio::test]
+async fn nothing_comes_that_was_not_asked_for() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let writer = database.connect().await;
+    writer
+        .batch_execute("insert into events (type, subscriber, payload) values ('t', 'titi', '1')")
+        .await
+        .unwrap();
+    let quiet = timeout(Duration::from_millis(400), toto.event()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+}

@@ -1,0 +1,111 @@
+//! A gateway in this process, on a port of its own.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use event_piper::{
+    gateway::{self, Gateway},
+    http::{self, Auth},
+    metrics::Metrics,
+    order::Hold,
+    postgres::server::Server,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    eventually,
+    sse_client::{Answer, Stream, ask},
+};
+
+/// A running gateway; it ends with [`stop`](Self::stop), or with the test.
+pub(crate) struct App {
+    pub(crate) address: SocketAddr,
+    pub(crate) gateway: Arc<Gateway>,
+    shutdown: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+/// What a test can turn.
+pub(crate) struct Settings {
+    pub(crate) gateway: gateway::Settings,
+    pub(crate) http: http::Settings,
+}
+
+impl Default for Settings {
+    /// As the program's own, but with heartbeats and drains that tests need not wait for.
+    fn default() -> Self {
+        let drain = Duration::from_secs(2);
+        let gateway = gateway::Settings {
+            hold: Hold::For(Duration::from_millis(20)),
+            heartbeat: Duration::from_millis(500),
+            recent: 64 << 20,
+            pool: 4,
+            drain,
+        };
+        let http = http::Settings { auth: Auth::Open, cors_origins: Vec::new(), drain };
+        Self { gateway, http }
+    }
+}
+
+impl App {
+    /// A gateway on this database, once it is ready.
+    pub(crate) async fn start(url: &str) -> Self {
+        Self::start_with(url, Settings::default()).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn start_with(url: &str, settings: Settings) -> Self {
+        let app = Self::launch(url, settings).await;
+        app.ready().await;
+        app
+    }
+
+    /// A gateway that may not be ready yet.
+    pub(crate) async fn launch(url: &str, settings: Settings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server::parse(url).unwrap();
+        let gateway = Gateway::start(&server, settings.gateway, Arc::new(Metrics::new()));
+        let drain = settings.http.drain;
+        let router = http::router(Arc::clone(&gateway), settings.http);
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(http::serve(listener, router, shutdown.clone(), drain));
+        Self { address, gateway, shutdown, serving }
+    }
+
+    /// Waits until events move.
+    pub(crate) async fn ready(&self) {
+        eventually("the gateway is ready", async || self.gateway.ready().ok()).await;
+    }
+
+    /// Follows this consumer from now on.
+    pub(crate) async fn follow(&self, consumer: &str) -> Stream {
+        Stream::open(self.address, "/events", &[("X-Consumer-Id", consumer)]).await
+    }
+
+    /// Follows this consumer after a cursor.
+    pub(crate) async fn resume(&self, consumer: &str, cursor: &str) -> Stream {
+        let headers = [("X-Consumer-Id", consumer), ("Last-Event-ID", cursor)];
+        Stream::open(self.address, "/events", &headers).await
+    }
+
+    /// One request, and its whole answer.
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        ask(self.address, "GET", path, headers).await
+    }
+
+    /// The value of a metric, as it stands in `/metrics` without its prefix.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics", &[]).await.body;
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("event_piper_{name} ")));
+        line.unwrap_or_else(|| panic!("no metric {name} in {text}")).parse().unwrap()
+    }
+
+    /// Ends as at a SIGTERM.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.gateway.close();
+        self.serving.await.unwrap();
+        self.gateway.stop().await;
+    }
+}

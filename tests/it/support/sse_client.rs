@@ -1,0 +1,229 @@
+//! A client of event streams on a bare socket, which reads no faster than it is asked to.
+
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// Longer than any healthy answer takes, on a busy machine too.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// One frame, by the rules of WHATWG HTML, section 9.2.6.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) id: Option<String>,
+    pub(crate) event: String,
+    pub(crate) data: String,
+    pub(crate) retry: Option<u64>,
+}
+
+impl Frame {
+    /// It is an event of the log, not a signal of the gateway's.
+    pub(crate) fn is_logged(&self) -> bool {
+        !self.event.is_empty() && self.event != "heartbeat" && !self.event.starts_with('$')
+    }
+
+    /// The row's own id, whatever else the cursor says.
+    pub(crate) fn row(&self) -> i64 {
+        let id = self.id.as_deref().expect("an event has an id");
+        let own = id.split(['@', '~']).next().unwrap();
+        own.parse().expect("an id is a number")
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
+    }
+}
+
+/// An open stream.
+pub(crate) struct Stream {
+    socket: BufReader<TcpStream>,
+    pub(crate) headers: HashMap<String, String>,
+    chunk: usize,
+    text: Vec<u8>,
+    /// The cursor that an `EventSource` would send at its next connection.
+    pub(crate) last_id: String,
+}
+
+/// Sends one request and reads its whole answer.
+pub(crate) async fn ask(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Answer {
+    let closing = [headers, &[("Connection", "close")]].concat();
+    let (mut socket, status, headers) = send(address, method, path, &closing).await.unwrap();
+    let mut body = Vec::new();
+    timeout(DEADLINE, socket.read_to_end(&mut body)).await.expect("an answer ends").unwrap();
+    let chunked = headers.get("transfer-encoding").is_some_and(|how| how == "chunked");
+    let body = if chunked { dechunked(&body) } else { body };
+    Answer { status, headers, body: String::from_utf8(body).unwrap() }
+}
+
+async fn send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<(BufReader<TcpStream>, u16, HashMap<String, String>)> {
+    let mut socket = TcpStream::connect(address).await?;
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    socket.write_all(request.as_bytes()).await?;
+    let mut socket = BufReader::new(socket);
+    let mut status = String::new();
+    let mut headers = HashMap::new();
+    timeout(DEADLINE, socket.read_line(&mut status)).await.expect("a head comes")?;
+    loop {
+        let mut line = String::new();
+        timeout(DEADLINE, socket.read_line(&mut line)).await.expect("a head comes")?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let status = status.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let lost = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "no status");
+    Ok((socket, status.ok_or(lost)?, headers))
+}
+
+fn dechunked(mut body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    while let Some(end) = body.windows(2).position(|pair| pair == b"\r\n") {
+        let size = std::str::from_utf8(&body[..end]).unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        out.extend_from_slice(&body[end + 2..end + 2 + size]);
+        body = &body[end + 2 + size + 2..];
+    }
+    out
+}
+
+impl Stream {
+    /// Opens a stream; anything but a 200 fails the test.
+    pub(crate) async fn open(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
+        Self::try_open(address, path, headers).await.expect("a stream opens")
+    }
+
+    /// Opens a stream, if somebody is there.
+    pub(crate) async fn try_open(
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> std::io::Result<Self> {
+        let (socket, status, headers) = send(address, "GET", path, headers).await?;
+        assert_eq!(status, 200, "{path}: {headers:?}");
+        let (text, last_id) = (Vec::new(), String::new());
+        Ok(Self { socket, headers, chunk: 0, text, last_id })
+    }
+
+    /// The next frame; `None` when the stream has ended or was cut.
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
+        timeout(DEADLINE, self.frame()).await.expect("a frame comes in time")
+    }
+
+    /// The next event of the log.
+    pub(crate) async fn event(&mut self) -> Frame {
+        loop {
+            let frame = self.next().await.expect("the stream goes on");
+            if frame.is_logged() {
+                return frame;
+            }
+        }
+    }
+
+    /// The next so many events of the log, by their rows' ids.
+    pub(crate) async fn rows(&mut self, count: usize) -> Vec<i64> {
+        let mut rows = Vec::with_capacity(count);
+        while rows.len() < count {
+            rows.push(self.event().await.row());
+        }
+        rows
+    }
+
+    /// The next frame of this type, whatever comes before it.
+    pub(crate) async fn signal(&mut self, event: &str) -> Frame {
+        loop {
+            let frame = self.next().await.unwrap_or_else(|| panic!("ended before {event}"));
+            if frame.event == event {
+                return frame;
+            }
+        }
+    }
+
+    /// Waits until the stream is known to be joined: its first cursor has come.
+    pub(crate) async fn joined(mut self) -> Self {
+        while self.last_id.is_empty() {
+            self.next().await.expect("the stream goes on");
+        }
+        self
+    }
+
+    async fn frame(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
+                let block: Vec<u8> = self.text.drain(..end + 2).collect();
+                return Some(self.parsed(std::str::from_utf8(&block).unwrap()));
+            }
+            self.more().await?;
+        }
+    }
+
+    fn parsed(&mut self, block: &str) -> Frame {
+        let mut frame = Frame::default();
+        for line in block.lines().filter(|line| !line.is_empty()) {
+            let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+            match name {
+                "id" => frame.id = Some(value.to_owned()),
+                "event" => frame.event = value.to_owned(),
+                "data" => frame.data = value.to_owned(),
+                "retry" => frame.retry = value.parse().ok(),
+                other => panic!("a line that no frame has: {other:?} in {block:?}"),
+            }
+        }
+        if let Some(id) = &frame.id {
+            self.last_id.clone_from(id);
+        }
+        frame
+    }
+
+    /// Reads what the socket has of the current chunk.
+    async fn more(&mut self) -> Option<()> {
+        while self.chunk == 0 {
+            let mut size = String::new();
+            if self.socket.read_line(&mut size).await.ok()? == 0 {
+                return None;
+            }
+            if size.trim().is_empty() {
+                continue;
+            }
+            self.chunk = usize::from_str_radix(size.trim(), 16).ok()?;
+            if self.chunk == 0 {
+                return None;
+            }
+        }
+        let read = self.socket.fill_buf().await.ok()?;
+        let taken = read.len().min(self.chunk);
+        if taken == 0 {
+            return None;
+        }
+        self.text.extend_from_slice(&read[..taken]);
+        self.socket.consume(taken);
+        self.chunk -= taken;
+        Some(())
+    }
+}
