@@ -152,13 +152,11 @@ impl History {
             let statement = client.prepare_typed_cached(query, types).await?;
             client.query(&statement, values).await
         });
-        match answer.await {
-            Ok(rows) => Ok(rows?),
-            Err(_) => {
-                drop(Object::take(client));
-                Err(HistoryError::Silent)
-            }
-        }
+        let Ok(rows) = answer.await else {
+            drop(Object::take(client));
+            return Err(HistoryError::Silent);
+        };
+        Ok(rows?)
     }
 }
 

@@ -9,6 +9,9 @@ use crate::support::{
     sse_client::ask,
 };
 
+/// Path, headers; status, and what the detail says.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
 const TOTO: (&str, &str) = ("X-Consumer-Id", "toto");
 
 async fn app() -> (Database, App) {
@@ -20,7 +23,7 @@ async fn app() -> (Database, App) {
 #[tokio::test]
 async fn a_refusal_says_what_was_wrong() {
     let (_database, app) = app().await;
-    let cases: [(&str, &[(&str, &str)], u16, &str); 12] = [
+    let cases: [Case; 12] = [
         ("/events", &[], 401, "X-Consumer-Id"),
         ("/events", &[("X-Consumer-Id", "")], 401, "empty"),
         ("/events?consumer=", &[], 401, "empty"),

@@ -23,9 +23,9 @@ async fn who_stalls_falls_back_to_the_table_and_gets_everything() {
     let all: Vec<i64> = (1..=2000).collect();
     assert_eq!(quick.rows(2000).await, all, "the others do not wait");
     eventually("the stalled one has fallen out of the recent events", async || {
-        (app.metric("recent_bytes").await <= f64::from(1 << 20)).then_some(())
+        (app.metric("recent_bytes").await <= 1 << 20).then_some(())
     })
     .await;
     assert_eq!(stalled.rows(2000).await, all);
-    assert!(app.metric("slow_clients_total").await >= 1.0);
+    assert!(app.metric("slow_clients_total").await >= 1);
 }

@@ -99,7 +99,7 @@ impl App {
     }
 
     /// The value of a metric, as it stands in `/metrics` without its prefix.
-    pub(crate) async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
         let text = self.get("/metrics", &[]).await.body;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("event_piper_{name} ")));
         line.unwrap_or_else(|| panic!("no metric {name} in {text}")).parse().unwrap()

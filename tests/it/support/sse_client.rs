@@ -83,7 +83,7 @@ async fn send(
     let mut socket = TcpStream::connect(address).await?;
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
     for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        request.extend([name, ": ", value, "\r\n"]);
     }
     request.push_str("\r\n");
     socket.write_all(request.as_bytes()).await?;
@@ -193,8 +193,8 @@ impl Stream {
             let (name, value) = line.split_once(": ").unwrap_or((line, ""));
             match name {
                 "id" => frame.id = Some(value.to_owned()),
-                "event" => frame.event = value.to_owned(),
-                "data" => frame.data = value.to_owned(),
+                "event" => value.clone_into(&mut frame.event),
+                "data" => value.clone_into(&mut frame.data),
                 "retry" => frame.retry = value.parse().ok(),
                 other => panic!("a line that no frame has: {other:?} in {block:?}"),
             }
