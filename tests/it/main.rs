@@ -11,3 +11,4 @@ mod roles;
 mod schema;
 mod server;
 mod support;
+mod tail;
