@@ -57,21 +57,21 @@ impl Parser {
     /// Parses what has come; answers what is complete by now.
     pub fn push(&mut self, mut bytes: &[u8]) -> Vec<Item> {
         let mut items = Vec::new();
-        if let [first, rest @ ..] = bytes {
-            if mem::take(&mut self.after_return) && *first == b'\n' {
-                bytes = rest;
-            }
+        if let [first, rest @ ..] = bytes
+            && mem::take(&mut self.after_return)
+            && *first == b'\n'
+        {
+            bytes = rest;
         }
         while let Some(end) = memchr2(b'\r', b'\n', bytes) {
             self.line.extend_from_slice(&bytes[..end]);
             items.extend(self.end_of_line());
             bytes = match &bytes[end..] {
-                [b'\r', b'\n', rest @ ..] => rest,
                 [b'\r'] => {
                     self.after_return = true;
                     &[]
                 }
-                [_, rest @ ..] => rest,
+                [b'\r', b'\n', rest @ ..] | [_, rest @ ..] => rest,
                 [] => unreachable!("something was found here"),
             };
         }

@@ -20,11 +20,11 @@ use super::{eventually, scratch::Scratch};
 
 /// Starts the driver on a port that is free, and ends it with all its browsers when the test
 /// ends, however it ends: the input closes then.
-const DRIVER: &str = r#"
+const DRIVER: &str = r"
 chromedriver --port=0 </dev/null &
 cat >/dev/null
 kill -KILL 0
-"#;
+";
 
 /// A cold Chromium takes its time on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
