@@ -418,7 +418,9 @@ function opened(cursor) {
 }
 
 function disconnected(why, pause) {
-  if (!["connecting", "reconnecting"].includes(root.dataset.state)) note(`connection lost: ${why}`);
+  const { state } = root.dataset;
+  if (state === "closing") note("the gateway ended the stream");
+  else if (!["connecting", "reconnecting"].includes(state)) note(`connection lost: ${why}`);
   live = false;
   lost += 1;
   comeback = Date.now() + pause;
@@ -460,6 +462,8 @@ function gap(data) {
   const why = { pruned: "they were pruned", reset: "the log was replaced" }[reason] ?? reason;
   const text = to > from ? `events after ${from} up to ${to} cannot be sent any more: ${why}` : `not everything after ${from} can be sent: ${why}`;
   queue({ note: text, bad: true });
+  // Of another log nothing is replayed: it goes on from that log's end.
+  if (reason === "reset") wentLive();
 }
 
 const note = (text) => queue({ note: `${clock(new Date())} · ${text}` });

@@ -131,6 +131,21 @@ async fn a_refusal_is_shown_in_the_gateways_words() {
     app.stop().await;
 }
 
+#[tokio::test]
+async fn a_gap_is_shown_and_the_stream_goes_on() {
+    let Some(browser) = Browser::open().await else { return };
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    insert(&database, 1).await;
+    browser.goto(&format!("http://{}/?consumer=toto&from=1000", app.address)).await;
+    let note = "return document.querySelector('.note.bad')?.textContent";
+    browser.until(note, json!("not everything after 1000 can be sent: the log was replaced")).await;
+    browser.until(STATE, json!("live")).await;
+    insert(&database, 1).await;
+    browser.until(ROWS, json!([2])).await;
+    app.stop().await;
+}
+
 /// A page from another origin than the gateway's.
 async fn serve(page: String) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
