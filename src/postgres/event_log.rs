@@ -160,11 +160,17 @@ select id, xid, subscriber, type, payload, count(*) over (), null::float8
 from unnest($1::int8[], $2::int8[]) missing(first, last)
 join events on id between missing.first and missing.last order by id limit 100";
 
+/// The last id that was drawn; null where the role may not see the sequence.
+pub(super) const DRAWN: &str = "
+select case when has_sequence_privilege(own.sequence, 'select, usage')
+            then coalesce(last_value, start_value - 1) end
+from (select pg_get_serial_sequence('events', 'id')::regclass::oid) own(sequence)
+join pg_class on pg_class.oid = own.sequence
+join pg_namespace on pg_namespace.oid = relnamespace
+join pg_sequences on schemaname = nspname and sequencename = relname";
+
 const STATE: &str = "
-select (select last_value from pg_sequences
-        where format('%I.%I', schemaname, sequencename)::regclass
-            = pg_get_serial_sequence('events', 'id')::regclass),
-       pg_notification_queue_usage(), pg_is_in_recovery(),
+select (DRAWN), pg_notification_queue_usage(), pg_is_in_recovery(),
        exists (select from pg_locks
                where locktype = 'advisory' and granted and pid <> pg_backend_pid()
                  and database = (select oid from pg_database where datname = current_database())
@@ -184,7 +190,7 @@ impl EventLog {
             ended: client.prepare(ENDED).await?,
             followers: client.prepare(FOLLOWERS).await?,
             passed: client.prepare(PASSED).await?,
-            state: client.prepare(STATE).await?,
+            state: client.prepare(&STATE.replace("DRAWN", DRAWN)).await?,
         })
     }
 

@@ -9,7 +9,7 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::event_log::{Page, PageSize};
+use super::event_log::{DRAWN, Page, PageSize};
 use crate::{
     consumer::ConsumerId,
     cursor::Mark,
@@ -70,12 +70,6 @@ select id, xid, subscriber, type, payload, found, null::float8 from (
 const PRUNED: &str = "
 select coalesce(max(upto), 0) from events_pruned
 where subscriber = any($1) or subscriber is null";
-
-/// The last id that was drawn; null where the role may not see the sequence.
-const DRAWN: &str = "
-select last_value from pg_sequences
-where format('%I.%I', schemaname, sequencename)::regclass
-    = pg_get_serial_sequence('events', 'id')::regclass";
 
 const EVENT: &str = "
 select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
@@ -158,13 +152,11 @@ impl History {
             let statement = client.prepare_typed_cached(query, types).await?;
             client.query(&statement, values).await
         });
-        match answer.await {
-            Ok(rows) => Ok(rows?),
-            Err(_) => {
-                drop(Object::take(client));
-                Err(HistoryError::Silent)
-            }
-        }
+        let Ok(rows) = answer.await else {
+            drop(Object::take(client));
+            return Err(HistoryError::Silent);
+        };
+        Ok(rows?)
     }
 }
 

@@ -6,7 +6,7 @@ use axum::{Router, response::Html, routing::get};
 use serde_json::json;
 use tokio::{net::TcpListener, time::sleep};
 
-use crate::support::{app::App, browser::Browser, postgres::Database};
+use crate::support::{app::App, browser::Browser, killable::Killable, postgres::Database};
 
 const EXAMPLE: &str = include_str!("../../examples/browser.html");
 
@@ -62,6 +62,29 @@ async fn nothing_is_missing_on_the_page_and_nothing_twice_when_the_gateway_resta
     browser.until("return document.querySelector('#received').textContent", json!("154")).await;
     browser.until("return document.querySelector('#cursor').textContent", json!("154")).await;
     app.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_killed_costs_the_page_no_event_and_doubles_none() {
+    let Some(browser) = Browser::open().await else { return };
+    let database = Database::create().await;
+    let mut gateway = Killable::start(&database.url(), None).await;
+    let address = gateway.address;
+    browser.goto(&format!("http://{address}/?consumer=toto")).await;
+    browser.until(STATE, json!("live")).await;
+    let mut count = 0;
+    for _ in 0..2 {
+        insert(&database, 2).await;
+        count += 2;
+        browser.until(ROWS, json!((1..=count).collect::<Vec<_>>())).await;
+        gateway.kill().await;
+        browser.until(STATE, json!("reconnecting")).await;
+        insert(&database, 2).await;
+        count += 2;
+        gateway = Killable::start(&database.url(), Some(address)).await;
+        browser.until(STATE, json!("live")).await;
+    }
+    browser.until(ROWS, json!((1..=count).collect::<Vec<_>>())).await;
 }
 
 #[tokio::test]

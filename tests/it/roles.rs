@@ -117,6 +117,24 @@ async fn an_owner_prunes_and_remembers() {
 }
 
 #[tokio::test]
+async fn who_may_only_delete_is_remembered_as_well() {
+    let database = granted().await;
+    let pruner = format!("pruner_{}", database.name());
+    let client = database.connect().await;
+    let create = format!(
+        "create role {pruner}; grant select, delete, truncate on events to {pruner};
+         insert into events (type, subscriber, payload) values ('a', 'b', '1'), ('a', 'b', '1')"
+    );
+    client.batch_execute(&create).await.unwrap();
+    let prune = "begin; set local event_piper.prune = 'on'; delete from events where id = 1;
+        truncate events; commit";
+    connect_as(&database, &pruner).await.batch_execute(prune).await.unwrap();
+    let known = "select string_agg(upto::text, ' ' order by upto) from events_pruned";
+    let known: String = client.query_one(known, &[]).await.unwrap().get(0);
+    assert_eq!(known, "1 2");
+}
+
+#[tokio::test]
 async fn as_gateway_there_is_nothing_to_migrate_and_the_doctor_is_content() {
     let database = granted().await;
     let login = format!("gateway_{}", database.name());

@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod browser;
+pub(crate) mod killable;
 pub(crate) mod postgres;
 pub(crate) mod scratch;
 pub(crate) mod sse_client;

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{app::App, postgres::Database};
+use crate::support::{app::App, killable::Killable, postgres::Database};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -99,6 +99,24 @@ async fn nothing_is_missing_and_nothing_twice_when_the_gateway_restarts() {
     assert!(said.contains("the gateway is closing"), "{said}");
     assert!(said.contains("connected again"), "{said}");
     app.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_killed_costs_no_event_and_doubles_none() {
+    let database = Database::create().await;
+    let mut gateway = Killable::start(&database.url(), None).await;
+    let address = gateway.address;
+    insert(&database, "t", "1").await;
+    let mut tail = Tail::at(&format!("http://{address}"), &["-c", "toto", "--from", "0", "--json"]);
+    assert_eq!(tail.ids(1).await, ["1"]);
+    for (one, two) in [("2", "3"), ("4", "5")] {
+        insert(&database, "t", "1").await;
+        assert_eq!(tail.ids(1).await, [one]);
+        gateway.kill().await;
+        insert(&database, "t", "1").await;
+        gateway = Killable::start(&database.url(), Some(address)).await;
+        assert_eq!(tail.ids(1).await, [two]);
+    }
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ async fn send(
     let mut socket = TcpStream::connect(address).await?;
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
     for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        request.extend([name, ": ", value, "\r\n"]);
     }
     request.push_str("\r\n");
     socket.write_all(request.as_bytes()).await?;
@@ -138,12 +138,7 @@ impl Stream {
 
     /// The next event of the log.
     pub(crate) async fn event(&mut self) -> Frame {
-        loop {
-            let frame = self.next().await.expect("the stream goes on");
-            if frame.is_logged() {
-                return frame;
-            }
-        }
+        self.until("an event", Frame::is_logged).await
     }
 
     /// The next so many events of the log, by their rows' ids.
@@ -157,12 +152,21 @@ impl Stream {
 
     /// The next frame of this type, whatever comes before it.
     pub(crate) async fn signal(&mut self, event: &str) -> Frame {
-        loop {
-            let frame = self.next().await.unwrap_or_else(|| panic!("ended before {event}"));
-            if frame.event == event {
-                return frame;
+        self.until(event, |frame| frame.event == event).await
+    }
+
+    /// The next frame that is `wanted`: heartbeats do not prolong the wait for it.
+    async fn until(&mut self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        let wait = async {
+            loop {
+                match self.frame().await {
+                    Some(frame) if wanted(&frame) => return frame,
+                    Some(_) => {}
+                    None => panic!("the stream ended before {what}"),
+                }
             }
-        }
+        };
+        timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("no {what} in time"))
     }
 
     /// Waits until the stream is known to be joined: its first cursor has come.
@@ -189,8 +193,8 @@ impl Stream {
             let (name, value) = line.split_once(": ").unwrap_or((line, ""));
             match name {
                 "id" => frame.id = Some(value.to_owned()),
-                "event" => frame.event = value.to_owned(),
-                "data" => frame.data = value.to_owned(),
+                "event" => value.clone_into(&mut frame.event),
+                "data" => value.clone_into(&mut frame.data),
                 "retry" => frame.retry = value.parse().ok(),
                 other => panic!("a line that no frame has: {other:?} in {block:?}"),
             }
