@@ -1,5 +1,6 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
+mod browser;
 mod doctor;
 mod embedded;
 mod harness;
@@ -15,3 +16,4 @@ mod server;
 mod shutdown;
 mod slow_consumer;
 mod support;
+mod tail;

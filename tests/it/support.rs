@@ -1,6 +1,8 @@
 //! What every test stands on.
 
 pub(crate) mod app;
+pub(crate) mod browser;
+pub(crate) mod killable;
 pub(crate) mod postgres;
 pub(crate) mod scratch;
 pub(crate) mod sse_client;
