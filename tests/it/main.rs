@@ -1,5 +1,6 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
+mod chaos;
 mod doctor;
 mod embedded;
 mod harness;

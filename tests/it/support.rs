@@ -1,7 +1,9 @@
 //! What every test stands on.
 
 pub(crate) mod app;
+pub(crate) mod chaos_proxy;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod scratch;
 pub(crate) mod sse_client;
 
