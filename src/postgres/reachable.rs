@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use super::server::Server;
+use super::{error::Chain, server::Server};
 
 /// Pauses between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -20,7 +20,7 @@ pub async fn wait(server: &Server) -> Result<(), tokio_postgres::Error> {
         match server.connect().await {
             Ok(_) => return Ok(()),
             Err(e) if !may_come(&e) => return Err(e),
-            Err(e) => warn!("waiting for PostgreSQL, will try again in {pause:?}: {}", cause(&e)),
+            Err(e) => warn!("waiting for PostgreSQL, will try again in {pause:?}: {}", Chain(&e)),
         }
         sleep(pause).await;
         pause = (pause * 2).min(longest);
@@ -31,11 +31,13 @@ pub async fn wait(server: &Server) -> Result<(), tokio_postgres::Error> {
 fn may_come(error: &tokio_postgres::Error) -> bool {
     match error.code() {
         Some(code) => [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS].contains(code),
-        None => error.is_closed() || error.source().is_some_and(<dyn Error>::is::<io::Error>),
+        None => error.is_closed() || error.source().is_some_and(is_of_the_network),
     }
 }
 
-/// The innermost cause says it best.
-fn cause(error: &tokio_postgres::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+/// A certificate that is not believed comes as an input error too, and stays wrong.
+fn is_of_the_network(cause: &(dyn Error + 'static)) -> bool {
+    let Some(io) = cause.downcast_ref::<io::Error>() else { return false };
+    let inner = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    inner.is_none()
 }

@@ -1,0 +1,23 @@
+# syntax=docker/dockerfile:1
+
+FROM rust:1-bookworm AS build
+WORKDIR /source
+COPY . .
+# The caches keep what was downloaded and built, so that a change builds only what it touches. They
+# are no part of the image, hence the copy.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/source/target \
+    cargo build --release --locked --bin event-piper && \
+    cp target/release/event-piper /event-piper
+
+# The C library, certificates, and a user without rights: no shell, no package manager. There is no
+# PostgreSQL in it either, so DATABASE_URL (or DATABASE_URL_FILE) has to name one.
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /event-piper /usr/local/bin/event-piper
+EXPOSE 4000
+STOPSIGNAL SIGTERM
+# Reads the same variables as serve, so it asks where that listens.
+HEALTHCHECK --interval=5s --timeout=4s --start-period=30s \
+    CMD ["/usr/local/bin/event-piper", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/event-piper"]
+CMD ["serve"]
