@@ -153,18 +153,17 @@ impl History {
         values: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, HistoryError> {
         let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
-        let client = self.pool.get().await?;
+        let silent = |_| HistoryError::Silent;
+        let client = timeout(DEADLINE, self.pool.get()).await.map_err(silent)??;
         let answer = timeout(DEADLINE, async {
             let statement = client.prepare_typed_cached(query, types).await?;
             client.query(&statement, values).await
         });
-        match answer.await {
-            Ok(rows) => Ok(rows?),
-            Err(_) => {
-                drop(Object::take(client));
-                Err(HistoryError::Silent)
-            }
+        let answer = answer.await;
+        if answer.is_err() {
+            drop(Object::take(client));
         }
+        Ok(answer.map_err(silent)??)
     }
 }
 
