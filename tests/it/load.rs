@@ -17,7 +17,7 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use tokio_postgres::Client;
+use tokio_postgres::{Client, types::ToSql};
 
 use crate::support::{
     eventually,
@@ -90,11 +90,11 @@ impl Probe {
     }
 }
 
-/// A mebibyte of events for one consumer: some that PostgreSQL can compress, and some that it
-/// cannot.
+/// A mebibyte of events for one consumer, such as PostgreSQL can compress a hundredfold, or
+/// such as it cannot.
 const WRITE: &str = "
 insert into events (type, subscriber, payload)
-select 't', $1, to_jsonb(case when row % 2 = 0 then repeat('x', 16384)
+select 't', $1, to_jsonb(case when $2 then repeat('x', 16384)
                          else (select string_agg(md5(row || '-' || piece), '')
                                from generate_series(1, 512) piece) end)
 from generate_series(1, 64) row";
@@ -121,7 +121,9 @@ async fn clients_that_do_not_read_cost_little_and_lose_nothing() {
 
     let busy = Probe::start(gateway.address(), &database).await;
     for mebibyte in 0..mebibytes {
-        writer.execute(WRITE, &[&format!("slow {}", mebibyte % consumers)]).await.unwrap();
+        let consumer = mebibyte % consumers;
+        let values: [&(dyn ToSql + Sync); 2] = [&format!("slow {consumer}"), &(consumer % 2 == 0)];
+        writer.execute(WRITE, &values).await.unwrap();
     }
     let busy = busy.stop(&writer).await;
     let after = gateway.usage();
@@ -150,6 +152,45 @@ async fn clients_that_do_not_read_cost_little_and_lose_nothing() {
 const RECENT: u64 = 192 << 20;
 /// What a slow client costs at most: a page that is being sent.
 const EACH: u64 = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_transaction_of_any_size_costs_little_and_arrives_whole() {
+    let rows = setting("EVENT_PIPER_LATE_ROWS", 60_000);
+    let database = Database::create().await;
+    let (late, writer) = (database.connect().await, database.connect().await);
+    let gateway = Process::launch(&database.tcp_url(), &["--recent", "16MiB"]);
+    gateway.ready().await;
+    let mut toto = open(gateway.address(), 0, "toto", None).await.joined().await;
+    let mut titi = open(gateway.address(), 1, "titi", None).await.joined().await;
+    let before = gateway.usage();
+    let insert = "insert into events (type, subscriber, payload)
+                  select 't', 'toto', to_jsonb(repeat(md5(row::text), 16))
+                  from generate_series(1, $1) row";
+    let small = "insert into events (type, subscriber, payload)
+                 values ('t', 'titi', '1'), ('t', 'toto', '1')";
+    late.batch_execute("begin").await.unwrap();
+    late.execute(insert, &[&i32::try_from(rows).unwrap()]).await.unwrap();
+    writer.batch_execute(small).await.unwrap();
+    let passed = i64::try_from(rows).unwrap() + 1;
+    assert_eq!((titi.rows(1).await, toto.rows(1).await), (vec![passed], vec![passed + 1]));
+
+    let committed = Instant::now();
+    late.batch_execute("commit").await.unwrap();
+    writer.batch_execute(small).await.unwrap();
+    assert_eq!(titi.rows(1).await, [passed + 2]);
+    let waited = committed.elapsed();
+    let got = timeout(DEADLINE, toto.rows(rows + 1)).await.expect("all of it comes");
+    let of_late: Vec<i64> = got.iter().copied().filter(|row| *row < passed).collect();
+    assert!(of_late.iter().copied().eq(1..passed), "once each, and in order");
+    assert!(got.contains(&(passed + 3)));
+    let after = gateway.usage();
+    println!("{rows} rows of a late transaction: before {before:?}, after {after:?};");
+    println!("  the next event of another consumer came after {waited:.1?}");
+    if let (Some(before), Some(after)) = (before, after) {
+        let more = after.peak - before.bytes;
+        assert!(more < 96 << 20, "{} MiB more than before", more >> 20);
+    }
+}
 
 /// Clients that do everything at the same time.
 struct Crowd {
