@@ -3,10 +3,13 @@
 PROGRAM = $(or $(CARGO_TARGET_DIR),target)/release/event-piper
 # What serve is told, for instance: make run ARGS="--listen 127.0.0.1:8080"
 ARGS =
+# How long a soak lasts, and which one: make soak MINUTES=30 SEED=7
+MINUTES = 30
+SEED =
 # Which versions of PostgreSQL: make test-versions MAJORS="13 18"; all when empty
 MAJORS =
 
-.PHONY: help run build test lint fmt deny test-versions
+.PHONY: help run build test soak lint fmt deny test-versions
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
@@ -27,6 +30,12 @@ test: ## Formatting, lints, licences and all tests, against a real PostgreSQL an
 	@scripts/ensure-chromium
 	$(MAKE) --no-print-directory lint deny
 	cargo test --locked
+
+soak: ## Everything goes wrong at once for MINUTES, by the dice of SEED; nothing may be lost
+	@scripts/ensure-linker
+	@scripts/ensure-postgres
+	EVENT_PIPER_SOAK_MINUTES=$(MINUTES) $(if $(SEED),EVENT_PIPER_SOAK_SEED=$(SEED)) \
+		cargo test --release --locked --test it chaos::soak -- --exact --nocapture
 
 lint: ## Formatting and lints, as they must be
 	cargo fmt --all --check

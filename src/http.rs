@@ -2,10 +2,12 @@
 
 mod console;
 mod cors;
+mod direct;
 pub mod error;
 mod events;
 mod health;
 mod identity;
+mod opening;
 mod query;
 mod server;
 

@@ -5,12 +5,14 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -21,7 +23,7 @@ use crate::{
     gateway::Gateway,
     http,
     metrics::Metrics,
-    postgres::{embedded, migrate::migrate, server::Server},
+    postgres::{embedded, error::Chain, migrate::migrate, reachable, server::Server},
 };
 
 /// Serves until a signal. The first one drains; a second one leaves at once, and whatever is
@@ -81,14 +83,28 @@ async fn prepare_and_serve(
 
 /// Waits for a server that is not there yet, and brings the schema up to date.
 async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
-    wait_for(server).await?;
-    if config.migrate {
-        for name in migrate(server).await.context("bringing the schema up to date")?.applied {
-            info!("applied migration {name}");
+    loop {
+        wait_for(server).await?;
+        if !config.migrate {
+            return Ok(());
+        }
+        match migrate(server).await {
+            Ok(done) => {
+                done.applied.iter().for_each(|name| info!("applied migration {name}"));
+                return Ok(());
+            }
+            // It left nothing behind: the next attempt goes on where this one was.
+            Err(error) if reachable::is_passing(&error) => {
+                warn!("PostgreSQL went away during a migration, will try again: {}", Chain(&error));
+                sleep(MIGRATE_AGAIN).await;
+            }
+            Err(error) => return Err(error).context("bringing the schema up to date"),
         }
     }
-    Ok(())
 }
+
+/// After PostgreSQL went away during a migration.
+const MIGRATE_AGAIN: Duration = Duration::from_millis(250);
 
 /// Serves until `shutdown`, then until the streams are drained.
 async fn run_gateway(

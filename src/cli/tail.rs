@@ -58,7 +58,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const CONNECTING: Duration = Duration::from_secs(10);
 /// A connection without even a heartbeat for so long is dead. Should a gateway beat more
 /// slowly than that, this costs a reconnect now and then, and no event.
-const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_mins(2);
 /// Of what a gateway says about a refusal as much is shown.
 const LONGEST_REFUSAL: usize = 400;
 

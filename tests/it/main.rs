@@ -1,11 +1,13 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
 mod browser;
+mod chaos;
 mod doctor;
 mod embedded;
 mod harness;
 mod http;
 mod live;
+mod load;
 mod migrate;
 mod order;
 mod reconnect;
@@ -17,3 +19,4 @@ mod shutdown;
 mod slow_consumer;
 mod support;
 mod tail;
+mod wakeups;

@@ -110,9 +110,14 @@ async fn migrate_to_current(url: &str) {
 
 /// Connects, and drives the connection until the client is dropped.
 pub(crate) async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    try_connect(url).await.unwrap()
+}
+
+/// The same, if somebody is there.
+pub(crate) async fn try_connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
-    client
+    Ok(client)
 }
 
 /// A PostgreSQL server that can be stopped, killed and started again. It ends with its last

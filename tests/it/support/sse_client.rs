@@ -54,6 +54,8 @@ pub(crate) struct Stream {
     pub(crate) headers: HashMap<String, String>,
     chunk: usize,
     text: Vec<u8>,
+    /// In so much of the text there is no end of a frame.
+    searched: usize,
     /// The cursor that an `EventSource` would send at its next connection.
     pub(crate) last_id: String,
 }
@@ -65,22 +67,33 @@ pub(crate) async fn ask(
     path: &str,
     headers: &[(&str, &str)],
 ) -> Answer {
-    let closing = [headers, &[("Connection", "close")]].concat();
-    let (mut socket, status, headers) = send(address, method, path, &closing).await.unwrap();
-    let mut body = Vec::new();
-    timeout(DEADLINE, socket.read_to_end(&mut body)).await.expect("an answer ends").unwrap();
-    let chunked = headers.get("transfer-encoding").is_some_and(|how| how == "chunked");
-    let body = if chunked { dechunked(&body) } else { body };
-    Answer { status, headers, body: String::from_utf8(body).unwrap() }
+    try_ask(address, method, path, headers).await.expect("an answer comes")
 }
 
-async fn send(
+/// The same, if somebody is there.
+pub(crate) async fn try_ask(
     address: SocketAddr,
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
+) -> std::io::Result<Answer> {
+    let closing = [headers, &[("Connection", "close")]].concat();
+    let socket = TcpStream::connect(address).await?;
+    let (mut socket, status, headers) = send(socket, method, path, &closing).await?;
+    let mut body = Vec::new();
+    timeout(DEADLINE, socket.read_to_end(&mut body)).await.expect("an answer ends")?;
+    let chunked = headers.get("transfer-encoding").is_some_and(|how| how == "chunked");
+    let body = if chunked { dechunked(&body) } else { body };
+    Ok(Answer { status, headers, body: String::from_utf8(body).unwrap() })
+}
+
+async fn send(
+    mut socket: TcpStream,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
 ) -> std::io::Result<(BufReader<TcpStream>, u16, HashMap<String, String>)> {
-    let mut socket = TcpStream::connect(address).await?;
+    let address = socket.peer_addr()?;
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
     for (name, value) in headers {
         request.extend([name, ": ", value, "\r\n"]);
@@ -125,10 +138,19 @@ impl Stream {
         path: &str,
         headers: &[(&str, &str)],
     ) -> std::io::Result<Self> {
-        let (socket, status, headers) = send(address, "GET", path, headers).await?;
+        Self::open_on(TcpStream::connect(address).await?, path, headers).await
+    }
+
+    /// Opens a stream on a socket of the caller's making.
+    pub(crate) async fn open_on(
+        socket: TcpStream,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> std::io::Result<Self> {
+        let (socket, status, headers) = send(socket, "GET", path, headers).await?;
         assert_eq!(status, 200, "{path}: {headers:?}");
         let (text, last_id) = (Vec::new(), String::new());
-        Ok(Self { socket, headers, chunk: 0, text, last_id })
+        Ok(Self { socket, headers, chunk: 0, text, searched: 0, last_id })
     }
 
     /// The next frame; `None` when the stream has ended or was cut.
@@ -179,10 +201,12 @@ impl Stream {
 
     async fn frame(&mut self) -> Option<Frame> {
         loop {
-            if let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
-                let block: Vec<u8> = self.text.drain(..end + 2).collect();
+            if let Some(end) = memchr::memmem::find(&self.text[self.searched..], b"\n\n") {
+                let block: Vec<u8> = self.text.drain(..self.searched + end + 2).collect();
+                self.searched = 0;
                 return Some(self.parsed(std::str::from_utf8(&block).unwrap()));
             }
+            self.searched = self.text.len().saturating_sub(1);
             self.more().await?;
         }
     }
@@ -205,8 +229,11 @@ impl Stream {
         frame
     }
 
-    /// Reads what the socket has of the current chunk.
+    /// Reads what the socket has, of the current chunk where the body comes in chunks.
     async fn more(&mut self) -> Option<()> {
+        if !self.headers.contains_key("transfer-encoding") {
+            self.chunk = usize::MAX;
+        }
         while self.chunk == 0 {
             let mut size = String::new();
             if self.socket.read_line(&mut size).await.ok()? == 0 {
