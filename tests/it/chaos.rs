@@ -32,10 +32,7 @@ use self::{
     faults::{Blow, Fault},
     writers::{Ledger, Writer, finish_prepared},
 };
-use crate::support::{
-    app::App,
-    postgres::{Database, TestServer},
-};
+use crate::support::postgres::TestServer;
 
 /// When all faults are over, every client has got everything within this time.
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);

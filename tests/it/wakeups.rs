@@ -77,7 +77,7 @@ impl Meeting {
 
     /// What came of it, in words, and whether all is well.
     async fn end(mut self) -> (String, bool) {
-        let mut unannounced = 0.0;
+        let mut unannounced = 0;
         for app in self.apps {
             unannounced += app.metric("unannounced_total").await;
             app.stop().await;
@@ -94,7 +94,7 @@ impl Meeting {
             at(99),
             at(100),
         );
-        (line, unannounced == 0.0 && late == 0)
+        (line, unannounced == 0 && late == 0)
     }
 }
 
