@@ -27,7 +27,7 @@ kill -KILL 0
 ";
 
 /// A cold Chromium takes its time on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// One browser with one page.
 pub(crate) struct Browser {
