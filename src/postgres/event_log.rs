@@ -166,10 +166,14 @@ select id, xid, subscriber, type, payload, count(*) over (), null::float8
 from unnest($1::int8[], $2::int8[]) missing(first, last)
 join events on id between missing.first and missing.last order by id limit 100";
 
+/// The last id that was drawn, 0 before the first; null where the role may not see the sequence.
+pub(super) const DRAWN: &str = "
+select case when has_sequence_privilege(sequence, 'SELECT, USAGE')
+            then coalesce(pg_sequence_last_value(sequence), 0) end
+from (select pg_get_serial_sequence('events', 'id')::regclass as sequence) own";
+
 const STATE: &str = "
-select (select last_value from pg_sequences
-        where format('%I.%I', schemaname, sequencename)::regclass
-            = pg_get_serial_sequence('events', 'id')::regclass),
+select (DRAWN),
        pg_notification_queue_usage(), pg_is_in_recovery(),
        exists (select from pg_locks
                where locktype = 'advisory' and granted and pid <> pg_backend_pid()
@@ -191,7 +195,7 @@ impl EventLog {
             followers: client.prepare(FOLLOWERS).await?,
             followers_subscribers: client.prepare(FOLLOWERS_SUBSCRIBERS).await?,
             passed: client.prepare(PASSED).await?,
-            state: client.prepare(STATE).await?,
+            state: client.prepare(&STATE.replace("DRAWN", DRAWN)).await?,
         })
     }
 

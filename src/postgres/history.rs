@@ -71,12 +71,6 @@ const PRUNED: &str = "
 select coalesce(max(upto), 0) from events_pruned
 where subscriber = any($1) or subscriber is null";
 
-/// The last id that was drawn; null where the role may not see the sequence.
-const DRAWN: &str = "
-select last_value from pg_sequences
-where format('%I.%I', schemaname, sequencename)::regclass
-    = pg_get_serial_sequence('events', 'id')::regclass";
-
 const EVENT: &str = "
 select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
        to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
@@ -136,7 +130,7 @@ impl History {
 
     /// The last id that was drawn; `None` where the role may not see the sequence.
     pub async fn drawn(&self) -> Result<Option<EventId>, HistoryError> {
-        let rows = self.query(DRAWN, &[], &[], i64::MAX).await?;
+        let rows = self.query(event_log::DRAWN, &[], &[], i64::MAX).await?;
         Ok(rows.first().and_then(|row| row.get(0)))
     }
 

@@ -19,12 +19,7 @@ use tokio::{
 };
 use tokio_postgres::{Client, types::ToSql};
 
-use crate::support::{
-    eventually,
-    postgres::Database,
-    process::Process,
-    sse_client::Stream,
-};
+use crate::support::{eventually, postgres::Database, process::Process, sse_client::Stream};
 
 fn setting(name: &str, default: usize) -> usize {
     env::var(name).map_or(default, |text| text.parse().expect("a number"))
@@ -226,8 +221,7 @@ impl Crowd {
         let since = Instant::now();
         let cursors = std::mem::take(&mut self.cursors);
         let back = cursors.into_iter().enumerate().map(async |(number, cursor)| {
-            let mut stream =
-                open(self.gateway, number, &consumer(number), Some(&cursor)).await;
+            let mut stream = open(self.gateway, number, &consumer(number), Some(&cursor)).await;
             let rows = stream.rows(missed).await;
             assert!(rows.is_sorted_by(|a, b| a < b), "{number}: {rows:?}");
             stream.signal("$caught-up").await;

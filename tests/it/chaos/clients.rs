@@ -50,17 +50,53 @@ pub(super) fn everybody(dice: &mut Rng) -> Vec<Habits> {
         Habits { name: "steady", consumers: one(), ..plain() },
         Habits { name: "steady elsewhere", consumers: one(), ..plain() },
         Habits { name: "from 0", consumers: one(), from_the_beginning: true, ..plain() },
-        Habits { name: "late from 0", comes_at: 60, from_the_beginning: true, consumers: one(), ..plain() },
+        Habits {
+            name: "late from 0",
+            comes_at: 60,
+            from_the_beginning: true,
+            consumers: one(),
+            ..plain()
+        },
         Habits { name: "late", comes_at: 40, consumers: one(), ..plain() },
         Habits { name: "restless", leaves: quick.clone(), consumers: one(), ..plain() },
-        Habits { name: "hopping", leaves: leisurely.clone(), hops: true, consumers: one(), ..plain() },
+        Habits {
+            name: "hopping",
+            leaves: leisurely.clone(),
+            hops: true,
+            consumers: one(),
+            ..plain()
+        },
         Habits { name: "hopping fast", leaves: quick, hops: true, consumers: one(), ..plain() },
         Habits { name: "cut before any event", flees: 5, hops: true, consumers: one(), ..plain() },
         Habits { name: "slow", dawdles: Some(0..60), consumers: one(), ..plain() },
-        Habits { name: "stalling", dawdles: Some(0..4_000), consumers: one(), hops: true, ..plain() },
-        Habits { name: "typed", kinds: KINDS[..1].into(), consumers: one(), leaves: leisurely.clone(), ..plain() },
-        Habits { name: "several", consumers: all(), leaves: leisurely.clone(), hops: true, ..plain() },
-        Habits { name: "several from 0", consumers: all(), from_the_beginning: true, leaves: leisurely, ..plain() },
+        Habits {
+            name: "stalling",
+            dawdles: Some(0..4_000),
+            consumers: one(),
+            hops: true,
+            ..plain()
+        },
+        Habits {
+            name: "typed",
+            kinds: KINDS[..1].into(),
+            consumers: one(),
+            leaves: leisurely.clone(),
+            ..plain()
+        },
+        Habits {
+            name: "several",
+            consumers: all(),
+            leaves: leisurely.clone(),
+            hops: true,
+            ..plain()
+        },
+        Habits {
+            name: "several from 0",
+            consumers: all(),
+            from_the_beginning: true,
+            leaves: leisurely,
+            ..plain()
+        },
         Habits { name: "several typed", consumers: all(), kinds: KINDS[1..].into(), ..plain() },
     ]
 }

@@ -53,12 +53,8 @@ pub(super) enum Fault {
 }
 
 /// Of the gateway's process.
-pub(super) const OF_GATEWAYS: [Fault; 4] = [
-    Fault::GatewayKilled,
-    Fault::GatewayTerminated,
-    Fault::GatewayFrozen,
-    Fault::KeeperFrozen,
-];
+pub(super) const OF_GATEWAYS: [Fault; 4] =
+    [Fault::GatewayKilled, Fault::GatewayTerminated, Fault::GatewayFrozen, Fault::KeeperFrozen];
 
 /// Of PostgreSQL, and of its administrator.
 pub(super) const OF_POSTGRES: [Fault; 8] = [

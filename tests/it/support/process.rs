@@ -47,7 +47,8 @@ impl Process {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
-        let own = ["serve", "--database-url", url, "--listen", &address.to_string()].map(From::from);
+        let own =
+            ["serve", "--database-url", url, "--listen", &address.to_string()].map(From::from);
         let args = own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
         let log = folder.path().join("log");
         let mut process = Self { address, args, log, child: None, _folder: folder };

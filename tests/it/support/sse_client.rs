@@ -160,12 +160,7 @@ impl Stream {
 
     /// The next event of the log.
     pub(crate) async fn event(&mut self) -> Frame {
-        loop {
-            let frame = self.next().await.expect("the stream goes on");
-            if frame.is_logged() {
-                return frame;
-            }
-        }
+        self.find("an event", Frame::is_logged).await
     }
 
     /// The next so many events of the log, by their rows' ids.
@@ -179,12 +174,20 @@ impl Stream {
 
     /// The next frame of this type, whatever comes before it.
     pub(crate) async fn signal(&mut self, event: &str) -> Frame {
-        loop {
-            let frame = self.next().await.unwrap_or_else(|| panic!("ended before {event}"));
-            if frame.event == event {
-                return frame;
+        self.find(event, |frame| frame.event == event).await
+    }
+
+    /// Heartbeats go on for ever; what is waited for has to come in time all the same.
+    async fn find(&mut self, what: &str, is_it: impl Fn(&Frame) -> bool) -> Frame {
+        let found = async {
+            loop {
+                let frame = self.next().await.unwrap_or_else(|| panic!("ended before {what}"));
+                if is_it(&frame) {
+                    return frame;
+                }
             }
-        }
+        };
+        timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("not in time: {what}"))
     }
 
     /// Waits until the stream is known to be joined: its first cursor has come.
