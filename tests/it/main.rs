@@ -4,6 +4,7 @@ mod chaos;
 mod doctor;
 mod embedded;
 mod harness;
+mod late;
 mod live;
 mod load;
 mod migrate;
