@@ -21,7 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-pub use server::serve;
+pub use server::{listen, serve};
 use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
 
 use self::error::Problem;

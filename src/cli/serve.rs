@@ -54,7 +54,7 @@ fn done(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
 async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let hints = Hints::new(&config);
     // Before the slow things, for a port that is taken is the most usual mistake.
-    let listener = TcpListener::bind(config.listen).await;
+    let listener = http::listen(config.listen);
     let listener = listener.with_context(|| format!("listening on {}", config.listen))?;
     let Some(database) = shutdown.run_until_cancelled(open(config.database.clone())).await else {
         return Ok(());

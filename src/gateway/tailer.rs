@@ -70,8 +70,9 @@ pub enum Lost {
 /// died without a word is found within 10 seconds.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-/// Waits between attempts to connect: short at first, since a restart takes a moment.
-const BACKOFF: [u64; 6] = [50, 100, 250, 500, 1000, 2000];
+/// Waits between attempts to connect, in milliseconds: short at first, since a restart takes a
+/// moment, and never so long that readiness comes later than 10 seconds after PostgreSQL.
+const BACKOFF: [u64; 5] = [50, 100, 250, 500, 1000];
 
 impl Tailer {
     /// Follows the log until `shutdown`.

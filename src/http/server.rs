@@ -1,7 +1,7 @@
 //! Sockets: accepts connections, serves HTTP/1.1 and clear-text HTTP/2 on them, and lets
 //! them end in good order.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{
@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -34,6 +34,20 @@ const BUFFER: usize = 16 << 10;
 
 /// Vanished clients are found by the kernel: after this silence it asks, a few times.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// As many may wait to be accepted as the system allows (`net.core.somaxconn`). Where they are
+/// more than that, the kernel drops their handshakes, and they hang for up to half a minute: a
+/// storm of clients that come back must find room.
+const BACKLOG: u32 = 1 << 16;
+
+/// A socket that listens on this address.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A gateway that starts again finds its port in use by connections that it closed.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves until `shutdown`, then lets open requests end for at most `drain`.
 pub async fn serve(

@@ -9,7 +9,7 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::event_log::{self, DRAWN, Page, PageSize};
+use super::event_log::{self, Page, PageSize};
 use crate::{
     consumer::ConsumerId,
     cursor::Mark,
@@ -130,7 +130,7 @@ impl History {
 
     /// The last id that was drawn; `None` where the role may not see the sequence.
     pub async fn drawn(&self) -> Result<Option<EventId>, HistoryError> {
-        let rows = self.query(DRAWN, &[], &[], i64::MAX).await?;
+        let rows = self.query(event_log::DRAWN, &[], &[], i64::MAX).await?;
         Ok(rows.first().and_then(|row| row.get(0)))
     }
 

@@ -2,7 +2,9 @@
 //! every kind, gateways as they are installed, a real PostgreSQL, and faults between and in
 //! all of them.
 //!
-//! A failure names its seed. The same again: `make soak SEED=<seed>`.
+//! A failure names its seed, which plays the same again: `make soak MINUTES=1 SEED=<seed>`.
+//! `EVENT_PIPER_ROUNDS=100 cargo test --release --test it chaos:: -- --nocapture` tries each
+//! fault by itself that often, and prints a table.
 
 mod arena;
 mod check;
@@ -18,6 +20,7 @@ use std::{
 };
 
 use fastrand::Rng;
+use futures::{StreamExt, stream};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -32,8 +35,10 @@ use self::{
     faults::{Blow, Fault},
     writers::{Ledger, Writer, finish_prepared},
 };
-use crate::support::postgres::TestServer;
-
+use crate::support::{
+    chaos_proxy::{Strike, Weather},
+    postgres::Stop,
+};
 /// When all faults are over, every client has got everything within this time.
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 /// After its last event a client is watched for so long that whatever is sent twice arrives.
@@ -62,6 +67,17 @@ struct Figures {
     blows: usize,
     drained: Duration,
     faults: Vec<String>,
+}
+
+impl Figures {
+    fn line(&self) -> String {
+        let Self { events, deliveries, connections, blows, drained, faults } = self;
+        format!(
+            "{blows} faults struck, {events} events, {deliveries} deliveries on {connections} \
+             connections; all drained {drained:.1?} after the end; {} found",
+            faults.len()
+        )
+    }
 }
 
 impl Play {
@@ -214,7 +230,7 @@ async fn everything_at_once(seed: u64, length: Duration, gateways: usize) {
     }
     let figures = play.finish(blows.len()).await;
     progress.abort();
-    println!("{figures:#?}");
+    println!("{}", figures.line());
     let mut schedule = String::new();
     for Blow { at, fault, station, lasts } in &blows {
         writeln!(schedule, "  {at:>8.1?}  {fault:?} at {station} for {lasts:?}").unwrap();
@@ -240,29 +256,29 @@ async fn tell_progress(arena: Arc<Arena>, begun: Instant) {
     }
 }
 
-/// Each of these faults by itself, some rounds each, and what became of it.
-async fn one_at_a_time(faults: &[Fault]) {
+/// Each of these faults by itself, some rounds each, and what became of it. They are mostly
+/// waited for, so some are tried at the same time, each in an arena of its own.
+async fn each_by_itself(faults: &[Fault]) {
+    const AT_ONCE: usize = 3;
     let rounds = setting("EVENT_PIPER_ROUNDS").unwrap_or(2);
-    let server = Arena::server().await;
-    let mut wrong = Vec::new();
-    for fault in faults {
-        let figures = rounds_of(&server, *fault, rounds).await;
-        println!(
-            "| {fault:?} | {rounds} | {} | {} | {} | {} |",
-            figures.events,
-            figures.deliveries,
-            figures.connections,
-            figures.faults.len()
-        );
-        wrong.extend(figures.faults.into_iter().map(|text| format!("{fault:?}: {text}")));
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    println!("| fault | rounds | events | deliveries | connections | found |");
+    let tried = faults.iter().map(async |fault| {
+        let figures = rounds_of(*fault, rounds).await;
+        let Figures { events, deliveries, connections, .. } = figures;
+        let found = figures.faults.len();
+        println!("| {fault:?} | {rounds} | {events} | {deliveries} | {connections} | {found} |");
+        figures.faults.into_iter().map(move |text| format!("{fault:?}: {text}"))
+    });
+    let found: Vec<_> = stream::iter(tried).buffer_unordered(AT_ONCE).collect().await;
+    let found: Vec<_> = found.into_iter().flatten().collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-async fn rounds_of(server: &TestServer, fault: Fault, rounds: u64) -> Figures {
+async fn rounds_of(fault: Fault, rounds: u64) -> Figures {
     let mut dice = Rng::with_seed(rounds);
     let length = Duration::from_secs(2 * rounds);
-    let play = Play::begin(Arena::build(server, 2).await, length, &mut dice).await;
+    let arena = Arena::build(&Arena::server().await, 2).await;
+    let play = Play::begin(arena, length, &mut dice).await;
     let mut late = Vec::new();
     for round in 0..rounds {
         sleep(Duration::from_millis(dice.u64(100..800))).await;
@@ -291,7 +307,37 @@ async fn everything_at_once_as_always() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_at_once_as_never_before() {
-    everything_at_once(fastrand::u64(..1 << 32), Duration::from_secs(30), 2).await;
+    everything_at_once(fastrand::u64(..1 << 32), Duration::from_secs(30), 3).await;
+}
+
+/// What `/readyz` says is true within ten seconds, of a fault and of its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_tells_the_truth() {
+    const WITHIN: Duration = Duration::from_secs(10);
+    let arena = Arena::build(&Arena::server().await, 1).await;
+    let station = &arena.stations[0];
+    let gateway = station.gateway.lock().await;
+    let becomes = async |ready: bool, what: &str| {
+        let since = Instant::now();
+        while gateway.is_ready().await != ready {
+            assert!(since.elapsed() < WITHIN, "{what}: ready is not {ready} in time");
+            sleep(Duration::from_millis(20)).await;
+        }
+        println!("{what}: ready is {ready} after {:.1?}", since.elapsed());
+    };
+    let black_hole = Weather { black_hole: true, ..Weather::default() };
+    station.to_postgres.set(black_hole);
+    becomes(false, "in a black hole").await;
+    station.to_postgres.clear();
+    becomes(true, "out of it").await;
+    station.to_postgres.strike(Strike::LoseServer);
+    becomes(false, "when PostgreSQL vanished").await;
+    becomes(true, "when it came back").await;
+    arena.postgres.stop(Stop::Immediate).await;
+    becomes(false, "when PostgreSQL stopped").await;
+    sleep(Duration::from_secs(3)).await;
+    arena.postgres.start().await;
+    becomes(true, "when it started").await;
 }
 
 /// `make soak MINUTES=30 SEED=7`: nothing at all without a number of minutes.
@@ -304,20 +350,20 @@ async fn soak() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_fail() {
-    one_at_a_time(&faults::OF_GATEWAYS).await;
+    each_by_itself(&faults::OF_GATEWAYS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_fails() {
-    one_at_a_time(&faults::OF_POSTGRES).await;
+    each_by_itself(&faults::OF_POSTGRES).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_to_postgresql_fails() {
-    one_at_a_time(&faults::OF_THE_NETWORK).await;
+    each_by_itself(&faults::OF_THE_NETWORK).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_to_the_clients_fails() {
-    one_at_a_time(&faults::OF_CLIENTS).await;
+    each_by_itself(&faults::OF_CLIENTS).await;
 }

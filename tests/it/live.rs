@@ -165,3 +165,25 @@ async fn nothing_comes_that_was_not_asked_for() {
     let quiet = timeout(Duration::from_millis(400), toto.event()).await;
     assert!(quiet.is_err(), "{quiet:?}");
 }
+
+#[tokio::test]
+async fn a_log_that_begins_anew_is_no_silence() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let writer = database.connect().await;
+    let mut toto = app.follow("toto").await.joined().await;
+    writer.batch_execute(README).await.unwrap();
+    writer.batch_execute(README).await.unwrap();
+    assert_eq!(toto.rows(2).await, [1, 2]);
+    let truncate = "begin; set local event_piper.prune = 'on';
+                    truncate events restart identity; commit";
+    writer.batch_execute(truncate).await.unwrap();
+    let gap = toto.signal("$gap").await;
+    assert_eq!(gap.data, r#"{"from":2,"to":0,"reason":"reset"}"#);
+
+    let mut later = app.resume("toto", "57").await;
+    let gap = later.signal("$gap").await;
+    assert_eq!(gap.data, r#"{"from":57,"to":0,"reason":"reset"}"#);
+    writer.batch_execute(README).await.unwrap();
+    assert_eq!((toto.rows(1).await, later.rows(1).await), (vec![1], vec![1]));
+}

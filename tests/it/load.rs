@@ -250,7 +250,9 @@ async fn a_storm_of_clients_that_come_back_is_weathered() {
     let writer = database.connect().await;
     let mut gateway = Process::launch(&database.tcp_url(), &["--pool-size", "4"]);
     gateway.ready().await;
+    let gathering = Instant::now();
     let mut crowd = Crowd::gather(gateway.address(), clients).await;
+    println!("{clients} clients gathered within {:.1?}", gathering.elapsed());
     write_to_all(&writer).await;
     crowd.hear(1).await;
 

@@ -6,6 +6,7 @@ mod doctor;
 mod embedded;
 mod harness;
 mod http;
+mod late;
 mod live;
 mod load;
 mod migrate;

@@ -1,0 +1,159 @@
+//! Transactions that stay open beyond the hold, rows that came past the trigger, and events
+//! that are gone.
+
+use std::time::Duration;
+
+use event_piper::order::{Hold, Late};
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use crate::support::{
+    app::{App, Settings},
+    eventually,
+    postgres::Database,
+};
+
+const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+
+/// A transaction that has written one event, and stays open.
+async fn open_transaction(database: &Database) -> Client {
+    let client = database.connect().await;
+    client.batch_execute("begin").await.unwrap();
+    client.batch_execute(INSERT).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn more_late_transactions_than_a_cursor_can_name_hold_delivery_back() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let mut open = Vec::new();
+    for _ in 0..=Late::MAX {
+        open.push(open_transaction(&database).await);
+    }
+    let writer = database.connect().await;
+    writer.batch_execute(INSERT).await.unwrap();
+    let held = timeout(Duration::from_millis(500), toto.event()).await;
+    assert!(held.is_err(), "{held:?} has a cursor that is too long");
+
+    open.pop().unwrap().batch_execute("rollback").await.unwrap();
+    let passed = toto.event().await;
+    assert_eq!(passed.row(), 18);
+    let cursor = passed.id.unwrap();
+    assert_eq!(cursor.matches('~').count(), Late::MAX, "{cursor}");
+    drop(toto);
+    for transaction in &open {
+        transaction.batch_execute("commit").await.unwrap();
+    }
+    let mut toto = app.resume("toto", &cursor).await;
+    assert_eq!(toto.rows(Late::MAX).await, (1..=16).collect::<Vec<_>>());
+    writer.batch_execute(INSERT).await.unwrap();
+    assert_eq!(toto.rows(1).await, [19]);
+}
+
+#[tokio::test]
+async fn an_unlimited_hold_is_strict_order() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.gateway.hold = Hold::Unlimited;
+    let app = App::start_with(&database.url(), settings).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let slow = open_transaction(&database).await;
+    let writer = database.connect().await;
+    writer.batch_execute(INSERT).await.unwrap();
+    let held = timeout(Duration::from_millis(500), toto.event()).await;
+    assert!(held.is_err(), "{held:?} came before what is in doubt");
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(toto.rows(2).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_beside_an_open_transaction_delivers_it() {
+    let database = Database::create().await;
+    let slow = open_transaction(&database).await;
+    let writer = database.connect().await;
+    writer.batch_execute(INSERT).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    assert!(toto.last_id.starts_with("2~"), "{}", toto.last_id);
+    let cursor = toto.last_id.clone();
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(toto.rows(1).await, [1]);
+    let again = App::start(&database.url()).await;
+    assert_eq!(again.resume("toto", &cursor).await.rows(1).await, [1]);
+}
+
+#[tokio::test]
+async fn what_a_savepoint_wrote_is_late_with_its_transaction() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let slow = database.connect().await;
+    let begin = format!("begin; savepoint a; {INSERT}; savepoint b; {INSERT}; release b");
+    slow.batch_execute(&begin).await.unwrap();
+    let writer = database.connect().await;
+    writer.batch_execute(INSERT).await.unwrap();
+    assert_eq!(toto.rows(1).await, [3]);
+    let cursor = toto.last_id.clone();
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(toto.rows(2).await, [1, 2]);
+    assert_eq!(app.resume("toto", &cursor).await.rows(2).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_cursor_in_the_midst_of_a_late_transaction_goes_on_behind_its_mark() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let slow = open_transaction(&database).await;
+    slow.batch_execute(INSERT).await.unwrap();
+    slow.batch_execute(INSERT).await.unwrap();
+    let writer = database.connect().await;
+    writer.batch_execute(INSERT).await.unwrap();
+    assert_eq!(toto.rows(1).await, [4]);
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(toto.rows(2).await, [1, 2]);
+    let cursor = toto.last_id.clone();
+    writer.batch_execute(INSERT).await.unwrap();
+    let again = App::start(&database.url()).await;
+    for instance in [&app, &again] {
+        let mut toto = instance.resume("toto", &cursor).await;
+        assert_eq!(toto.rows(2).await, [3, 5], "after {cursor}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_came_past_the_trigger_is_found_counted_and_delivered() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let (slow, writer) = (database.connect().await, database.connect().await);
+    writer.batch_execute("alter table events disable trigger events_doorbell").await.unwrap();
+    slow.batch_execute("begin").await.unwrap();
+    slow.batch_execute(INSERT).await.unwrap();
+    writer.batch_execute(INSERT).await.unwrap();
+    assert_eq!(toto.rows(1).await, [2], "nothing tells that 1 is still to come");
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(toto.rows(1).await, [1]);
+    assert_eq!(app.metric("found_behind_total").await, 1);
+}
+
+#[tokio::test]
+async fn what_was_pruned_is_a_gap_and_not_a_silence() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let writer = database.connect().await;
+    for _ in 0..3 {
+        writer.batch_execute(INSERT).await.unwrap();
+    }
+    let prune =
+        "begin; set local event_piper.prune = 'on'; delete from events where id < 3; commit";
+    writer.batch_execute(prune).await.unwrap();
+    eventually("all is read", async || (app.metric("head").await == 3).then_some(())).await;
+    let restarted = App::start(&database.url()).await;
+    let mut toto = restarted.resume("toto", "0").await;
+    let gap = toto.signal("$gap").await;
+    assert_eq!(gap.data, r#"{"from":0,"to":2,"reason":"pruned"}"#);
+    assert_eq!(toto.rows(1).await, [3]);
+}
