@@ -10,9 +10,14 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --release --locked --bin event-piper && \
     cp target/release/event-piper /event-piper
 
-# The C library, certificates, and a user without rights: no shell, no package manager. There is no
-# PostgreSQL in it either, so DATABASE_URL (or DATABASE_URL_FILE) has to name one.
-FROM gcr.io/distroless/cc-debian12:nonroot
+# Certificates beside the base system, and a user without rights. There is no PostgreSQL in it, so
+# DATABASE_URL (or DATABASE_URL_FILE) has to name one.
+FROM debian:bookworm-slim
+RUN apt-get update && \
+    apt-get install --yes --no-install-recommends ca-certificates && \
+    rm -rf /var/lib/apt/lists/* && \
+    useradd --system --no-create-home --shell /usr/sbin/nologin event-piper
+USER event-piper
 COPY --from=build /event-piper /usr/local/bin/event-piper
 EXPOSE 4000
 STOPSIGNAL SIGTERM

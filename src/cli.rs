@@ -5,6 +5,7 @@ mod healthcheck;
 mod migrate;
 mod psql;
 mod serve;
+mod tail;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -53,6 +54,8 @@ enum Command {
     },
     /// Ask a gateway on this machine whether it is ready; for containers
     Healthcheck(Flags),
+    /// Follow a gateway from the terminal, through lost connections
+    Tail(tail::Args),
 }
 
 /// Runs the command that this process was started with.
@@ -74,6 +77,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(flags) => on_database(load(flags)?, doctor::run).await,
         Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
+        Command::Tail(args) => tail::tail(args).await,
     }
 }
 

@@ -2,12 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::wait_for;
 use crate::postgres::{migrate, server::Server};
 
 /// Migrates, and says what was applied. An error is the caller's to print, with its causes.
 pub(super) async fn run(server: &Server) -> anyhow::Result<ExitCode> {
-    wait_for(server).await?;
     let outcome = migrate::migrate(server).await?;
     for name in &outcome.applied {
         println!("applied {name}");

@@ -211,7 +211,7 @@ impl Recent {
             return None;
         }
         if !cursor.marks().is_empty() {
-            return Some(consumers.iter().map(|consumer| self.dropped_of(consumer)).max()?);
+            return consumers.iter().map(|consumer| self.dropped_of(consumer)).max();
         }
         // Entries that were delivered at a head the cursor has reached are not owed.
         let owed = |consumer: &ConsumerId| {
@@ -240,6 +240,7 @@ impl Recent {
 
     /// The events of these consumers from `next` on, in the order of delivery; `None` when
     /// one of them is kept no longer.
+    #[must_use]
     pub fn read<'a>(
         &'a self,
         consumers: &'a [ConsumerId],

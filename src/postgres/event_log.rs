@@ -166,15 +166,17 @@ select id, xid, subscriber, type, payload, count(*) over (), null::float8
 from unnest($1::int8[], $2::int8[]) missing(first, last)
 join events on id between missing.first and missing.last order by id limit 100";
 
-/// The last id that was drawn, 0 before the first; null where the role may not see the sequence.
+/// The last id that was drawn; null where the role may not see the sequence.
 pub(super) const DRAWN: &str = "
-select case when has_sequence_privilege(sequence, 'SELECT, USAGE')
-            then coalesce(pg_sequence_last_value(sequence), 0) end
-from (select pg_get_serial_sequence('events', 'id')::regclass as sequence) own";
+select case when has_sequence_privilege(own.sequence, 'select, usage')
+            then coalesce(last_value, start_value - 1) end
+from (select pg_get_serial_sequence('events', 'id')::regclass::oid) own(sequence)
+join pg_class on pg_class.oid = own.sequence
+join pg_namespace on pg_namespace.oid = relnamespace
+join pg_sequences on schemaname = nspname and sequencename = relname";
 
 const STATE: &str = "
-select (DRAWN),
-       pg_notification_queue_usage(), pg_is_in_recovery(),
+select (DRAWN), pg_notification_queue_usage(), pg_is_in_recovery(),
        exists (select from pg_locks
                where locktype = 'advisory' and granted and pid <> pg_backend_pid()
                  and database = (select oid from pg_database where datname = current_database())

@@ -31,7 +31,6 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Durability is no subject of these servers (the embedded one's tests bring their own).
 const SETTINGS: &str = "
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 max_connections = 300
 max_prepared_transactions = 20

@@ -96,7 +96,7 @@ async fn send(
     let address = socket.peer_addr()?;
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
     for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        request.extend([name, ": ", value, "\r\n"]);
     }
     request.push_str("\r\n");
     socket.write_all(request.as_bytes()).await?;
@@ -160,7 +160,7 @@ impl Stream {
 
     /// The next event of the log.
     pub(crate) async fn event(&mut self) -> Frame {
-        self.find("an event", Frame::is_logged).await
+        self.until("an event", Frame::is_logged).await
     }
 
     /// The next so many events of the log, by their rows' ids.
@@ -174,20 +174,21 @@ impl Stream {
 
     /// The next frame of this type, whatever comes before it.
     pub(crate) async fn signal(&mut self, event: &str) -> Frame {
-        self.find(event, |frame| frame.event == event).await
+        self.until(event, |frame| frame.event == event).await
     }
 
-    /// Heartbeats go on for ever; what is waited for has to come in time all the same.
-    async fn find(&mut self, what: &str, is_it: impl Fn(&Frame) -> bool) -> Frame {
-        let found = async {
+    /// The next frame that is `wanted`: heartbeats do not prolong the wait for it.
+    async fn until(&mut self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        let wait = async {
             loop {
-                let frame = self.next().await.unwrap_or_else(|| panic!("ended before {what}"));
-                if is_it(&frame) {
-                    return frame;
+                match self.frame().await {
+                    Some(frame) if wanted(&frame) => return frame,
+                    Some(_) => {}
+                    None => panic!("the stream ended before {what}"),
                 }
             }
         };
-        timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+        timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("no {what} in time"))
     }
 
     /// Waits until the stream is known to be joined: its first cursor has come.
@@ -216,8 +217,8 @@ impl Stream {
             let (name, value) = line.split_once(": ").unwrap_or((line, ""));
             match name {
                 "id" => frame.id = Some(value.to_owned()),
-                "event" => frame.event = value.to_owned(),
-                "data" => frame.data = value.to_owned(),
+                "event" => value.clone_into(&mut frame.event),
+                "data" => value.clone_into(&mut frame.data),
                 "retry" => frame.retry = value.parse().ok(),
                 other => panic!("a line that no frame has: {other:?} in {block:?}"),
             }
@@ -228,8 +229,11 @@ impl Stream {
         frame
     }
 
-    /// Reads what the socket has of the current chunk.
+    /// Reads what the socket has, of the current chunk where the body comes in chunks.
     async fn more(&mut self) -> Option<()> {
+        if !self.headers.contains_key("transfer-encoding") {
+            self.chunk = usize::MAX;
+        }
         while self.chunk == 0 {
             let mut size = String::new();
             if self.socket.read_line(&mut size).await.ok()? == 0 {
