@@ -39,8 +39,9 @@ use crate::support::{
     chaos_proxy::{Strike, Weather},
     postgres::Stop,
 };
+
 /// When all faults are over, every client has got everything within this time.
-const DRAINED_WITHIN: Duration = Duration::from_secs(60);
+const DRAINED_WITHIN: Duration = Duration::from_mins(1);
 /// After its last event a client is watched for so long that whatever is sent twice arrives.
 const AFTERWARDS: Duration = Duration::from_millis(1_200);
 /// A gateway is ready again so soon after a fault.

@@ -26,7 +26,7 @@ fn setting(name: &str, default: usize) -> usize {
 }
 
 /// So long everybody together may take.
-const DEADLINE: Duration = Duration::from_secs(240);
+const DEADLINE: Duration = Duration::from_mins(4);
 
 /// A socket that takes little, from one of many addresses, of which each has its own ports.
 async fn open(gateway: SocketAddr, number: usize, consumer: &str, cursor: Option<&str>) -> Stream {
@@ -117,7 +117,8 @@ async fn clients_that_do_not_read_cost_little_and_lose_nothing() {
     let busy = Probe::start(gateway.address(), &database).await;
     for mebibyte in 0..mebibytes {
         let consumer = mebibyte % consumers;
-        let values: [&(dyn ToSql + Sync); 2] = [&format!("slow {consumer}"), &(consumer % 2 == 0)];
+        let (name, compressible) = (format!("slow {consumer}"), consumer.is_multiple_of(2));
+        let values: [&(dyn ToSql + Sync); 2] = [&name, &compressible];
         writer.execute(WRITE, &values).await.unwrap();
     }
     let busy = busy.stop(&writer).await;
@@ -262,7 +263,7 @@ async fn a_storm_of_clients_that_come_back_is_weathered() {
     head_is_at(&gateway, 2 * CONSUMERS).await;
     let recent = crowd.come_back(1).await;
     let now = gateway.metric("replays_total").await.unwrap();
-    assert_eq!(now - replays, 0.0, "what is recent is replayed from memory");
+    assert!(now <= replays, "what is recent is replayed from memory, not {now} times");
 
     gateway.signal(Signal::SIGKILL);
     gateway.ended(DEADLINE).await.unwrap();

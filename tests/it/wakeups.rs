@@ -111,6 +111,8 @@ async fn no_wake_up_is_lost() {
     let inserts = env::var("EVENT_PIPER_INSERTS").map_or(400, |text| text.parse().unwrap());
     let meetings = tokio::join!(meet(1, inserts), meet(2, inserts), meet(3, inserts));
     let meetings = [meetings.0, meetings.1, meetings.2];
-    meetings.iter().for_each(|(line, _)| println!("{line}"));
+    for (line, _) in &meetings {
+        println!("{line}");
+    }
     assert!(meetings.iter().all(|(_, well)| *well), "{meetings:#?}");
 }

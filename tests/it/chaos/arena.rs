@@ -70,11 +70,6 @@ impl Arena {
         Self { postgres, database, stations, postgres_turn, findings: Lock::default() }
     }
 
-    /// Where clients reach this gateway.
-    pub(super) fn address(&self, station: usize) -> SocketAddr {
-        self.stations[station].to_clients.address()
-    }
-
     /// A superuser's connection, as soon as PostgreSQL gives one.
     pub(super) async fn administrator(&self) -> Client {
         loop {
@@ -116,15 +111,6 @@ impl Arena {
                 }
             }
         }
-    }
-
-    /// The sum of a counter over all gateways.
-    pub(super) async fn sum(&self, metric: &str) -> f64 {
-        let mut sum = 0.0;
-        for station in &self.stations {
-            sum += station.gateway.lock().await.metric(metric).await.unwrap_or(0.0);
-        }
-        sum
     }
 }
 

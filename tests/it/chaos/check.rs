@@ -113,13 +113,6 @@ impl Truth {
         faults.extend(disorder(&diary.got));
         faults
     }
-
-    /// Whether there is nothing left for the client to get.
-    pub(super) fn is_satisfied(&self, habits: &Habits, diary: &Diary) -> bool {
-        let Some(begin) = &diary.begin else { return false };
-        let got: BTreeSet<i64> = diary.got.iter().map(|event| event.row).collect();
-        self.owed(habits, begin).is_subset(&got)
-    }
 }
 
 /// Events come in id order, save those that say that they are late.

@@ -2,6 +2,7 @@
 //! business.
 
 use std::{
+    fmt::Write,
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     ops::Range,
@@ -180,10 +181,11 @@ impl Client {
         }
         let mut path = String::from("/events");
         for (at, consumer) in self.habits.consumers.iter().enumerate() {
-            path += &format!("{}consumer={consumer}", if at == 0 { '?' } else { '&' });
+            let separator = if at == 0 { '?' } else { '&' };
+            write!(path, "{separator}consumer={consumer}").unwrap();
         }
         if !self.habits.kinds.is_empty() {
-            path += &format!("&types={}", self.habits.kinds.join(","));
+            write!(path, "&types={}", self.habits.kinds.join(",")).unwrap();
         }
         let resume = cursor.map(|cursor| ("Last-Event-ID", cursor));
         let stream = Stream::open_on(socket.connect(gateway).await?, &path, resume.as_slice());

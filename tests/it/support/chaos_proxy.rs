@@ -109,12 +109,12 @@ impl Line {
     async fn carry(self, client: TcpStream, strikes: &mut broadcast::Receiver<Strike>) {
         let weather = *self.weather.borrow();
         if weather.refuse {
-            return reset(client);
+            return reset(&client);
         }
         if weather.black_hole {
             return self.swallow(client, strikes).await;
         }
-        let Ok(server) = TcpStream::connect(self.upstream).await else { return reset(client) };
+        let Ok(server) = TcpStream::connect(self.upstream).await else { return reset(&client) };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (mut client, mut server) = (client, server);
         let strike = {
@@ -130,15 +130,17 @@ impl Line {
         };
         match strike {
             Strike::Cut => {
-                reset(client);
-                reset(server);
+                reset(&client);
+                reset(&server);
             }
             Strike::LoseServer => {
-                reset(server);
+                reset(&server);
+                drop(server);
                 silent(client, strikes).await;
             }
             Strike::LoseClient => {
-                reset(client);
+                reset(&client);
+                drop(client);
                 silent(server, strikes).await;
             }
         }
@@ -152,7 +154,7 @@ impl Line {
             _ = self.weather.wait_for(|weather| !weather.black_hole) => {}
             _ = strikes.recv() => {}
         }
-        reset(client);
+        reset(&client);
     }
 }
 
@@ -200,6 +202,7 @@ async fn silent(socket: TcpStream, strikes: &mut broadcast::Receiver<Strike>) {
     }
 }
 
-fn reset(socket: TcpStream) {
-    let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+/// Whoever drops the socket next resets the connection.
+fn reset(socket: &TcpStream) {
+    let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
