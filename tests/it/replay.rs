@@ -85,7 +85,7 @@ async fn after_a_restart_recent_events_are_recalled_and_reconnects_need_no_query
     fill(&database, 5000).await;
     let app = App::start(&database.url()).await;
     eventually("all of them are recalled", async || {
-        (app.metric("recent_bytes").await > 5000 * 30).then_some(())
+        (app.metric("recent_bytes").await > 5000 * 120).then_some(())
     })
     .await;
     assert_eq!(app.resume("toto", "17").await.rows(4983).await, (18..=5000).collect::<Vec<_>>());
