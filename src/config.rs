@@ -64,6 +64,12 @@ impl Config {
             auth: auth_on(listen, auth, &mut from),
             cors_origins: from.setting("cors-origins", value::origins),
             drain: from.setting("drain", value::duration),
+            limits: http::Limits {
+                streams: from.setting("max-streams", value::limit),
+                streams_of_a_consumer: from.setting("max-streams-per-consumer", value::limit),
+                head_within: from.setting("head-timeout", value::interval),
+                head: from.setting("max-head", value::head),
+            },
         };
         let gateway = gateway::Settings {
             drain: http.drain,

@@ -28,8 +28,9 @@ use self::{
     tailer::Tailer,
 };
 use crate::{
+    consumer::ConsumerId,
     event::EventId,
-    metrics::{Metrics, State},
+    metrics::{Metrics, Reason, State},
     order::Hold,
     postgres::{
         history::{History, HistoryError, WholeEvent},
@@ -97,6 +98,21 @@ impl Gateway {
     #[must_use]
     pub fn subscribe(self: &Arc<Self>, request: Request) -> Subscription {
         Subscription::new(Arc::clone(self), request)
+    }
+
+    /// Whether one more subscription to these consumers keeps within the limits: on streams in
+    /// all, and on those that follow one consumer. Counts it, if not.
+    #[must_use]
+    pub fn has_room(&self, consumers: &[ConsumerId], streams: usize, of_one: usize) -> bool {
+        let full = if self.hub.seats() >= streams {
+            "streams"
+        } else if consumers.iter().any(|consumer| self.hub.followers(consumer) >= of_one) {
+            "streams-of-a-consumer"
+        } else {
+            return true;
+        };
+        self.metrics.refused.get_or_create(&Reason { reason: full }).inc();
+        false
     }
 
     /// One event, whole.

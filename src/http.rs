@@ -37,6 +37,33 @@ pub struct Settings {
     pub cors_origins: Vec<String>,
     /// How long a shutdown may take before open requests are cut.
     pub drain: Duration,
+    /// How much of everything there may be.
+    pub limits: Limits,
+}
+
+/// How much of everything there may be, so that nobody can use it up for the others.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Streams in all. Who comes beyond that is asked to try again in some seconds.
+    pub streams: usize,
+    /// Streams that follow one consumer.
+    pub streams_of_a_consumer: usize,
+    /// A request's head has to arrive within this time, and the next request of a connection
+    /// that is kept alive too: who sends byte by byte, or nothing, is cut off.
+    pub head_within: Duration,
+    /// The bytes of a request's head.
+    pub head: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            streams: 100_000,
+            streams_of_a_consumer: 100_000,
+            head_within: Duration::from_secs(10),
+            head: 16 << 10,
+        }
+    }
 }
 
 /// Who is believed to be whom.

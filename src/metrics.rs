@@ -36,6 +36,8 @@ pub struct Metrics {
     pub resumed_from_recent: Counter,
     /// Subscriptions that fell out of the recent events and went back to the table.
     pub slow_clients: Counter,
+    /// Subscriptions that were asked to try again later, by the limit that was reached.
+    pub refused: Family<Reason, Counter>,
     /// Subscriptions that ended, by reason.
     pub disconnects: Family<Reason, Counter>,
     /// The greatest id that was passed.
@@ -115,6 +117,7 @@ impl Metrics {
             replayed_rows: Counter::default(),
             resumed_from_recent: Counter::default(),
             slow_clients: Counter::default(),
+            refused: Family::default(),
             disconnects: Family::default(),
             head: Gauge::default(),
             lag: Gauge::default(),
@@ -148,6 +151,7 @@ impl Metrics {
         add.metric("replayed_rows", "Rows read by replays", &self.replayed_rows);
         add.metric("resumed_from_recent", "Resumed without a query", &self.resumed_from_recent);
         add.metric("slow_clients", "Fell back to the table", &self.slow_clients);
+        add.metric("refused", "Asked to try again later, by limit", &self.refused);
         add.metric("disconnects", "Ended subscriptions by reason", &self.disconnects);
         add.metric("head", "The greatest id that was passed", &self.head);
         add.metric("lag", "Ids that were drawn and not passed", &self.lag);

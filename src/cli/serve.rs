@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -30,6 +31,7 @@ use crate::{
 /// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
+    allow_open_files(config.http.limits.streams);
     let shutdown = CancellationToken::new();
     let work = run(config, shutdown.clone());
     tokio::pin!(work);
@@ -119,8 +121,25 @@ async fn run_gateway(
         shutdown.cancelled().await;
         gateway.close();
     };
-    tokio::join!(http::serve(listener, router, shutdown.clone(), config.http.drain), goodbye);
+    tokio::join!(http::serve(listener, router, &config.http, shutdown.clone()), goodbye);
     gateway.stop().await;
+}
+
+/// Each stream is an open file: takes as many as the system allows, and says so when that is
+/// fewer than there may be streams.
+fn allow_open_files(streams: usize) {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| {
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+        Ok(most)
+    });
+    match files {
+        Ok(most) if most < streams as u64 => info!(
+            "the system allows {most} open files, so fewer streams than the {streams} of \
+             --max-streams"
+        ),
+        Ok(_) => {}
+        Err(error) => warn!(%error, "the limit on open files cannot be raised"),
+    }
 }
 
 /// Both signals that ask a program to leave.

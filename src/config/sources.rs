@@ -28,7 +28,7 @@ const fn setting(
 
 /// Every setting there is: what the flags, the variables and the file's keys are made from.
 #[rustfmt::skip]
-const SETTINGS: [Setting; 17] = [
+const SETTINGS: [Setting; 21] = [
     setting("config", "EVENT_PIPER_CONFIG", "FILE", None, "A TOML file of settings, by the same names"),
     setting("database-url", "DATABASE_URL", "URL", None, "The PostgreSQL database; without it, one is brought along"),
     setting("database-url-file", "DATABASE_URL_FILE", "FILE", None, "A file that holds the database's URL, so that it shows nowhere else"),
@@ -43,6 +43,10 @@ const SETTINGS: [Setting; 17] = [
     setting("recent", "EVENT_PIPER_RECENT", "SIZE", Some("64MiB"), "How much of the recent events is kept in memory for reconnects"),
     setting("drain", "EVENT_PIPER_DRAIN", "DURATION", Some("10s"), "How long streams may take to leave at shutdown"),
     setting("pool-size", "EVENT_PIPER_POOL_SIZE", "NUMBER", Some("8"), "Database connections for replays, beside the listening one"),
+    setting("max-streams", "EVENT_PIPER_MAX_STREAMS", "NUMBER", Some("100000"), "Streams in all; who comes beyond that is asked to try again in some seconds"),
+    setting("max-streams-per-consumer", "EVENT_PIPER_MAX_STREAMS_PER_CONSUMER", "NUMBER", Some("100000"), "Streams that follow one consumer"),
+    setting("head-timeout", "EVENT_PIPER_HEAD_TIMEOUT", "DURATION", Some("10s"), "How long a request's head may take to arrive, and a connection may wait for its next request"),
+    setting("max-head", "EVENT_PIPER_MAX_HEAD", "SIZE", Some("16KiB"), "How large a request's head may be"),
     setting("migrate", "EVENT_PIPER_MIGRATE", "", Some("true"), "Bring the schema up to date at start (the default)"),
     setting("log", "EVENT_PIPER_LOG", "FILTER", Some("info,tokio_postgres=warn"), "What is logged, such as warn,event_piper=debug"),
     setting("log-format", "EVENT_PIPER_LOG_FORMAT", "FORMAT", Some("text"), "How it is logged: text, or json"),

@@ -52,6 +52,16 @@ pub(super) fn count(text: &str) -> Parsed<usize> {
     number.ok_or_else(|| format!("a number from 1 to {LARGEST_POOL}"))
 }
 
+pub(super) fn limit(text: &str) -> Parsed<usize> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a number from 1".into())
+}
+
+/// What reads heads takes no less than its own buffer.
+pub(super) fn head(text: &str) -> Parsed<usize> {
+    let large_enough = size(text).ok().filter(|bytes| *bytes >= 8 << 10);
+    large_enough.ok_or_else(|| "a size of at least 8KiB, such as 16KiB".into())
+}
+
 pub(super) fn port(text: &str) -> Parsed<u16> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| "a port from 1 to 65535".into())
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -19,6 +19,7 @@ pub struct Hub {
     state: Mutex<State>,
     waiting: Mutex<Waiting>,
     last_seat: AtomicU64,
+    seats: AtomicUsize,
 }
 
 /// What is behind the hub's lock. The lock is held for moments: never across an await.
@@ -44,6 +45,7 @@ impl Hub {
             state: Mutex::new(State { recent, epoch: 0, closing: false }),
             waiting: Mutex::default(),
             last_seat: AtomicU64::new(0),
+            seats: AtomicUsize::new(0),
         }
     }
 
@@ -81,6 +83,7 @@ impl Hub {
     /// Takes a seat for a subscription that follows these consumers.
     pub fn sit(self: &Arc<Self>, consumers: Box<[ConsumerId]>) -> Seat {
         let number = self.last_seat.fetch_add(1, Ordering::Relaxed);
+        self.seats.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::new(Notify::new());
         let mut waiting = self.waiting();
         for consumer in &consumers {
@@ -90,6 +93,18 @@ impl Hub {
         drop(waiting);
         self.state().recent.follow(&consumers);
         Seat { hub: Arc::clone(self), consumers, number, waiter }
+    }
+
+    /// How many subscriptions there are.
+    #[must_use]
+    pub fn seats(&self) -> usize {
+        self.seats.load(Ordering::Relaxed)
+    }
+
+    /// How many of them follow this consumer.
+    #[must_use]
+    pub fn followers(&self, consumer: &ConsumerId) -> usize {
+        self.waiting().get(consumer).map_or(0, HashMap::len)
     }
 
     fn wake_all(&self) {
@@ -128,6 +143,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.hub.seats.fetch_sub(1, Ordering::Relaxed);
         let mut waiting = self.hub.waiting();
         for consumer in &self.consumers {
             if let Some(seats) = waiting.get_mut(consumer) {

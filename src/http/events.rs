@@ -1,6 +1,6 @@
 //! `GET /events`: the stream of a consumer's events; `GET /events/{id}`: one of them.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -30,6 +30,7 @@ use crate::{
     event::EventId,
     gateway::{
         frame,
+        signal::put_retry,
         subscription::{Kinds, Request, Subscription},
     },
     postgres::{error::Chain, history::WholeEvent},
@@ -51,6 +52,10 @@ pub(super) async fn subscribe(
         cursor: cursor(&headers, &query)?,
         kinds: kinds(&query)?,
     };
+    let limits = &app.settings.limits;
+    if !app.gateway.has_room(&request.consumers, limits.streams, limits.streams_of_a_consumer) {
+        return Ok(overloaded());
+    }
     Ok(streamed(app.gateway.subscribe(request), detachable.is_some()))
 }
 
@@ -96,6 +101,16 @@ fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
         return Err(Problem::bad_request("?types= is a list of event types: types=insert,update"));
     }
     Ok(Some(kinds.into_iter().collect()))
+}
+
+/// Asks the client to try again in some seconds. An `EventSource` gives up for good at any
+/// status but 200, so this is one.
+fn overloaded() -> Response {
+    let mut body = String::new();
+    put_retry(&mut body, Duration::from_secs(5), Duration::from_secs(5));
+    let headers =
+        [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    (headers, body).into_response()
 }
 
 /// The subscription as an answer that nothing on the way may buffer.

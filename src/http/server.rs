@@ -21,15 +21,16 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::{
-    direct,
+    Limits, Settings, direct,
     opening::{self, Opening},
 };
 
-/// A request's head has to arrive within this time: who sends it byte by byte is cut off.
-const HEAD: Duration = Duration::from_secs(10);
+/// Connections beyond the limit of streams that are served all the same: to ask for health
+/// and metrics, and to be told to come back later. Those beyond are closed at once.
+const SPARE: usize = 1024;
 
-/// What a connection may buffer of either direction. A slow client costs no more; frames
-/// that are larger go through all the same.
+/// What an HTTP/2 stream may buffer. A slow client costs no more; frames that are larger go
+/// through all the same.
 const BUFFER: usize = 16 << 10;
 
 /// Vanished clients are found by the kernel: after this silence it asks, a few times.
@@ -49,17 +50,19 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `shutdown`, then lets open requests end for at most `drain`.
+/// Serves until `shutdown`, then lets open requests end for as long as the drain may take.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
+    settings: &Settings,
     shutdown: CancellationToken,
-    drain: Duration,
 ) {
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    let served = shutdown.run_until_cancelled(accept(&listener, &connections, |socket| {
-        connection(socket, router.clone(), shutdown.clone(), cut.clone())
+    let (limits, drain) = (&settings.limits, settings.drain);
+    let most = limits.streams.saturating_add(SPARE);
+    let served = shutdown.run_until_cancelled(accept(&listener, &connections, most, |socket| {
+        connection(socket, router.clone(), limits.clone(), shutdown.clone(), cut.clone())
     }));
     served.await;
     drop(listener);
@@ -74,12 +77,17 @@ pub async fn serve(
 async fn accept<F>(
     listener: &TcpListener,
     connections: &TaskTracker,
+    most: usize,
     mut serve: impl FnMut(TcpStream) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     loop {
         match listener.accept().await {
+            Ok((socket, peer)) if connections.len() >= most => {
+                debug!(%peer, open = most, "closing a connection beyond the limit");
+                drop(socket);
+            }
             Ok((socket, _)) => {
                 connections.spawn(serve(socket));
             }
@@ -95,22 +103,30 @@ async fn accept<F>(
 async fn connection(
     socket: TcpStream,
     router: Router,
+    limits: Limits,
     shutdown: CancellationToken,
     cut: CancellationToken,
 ) {
     if let Err(error) = prepare(&socket) {
         debug!(%error, "a socket takes no options");
     }
-    cut.run_until_cancelled(served(socket, router, shutdown)).await;
+    cut.run_until_cancelled(served(socket, router, limits, shutdown)).await;
 }
 
 /// Boxes all that is not for long, or rare: a task takes the room of its largest state for
 /// as long as it lives, and event streams live long.
-async fn served(mut socket: TcpStream, router: Router, shutdown: CancellationToken) {
-    let Ok(Ok(opening)) = timeout(HEAD, Box::pin(opening::of(&socket))).await else { return };
+async fn served(
+    mut socket: TcpStream,
+    router: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    let Ok(Ok(opening)) = timeout(limits.head_within, Box::pin(opening::of(&socket))).await else {
+        return;
+    };
     let ended = match opening {
         Opening::Http2 => return Box::pin(http2(socket, router, shutdown)).await,
-        Opening::Http1 => return Box::pin(http1(socket, router, shutdown)).await,
+        Opening::Http1 => return Box::pin(http1(socket, router, &limits, shutdown)).await,
         Opening::Stream { request, len } => {
             drop(shutdown);
             match Box::pin(direct::answer(&mut socket, router, *request, len)).await {
@@ -131,11 +147,11 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
-async fn http1(socket: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn http1(socket: TcpStream, router: Router, limits: &Limits, shutdown: CancellationToken) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(BUFFER)
+        .header_read_timeout(limits.head_within)
+        .max_buf_size(limits.head)
         .serve_connection(TokioIo::new(socket), service_fn(answer(router)));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

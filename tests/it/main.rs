@@ -7,6 +7,7 @@ mod embedded;
 mod harness;
 mod http;
 mod late;
+mod limits;
 mod live;
 mod load;
 mod migrate;

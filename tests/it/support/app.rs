@@ -42,7 +42,12 @@ impl Default for Settings {
             pool: 4,
             drain,
         };
-        let http = http::Settings { auth: Auth::Open, cors_origins: Vec::new(), drain };
+        let http = http::Settings {
+            auth: Auth::Open,
+            cors_origins: Vec::new(),
+            drain,
+            limits: http::Limits::default(),
+        };
         Self { gateway, http }
     }
 }
@@ -83,10 +88,11 @@ impl App {
         let address = listener.local_addr().unwrap();
         let server = Server::parse(url).unwrap();
         let gateway = Gateway::start(&server, settings.gateway, Arc::new(Metrics::new()));
-        let drain = settings.http.drain;
-        let router = http::router(Arc::clone(&gateway), settings.http);
-        let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(http::serve(listener, router, shutdown.clone(), drain));
+        let router = http::router(Arc::clone(&gateway), settings.http.clone());
+        let (shutdown, http) = (CancellationToken::new(), settings.http);
+        let until = shutdown.clone();
+        let serving =
+            tokio::spawn(async move { http::serve(listener, router, &http, until).await });
         Self { address, gateway, shutdown, serving }
     }
 

@@ -1,0 +1,80 @@
+//! How much of everything there may be.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::support::{
+    app::{App, Settings},
+    eventually,
+    postgres::Database,
+    sse_client::Stream,
+};
+
+async fn limited(turn: impl FnOnce(&mut event_piper::http::Limits)) -> (Database, App) {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    turn(&mut settings.http.limits);
+    let app = App::start_with(&database.url(), settings).await;
+    (database, app)
+}
+
+#[tokio::test]
+async fn who_comes_beyond_the_limit_is_asked_back_later_and_finds_room_then() {
+    let (_database, app) = limited(|limits| limits.streams = 2).await;
+    let first = app.follow("a").await.joined().await;
+    let _second = app.follow("b").await.joined().await;
+    let mut third = app.follow("c").await;
+    let retry = third.next().await.unwrap();
+    assert!((5000..=10_000).contains(&retry.retry.unwrap()), "{retry:?}");
+    assert_eq!(third.next().await, None, "a 200 that ends: an EventSource comes back");
+    assert_eq!(app.get("/healthz", &[]).await.status, 200, "health is told all the same");
+    assert_eq!(app.metric("refused_total{reason=\"streams\"}").await, 1);
+
+    drop(first);
+    eventually("there is room again", async || {
+        let mut stream = app.follow("c").await;
+        stream.next().await;
+        stream.next().await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_consumer_cannot_take_all_the_room() {
+    let (_database, app) = limited(|limits| limits.streams_of_a_consumer = 1).await;
+    let _first = app.follow("a").await.joined().await;
+    let mut second = app.follow("a").await;
+    assert!(second.next().await.unwrap().retry.unwrap() >= 5000);
+    assert_eq!(second.next().await, None);
+    app.follow("b").await.joined().await;
+    let both = "/events?consumer=b&consumer=a";
+    assert!(
+        Stream::open(app.address, both, &[]).await.next().await.unwrap().retry.unwrap() >= 5000
+    );
+}
+
+#[tokio::test]
+async fn who_sends_a_head_byte_by_byte_is_cut_off() {
+    let (_database, app) = limited(|limits| limits.head_within = Duration::from_millis(200)).await;
+    for beginning in ["", "G", "P", "GET /events HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
+        let mut slow = TcpStream::connect(app.address).await.unwrap();
+        slow.write_all(beginning.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let cut = timeout(Duration::from_secs(10), slow.read_to_end(&mut answer)).await;
+        assert!(cut.is_ok(), "{beginning:?} keeps a connection");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let (_database, app) = limited(|limits| limits.head = 8 << 10).await;
+    let large = "x".repeat(20_000);
+    let answer = app.get("/events", &[("X-Consumer-Id", "toto"), ("X-Large", &large)]).await;
+    assert_eq!(answer.status, 431);
+    app.follow("toto").await.joined().await;
+}
