@@ -84,8 +84,11 @@ impl Gateway {
             health: Arc::clone(&gateway.health),
             metrics,
             settings,
+            history: Arc::clone(&gateway.history),
+            tasks: gateway.tasks.clone(),
+            shutdown: gateway.shutdown.clone(),
         };
-        gateway.tasks.spawn(tailer.run(gateway.shutdown.clone()));
+        gateway.tasks.spawn(tailer.run());
         gateway
     }
 
@@ -110,10 +113,11 @@ impl Gateway {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         let (open, idle) = self.history.connections();
+        let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let pool = |state, count: usize| {
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.metrics.pool.get_or_create(&State { state }).set(count);
+            self.metrics.pool.get_or_create(&State { state }).set(whole(count));
         };
+        self.metrics.recent_bytes.set(whole(self.hub.state().recent.bytes()));
         pool("idle", idle);
         pool("busy", open.saturating_sub(idle));
         &self.metrics

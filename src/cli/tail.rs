@@ -143,6 +143,9 @@ impl Tail {
         }
         match self.client.get(self.url.clone()).headers(headers).send().await {
             Ok(response) => self.answered(response).await,
+            Err(error) if error.is_builder() || error.is_redirect() => {
+                bail!("asking {}: {}", self.url, root(&error))
+            }
             Err(error) => Ok(Lost::Because(format!("cannot reach {}: {}", self.url, root(&error)))),
         }
     }
@@ -225,8 +228,9 @@ impl Tail {
 /// too; several, or what does not fit into a header, into the query.
 fn address(args: &Args, headers: &mut HeaderMap) -> anyhow::Result<Url> {
     let mut url = args.url.clone();
-    let Ok(mut path) = url.path_segments_mut() else {
-        bail!("--url {url}: expected http://host:port")
+    let web = ["http", "https"].contains(&url.scheme());
+    let Some(mut path) = url.path_segments_mut().ok().filter(|_| web) else {
+        bail!("--url {}: expected http://host:port", args.url)
     };
     path.pop_if_empty().push("events");
     drop(path);

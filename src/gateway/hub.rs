@@ -53,12 +53,15 @@ impl Hub {
     }
 
     /// The reader starts at `position`, for the first time or in a log that was replaced.
-    pub fn restart(&self, position: &Position) {
+    /// Answers which log this is now.
+    pub fn restart(&self, position: &Position) -> u64 {
         let mut state = self.state();
         state.recent.reset(position);
         state.epoch += 1;
+        let epoch = state.epoch;
         drop(state);
         self.wake_all();
+        epoch
     }
 
     /// The gateway is about to end: every subscription says so to its client, and ends.

@@ -13,6 +13,7 @@ use super::frame::Frame;
 use crate::{
     consumer::ConsumerId,
     cursor::Cursor,
+    event::{EventId, Logged},
     order::{Late, Position},
 };
 
@@ -58,8 +59,14 @@ pub struct Recent {
     /// The place behind which the floor rises.
     floored: Sequence,
     position: Position,
+    begin: Sequence,
     end: Sequence,
+    /// Something was let go since the reader started: there is nothing to recall any more.
+    forgot: bool,
 }
+
+/// History that is recalled goes before the first place, so that is not 0.
+const FIRST: Sequence = 1 << 40;
 
 impl Recent {
     /// What an entry costs beside the bytes of its frame.
@@ -76,7 +83,9 @@ impl Recent {
             floor: position.clone(),
             floored: 0,
             position,
-            end: 0,
+            begin: FIRST,
+            end: FIRST,
+            forgot: false,
         }
     }
 
@@ -113,6 +122,38 @@ impl Recent {
         self.end += 1;
     }
 
+    /// Takes in history, so that clients which come back after a restart need no query:
+    /// events of before the reader started, `rows` of them in descending order, all that
+    /// there are behind `floor` and before what is kept. Answers whether it wants more.
+    pub fn recall(&mut self, rows: Vec<(ConsumerId, Frame)>, floor: EventId) -> bool {
+        if self.forgot {
+            return false;
+        }
+        // As in a replay that joined at the start: what was late then comes live.
+        let late = self.floor.late.clone();
+        let mut floor = floor;
+        for (consumer, frame) in rows {
+            let bytes = frame.len() + Self::OVERHEAD;
+            if self.bytes + bytes > self.capacity {
+                floor = frame.id();
+                self.forgot = true;
+                break;
+            }
+            self.bytes += bytes;
+            self.begin -= 1;
+            self.ages.push_front(consumer.clone());
+            let (sequence, found) = (self.begin, false);
+            let position = Position { head: frame.id(), late: late.clone() };
+            let entry = Entry { sequence, position, frame, found };
+            self.backlog(&consumer).entries.push_front(entry);
+        }
+        self.floor.head = floor;
+        for backlog in self.backlogs.values_mut() {
+            backlog.floor.clone_from(&self.floor);
+        }
+        !self.forgot
+    }
+
     /// The reader has moved; everything up to `position` has been published. Lets go of the
     /// oldest events that are over the capacity.
     pub fn moved_to(&mut self, position: &Position) {
@@ -127,6 +168,8 @@ impl Recent {
         self.ages.clear();
         self.bytes = 0;
         self.floored = self.end;
+        self.begin = self.end;
+        self.forgot = false;
         self.floor.clone_from(position);
         self.position.clone_from(position);
         self.backlogs.retain(|_, backlog| backlog.followers > 0);
@@ -142,6 +185,7 @@ impl Recent {
     pub fn let_go(&mut self, consumers: &HashSet<ConsumerId>, position: &Position) {
         self.end += 1;
         self.floored = self.end;
+        self.forgot = true;
         self.floor.clone_from(position);
         self.position.clone_from(position);
         self.ages.retain(|consumer| !consumers.contains(consumer));
@@ -157,6 +201,7 @@ impl Recent {
 
     fn drop_oldest(&mut self) {
         let Some(consumer) = self.ages.pop_front() else { return };
+        self.forgot = true;
         let backlog = self.backlogs.get_mut(&consumer).expect("an age has its entry");
         let entry = backlog.entries.pop_front().expect("an age has its entry");
         self.bytes -= entry.frame.len() + Self::OVERHEAD;

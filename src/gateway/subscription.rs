@@ -318,7 +318,8 @@ impl Subscription {
         let cursor = follower.cursor().clone();
         self.epoch = state.epoch;
         self.begin(follower);
-        say(Signal::Gap { from, to: cursor.head(), reason: GapReason::Reset }, &cursor)
+        let gap = Signal::Gap { from, to: cursor.head(), reason: GapReason::Reset };
+        Step::Say([text(gap, &cursor), text(Signal::CaughtUp, &cursor)].concat().into())
     }
 
     fn take_page(&mut self, page: &Page, pruned: Option<EventId>, mut follower: Follower) -> Step {

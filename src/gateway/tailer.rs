@@ -4,6 +4,7 @@
 //! listens first, and goes on from the head where it was: nothing is lost in between.
 
 mod auditor;
+mod recall;
 mod session;
 mod vigil;
 
@@ -14,15 +15,15 @@ use std::{
 };
 
 use tokio::time::{error::Elapsed, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use self::session::Session;
 use super::{Settings, health::Health, hub::Hub};
 use crate::{
     metrics::Metrics,
-    order::Order,
-    postgres::{error::Chain, server::Server},
+    order::{Order, Position},
+    postgres::{error::Chain, history::History, server::Server},
 };
 
 /// See the module.
@@ -33,6 +34,9 @@ pub struct Tailer {
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) settings: Settings,
+    pub(super) history: Arc<History>,
+    pub(super) tasks: TaskTracker,
+    pub(super) shutdown: CancellationToken,
 }
 
 /// Why the listening connection had to be given up.
@@ -76,7 +80,8 @@ const BACKOFF: [u64; 5] = [50, 100, 250, 500, 1000];
 
 impl Tailer {
     /// Follows the log until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(self) {
+        let shutdown = self.shutdown.clone();
         let followed = shutdown.run_until_cancelled(Box::pin(self.follow())).await;
         debug_assert!(followed.is_none(), "following ends only at a shutdown");
     }
@@ -97,6 +102,15 @@ impl Tailer {
             warn!(error = %Chain(&lost), pause_ms = pause, "lost the listening connection");
             sleep(Duration::from_millis(pause / 2 + fastrand::u64(0..=pause))).await;
         }
+    }
+
+    /// The reader starts here, for the first time or in a log that was replaced.
+    fn started(&self, position: &Position) {
+        let epoch = self.hub.restart(position);
+        let (history, hub) = (Arc::clone(&self.history), Arc::clone(&self.hub));
+        let recall = recall::recall(history, hub, position.clone(), epoch);
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move { shutdown.run_until_cancelled(recall).await });
     }
 
     /// One connection, from its opening to its loss. The order outlives it.

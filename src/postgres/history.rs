@@ -54,6 +54,15 @@ select id, xid, subscriber, type, payload, found, null::float8 from (
           ) event order by id limit $4) page
 ) page where before <= $5 order by id";
 
+/// The newest rows up to an id, newest first.
+const NEWEST: &str = "
+select id, xid, subscriber, type, payload, found, null::float8 from (
+    select *, count(*) over () as found,
+           sum(pg_column_size(payload)) over (order by id desc) - pg_column_size(payload) as before
+    from (select id, xid, subscriber, type, payload from events
+          where id <= $1 order by id desc limit $2) page
+) page where before <= $3 order by id desc";
+
 /// The same of certain transactions only: each above its mark.
 const MARKED: &str = "
 select id, xid, subscriber, type, payload, found, null::float8 from (
@@ -66,6 +75,8 @@ select id, xid, subscriber, type, payload, found, null::float8 from (
               where subscriber = consumer and id > $2 and id <= $3 order by id limit $4
           ) event order by id limit $4) page
 ) page where before <= $5 order by id";
+
+const EVER_PRUNED: &str = "select coalesce(max(upto), 0) from events_pruned";
 
 const PRUNED: &str = "
 select coalesce(max(upto), 0) from events_pruned
@@ -121,10 +132,22 @@ impl History {
         Ok(Page::of(self.query(MARKED, &[], &values, size.bytes).await?, size))
     }
 
+    /// A page of everybody's rows up to an id, newest first.
+    pub async fn newest(&self, upto: EventId, size: PageSize) -> Result<Page, HistoryError> {
+        let values: [&(dyn ToSql + Sync); 3] = [&upto, &size.rows, &size.bytes];
+        Ok(Page::of(self.query(NEWEST, &[], &values, size.bytes).await?, size))
+    }
+
     /// The greatest id of these consumers that was pruned; 0 when none was.
     pub async fn pruned(&self, consumers: &[ConsumerId]) -> Result<EventId, HistoryError> {
         let names: Vec<&str> = consumers.iter().map(ConsumerId::as_str).collect();
         let rows = self.query(PRUNED, &[], &[&names], i64::MAX).await?;
+        Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
+    }
+
+    /// The greatest id of anybody that was pruned; 0 when none was.
+    pub async fn ever_pruned(&self) -> Result<EventId, HistoryError> {
+        let rows = self.query(EVER_PRUNED, &[], &[], i64::MAX).await?;
         Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
     }
 

@@ -20,7 +20,7 @@ use event_piper::{
         frame::{Encoder, Frame},
         recent::Recent,
     },
-    order::{Advance, Hold, Order, Start},
+    order::{Advance, Hold, Order, Position, Start},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,6 +125,9 @@ struct Gateway {
     recent: Recent,
     now: Instant,
     page: usize,
+    start: Position,
+    /// What was read back so far, while there is more to recall.
+    recalled: Option<EventId>,
 }
 
 impl Gateway {
@@ -145,12 +148,30 @@ impl Gateway {
             later += TICK;
         };
         let capacity = [0, 500, 2_000, 100_000][world.dice.usize(0..4)];
-        let recent = Recent::new(capacity, order.position().clone());
-        Self { order, recent, now: later, page: world.dice.usize(1..20) }
+        let start = order.position().clone();
+        let recent = Recent::new(capacity, start.clone());
+        let recalled = Some(start.head);
+        Self { order, recent, now: later, page: world.dice.usize(1..20), start, recalled }
+    }
+
+    /// What `gateway::tailer::recall` does.
+    fn recall(&mut self, world: &mut World) {
+        let Some(upto) = self.recalled.take_if(|_| world.chance(0.3)) else { return };
+        let rows: Vec<Row> =
+            world.rows.range(..=upto.get()).rev().map(|(_, row)| *row).take(self.page).collect();
+        world.moves();
+        let floor = rows.last().map_or(EventId::ZERO, |row| row.id().previous());
+        let mine = rows.iter().filter(|row| !self.start.late.contains(row.xid()));
+        let frame = |row: &Row| {
+            (consumers()[row.consumer].clone(), Encoder::default().encode(row, "t", b"{}"))
+        };
+        let wants_more = self.recent.recall(mine.map(frame).collect(), floor);
+        self.recalled = (wants_more && floor > EventId::ZERO).then_some(floor);
     }
 
     fn tick(&mut self, world: &mut World) {
         self.now += TICK;
+        self.recall(world);
         if let Some(upto) = self.read_on(world) {
             self.order.found_hole(upto, world.writers(), self.now);
             world.moves();
@@ -209,7 +230,7 @@ impl Gateway {
     }
 }
 
-fn publish(recent: &mut Recent, row: &Row, position: &event_piper::order::Position) {
+fn publish(recent: &mut Recent, row: &Row, position: &Position) {
     let frame: Frame = Encoder::default().encode(row, "t", b"{}");
     recent.publish(&consumers()[row.consumer], frame, position, false);
 }
@@ -399,7 +420,7 @@ fn no_schedule_loses_or_repeats_an_event() {
         play(seed);
         return;
     }
-    let schedules = setting("EVENT_PIPER_SCHEDULES").unwrap_or(3_000);
+    let schedules = setting("EVENT_PIPER_SCHEDULES").unwrap_or(2_000);
     let deliveries: usize = (0..schedules).map(play).sum();
     println!("{schedules} schedules, {deliveries} deliveries: nothing lost, nothing twice");
     assert!(deliveries as u64 > schedules * 10, "the schedules deliver something");

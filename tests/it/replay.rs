@@ -66,7 +66,9 @@ async fn replay_overlapping_the_live_feed_delivers_once() {
 async fn a_recent_cursor_needs_no_query_and_an_old_one_does() {
     let database = Database::create().await;
     fill(&database, 10).await;
-    let app = App::start(&database.url()).await;
+    let mut settings = Settings::default();
+    settings.gateway.recent = 2000;
+    let app = App::start_with(&database.url(), settings).await;
     let mut live = app.follow("toto").await.joined().await;
     fill(&database, 10).await;
     live.rows(10).await;
@@ -75,6 +77,35 @@ async fn a_recent_cursor_needs_no_query_and_an_old_one_does() {
     assert_eq!(app.metric("resumed_from_recent_total").await, 1);
     assert_eq!(app.resume("toto", "2").await.rows(18).await.len(), 18);
     assert_eq!(app.metric("replays_total").await, 1);
+}
+
+#[tokio::test]
+async fn after_a_restart_recent_events_are_recalled_and_reconnects_need_no_query() {
+    let database = Database::create().await;
+    fill(&database, 5000).await;
+    let app = App::start(&database.url()).await;
+    eventually("all of them are recalled", async || {
+        (app.metric("recent_bytes").await > 5000 * 120).then_some(())
+    })
+    .await;
+    assert_eq!(app.resume("toto", "17").await.rows(4983).await, (18..=5000).collect::<Vec<_>>());
+    assert_eq!(app.metric("replays_total").await, 0);
+}
+
+#[tokio::test]
+async fn what_was_pruned_is_told_after_a_restart_too() {
+    let database = Database::create().await;
+    fill(&database, 20).await;
+    let prune =
+        "begin; set local event_piper.prune = 'on'; delete from events where id = 15; commit";
+    database.connect().await.batch_execute(prune).await.unwrap();
+    let app = App::start(&database.url()).await;
+    eventually("some are recalled", async || (app.metric("recent_bytes").await > 0).then_some(()))
+        .await;
+    let mut old = app.resume("toto", "14").await;
+    old.signal("$gap").await;
+    assert_eq!(old.rows(5).await, (16..=20).collect::<Vec<_>>());
+    assert_eq!(app.resume("toto", "15").await.rows(5).await, (16..=20).collect::<Vec<_>>());
 }
 
 #[tokio::test]

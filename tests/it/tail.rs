@@ -189,6 +189,11 @@ async fn a_refusal_is_told_in_the_gateways_words() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("there is nothing at /console.js/events"), "{said}");
     app.stop().await;
+
+    for (url, from) in [("ftp://127.0.0.1/", "0"), ("http://127.0.0.1:1/", "a\nb")] {
+        let (code, said) = Tail::at(url, &["-c", "toto", "--from", from]).end().await;
+        assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -45,6 +45,8 @@ pub(super) struct Session<'a> {
     /// The greatest id that was seen, delivered or not.
     seen: EventId,
     held: Option<Held>,
+    /// The head before a hole that was given a moment to fill by itself.
+    patient_at: Option<EventId>,
 }
 
 /// A hole that delivery is being held for.
@@ -82,6 +84,11 @@ const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 /// Where it is more than this, its consumers read it from the table instead.
 const FOLLOWERS: usize = 8 << 20;
 
+/// With more rows than this in a page many writers are at it, and most holes fill by themselves
+/// within a moment. To ask who writes takes every partition of the lock table, which those very
+/// writers need, so such a hole is looked at twice before that is asked.
+const BUSY: usize = 8;
+
 /// The safety poll finds what no bell announced, and proves that the connection lives.
 const SAFETY_POLL: Duration = Duration::from_secs(1);
 
@@ -111,6 +118,7 @@ impl<'a> Session<'a> {
             others: true,
             seen: EventId::ZERO,
             held: None,
+            patient_at: None,
         })
     }
 
@@ -157,7 +165,7 @@ impl<'a> Session<'a> {
             }
             if let Some(order) = start.settle(open, now) {
                 info!(%head, "reading the log from its end");
-                self.tailer.hub.restart(order.position());
+                self.tailer.started(order.position());
                 return Ok(order);
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -193,6 +201,10 @@ impl<'a> Session<'a> {
         if let Advance::Hole { upto } = self.advance(order, &page)
             && order.hole().is_none()
         {
+            let head = order.position().head;
+            if page.rows.len() > BUSY && self.patient_at.replace(head) != Some(head) {
+                return Ok(Look::Held);
+            }
             let writers = self.writers().await?;
             let xids = writers.iter().map(|writer| writer.xid).collect();
             order.found_hole(upto, xids, Instant::now());
@@ -333,7 +345,6 @@ impl<'a> Session<'a> {
                 recent.publish(&consumer, frame, &after, found);
             }
             recent.moved_to(position);
-            self.tailer.metrics.recent_bytes.set(recent.bytes().try_into().unwrap_or(i64::MAX));
         });
         self.tailer.metrics.head.set(position.head.get());
         self.tailer.metrics.late.set(position.late.len().try_into().unwrap_or(i64::MAX));

@@ -1,0 +1,69 @@
+//! Fills the recent events after a start, so that the clients of a gateway that was restarted
+//! come back without a query of their own.
+
+use std::sync::Arc;
+
+use tracing::debug;
+
+use crate::{
+    consumer::ConsumerId,
+    event::{EventId, Logged},
+    gateway::{
+        frame::{Encoder, Frame},
+        hub::Hub,
+    },
+    order::Position,
+    postgres::{
+        error::Chain,
+        event_log::{EventRow, PageSize},
+        history::{History, HistoryError},
+    },
+};
+
+/// A page of what is recalled.
+const PAGE: PageSize = PageSize { rows: 2000, bytes: 1 << 20 };
+
+/// Reads back from `start`, where the reader began, until the recent events are full. It is a
+/// convenience: where it fails, clients read from the table.
+pub(super) async fn recall(history: Arc<History>, hub: Arc<Hub>, start: Position, epoch: u64) {
+    if let Err(error) = read_back(&history, &hub, &start, epoch).await {
+        debug!(error = %Chain(&error), "cannot recall recent events");
+    }
+}
+
+async fn read_back(
+    history: &History,
+    hub: &Hub,
+    start: &Position,
+    epoch: u64,
+) -> Result<(), HistoryError> {
+    let mut upto = start.head;
+    while upto > EventId::ZERO {
+        let page = history.newest(upto, PAGE).await?;
+        upto = match page.rows.last() {
+            Some(row) if !page.last => row.id().previous(),
+            _ => EventId::ZERO,
+        };
+        // Asked after the rows were read: what is missing among them is known there. Clients
+        // that lack something of it have to be told, so they are left to the table.
+        let pruned = history.ever_pruned().await?;
+        let (floor, frames) = (upto.max(pruned), encoded(&page.rows, start, pruned));
+        let mut state = hub.state();
+        // A log that was replaced meanwhile has nothing to do with this one.
+        let wants_more = state.epoch == epoch && state.recent.recall(frames, floor);
+        if !wants_more || pruned >= upto {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Those that are somebody's, and were not late at the start: these come live.
+fn encoded(rows: &[EventRow], start: &Position, pruned: EventId) -> Vec<(ConsumerId, Frame)> {
+    let mut encoder = Encoder::default();
+    let rows = rows.iter().filter(|row| row.id() > pruned);
+    let rows = rows.filter(|row| !start.late.contains(row.xid()));
+    let frame =
+        |row: &EventRow| Some((row.subscriber()?, encoder.encode(row, row.kind(), row.payload())));
+    rows.filter_map(frame).collect()
+}
