@@ -130,22 +130,36 @@ const NEWEST: &str = "select coalesce((select id from events order by id desc li
 /// The holders of BELL or WRITER, each with its transaction: of the ids that its virtual
 /// transaction holds a lock on, sub-transactions' included, the one next to its beginning.
 /// The lock table shows 32 bits; the snapshot's end is near enough to widen them.
+///
+/// It is read once for both, since a transaction that is being prepared hands its locks over
+/// to another virtual transaction.
 const WRITERS: &str = "
+with held as materialized (select * from pg_locks where granted)
 select pg_snapshot_xmax(pg_current_snapshot()), xact.transactionid::text::int8, advisory.pid,
        advisory.virtualtransaction
-from pg_locks advisory
-join pg_locks xact using (virtualtransaction)
-where advisory.locktype = 'advisory' and advisory.mode = 'ShareLock' and advisory.granted
+from held advisory
+left join held xact on xact.virtualtransaction = advisory.virtualtransaction
+  and xact.locktype = 'transactionid' and xact.mode = 'ExclusiveLock'
+where advisory.locktype = 'advisory' and advisory.mode = 'ShareLock'
   and advisory.database = (select oid from pg_database where datname = current_database())
-  and advisory.classid = $1 and advisory.objid in ($2, $3) and advisory.objsubid = 2
-  and xact.locktype = 'transactionid' and xact.mode = 'ExclusiveLock' and xact.granted";
+  and advisory.classid = $1 and advisory.objid in ($2, $3) and advisory.objsubid = 2";
 
-/// Those that are not in progress any more: all that they wrote is visible from now on. An
-/// id that was not assigned yet belongs to a time that a restored backup has undone.
+/// A writer has its transaction's id before it has one of the locks. One that seems to have
+/// none is about to be prepared, its locks between two owners; a look later they have arrived.
+/// Somebody who holds such a lock by hand, and writes nothing, is not asked for ever.
+const HANDOVERS: usize = 5;
+
+/// Those that are not in progress any more: all that they wrote is visible from now on.
+///
+/// A snapshot ends behind the last transaction that has *completed*. What is behind its end
+/// is in progress, if it holds its own lock; else it has just ended, or belongs to a time
+/// that a restored backup has undone.
 const ENDED: &str = "
 select xid from unnest($1::xid8[]) xid
 where pg_visible_in_snapshot(xid, pg_current_snapshot())
-   or xid >= pg_snapshot_xmax(pg_current_snapshot())";
+   or xid >= pg_snapshot_xmax(pg_current_snapshot()) and not exists (
+          select from pg_locks where locktype = 'transactionid' and granted
+          and mode = 'ExclusiveLock' and transactionid = xid::xid)";
 
 /// What late transactions wrote. The index on `xid` is a BRIN on its number, since
 /// PostgreSQL has no BRIN operator class for `xid8`.
@@ -216,7 +230,13 @@ impl EventLog {
     pub async fn writers(&self, client: &Client) -> Result<Vec<Writer>> {
         let parameters: [&(dyn ToSql + Sync); 3] =
             [&doorbell::CLASS_OID, &doorbell::BELL_OID, &doorbell::WRITER_OID];
-        let rows = client.query(&self.writers, &parameters).await?;
+        let mut rows = Vec::new();
+        for _ in 0..HANDOVERS {
+            rows = client.query(&self.writers, &parameters).await?;
+            if rows.iter().all(|row| row.get::<_, Option<i64>>(1).is_some()) {
+                break;
+            }
+        }
         Ok(first_transactions(&rows))
     }
 
@@ -317,11 +337,11 @@ pub(super) async fn rows(
 /// sub-transactions were assigned later.
 fn first_transactions(rows: &[Row]) -> Vec<Writer> {
     let writer = |row: &Row| {
-        let short = u32::try_from(row.get::<_, i64>(1)).expect("an xid has 32 bits");
+        let short = u32::try_from(row.get::<_, Option<i64>>(1)?).expect("an xid has 32 bits");
         let xid = Xid::widen(short, row.get(0));
-        (row.get::<_, String>(3), Writer { xid, pid: row.get(2) })
+        Some((row.get::<_, String>(3), Writer { xid, pid: row.get(2) }))
     };
-    let mut writers: Vec<_> = rows.iter().map(writer).collect();
+    let mut writers: Vec<_> = rows.iter().filter_map(writer).collect();
     writers.sort_by(|(a, first), (b, second)| a.cmp(b).then(first.xid.cmp(&second.xid)));
     writers.dedup_by(|(later, _), (first, _)| later == first);
     writers.into_iter().map(|(_, writer)| writer).collect()

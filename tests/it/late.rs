@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::support::{
     app::{App, Settings},
     eventually,
-    postgres::Database,
+    postgres::{Database, TestServer},
 };
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
@@ -121,6 +121,27 @@ async fn a_cursor_in_the_midst_of_a_late_transaction_goes_on_behind_its_mark() {
         let mut toto = instance.resume("toto", &cursor).await;
         assert_eq!(toto.rows(2).await, [3, 5], "after {cursor}");
     }
+}
+
+/// The newest transaction of all is behind the end of every snapshot until a later one ends.
+#[tokio::test]
+async fn the_newest_transaction_is_open_though_an_older_one_drew_a_later_id() {
+    let server = TestServer::start_own("").await;
+    let database = Database::create_on_own(&server).await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let (older, newer) = (database.connect().await, database.connect().await);
+    older.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    newer.batch_execute("begin").await.unwrap();
+    newer.batch_execute(INSERT).await.unwrap();
+    older.batch_execute(INSERT).await.unwrap();
+    older.batch_execute("commit").await.unwrap();
+    let passed = toto.event().await;
+    assert_eq!(passed.row(), 2);
+    newer.batch_execute("commit").await.unwrap();
+    assert_eq!(toto.rows(1).await, [1]);
+    assert_eq!(app.resume("toto", &passed.id.unwrap()).await.rows(1).await, [1]);
+    assert_eq!(app.metric("found_behind_total").await, 0);
 }
 
 #[tokio::test]
