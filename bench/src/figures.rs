@@ -1,0 +1,3 @@
+//! What is measured, one module a figure.
+
+pub(crate) mod writers;

@@ -1,0 +1,65 @@
+//! Measures the gateway beside its plain limits and its peers, all in one run.
+//!
+//!     event-piper-bench [FIGURE...]        QUICK=1: everything shorter
+//!
+//! docs/benchmarks.md says what the figures mean.
+
+mod figures;
+mod gateway;
+mod postgres;
+mod program;
+mod report;
+mod scratch;
+
+use std::{env, process::ExitCode};
+
+use anyhow::Context;
+
+use self::{report::Table, scratch::Scratch};
+
+/// What all figures share.
+struct Run {
+    scratch: Scratch,
+    quick: bool,
+}
+
+impl Run {
+    /// The short or the long way.
+    fn pick<T>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+type Figure = fn(&Run) -> anyhow::Result<Vec<Table>>;
+
+/// By name, in the order in which they are measured.
+const FIGURES: [(&str, Figure); 1] = [("writers", figures::writers::measure)];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    match measure(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(names: &[String]) -> anyhow::Result<()> {
+    let quick = env::var_os("QUICK").is_some_and(|quick| !quick.is_empty() && quick != "0");
+    let run = Run { scratch: Scratch::new()?, quick };
+    for name in names {
+        let known = FIGURES.iter().any(|(known, _)| known == name);
+        anyhow::ensure!(known, "no figure {name}, there are {}", FIGURES.map(|(it, _)| it).join(", "));
+    }
+    for (name, figure) in FIGURES {
+        if names.is_empty() || names.iter().any(|it| it == name) {
+            println!("{name} ...");
+            for table in figure(&run).with_context(|| format!("measuring {name}"))? {
+                report::publish(&table)?;
+            }
+        }
+    }
+    Ok(())
+}
