@@ -1,3 +1,50 @@
 //! What is measured, one module a figure.
 
+pub(crate) mod fanout;
+pub(crate) mod idle;
+pub(crate) mod latency;
 pub(crate) mod writers;
+
+mod database;
+
+use std::time::Duration;
+
+use crate::{feed::Written, swarm::Harvest};
+
+/// How long messages were on their way, sorted.
+struct Delays(Vec<u64>);
+
+impl Delays {
+    /// A message that was read before its writer had its answer took no time.
+    fn of(harvest: &Harvest, written: &Written) -> Self {
+        let one = |arrival: &crate::swarm::Arrival| {
+            let at = written.at.get(arrival.number as usize)?;
+            Some(arrival.at.saturating_sub(*at))
+        };
+        let mut delays: Vec<_> = harvest.arrivals.iter().filter_map(one).collect();
+        delays.sort_unstable();
+        Self(delays)
+    }
+
+    /// The delay that this part of the messages kept to.
+    fn at(&self, part: f64) -> Duration {
+        let last = self.0.len().saturating_sub(1);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "an index of a list that fits into memory"
+        )]
+        let index = (last as f64 * part).round() as usize;
+        Duration::from_nanos(self.0.get(index).copied().unwrap_or(0))
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count of deliveries")]
+fn micros_each(time: Duration, count: u64) -> f64 {
+    time.as_secs_f64() * 1e6 / count as f64
+}

@@ -4,12 +4,16 @@
 //!
 //! docs/benchmarks.md says what the figures mean.
 
+mod bare;
+mod feed;
 mod figures;
 mod gateway;
+mod peers;
 mod postgres;
 mod program;
 mod report;
 mod scratch;
+mod swarm;
 
 use std::{env, process::ExitCode};
 
@@ -33,11 +37,23 @@ impl Run {
 type Figure = fn(&Run) -> anyhow::Result<Vec<Table>>;
 
 /// By name, in the order in which they are measured.
-const FIGURES: [(&str, Figure); 1] = [("writers", figures::writers::measure)];
+const FIGURES: [(&str, Figure); 4] = [
+    ("writers", figures::writers::measure),
+    ("latency", figures::latency::measure),
+    ("fanout", figures::fanout::measure),
+    ("idle", figures::idle::measure),
+];
+
+/// Makes this program the server that it measures as the plain limit.
+const BARE: &str = "--bare";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
-    match measure(&args) {
+    let done = match &args[..] {
+        [first, port] if first == BARE => port.parse().map_err(Into::into).and_then(bare::serve),
+        names => measure(names),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");

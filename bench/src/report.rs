@@ -47,7 +47,7 @@ impl fmt::Display for Table {
 }
 
 /// Where tables are kept, until the same figure is measured again.
-fn folder() -> anyhow::Result<PathBuf> {
+pub(crate) fn folder() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().nth(2).map(PathBuf::from).unwrap_or_default();
     let folder = target.join("bench");

@@ -1,0 +1,216 @@
+//! Where messages come from: rows for the gateway, HTTP requests for its peers.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    sync::Arc,
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+
+use crate::{
+    postgres::Session,
+    swarm::{mark, now, own_cpu},
+};
+
+/// As long as a small event is.
+const FILLING: &str = "all the news that an event has to tell, which is not much, and yet enough";
+
+/// How a message gets to a server.
+#[derive(Clone)]
+pub(crate) enum Feed {
+    /// As a row of `events` in this database, a transaction each.
+    Insert { url: String },
+    /// In the body of a POST, by the channel's name in the query.
+    Post { port: u16 },
+    /// As an item of Pushpin's.
+    Items { port: u16 },
+}
+
+/// What a message says; its number's mark is all that the swarm looks for.
+fn payload(number: u32) -> String {
+    format!(r#"{{"n": "{}", "text": "{FILLING}"}}"#, mark(number))
+}
+
+/// The consumer that belongs to this client.
+pub(crate) fn consumer(client: usize) -> String {
+    format!("c{client}")
+}
+
+/// One connection, open to write messages.
+pub(crate) enum Pen {
+    Insert { session: Session, statement: tokio_postgres::Statement },
+    Post { socket: BufReader<TcpStream> },
+    Items { socket: BufReader<TcpStream> },
+}
+
+const INSERT: &str = "insert into events (type, timestamp, subscriber, payload) \
+                      values ('insert', now(), $1, $2::text::jsonb)";
+
+impl Feed {
+    pub(crate) fn open(&self) -> anyhow::Result<Pen> {
+        let connect = |port: &u16| -> anyhow::Result<_> {
+            let socket = TcpStream::connect(("127.0.0.1", *port))?;
+            socket.set_nodelay(true)?;
+            Ok(BufReader::new(socket))
+        };
+        Ok(match self {
+            Self::Insert { url } => {
+                let session = Session::open(url)?;
+                let statement = session.prepare(INSERT)?;
+                Pen::Insert { session, statement }
+            }
+            Self::Post { port } => Pen::Post { socket: connect(port)? },
+            Self::Items { port } => Pen::Items { socket: connect(port)? },
+        })
+    }
+}
+
+impl Pen {
+    /// Returns when the server has answered; for a row, when it is committed.
+    pub(crate) fn write(&mut self, consumer: &str, number: u32) -> anyhow::Result<()> {
+        match self {
+            Self::Insert { session, statement } => {
+                session.execute(statement, &[&consumer, &payload(number)])
+            }
+            Self::Post { socket } => {
+                let head = format!("POST /pub?id={consumer} HTTP/1.1\r\nX-EventSource-Event: insert");
+                post(socket, &head, &payload(number))
+            }
+            Self::Items { socket } => {
+                let frame = format!("id: {number}\nevent: insert\ndata: {}\n\n", payload(number));
+                let formats = serde_json::json!({ "http-stream": { "content": frame } });
+                let item = serde_json::json!({ "channel": consumer, "formats": formats });
+                let items = serde_json::json!({ "items": [item] });
+                post(socket, "POST /publish/ HTTP/1.1", &items.to_string())
+            }
+        }
+    }
+}
+
+fn post(socket: &mut BufReader<TcpStream>, head: &str, body: &str) -> anyhow::Result<()> {
+    let length = body.len();
+    let request = format!("{head}\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}");
+    socket.get_mut().write_all(request.as_bytes())?;
+    let mut status = String::new();
+    socket.read_line(&mut status)?;
+    if !status.starts_with("HTTP/1.1 2") {
+        bail!("a message was refused: {status:?}");
+    }
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        socket.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse()?;
+        }
+    }
+    let mut body = vec![0; length];
+    socket.read_exact(&mut body).context("reading an answer")
+}
+
+/// How messages are spread over time and consumers.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace {
+    /// Messages a second.
+    pub(crate) rate: u32,
+    pub(crate) messages: u32,
+    /// Messages go to the consumers by turns.
+    pub(crate) consumers: u32,
+    /// Each connection writes to consumers of its own, so that a consumer's messages rise.
+    pub(crate) connections: u32,
+}
+
+/// When each message was written, and what that cost this process.
+pub(crate) struct Written {
+    pub(crate) at: Vec<u64>,
+    pub(crate) cpu: Duration,
+}
+
+/// Writes all messages in their time.
+pub(crate) fn write(feed: &Feed, pace: Pace) -> anyhow::Result<Written> {
+    let start = now() + 50_000_000;
+    let threads: Vec<_> = (0..pace.connections)
+        .map(|one| {
+            let feed = feed.clone();
+            std::thread::spawn(move || write_some(&feed, pace, one, start))
+        })
+        .collect();
+    let mut at = vec![0; pace.messages as usize];
+    let mut cpu = Duration::ZERO;
+    for thread in threads {
+        let (some, cost) = thread.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??;
+        cpu += cost;
+        some.into_iter().for_each(|(number, time)| at[number as usize] = time);
+    }
+    Ok(Written { at, cpu })
+}
+
+type Some = (Vec<(u32, u64)>, Duration);
+
+fn write_some(feed: &Feed, pace: Pace, one: u32, start: u64) -> anyhow::Result<Some> {
+    let mut pen = feed.open()?;
+    let before = own_cpu();
+    let mut written = Vec::new();
+    for number in (one..pace.messages).step_by(pace.connections as usize) {
+        let due = start + u64::from(number) * 1_000_000_000 / u64::from(pace.rate);
+        sleep(Duration::from_nanos(due.saturating_sub(now())));
+        pen.write(&consumer((number % pace.consumers) as usize), number)?;
+        written.push((number, now()));
+    }
+    Ok((written, own_cpu().saturating_sub(before)))
+}
+
+/// Asked before a message of this number is written: is that too far ahead of the clients?
+pub(crate) type Ahead = Arc<dyn Fn(u32) -> bool + Send + Sync>;
+
+/// Writes as fast as `ahead` lets it.
+pub(crate) fn rush(
+    feed: &Feed,
+    messages: u32,
+    consumers: u32,
+    connections: u32,
+    ahead: &Ahead,
+) -> anyhow::Result<()> {
+    let threads: Vec<_> = (0..connections)
+        .map(|one| {
+            let (feed, ahead) = (feed.clone(), Arc::clone(ahead));
+            std::thread::spawn(move || -> anyhow::Result<()> {
+                let mut pen = feed.open()?;
+                for number in (one..messages).step_by(connections as usize) {
+                    while ahead(number) {
+                        sleep(Duration::from_micros(50));
+                    }
+                    pen.write(&consumer((number % consumers) as usize), number)?;
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    threads.into_iter().try_for_each(|thread| {
+        thread.join().map_err(|_| anyhow::anyhow!("a writer panicked"))?
+    })
+}
+
+/// Inserts so many messages, in transactions of this size; only for the gateway.
+pub(crate) fn load(
+    url: &str,
+    messages: u32,
+    consumers: u32,
+    transaction: u32,
+) -> anyhow::Result<()> {
+    let session = Session::open(url)?;
+    for from in (0..messages).step_by(transaction as usize) {
+        let upto = messages.min(from + transaction) - 1;
+        session.run(&format!(
+            "insert into events (type, timestamp, subscriber, payload) \
+             select 'insert', now(), 'c' || n % {consumers}, \
+                    jsonb_build_object('n', '@@' || lpad(n::text, 10, '0'), 'text', '{FILLING}') \
+               from generate_series({from}, {upto}) n"
+        ))?;
+    }
+    Ok(())
+}
