@@ -42,8 +42,8 @@ pub(crate) fn consumer(client: usize) -> String {
 /// One connection, open to write messages.
 pub(crate) enum Pen {
     Insert { session: Session, statement: tokio_postgres::Statement },
-    Post { socket: BufReader<TcpStream> },
-    Items { socket: BufReader<TcpStream> },
+    Post(Line),
+    Items(Line),
 }
 
 const INSERT: &str = "insert into events (type, timestamp, subscriber, payload) \
@@ -51,19 +51,14 @@ const INSERT: &str = "insert into events (type, timestamp, subscriber, payload) 
 
 impl Feed {
     pub(crate) fn open(&self) -> anyhow::Result<Pen> {
-        let connect = |port: &u16| -> anyhow::Result<_> {
-            let socket = TcpStream::connect(("127.0.0.1", *port))?;
-            socket.set_nodelay(true)?;
-            Ok(BufReader::new(socket))
-        };
         Ok(match self {
             Self::Insert { url } => {
                 let session = Session::open(url)?;
                 let statement = session.prepare(INSERT)?;
                 Pen::Insert { session, statement }
             }
-            Self::Post { port } => Pen::Post { socket: connect(port)? },
-            Self::Items { port } => Pen::Items { socket: connect(port)? },
+            Self::Post { port } => Pen::Post(Line::open(*port)?),
+            Self::Items { port } => Pen::Items(Line::open(*port)?),
         })
     }
 }
@@ -75,41 +70,69 @@ impl Pen {
             Self::Insert { session, statement } => {
                 session.execute(statement, &[&consumer, &payload(number)])
             }
-            Self::Post { socket } => {
+            Self::Post(line) => {
                 let head = format!("POST /pub?id={consumer} HTTP/1.1\r\nX-EventSource-Event: insert");
-                post(socket, &head, &payload(number))
+                line.post(&head, &payload(number))
             }
-            Self::Items { socket } => {
+            Self::Items(line) => {
                 let frame = format!("id: {number}\nevent: insert\ndata: {}\n\n", payload(number));
                 let formats = serde_json::json!({ "http-stream": { "content": frame } });
                 let item = serde_json::json!({ "channel": consumer, "formats": formats });
                 let items = serde_json::json!({ "items": [item] });
-                post(socket, "POST /publish/ HTTP/1.1", &items.to_string())
+                line.post("POST /publish/ HTTP/1.1", &items.to_string())
             }
         }
     }
 }
 
-fn post(socket: &mut BufReader<TcpStream>, head: &str, body: &str) -> anyhow::Result<()> {
-    let length = body.len();
-    let request = format!("{head}\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}");
-    socket.get_mut().write_all(request.as_bytes())?;
-    let mut status = String::new();
-    socket.read_line(&mut status)?;
-    if !status.starts_with("HTTP/1.1 2") {
-        bail!("a message was refused: {status:?}");
+/// A connection for requests one after the other.
+pub(crate) struct Line {
+    port: u16,
+    socket: BufReader<TcpStream>,
+}
+
+impl Line {
+    fn open(port: u16) -> anyhow::Result<Self> {
+        let socket = TcpStream::connect(("127.0.0.1", port))?;
+        socket.set_nodelay(true)?;
+        Ok(Self { port, socket: BufReader::new(socket) })
     }
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        socket.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        if name.eq_ignore_ascii_case("content-length") {
-            length = value.trim().parse()?;
+
+    /// Some servers close the connection every so many requests; that is no refusal.
+    fn post(&mut self, head: &str, body: &str) -> anyhow::Result<()> {
+        let length = body.len();
+        let request = format!("{head}\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}");
+        let mut status = self.ask(&request).unwrap_or_default();
+        if status.is_empty() {
+            *self = Self::open(self.port)?;
+            status = self.ask(&request)?;
         }
+        if !status.starts_with("HTTP/1.1 2") && !status.starts_with("HTTP/1.0 2") {
+            bail!("a message was refused: {status:?}");
+        }
+        self.skip()
     }
-    let mut body = vec![0; length];
-    socket.read_exact(&mut body).context("reading an answer")
+
+    fn ask(&mut self, request: &str) -> std::io::Result<String> {
+        self.socket.get_mut().write_all(request.as_bytes())?;
+        let mut status = String::new();
+        self.socket.read_line(&mut status)?;
+        Ok(status)
+    }
+
+    fn skip(&mut self) -> anyhow::Result<()> {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            self.socket.read_line(&mut line)?;
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse()?;
+            }
+        }
+        let mut body = vec![0; length];
+        self.socket.read_exact(&mut body).context("reading an answer")
+    }
 }
 
 /// How messages are spread over time and consumers.

@@ -1,8 +1,12 @@
 //! What is measured, one module a figure.
 
+pub(crate) mod ceiling;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod latency;
+pub(crate) mod replay;
+pub(crate) mod start;
+pub(crate) mod storm;
 pub(crate) mod writers;
 
 mod database;

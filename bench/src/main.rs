@@ -37,11 +37,15 @@ impl Run {
 type Figure = fn(&Run) -> anyhow::Result<Vec<Table>>;
 
 /// By name, in the order in which they are measured.
-const FIGURES: [(&str, Figure); 4] = [
+const FIGURES: [(&str, Figure); 8] = [
     ("writers", figures::writers::measure),
     ("latency", figures::latency::measure),
     ("fanout", figures::fanout::measure),
     ("idle", figures::idle::measure),
+    ("replay", figures::replay::measure),
+    ("storm", figures::storm::measure),
+    ("start", figures::start::measure),
+    ("ceiling", figures::ceiling::measure),
 ];
 
 /// Makes this program the server that it measures as the plain limit.

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     fs::{self, File},
+    io::{Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -98,7 +99,34 @@ impl Server {
             format!("GET {path}{consumer} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n")
         };
         let ready: &[u8] = if self.peer == Peer::EventPiper { b"thump" } else { b"\r\n\r\n" };
-        Swarm::open(&Door { port: self.port, request: &request, ready }, streams)
+        // Pushpin answers 502 when many more come at once.
+        let at_once = if self.peer == Peer::Pushpin { 32 } else { 256 };
+        let door = Door { port: self.port, request: &request, ready, at_once };
+        Swarm::open(&door, streams).with_context(|| format!("opening {streams} at {}", self.peer))
+    }
+
+    /// So many streams of the gateway that come back at once, with the same cursor.
+    pub(crate) fn resume(
+        &self,
+        streams: usize,
+        consumers: usize,
+        cursor: &str,
+    ) -> anyhow::Result<Swarm> {
+        let request = |client: usize| {
+            let consumer = consumer(client % consumers);
+            format!("GET /events HTTP/1.1\r\nHost: bench\r\nX-Consumer-Id: {consumer}\r\n\
+                     Last-Event-ID: {cursor}\r\n\r\n")
+        };
+        let door = Door { port: self.port, request: &request, ready: b"", at_once: streams };
+        Swarm::storm(&door, streams)
+    }
+
+    /// One of the gateway's metrics.
+    pub(crate) fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        match &self.programs {
+            Programs::Gateway(gateway) => gateway.metric(name),
+            Programs::Others(_) => anyhow::bail!("{} has no metrics", self.peer),
+        }
     }
 
     pub(crate) fn cost(&self) -> Cost {
@@ -191,18 +219,27 @@ fn pushpin(run: &Run) -> anyhow::Result<Server> {
     let folder = run.scratch.path().join(format!("pushpin-{port}"));
     fs::create_dir_all(folder.join("log"))?;
     let given = fs::read_to_string("/etc/pushpin/pushpin.conf").context("reading Pushpin's own")?;
-    let ours = |line: &str| match line.split_once('=').map(|(name, _)| name) {
-        Some("rundir") => format!("rundir={}", folder.display()),
-        Some("logdir") => format!("logdir={}/log", folder.display()),
-        Some("routesfile") => format!("routesfile={}/routes", folder.display()),
-        Some("http_port") => format!("http_port=127.0.0.1:{port}"),
-        Some("push_in_http_port") => format!("push_in_http_port={publish}"),
-        Some("push_in_spec") => format!("push_in_spec=ipc://{}/push", folder.display()),
-        Some("push_in_sub_specs") => format!("push_in_sub_specs=ipc://{}/sub", folder.display()),
-        Some("command_spec") => format!("command_spec=ipc://{}/command", folder.display()),
+    let prefix = folder.display();
+    // Debian's way out to the backend, zurl, is a service apart: here, one of its own.
+    let proxy = format!(
+        "[proxy]\nzurl_out_specs=ipc://{prefix}/pushpin-zurl-in\n\
+         zurl_out_stream_specs=ipc://{prefix}/pushpin-zurl-in-stream\n\
+         zurl_in_specs=ipc://{prefix}/pushpin-zurl-out"
+    );
+    let ours = |line: &str| match line.split_once('=').map_or(line, |(name, _)| name) {
+        "[proxy]" => proxy.clone(),
+        "services" => "services=condure,zurl,pushpin-proxy,pushpin-handler".to_owned(),
+        "rundir" => format!("rundir={prefix}"),
+        "logdir" => format!("logdir={prefix}/log"),
+        "routesfile" => format!("routesfile={prefix}/routes"),
+        "http_port" => format!("http_port=127.0.0.1:{port}"),
+        "push_in_http_port" => format!("push_in_http_port={publish}"),
+        "push_in_spec" => format!("push_in_spec=ipc://{prefix}/push"),
+        "push_in_sub_specs" => format!("push_in_sub_specs=ipc://{prefix}/sub"),
+        "command_spec" => format!("command_spec=ipc://{prefix}/command"),
         // Its limits are no subject here.
-        Some("message_rate") => "message_rate=1000000".to_owned(),
-        Some("message_hwm") => "message_hwm=1000000".to_owned(),
+        "message_rate" => "message_rate=1000000".to_owned(),
+        "message_hwm" => "message_hwm=1000000".to_owned(),
         _ => line.to_owned(),
     };
     let conf: Vec<_> = given.lines().map(ours).collect();
@@ -210,9 +247,21 @@ fn pushpin(run: &Run) -> anyhow::Result<Server> {
     fs::write(folder.join("routes"), format!("* 127.0.0.1:{backend_port}\n"))?;
     let mut command = Command::new("pushpin");
     command.arg(format!("--config={}/pushpin.conf", folder.display()));
-    let pushpin = start(run, &mut command, Signal::SIGTERM, port)?;
+    let mut pushpin = start(run, &mut command, Signal::SIGTERM, port)?;
+    // It listens a while before all of its parts have found each other.
+    pushpin.wait_until(Duration::from_secs(30), || answers(port).unwrap_or(false))?;
     let programs = Programs::Others(vec![pushpin, backend]);
     Ok(Server { peer: Peer::Pushpin, programs, port, feed: Feed::Items { port: publish } })
+}
+
+/// Whether a stream opens.
+fn answers(port: u16) -> std::io::Result<bool> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.write_all(b"GET /sub?id=probe HTTP/1.1\r\nHost: bench\r\n\r\n")?;
+    let mut head = [0; 12];
+    socket.read_exact(&mut head)?;
+    Ok(head == *b"HTTP/1.1 200")
 }
 
 /// The relay with what it needs from npm, installed beside the other outcomes.

@@ -28,8 +28,6 @@ use socket2::{Domain, Socket, Type};
 
 /// Source addresses in use, so that no pair of addresses runs out of ports.
 const SOURCES: u8 = 32;
-/// As many connections are opened at once as fit into any server's queue.
-const AT_ONCE: usize = 256;
 const OPENED_WITHIN: Duration = Duration::from_secs(60);
 const BUFFER: usize = 256 << 10;
 const MARK: &[u8] = b"@@";
@@ -55,6 +53,8 @@ pub(crate) struct Door<'a> {
     pub(crate) request: &'a dyn Fn(usize) -> String,
     /// What comes once it is subscribed.
     pub(crate) ready: &'a [u8],
+    /// As many are let in at once.
+    pub(crate) at_once: usize,
 }
 
 struct Client {
@@ -123,7 +123,7 @@ impl Swarm {
         };
         let ready = Finder::new(door.ready);
         while swarm.clients.len() < count {
-            let upto = count.min(swarm.clients.len() + AT_ONCE);
+            let upto = count.min(swarm.clients.len() + door.at_once);
             while swarm.clients.len() < upto {
                 swarm.connect(door)?;
             }
@@ -173,7 +173,8 @@ impl Swarm {
                     Err(error) => return Err(error.into()),
                 }
                 if !client.open && ready.find(&client.tail).is_some() {
-                    ensure!(client.tail.starts_with(b"HTTP/1.1 200"), "stream {at} was refused");
+                    let said = String::from_utf8_lossy(&client.tail);
+                    ensure!(said.starts_with("HTTP/1.1 200"), "stream {at} was refused: {said}");
                     client.open = true;
                     client.tail = Vec::new();
                 }

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::Context;
+
 use super::{Delays, database, micros_each, millis};
 use crate::{
     Run,
@@ -46,9 +48,15 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
         for _ in 0..run.pick(2, 5) {
             let mut nchan = f64::NAN;
             for (peer, outcome) in PEERS.iter().zip(&mut outcomes) {
-                let cpu = outcome.add(*peer, shape, run, &postgres)?;
-                nchan = if *peer == Peer::Nchan { cpu } else { nchan };
-                outcome.ratio.add(cpu / nchan);
+                let cpu = outcome.add(*peer, shape, run, &postgres);
+                match cpu.with_context(|| format!("{peer}, {}", shape.says)) {
+                    Ok(cpu) => {
+                        nchan = if *peer == Peer::Nchan { cpu } else { nchan };
+                        outcome.ratio.add(cpu / nchan);
+                    }
+                    Err(error) if *peer == Peer::EventPiper => return Err(error),
+                    Err(error) => table.note(format!("a round without this peer: {error:#}")),
+                }
             }
         }
         for (peer, it) in PEERS.iter().zip(&outcomes) {
