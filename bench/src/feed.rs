@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 
 use crate::{
     postgres::Session,
-    swarm::{mark, now, own_cpu},
+    swarm::{mark, now},
 };
 
 /// As long as a small event is.
@@ -147,10 +147,10 @@ pub(crate) struct Pace {
     pub(crate) connections: u32,
 }
 
-/// When each message was written, and what that cost this process.
+/// When each message was written: begun, and answered (committed).
 pub(crate) struct Written {
-    pub(crate) at: Vec<u64>,
-    pub(crate) cpu: Duration,
+    pub(crate) begun: Vec<u64>,
+    pub(crate) done: Vec<u64>,
 }
 
 /// Writes all messages in their time.
@@ -162,29 +162,34 @@ pub(crate) fn write(feed: &Feed, pace: Pace) -> anyhow::Result<Written> {
             std::thread::spawn(move || write_some(&feed, pace, one, start))
         })
         .collect();
-    let mut at = vec![0; pace.messages as usize];
-    let mut cpu = Duration::ZERO;
+    let none = || vec![0; pace.messages as usize];
+    let mut written = Written { begun: none(), done: none() };
     for thread in threads {
-        let (some, cost) = thread.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??;
-        cpu += cost;
-        some.into_iter().for_each(|(number, time)| at[number as usize] = time);
+        let some = thread.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??;
+        for (number, begun, done) in some {
+            written.begun[number as usize] = begun;
+            written.done[number as usize] = done;
+        }
     }
-    Ok(Written { at, cpu })
+    Ok(written)
 }
 
-type Some = (Vec<(u32, u64)>, Duration);
-
-fn write_some(feed: &Feed, pace: Pace, one: u32, start: u64) -> anyhow::Result<Some> {
+fn write_some(
+    feed: &Feed,
+    pace: Pace,
+    one: u32,
+    start: u64,
+) -> anyhow::Result<Vec<(u32, u64, u64)>> {
     let mut pen = feed.open()?;
-    let before = own_cpu();
     let mut written = Vec::new();
     for number in (one..pace.messages).step_by(pace.connections as usize) {
         let due = start + u64::from(number) * 1_000_000_000 / u64::from(pace.rate);
         sleep(Duration::from_nanos(due.saturating_sub(now())));
+        let begun = now();
         pen.write(&consumer((number % pace.consumers) as usize), number)?;
-        written.push((number, now()));
+        written.push((number, begun, now()));
     }
-    Ok((written, own_cpu().saturating_sub(before)))
+    Ok(written)
 }
 
 /// Asked before a message of this number is written: is that too far ahead of the clients?

@@ -13,16 +13,16 @@ mod database;
 
 use std::time::Duration;
 
-use crate::{feed::Written, swarm::Harvest};
+use crate::swarm::Harvest;
 
 /// How long messages were on their way, sorted.
 struct Delays(Vec<u64>);
 
 impl Delays {
-    /// A message that was read before its writer had its answer took no time.
-    fn of(harvest: &Harvest, written: &Written) -> Self {
+    /// Counted from these times, by message; what was read before took no time.
+    fn since(times: &[u64], harvest: &Harvest) -> Self {
         let one = |arrival: &crate::swarm::Arrival| {
-            let at = written.at.get(arrival.number as usize)?;
+            let at = times.get(arrival.number as usize)?;
             Some(arrival.at.saturating_sub(*at))
         };
         let mut delays: Vec<_> = harvest.arrivals.iter().filter_map(one).collect();

@@ -95,10 +95,10 @@ impl Outcome {
         let (_, harvest) = swarm.stop()?;
         let foreign = foreign.map(Foreign::stop).transpose()?;
         drop(foreign);
-        let took = written.at.iter().max().zip(written.at.iter().min());
+        let took = written.done.iter().max().zip(written.done.iter().min());
         let took = took.map_or(0, |(last, first)| last - first);
         self.reached.add(f64::from(messages - 1) / Duration::from_nanos(took).as_secs_f64());
-        let delays = Delays::of(&harvest, &written);
+        let delays = Delays::since(&written.done, &harvest);
         self.p50.add(millis(delays.at(0.5)));
         self.p99.add(millis(delays.at(0.99)));
         self.lost += u64::from(messages).saturating_sub(harvest.received);
