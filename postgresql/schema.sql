@@ -257,7 +257,7 @@ insert into event_piper_migrations (number, name, checksum) values
     (1, '0001_predecessor',
      'f1eb22fc3ae7846ceffc0d2d12914656ac3ea43e4160e287dcdad6d042f76d95'),
     (2, '0002_events',
-     'd54fe00ab50dc0c5a9c259309b61239030d68ba23270f4c0f181508501288269'),
+     'ab95266dcbdb1e303683d707c8198b67553e24b9cd6ac9ba3f37c7ea1f5d2519'),
     (3, '0003_doorbell',
      '9108897c4e094ceff77298bfe9daffa42f9a25079641d0ef3f5e7cd4614d71b1'),
     (4, '0004_append_only',

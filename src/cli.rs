@@ -5,6 +5,7 @@ mod healthcheck;
 mod migrate;
 mod psql;
 mod serve;
+mod tail;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -41,7 +42,7 @@ enum Command {
     Serve(Flags),
     /// Bring the database's schema up to date
     Migrate(Flags),
-    /// Check everything that delivery rests on, and say how to mend it
+    /// Examine the database: will every event arrive, and if not, what mends it?
     Doctor(Flags),
     /// Open psql on the database, or run it with the arguments given
     Psql {
@@ -53,6 +54,8 @@ enum Command {
     },
     /// Ask a gateway on this machine whether it is ready; for containers
     Healthcheck(Flags),
+    /// Follow a gateway from the terminal, through lost connections
+    Tail(tail::Args),
 }
 
 /// Runs the command that this process was started with.
@@ -72,10 +75,9 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(flags) => serve::serve(load(flags)?).await,
         Command::Migrate(flags) => on_database(load(flags)?, migrate::run).await,
         Command::Doctor(flags) => on_database(load(flags)?, doctor::run).await,
-        Command::Psql { flags, args } => {
-            psql::psql(&load(flags)?, args).map(|()| ExitCode::SUCCESS)
-        }
+        Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
+        Command::Tail(args) => tail::tail(args).await,
     }
 }
 
@@ -90,13 +92,13 @@ async fn on_database(
     config: Config,
     command: impl AsyncFnOnce(&Server) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
-    let database = open(config.database).await?;
+    let database = reach(config.database).await?;
     let done = command(&database.server).await;
     database.close().await;
     done
 }
 
-/// A database that answers, and the server that we brought for it, if we did.
+/// A database to connect to, and the server that we brought for it, if we did.
 struct Open {
     server: Server,
     embedded: Option<Embedded>,
@@ -110,15 +112,29 @@ impl Open {
     }
 }
 
-/// Starts the embedded PostgreSQL, or waits for the one that is named.
+/// For a glance or a change from beside: the embedded PostgreSQL as it runs, under a gateway
+/// maybe, else started for the occasion.
+async fn reach(database: Database) -> anyhow::Result<Open> {
+    if let Database::Embedded(settings) = &database
+        && let Some(url) = embedded::running_url(settings)
+    {
+        return Ok(Open { server: Server::parse(&url)?, embedded: None });
+    }
+    open(database).await
+}
+
+/// Waits for a server that is not there yet; a refusal is final.
+async fn wait_for(server: &Server) -> anyhow::Result<()> {
+    reachable::wait(server).await.context("PostgreSQL refuses the connection")
+}
+
+/// The server that is named, or the embedded one, started.
 async fn open(database: Database) -> anyhow::Result<Open> {
-    let (server, embedded) = match database {
-        Database::Url { server, .. } => (*server, None),
+    match database {
+        Database::Url { server, .. } => Ok(Open { server: *server, embedded: None }),
         Database::Embedded(settings) => {
             let embedded = embedded::start(settings).await?;
-            (embedded.server(), Some(embedded))
+            Ok(Open { server: embedded.server(), embedded: Some(embedded) })
         }
-    };
-    reachable::wait(&server).await.context("PostgreSQL refuses the connection")?;
-    Ok(Open { server, embedded })
+    }
 }

@@ -2,10 +2,12 @@
 
 mod console;
 mod cors;
+mod direct;
 pub mod error;
 mod events;
 mod health;
 mod identity;
+mod opening;
 mod query;
 mod server;
 
@@ -59,6 +61,8 @@ pub fn router(gateway: Arc<Gateway>, settings: Settings) -> Router {
     let app = Arc::new(App { gateway, settings });
     Router::new()
         .route("/", get(console::page))
+        .route("/console.css", get(console::style))
+        .route("/console.js", get(console::script))
         .route("/events", get(events::subscribe))
         .route("/events/{id}", get(events::one))
         .route("/healthz", get(health::alive))

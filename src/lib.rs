@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | what they know |
 //! |---|---|---|
-//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`] | the words and the rules: pure, no clock, no I/O |
+//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`sse`] | the words and the rules: pure, no clock, no I/O |
 //! | 1 | [`postgres`] | the only SQL |
 //! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
 //! | 3 | [`http`] | what users see on the wire |
@@ -24,4 +24,5 @@ pub mod metrics;
 pub mod order;
 pub mod postgres;
 pub mod shutdown;
+pub mod sse;
 pub mod telemetry;

@@ -9,7 +9,7 @@ use crate::postgres::{
 
 /// Examines, and prints one line a finding, with the sentence that mends it below. Gives 1 when a
 /// finding is fatal.
-pub async fn run(server: &Server) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(server: &Server) -> anyhow::Result<ExitCode> {
     let findings = examine(server).await;
     for finding in &findings {
         println!("{}", render(finding));

@@ -1,8 +1,6 @@
 //! `event-piper healthcheck`: asks the gateway on this machine, so that an image needs no curl.
 
-use std::process::ExitCode;
-
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio::{

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::postgres::{migrate, server::Server};
 
 /// Migrates, and says what was applied. An error is the caller's to print, with its causes.
-pub async fn run(server: &Server) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(server: &Server) -> anyhow::Result<ExitCode> {
     let outcome = migrate::migrate(server).await?;
     for name in &outcome.applied {
         println!("applied {name}");

@@ -1,6 +1,11 @@
 //! `event-piper psql`: a terminal on the database, wherever it is.
 
-use std::{ffi::OsString, os::unix::process::CommandExt, path::PathBuf, process::Command};
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
@@ -11,7 +16,7 @@ use crate::{
 };
 
 /// Becomes psql.
-pub(super) fn psql(config: &Config, args: Vec<OsString>) -> anyhow::Result<()> {
+pub(super) fn psql(config: &Config, args: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let url = config.database.url().context(
         "the embedded PostgreSQL is not running here: start it with event-piper serve, or name \
          its folder with --data-dir",

@@ -5,23 +5,25 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::open;
+use super::{open, wait_for};
 use crate::{
     config::{Config, Database},
     gateway::Gateway,
     http,
     metrics::Metrics,
-    postgres::{embedded, migrate::migrate, server::Server},
+    postgres::{embedded, error::Chain, migrate::migrate, reachable, server::Server},
 };
 
 /// Serves until a signal. The first one drains; a second one leaves at once, and whatever is
@@ -32,26 +34,30 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let work = run(config, shutdown.clone());
     tokio::pin!(work);
     tokio::select! {
-        outcome = &mut work => return outcome,
+        outcome = &mut work => return done(outcome),
         name = signals.next() => info!("{name}: draining; once more leaves at once"),
     }
     shutdown.cancel();
     tokio::select! {
-        outcome = &mut work => outcome,
+        outcome = &mut work => done(outcome),
         name = signals.next() => {
             warn!("{name} again: leaving at once");
-            Ok(ExitCode::SUCCESS)
+            Ok(ExitCode::FAILURE)
         }
     }
 }
 
-async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+fn done(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let hints = Hints::new(&config);
     // Before the slow things, for a port that is taken is the most usual mistake.
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("listening on {}", config.listen))?;
     let Some(database) = shutdown.run_until_cancelled(open(config.database.clone())).await else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     };
     let database = database?;
     let served = prepare_and_serve(&database.server, &config, listener, &hints, shutdown).await;
@@ -65,17 +71,40 @@ async fn prepare_and_serve(
     listener: TcpListener,
     hints: &Hints,
     shutdown: CancellationToken,
-) -> anyhow::Result<ExitCode> {
-    if config.migrate {
-        match shutdown.run_until_cancelled(migrate(server)).await {
-            Some(migrated) => drop(migrated.context("bringing the schema up to date")?),
-            None => return Ok(ExitCode::SUCCESS),
-        }
-    }
+) -> anyhow::Result<()> {
+    let Some(prepared) = shutdown.run_until_cancelled(prepare(server, config)).await else {
+        return Ok(());
+    };
+    prepared?;
     hints.print(listener.local_addr()?);
     run_gateway(server, config, listener, shutdown).await;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
+
+/// Waits for a server that is not there yet, and brings the schema up to date.
+async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
+    loop {
+        wait_for(server).await?;
+        if !config.migrate {
+            return Ok(());
+        }
+        match migrate(server).await {
+            Ok(done) => {
+                done.applied.iter().for_each(|name| info!("applied migration {name}"));
+                return Ok(());
+            }
+            // It left nothing behind: the next attempt goes on where this one was.
+            Err(error) if reachable::is_passing(&error) => {
+                warn!("PostgreSQL went away during a migration, will try again: {}", Chain(&error));
+                sleep(MIGRATE_AGAIN).await;
+            }
+            Err(error) => return Err(error).context("bringing the schema up to date"),
+        }
+    }
+}
+
+/// After PostgreSQL went away during a migration.
+const MIGRATE_AGAIN: Duration = Duration::from_millis(250);
 
 /// Serves until `shutdown`, then until the streams are drained.
 async fn run_gateway(

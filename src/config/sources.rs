@@ -44,7 +44,7 @@ const SETTINGS: [Setting; 17] = [
     setting("drain", "EVENT_PIPER_DRAIN", "DURATION", Some("10s"), "How long streams may take to leave at shutdown"),
     setting("pool-size", "EVENT_PIPER_POOL_SIZE", "NUMBER", Some("8"), "Database connections for replays, beside the listening one"),
     setting("migrate", "EVENT_PIPER_MIGRATE", "", Some("true"), "Bring the schema up to date at start (the default)"),
-    setting("log", "EVENT_PIPER_LOG", "FILTER", Some("info"), "What is logged, such as warn,event_piper=debug"),
+    setting("log", "EVENT_PIPER_LOG", "FILTER", Some("info,tokio_postgres=warn"), "What is logged, such as warn,event_piper=debug"),
     setting("log-format", "EVENT_PIPER_LOG_FORMAT", "FORMAT", Some("text"), "How it is logged: text, or json"),
 ];
 

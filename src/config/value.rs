@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use crate::{
     http::Auth,
     order::Hold,
-    postgres::server::Server,
+    postgres::{error::Chain, server::Server},
     telemetry::{Filter, Format},
 };
 
@@ -100,14 +100,10 @@ pub(super) fn filter(text: &str) -> Parsed<Filter> {
     Filter::parse(text).map_err(|_| "a filter, such as info or warn,event_piper=debug".into())
 }
 
-/// The cause is shown only where it names an option: a stray part of a password in a string
-/// that cannot be read might look like anything.
+/// The complaint says what is wrong, for the value cannot be shown.
 pub(super) fn database(text: &str) -> Parsed<(Server, SecretString)> {
     let server = Server::parse(text).map_err(|e| {
-        let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
-        let about_option = cause.starts_with("invalid value for option");
-        let cause = if about_option { format!(" ({cause})") } else { String::new() };
-        format!("a URL such as postgres://user:password@host:5432/database{cause}")
+        format!("a URL such as postgres://user:password@host:5432/database ({})", Chain(&e))
     })?;
     Ok((server, text.into()))
 }

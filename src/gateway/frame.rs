@@ -17,7 +17,7 @@ pub struct Frame {
     xid: Xid,
     bytes: Bytes,
     /// Where the line after `id:` begins.
-    body: u8,
+    body: u16,
     /// How long the event's type is.
     kind: u16,
 }
@@ -49,15 +49,9 @@ impl Encoder {
             self.block = BytesMut::with_capacity(most.max(Self::BLOCK));
         }
         put_id(&mut self.block, event.id());
-        let body = self.block.len();
+        let body = u16::try_from(self.block.len()).unwrap_or(u16::MAX);
         let kind = put_body(&mut self.block, kind, payload);
-        Frame {
-            id: event.id(),
-            xid: event.xid(),
-            bytes: self.block.split().freeze(),
-            body: u8::try_from(body).expect("an id line is short"),
-            kind,
-        }
+        Frame { id: event.id(), xid: event.xid(), bytes: self.block.split().freeze(), body, kind }
     }
 }
 
@@ -84,7 +78,7 @@ fn put_id(out: &mut BytesMut, id: EventId) {
 }
 
 fn put_cursor(out: &mut BytesMut, cursor: impl Display) {
-    write!(out, "id: {cursor}\n").expect("a buffer takes all");
+    writeln!(out, "id: {cursor}").expect("a buffer takes all");
 }
 
 /// Appends all but the id; answers how long the type is on the wire.

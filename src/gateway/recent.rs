@@ -5,7 +5,7 @@
 //! reads on from the table. Nothing waits for a slow subscription, and none costs memory.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     iter,
 };
 
@@ -55,6 +55,8 @@ pub struct Recent {
     bytes: usize,
     capacity: usize,
     floor: Position,
+    /// The place behind which the floor rises.
+    floored: Sequence,
     position: Position,
     end: Sequence,
 }
@@ -72,6 +74,7 @@ impl Recent {
             bytes: 0,
             capacity,
             floor: position.clone(),
+            floored: 0,
             position,
             end: 0,
         }
@@ -123,6 +126,7 @@ impl Recent {
     pub fn reset(&mut self, position: &Position) {
         self.ages.clear();
         self.bytes = 0;
+        self.floored = self.end;
         self.floor.clone_from(position);
         self.position.clone_from(position);
         self.backlogs.retain(|_, backlog| backlog.followers > 0);
@@ -133,12 +137,32 @@ impl Recent {
         }
     }
 
+    /// Up to `position`, more of these consumers' events have become visible than can be kept:
+    /// whoever is owed some of them reads on from the table.
+    pub fn let_go(&mut self, consumers: &HashSet<ConsumerId>, position: &Position) {
+        self.end += 1;
+        self.floored = self.end;
+        self.floor.clone_from(position);
+        self.position.clone_from(position);
+        self.ages.retain(|consumer| !consumers.contains(consumer));
+        for consumer in consumers {
+            let Some(backlog) = self.backlogs.get_mut(consumer) else { continue };
+            let entries = backlog.entries.drain(..);
+            self.bytes -= entries.map(|entry| entry.frame.len() + Self::OVERHEAD).sum::<usize>();
+            backlog.floor.clone_from(position);
+            backlog.dropped = self.end;
+            self.forget_if_idle(consumer);
+        }
+    }
+
     fn drop_oldest(&mut self) {
         let Some(consumer) = self.ages.pop_front() else { return };
         let backlog = self.backlogs.get_mut(&consumer).expect("an age has its entry");
         let entry = backlog.entries.pop_front().expect("an age has its entry");
         self.bytes -= entry.frame.len() + Self::OVERHEAD;
-        self.floor.clone_from(&entry.position);
+        if entry.sequence >= self.floored {
+            self.floor.clone_from(&entry.position);
+        }
         backlog.dropped = entry.sequence + 1;
         backlog.floor = entry.position;
         self.forget_if_idle(&consumer);
@@ -187,7 +211,7 @@ impl Recent {
             return None;
         }
         if !cursor.marks().is_empty() {
-            return Some(consumers.iter().map(|consumer| self.dropped_of(consumer)).max()?);
+            return consumers.iter().map(|consumer| self.dropped_of(consumer)).max();
         }
         // Entries that were delivered at a head the cursor has reached are not owed.
         let owed = |consumer: &ConsumerId| {
@@ -216,6 +240,7 @@ impl Recent {
 
     /// The events of these consumers from `next` on, in the order of delivery; `None` when
     /// one of them is kept no longer.
+    #[must_use]
     pub fn read<'a>(
         &'a self,
         consumers: &'a [ConsumerId],

@@ -76,7 +76,7 @@ const BACKOFF: [u64; 6] = [50, 100, 250, 500, 1000, 2000];
 impl Tailer {
     /// Follows the log until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
-        let followed = shutdown.run_until_cancelled(self.follow()).await;
+        let followed = shutdown.run_until_cancelled(Box::pin(self.follow())).await;
         debug_assert!(followed.is_none(), "following ends only at a shutdown");
     }
 

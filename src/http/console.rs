@@ -1,4 +1,4 @@
-//! The page for people.
+//! The page for people: a page, its style and its script, all out of this binary.
 
 use axum::{
     http::header,
@@ -6,20 +6,38 @@ use axum::{
 };
 
 const PAGE: &str = include_str!("console.html");
+const STYLE: &str = include_str!("console.css");
+const SCRIPT: &str = include_str!("console.js");
 
-/// The page brings all that it needs, and speaks to nobody but its own server.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
-                      script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The page brings all that it needs, and speaks to nobody but its own server. What comes
+/// with events can neither become a script nor an element.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+                      connect-src 'self'; img-src data:; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'; \
+                      require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// `GET /`.
 pub(super) async fn page() -> Response {
+    served("text/html; charset=utf-8", PAGE)
+}
+
+/// `GET /console.css`.
+pub(super) async fn style() -> Response {
+    served("text/css; charset=utf-8", STYLE)
+}
+
+/// `GET /console.js`.
+pub(super) async fn script() -> Response {
+    served("text/javascript; charset=utf-8", SCRIPT)
+}
+
+fn served(kind: &'static str, text: &'static str) -> Response {
     let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (headers, PAGE).into_response()
+    (headers, text).into_response()
 }

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, HeaderValue, Uri, header},
@@ -16,7 +17,13 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tracing::warn;
 
-use super::{App, error::Problem, identity, query::Query};
+use super::{
+    App,
+    direct::{Detachable, Detached},
+    error::Problem,
+    identity,
+    query::Query,
+};
 use crate::{
     consumer::ConsumerId,
     cursor::{Cursor, InvalidCursor},
@@ -36,6 +43,7 @@ pub(super) async fn subscribe(
     State(app): State<Arc<App>>,
     uri: Uri,
     headers: HeaderMap,
+    detachable: Option<Extension<Detachable>>,
 ) -> Result<Response, Problem> {
     let query = Query::of(&uri);
     let request = Request {
@@ -43,7 +51,7 @@ pub(super) async fn subscribe(
         cursor: cursor(&headers, &query)?,
         kinds: kinds(&query)?,
     };
-    Ok(streamed(app.gateway.subscribe(request)))
+    Ok(streamed(app.gateway.subscribe(request), detachable.is_some()))
 }
 
 /// `GET /events/{id}`.
@@ -90,17 +98,20 @@ fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
     Ok(Some(kinds.into_iter().collect()))
 }
 
-/// The subscription as the body of an answer that nothing on the way may buffer.
-fn streamed(subscription: Subscription) -> Response {
-    let frames = stream::unfold(subscription, async |mut subscription| {
-        let bytes: Bytes = subscription.next().await?;
-        Some((Ok::<_, Infallible>(Frame::data(bytes)), subscription))
-    });
+/// The subscription as an answer that nothing on the way may buffer.
+fn streamed(subscription: Subscription, detachable: bool) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
+    if detachable {
+        return (headers, Extension(Detached::new(subscription))).into_response();
+    }
+    let frames = stream::unfold(subscription, async |mut subscription| {
+        let bytes: Bytes = subscription.next().await?;
+        Some((Ok::<_, Infallible>(Frame::data(bytes)), subscription))
+    });
     (headers, Body::new(StreamBody::new(frames))).into_response()
 }
 

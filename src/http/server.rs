@@ -12,12 +12,18 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 use tracing::{debug, warn};
+
+use super::{
+    direct,
+    opening::{self, Opening},
+};
 
 /// A request's head has to arrive within this time: who sends it byte by byte is cut off.
 const HEAD: Duration = Duration::from_secs(10);
@@ -28,10 +34,6 @@ const BUFFER: usize = 16 << 10;
 
 /// Vanished clients are found by the kernel: after this silence it asks, a few times.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// The first bytes of an HTTP/2 connection without TLS (RFC 9113, section 3.4); no method
-/// of HTTP/1.1 begins like that.
-const PREFACE: &[u8] = b"PRI";
 
 /// Serves until `shutdown`, then lets open requests end for at most `drain`.
 pub async fn serve(
@@ -85,35 +87,34 @@ async fn connection(
     if let Err(error) = prepare(&socket) {
         debug!(%error, "a socket takes no options");
     }
-    let served = async {
-        match timeout(HEAD, speaks_http2(&socket)).await {
-            Ok(Ok(true)) => http2(socket, router, shutdown).await,
-            Ok(Ok(false)) => http1(socket, router, shutdown).await,
-            Ok(Err(_)) | Err(_) => {}
+    cut.run_until_cancelled(served(socket, router, shutdown)).await;
+}
+
+/// Boxes all that is not for long, or rare: a task takes the room of its largest state for
+/// as long as it lives, and event streams live long.
+async fn served(mut socket: TcpStream, router: Router, shutdown: CancellationToken) {
+    let Ok(Ok(opening)) = timeout(HEAD, Box::pin(opening::of(&socket))).await else { return };
+    let ended = match opening {
+        Opening::Http2 => return Box::pin(http2(socket, router, shutdown)).await,
+        Opening::Http1 => return Box::pin(http1(socket, router, shutdown)).await,
+        Opening::Stream { request, len } => {
+            drop(shutdown);
+            match Box::pin(direct::answer(&mut socket, router, *request, len)).await {
+                Ok(Some(subscription)) => direct::stream(socket, subscription).await,
+                Ok(None) => socket.shutdown().await,
+                Err(error) => Err(error),
+            }
         }
     };
-    cut.run_until_cancelled(served).await;
+    if let Err(error) = ended {
+        debug!(%error, "a stream broke");
+    }
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
     SockRef::from(socket).set_tcp_keepalive(&keepalive)
-}
-
-/// Looks at the first bytes without taking them.
-async fn speaks_http2(socket: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; PREFACE.len()];
-    loop {
-        let seen = socket.peek(&mut first).await?;
-        if seen == 0 || !PREFACE.starts_with(&first[..seen]) {
-            return Ok(false);
-        }
-        if seen == PREFACE.len() {
-            return Ok(true);
-        }
-        sleep(Duration::from_millis(5)).await;
-    }
 }
 
 async fn http1(socket: TcpStream, router: Router, shutdown: CancellationToken) {

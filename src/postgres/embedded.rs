@@ -23,6 +23,7 @@ use self::{
 use super::{
     account::{Account, NoAccount},
     binaries::{self, Binaries},
+    error::Chain,
     server::Server,
 };
 
@@ -156,7 +157,9 @@ impl Cluster {
             sleep(pause).await;
             match Postmaster::launch(&self.folder, &self.binaries, self.port, &self.pid).await {
                 Ok(postmaster) => return postmaster,
-                Err(e) => error!("cannot start the embedded PostgreSQL again, will retry: {e}"),
+                Err(e) => {
+                    error!("cannot start the embedded PostgreSQL again, will retry: {}", Chain(&e));
+                }
             }
             pause = (pause * 2).min(longest);
         }

@@ -1,8 +1,9 @@
 //! The queries on the log: the `events` table, and the locks that say who writes to it.
 
-use std::{error::Error, time::Duration};
+use std::{collections::HashSet, error::Error, time::Duration};
 
 use bytes::BytesMut;
+use futures::TryStreamExt;
 use tokio_postgres::{
     Client, Row, Statement,
     types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked},
@@ -23,6 +24,7 @@ pub struct EventLog {
     writers: Statement,
     ended: Statement,
     followers: Statement,
+    followers_subscribers: Statement,
     passed: Statement,
     state: Statement,
 }
@@ -78,8 +80,7 @@ pub struct Page {
     pub last: bool,
 }
 
-/// How much one page may hold: as many rows, and as many bytes of stored payload behind the
-/// first row. PostgreSQL may store a payload compressed, so what arrives can be larger.
+/// How much one page may hold: as many rows, and as many bytes behind the first row.
 #[derive(Clone, Copy, Debug)]
 pub struct PageSize {
     /// Rows.
@@ -111,7 +112,8 @@ pub struct Writer {
 }
 
 /// The page is cut at a number of rows first, and at a number of stored bytes second; `found`
-/// tells a page that was cut from the last one.
+/// tells a page that was cut from the last one. What is stored may be compressed, so it is cut
+/// a third time as it arrives.
 const TAIL: &str = "
 select id, xid, subscriber, type, payload, found, AGE from (
     select *, count(*) over () as found,
@@ -155,16 +157,26 @@ select id, xid, subscriber, type, payload, found, null::float8 from (
           where xid::text::int8 = any($1) and id > $2 and id <= $3 order by id limit $4) page
 ) page where before <= $5 order by id";
 
+const FOLLOWERS_SUBSCRIBERS: &str = "
+select distinct subscriber from events
+where xid::text::int8 = any($1) and id > $2 and id <= $3 and subscriber is not null";
+
 const PASSED: &str = "
 select id, xid, subscriber, type, payload, count(*) over (), null::float8
 from unnest($1::int8[], $2::int8[]) missing(first, last)
 join events on id between missing.first and missing.last order by id limit 100";
 
+/// The last id that was drawn; null where the role may not see the sequence.
+pub(super) const DRAWN: &str = "
+select case when has_sequence_privilege(own.sequence, 'select, usage')
+            then coalesce(last_value, start_value - 1) end
+from (select pg_get_serial_sequence('events', 'id')::regclass::oid) own(sequence)
+join pg_class on pg_class.oid = own.sequence
+join pg_namespace on pg_namespace.oid = relnamespace
+join pg_sequences on schemaname = nspname and sequencename = relname";
+
 const STATE: &str = "
-select (select last_value from pg_sequences
-        where format('%I.%I', schemaname, sequencename)::regclass
-            = pg_get_serial_sequence('events', 'id')::regclass),
-       pg_notification_queue_usage(), pg_is_in_recovery(),
+select (DRAWN), pg_notification_queue_usage(), pg_is_in_recovery(),
        exists (select from pg_locks
                where locktype = 'advisory' and granted and pid <> pg_backend_pid()
                  and database = (select oid from pg_database where datname = current_database())
@@ -183,8 +195,9 @@ impl EventLog {
             writers: client.prepare(WRITERS).await?,
             ended: client.prepare(ENDED).await?,
             followers: client.prepare(FOLLOWERS).await?,
+            followers_subscribers: client.prepare(FOLLOWERS_SUBSCRIBERS).await?,
             passed: client.prepare(PASSED).await?,
-            state: client.prepare(STATE).await?,
+            state: client.prepare(&STATE.replace("DRAWN", DRAWN)).await?,
         })
     }
 
@@ -195,8 +208,8 @@ impl EventLog {
 
     /// The rows behind `after`.
     pub async fn tail(&self, client: &Client, after: EventId, size: PageSize) -> Result<Page> {
-        let rows = client.query(&self.tail, &[&after, &size.rows, &size.bytes]).await?;
-        Ok(Page::of(rows, size))
+        let values: [&(dyn ToSql + Sync); 3] = [&after, &size.rows, &size.bytes];
+        Ok(Page::of(rows(client, &self.tail, &values, size.bytes).await?, size))
     }
 
     /// The transactions that hold an id, or may draw one.
@@ -223,7 +236,19 @@ impl EventLog {
     ) -> Result<Page> {
         let xids: Vec<i64> = xids.iter().map(|xid| xid.get().cast_signed()).collect();
         let parameters: [&(dyn ToSql + Sync); 5] = [&xids, &after, &upto, &size.rows, &size.bytes];
-        Ok(Page::of(client.query(&self.followers, &parameters).await?, size))
+        Ok(Page::of(rows(client, &self.followers, &parameters, size.bytes).await?, size))
+    }
+
+    /// Whose events these transactions wrote above `after` and up to `upto`.
+    pub async fn followers_subscribers(
+        &self,
+        client: &Client,
+        xids: &[Xid],
+        (after, upto): (EventId, EventId),
+    ) -> Result<HashSet<ConsumerId>> {
+        let xids: Vec<i64> = xids.iter().map(|xid| xid.get().cast_signed()).collect();
+        let rows = client.query(&self.followers_subscribers, &[&xids, &after, &upto]).await?;
+        Ok(rows.iter().map(|row| ConsumerId::logged(row.get(0))).collect())
     }
 
     /// The rows that stand where ids were passed over.
@@ -254,11 +279,38 @@ impl Page {
         Self { rows: Vec::new(), last: true }
     }
 
+    /// How many bytes it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.rows.iter().map(|row| row.0.raw_size_bytes()).sum()
+    }
+
     pub(super) fn of(rows: Vec<Row>, size: PageSize) -> Self {
         let found = rows.first().map_or(0, |row| row.get::<_, i64>(5));
         let whole = i64::try_from(rows.len()) == Ok(found);
         Self { last: whole && found < size.rows, rows: rows.into_iter().map(EventRow).collect() }
     }
+}
+
+/// The rows of a query, as far as they fit into so many bytes; the first one always does. The
+/// connection lets go of what else comes.
+pub(super) async fn rows(
+    client: &Client,
+    statement: &Statement,
+    values: &[&(dyn ToSql + Sync)],
+    bytes: i64,
+) -> Result<Vec<Row>> {
+    let arriving = client.query_raw(statement, values.iter().copied()).await?;
+    let mut arriving = std::pin::pin!(arriving);
+    let (mut rows, mut room) = (Vec::new(), usize::try_from(bytes).unwrap_or(usize::MAX));
+    while let Some(row) = arriving.try_next().await? {
+        room = room.saturating_sub(row.raw_size_bytes());
+        rows.push(row);
+        if room == 0 {
+            break;
+        }
+    }
+    Ok(rows)
 }
 
 /// Of the ids that one virtual transaction holds, its own is the smallest: those of its

@@ -9,7 +9,7 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::event_log::{Page, PageSize};
+use super::event_log::{self, DRAWN, Page, PageSize};
 use crate::{
     consumer::ConsumerId,
     cursor::Mark,
@@ -71,12 +71,6 @@ const PRUNED: &str = "
 select coalesce(max(upto), 0) from events_pruned
 where subscriber = any($1) or subscriber is null";
 
-/// The last id that was drawn; null where the role may not see the sequence.
-const DRAWN: &str = "
-select last_value from pg_sequences
-where format('%I.%I', schemaname, sequencename)::regclass
-    = pg_get_serial_sequence('events', 'id')::regclass";
-
 const EVENT: &str = "
 select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
        to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
@@ -107,7 +101,7 @@ impl History {
         let names: Vec<&str> = consumers.iter().map(ConsumerId::as_str).collect();
         let types = [Type::TEXT_ARRAY, Type::INT8, Type::INT8, Type::INT8, Type::INT8];
         let values: [&(dyn ToSql + Sync); 5] = [&names, &after, &upto, &size.rows, &size.bytes];
-        Ok(Page::of(self.query(ROWS, &types, &values).await?, size))
+        Ok(Page::of(self.query(ROWS, &types, &values, size.bytes).await?, size))
     }
 
     /// A page of these consumers' rows that the marked transactions wrote, each above its
@@ -124,25 +118,25 @@ impl History {
         let uptos: Vec<EventId> = marks.iter().map(|mark| mark.upto).collect();
         let values: [&(dyn ToSql + Sync); 7] =
             [&names, &after, &upto, &size.rows, &size.bytes, &xids, &uptos];
-        Ok(Page::of(self.query(MARKED, &[], &values).await?, size))
+        Ok(Page::of(self.query(MARKED, &[], &values, size.bytes).await?, size))
     }
 
     /// The greatest id of these consumers that was pruned; 0 when none was.
     pub async fn pruned(&self, consumers: &[ConsumerId]) -> Result<EventId, HistoryError> {
         let names: Vec<&str> = consumers.iter().map(ConsumerId::as_str).collect();
-        let rows = self.query(PRUNED, &[], &[&names]).await?;
+        let rows = self.query(PRUNED, &[], &[&names], i64::MAX).await?;
         Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
     }
 
     /// The last id that was drawn; `None` where the role may not see the sequence.
     pub async fn drawn(&self) -> Result<Option<EventId>, HistoryError> {
-        let rows = self.query(DRAWN, &[], &[]).await?;
+        let rows = self.query(DRAWN, &[], &[], i64::MAX).await?;
         Ok(rows.first().and_then(|row| row.get(0)))
     }
 
     /// One event, whole.
     pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
-        let rows = self.query(EVENT, &[], &[&id]).await?;
+        let rows = self.query(EVENT, &[], &[&id], i64::MAX).await?;
         Ok(rows.first().map(WholeEvent::from))
     }
 
@@ -151,20 +145,20 @@ impl History {
         query: &str,
         types: &[Type],
         values: &[&(dyn ToSql + Sync)],
+        bytes: i64,
     ) -> Result<Vec<Row>, HistoryError> {
         let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
-        let client = self.pool.get().await?;
+        let silent = |_| HistoryError::Silent;
+        let client = timeout(DEADLINE, self.pool.get()).await.map_err(silent)??;
         let answer = timeout(DEADLINE, async {
             let statement = client.prepare_typed_cached(query, types).await?;
-            client.query(&statement, values).await
+            event_log::rows(&client, &statement, values, bytes).await
         });
-        match answer.await {
-            Ok(rows) => Ok(rows?),
-            Err(_) => {
-                drop(Object::take(client));
-                Err(HistoryError::Silent)
-            }
+        let answer = answer.await;
+        if answer.is_err() {
+            drop(Object::take(client));
         }
+        Ok(answer.map_err(silent)??)
     }
 }
 

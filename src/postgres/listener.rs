@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::{
     doorbell::{CHANNEL, CLASS, READER},
-    server::Server,
+    server::{SESSION, Server},
 };
 
 /// An open listening connection. Dropping it closes the connection.
@@ -25,15 +25,10 @@ pub struct Listener {
     connection: JoinHandle<()>,
 }
 
-/// The session's own settings. Nothing that an administrator has set for other sessions may
-/// end this one while it waits; its notifications need no flush; and the queries on the tail
-/// are too short for JIT or parallel workers to pay.
-const SETTINGS: &str = "
-select set_config(name, value, false)
-from (values ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_session_timeout', '0'),
-             ('synchronous_commit', 'off'), ('jit', 'off'),
-             ('max_parallel_workers_per_gather', '0')) setting(name, value)
-where name in (select name from pg_settings)";
+/// The session's own settings, beside those of all: its notifications need no flush, and the
+/// queries on the tail are too short for JIT or parallel workers to pay.
+const SETTINGS: &str =
+    "set synchronous_commit = off; set jit = off; set max_parallel_workers_per_gather = 0";
 
 impl Listener {
     /// Connects, listens, and says to the other readers that it is there.
@@ -65,6 +60,7 @@ impl Listener {
 
     /// Sets the session up, and answers its process id: notifications of its own wake nobody.
     async fn introduce(&self) -> Result<i32, tokio_postgres::Error> {
+        self.client.batch_execute(SESSION).await?;
         self.client.batch_execute(SETTINGS).await?;
         let reader = format!("select pg_advisory_lock_shared({CLASS}, {READER})");
         self.client.batch_execute(&reader).await?;

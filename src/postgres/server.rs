@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use deadpool_postgres::{
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod,
+};
 use tokio_postgres::{
     Client, Config, Socket,
     config::{Host, SslMode as WireSslMode},
@@ -27,6 +29,17 @@ const KEEPALIVE_RETRIES: u32 = 2;
 /// ... and within this while something is.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(8);
 const APPLICATION_NAME: &str = "event-piper";
+
+/// For every session of the gateway's: nothing that an administrator has set for others ends
+/// its queries or its waits, which have deadlines of their own; and a gateway that vanished
+/// without a word is found by the server as soon as the server is found by the gateway, so
+/// that its locks do not outlive it for hours. (On a Unix socket the latter is ignored.)
+pub(super) const SESSION: &str = "
+set statement_timeout = 0; set lock_timeout = 0;
+set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 2;
+set tcp_user_timeout = 8000;
+select set_config(name, '0', false) from pg_settings
+where name in ('idle_session_timeout', 'transaction_timeout');";
 
 /// A PostgreSQL database to connect to. Neither its `Debug` nor its `Display` shows a password.
 #[derive(Clone)]
@@ -115,8 +128,12 @@ impl Server {
             self.tls.clone(),
             ManagerConfig { recycling_method: RecyclingMethod::Fast },
         );
+        let settled = Hook::async_fn(|client: &mut ClientWrapper, _| {
+            Box::pin(async { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+        });
         Pool::builder(manager)
             .max_size(size)
+            .post_create(settled)
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .build()
             .expect("a pool with a runtime builds")

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use event_piper::postgres::embedded::{self, EmbeddedError, Settings};
@@ -77,6 +78,32 @@ async fn a_killed_postgres_is_started_again() {
     assert_eq!(again.await.as_deref(), Some("kept"));
     embedded.stop().await;
     assert!(!postmaster(&settings).is_some_and(is_alive));
+}
+
+#[tokio::test]
+async fn what_a_killed_gateway_leaves_running_is_taken_over() {
+    let (_scratch, settings) = settings();
+    let mut owner = Command::new(env!("CARGO_BIN_EXE_event-piper"));
+    owner.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&settings.data_dir);
+    owner.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut owner = owner.spawn().unwrap();
+    let url = eventually("the schema is there", async || {
+        let url = embedded::running_url(&settings)?;
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
+        tokio::spawn(connection);
+        client.query("select from events", &[]).await.ok().map(|_| url)
+    })
+    .await;
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    let writer = connect(&url).await;
+
+    let left = postmaster(&settings).unwrap();
+    let embedded = embedded::start(settings.clone()).await.unwrap();
+    assert_eq!(postmaster(&settings), Some(left));
+    writer.query("select from events", &[]).await.expect("writers notice nothing");
+    embedded.stop().await;
+    assert!(!is_alive(left));
 }
 
 #[tokio::test]

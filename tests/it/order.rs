@@ -196,6 +196,11 @@ impl Gateway {
             let all = world.rows.values().filter(|row| row.xid() == xid && row.id() <= head);
             assert_eq!(all.count(), rows.len(), "a late transaction has an id before `since`");
             self.order.ended(xid);
+            if world.chance(0.3) {
+                let whose = rows.iter().map(|row| consumers()[row.consumer].clone());
+                self.recent.let_go(&whose.collect(), self.order.position());
+                continue;
+            }
             for row in &rows {
                 publish(&mut self.recent, row, self.order.position());
             }

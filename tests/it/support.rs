@@ -1,7 +1,11 @@
 //! What every test stands on.
 
 pub(crate) mod app;
+pub(crate) mod browser;
+pub(crate) mod chaos_proxy;
+pub(crate) mod killable;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod scratch;
 pub(crate) mod sse_client;
 

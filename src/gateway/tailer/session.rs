@@ -78,6 +78,10 @@ enum Woken {
 /// A page of the tail: so many rows at most, and so many stored bytes.
 const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 
+/// What late transactions wrote is delivered in one piece, so that nobody joins in its midst.
+/// Where it is more than this, its consumers read it from the table instead.
+const FOLLOWERS: usize = 8 << 20;
+
 /// The safety poll finds what no bell announced, and proves that the connection lives.
 const SAFETY_POLL: Duration = Duration::from_secs(1);
 
@@ -251,25 +255,58 @@ impl<'a> Session<'a> {
         let head = order.position().head;
         let late = order.position().late.as_slice().iter();
         let since = late.filter(|late| ended.contains(&late.xid)).map(|late| late.since).min();
-        let mut after = since.unwrap_or(head);
-        let mut rows = Vec::new();
-        loop {
-            let read = self.log.followers(self.listener.client(), ended, (after, head), PAGE);
-            let page = within("reading what a late transaction wrote", read).await?;
-            after = page.rows.last().map_or(after, Logged::id);
-            let last = page.last;
-            rows.extend(page.rows);
-            if last {
-                break;
-            }
-        }
+        let since = since.unwrap_or(head);
+        let rows = self.followers(ended, since, head).await?;
+        let whose = match rows {
+            Some(_) => HashSet::new(),
+            None => self.whose(ended, since, head).await?,
+        };
         for &xid in ended {
             order.ended(xid);
         }
         self.vigil.news(Instant::now());
         let position = order.position().clone();
-        self.publish(&rows.iter().collect::<Vec<_>>(), |_| position.clone(), &position, false);
+        match rows {
+            Some(rows) => {
+                let rows: Vec<_> = rows.iter().collect();
+                self.publish(&rows, |_| position.clone(), &position, false);
+            }
+            None => self.tailer.hub.publish(&whose, |recent| recent.let_go(&whose, &position)),
+        }
         self.wake_others().await
+    }
+
+    /// What these transactions wrote up to the head; none when it is more than is taken into
+    /// memory at once.
+    async fn followers(
+        &self,
+        ended: &[Xid],
+        mut after: EventId,
+        head: EventId,
+    ) -> Result<Option<Vec<EventRow>>, Lost> {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while bytes < FOLLOWERS {
+            let read = self.log.followers(self.listener.client(), ended, (after, head), PAGE);
+            let page = within("reading what a late transaction wrote", read).await?;
+            after = page.rows.last().map_or(after, Logged::id);
+            bytes += page.bytes();
+            rows.extend(page.rows);
+            if page.last {
+                return Ok(Some(rows));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn whose(
+        &self,
+        ended: &[Xid],
+        since: EventId,
+        head: EventId,
+    ) -> Result<HashSet<ConsumerId>, Lost> {
+        let (log, client) = (&self.log, self.listener.client());
+        let asked = log.followers_subscribers(client, ended, (since, head));
+        within("asking for whom a late transaction wrote", asked).await
     }
 
     /// Encodes rows, publishes them, and moves the recent events up to `position`.

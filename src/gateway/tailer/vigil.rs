@@ -113,7 +113,7 @@ mod tests {
     fn who_was_not_woken_looks_for_itself_for_a_while() {
         let start = Instant::now();
         let mut other = Vigil::new(false, start);
-        let later = start + Duration::from_secs(60);
+        let later = start + Duration::from_mins(1);
         other.unannounced(later);
         assert_eq!(other.wait(later), Wait::Look(Vigil::AWAKE));
         assert_eq!(other.wait(later + Vigil::UNANNOUNCED), Wait::Listen);

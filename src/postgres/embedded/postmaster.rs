@@ -32,9 +32,9 @@ use super::{
 pub(super) const DEFAULT_PORT: u16 = 5432;
 
 /// Recovery after a crash reads the log since the last checkpoint, which may take a while.
-const READY_WITHIN: Duration = Duration::from_secs(300);
+const READY_WITHIN: Duration = Duration::from_mins(5);
 /// A fast shutdown writes a checkpoint.
-const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+const STOPPED_WITHIN: Duration = Duration::from_mins(1);
 /// Without the checkpoint it should be a matter of milliseconds.
 const QUIT_WITHIN: Duration = Duration::from_secs(10);
 /// How often a process is looked at that cannot be awaited.

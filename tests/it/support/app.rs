@@ -53,6 +53,15 @@ impl App {
         Self::start_with(url, Settings::default()).await
     }
 
+    /// The same, where another one has been before.
+    pub(crate) async fn start_at(url: &str, address: SocketAddr) -> Self {
+        let listener =
+            eventually("the address is free again", async || TcpListener::bind(address).await.ok());
+        let app = Self::launch_on(listener.await, url, Settings::default());
+        app.ready().await;
+        app
+    }
+
     /// The same with other settings.
     pub(crate) async fn start_with(url: &str, settings: Settings) -> Self {
         let app = Self::launch(url, settings).await;
@@ -62,7 +71,15 @@ impl App {
 
     /// A gateway that may not be ready yet.
     pub(crate) async fn launch(url: &str, settings: Settings) -> Self {
+        // `RUST_LOG=info` shows what the gateway says.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer();
+        let _ = log.try_init();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::launch_on(listener, url, settings)
+    }
+
+    fn launch_on(listener: TcpListener, url: &str, settings: Settings) -> Self {
         let address = listener.local_addr().unwrap();
         let server = Server::parse(url).unwrap();
         let gateway = Gateway::start(&server, settings.gateway, Arc::new(Metrics::new()));
@@ -95,7 +112,7 @@ impl App {
     }
 
     /// The value of a metric, as it stands in `/metrics` without its prefix.
-    pub(crate) async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
         let text = self.get("/metrics", &[]).await.body;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("event_piper_{name} ")));
         line.unwrap_or_else(|| panic!("no metric {name} in {text}")).parse().unwrap()

@@ -31,7 +31,6 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Durability is no subject of these servers (the embedded one's tests bring their own).
 const SETTINGS: &str = "
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 max_connections = 300
 max_prepared_transactions = 20
@@ -111,9 +110,14 @@ async fn migrate_to_current(url: &str) {
 
 /// Connects, and drives the connection until the client is dropped.
 pub(crate) async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    try_connect(url).await.unwrap()
+}
+
+/// The same, if somebody is there.
+pub(crate) async fn try_connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
-    client
+    Ok(client)
 }
 
 /// A PostgreSQL server that can be stopped, killed and started again. It ends with its last

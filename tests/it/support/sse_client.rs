@@ -54,6 +54,8 @@ pub(crate) struct Stream {
     pub(crate) headers: HashMap<String, String>,
     chunk: usize,
     text: Vec<u8>,
+    /// In so much of the text there is no end of a frame.
+    searched: usize,
     /// The cursor that an `EventSource` would send at its next connection.
     pub(crate) last_id: String,
 }
@@ -65,25 +67,36 @@ pub(crate) async fn ask(
     path: &str,
     headers: &[(&str, &str)],
 ) -> Answer {
-    let closing = [headers, &[("Connection", "close")]].concat();
-    let (mut socket, status, headers) = send(address, method, path, &closing).await.unwrap();
-    let mut body = Vec::new();
-    timeout(DEADLINE, socket.read_to_end(&mut body)).await.expect("an answer ends").unwrap();
-    let chunked = headers.get("transfer-encoding").is_some_and(|how| how == "chunked");
-    let body = if chunked { dechunked(&body) } else { body };
-    Answer { status, headers, body: String::from_utf8(body).unwrap() }
+    try_ask(address, method, path, headers).await.expect("an answer comes")
 }
 
-async fn send(
+/// The same, if somebody is there.
+pub(crate) async fn try_ask(
     address: SocketAddr,
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
+) -> std::io::Result<Answer> {
+    let closing = [headers, &[("Connection", "close")]].concat();
+    let socket = TcpStream::connect(address).await?;
+    let (mut socket, status, headers) = send(socket, method, path, &closing).await?;
+    let mut body = Vec::new();
+    timeout(DEADLINE, socket.read_to_end(&mut body)).await.expect("an answer ends")?;
+    let chunked = headers.get("transfer-encoding").is_some_and(|how| how == "chunked");
+    let body = if chunked { dechunked(&body) } else { body };
+    Ok(Answer { status, headers, body: String::from_utf8(body).unwrap() })
+}
+
+async fn send(
+    mut socket: TcpStream,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
 ) -> std::io::Result<(BufReader<TcpStream>, u16, HashMap<String, String>)> {
-    let mut socket = TcpStream::connect(address).await?;
+    let address = socket.peer_addr()?;
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
     for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        request.extend([name, ": ", value, "\r\n"]);
     }
     request.push_str("\r\n");
     socket.write_all(request.as_bytes()).await?;
@@ -125,10 +138,19 @@ impl Stream {
         path: &str,
         headers: &[(&str, &str)],
     ) -> std::io::Result<Self> {
-        let (socket, status, headers) = send(address, "GET", path, headers).await?;
+        Self::open_on(TcpStream::connect(address).await?, path, headers).await
+    }
+
+    /// Opens a stream on a socket of the caller's making.
+    pub(crate) async fn open_on(
+        socket: TcpStream,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> std::io::Result<Self> {
+        let (socket, status, headers) = send(socket, "GET", path, headers).await?;
         assert_eq!(status, 200, "{path}: {headers:?}");
         let (text, last_id) = (Vec::new(), String::new());
-        Ok(Self { socket, headers, chunk: 0, text, last_id })
+        Ok(Self { socket, headers, chunk: 0, text, searched: 0, last_id })
     }
 
     /// The next frame; `None` when the stream has ended or was cut.
@@ -138,12 +160,7 @@ impl Stream {
 
     /// The next event of the log.
     pub(crate) async fn event(&mut self) -> Frame {
-        loop {
-            let frame = self.next().await.expect("the stream goes on");
-            if frame.is_logged() {
-                return frame;
-            }
-        }
+        self.until("an event", Frame::is_logged).await
     }
 
     /// The next so many events of the log, by their rows' ids.
@@ -157,12 +174,21 @@ impl Stream {
 
     /// The next frame of this type, whatever comes before it.
     pub(crate) async fn signal(&mut self, event: &str) -> Frame {
-        loop {
-            let frame = self.next().await.unwrap_or_else(|| panic!("ended before {event}"));
-            if frame.event == event {
-                return frame;
+        self.until(event, |frame| frame.event == event).await
+    }
+
+    /// The next frame that is `wanted`: heartbeats do not prolong the wait for it.
+    async fn until(&mut self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        let wait = async {
+            loop {
+                match self.frame().await {
+                    Some(frame) if wanted(&frame) => return frame,
+                    Some(_) => {}
+                    None => panic!("the stream ended before {what}"),
+                }
             }
-        }
+        };
+        timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("no {what} in time"))
     }
 
     /// Waits until the stream is known to be joined: its first cursor has come.
@@ -175,10 +201,12 @@ impl Stream {
 
     async fn frame(&mut self) -> Option<Frame> {
         loop {
-            if let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
-                let block: Vec<u8> = self.text.drain(..end + 2).collect();
+            if let Some(end) = memchr::memmem::find(&self.text[self.searched..], b"\n\n") {
+                let block: Vec<u8> = self.text.drain(..self.searched + end + 2).collect();
+                self.searched = 0;
                 return Some(self.parsed(std::str::from_utf8(&block).unwrap()));
             }
+            self.searched = self.text.len().saturating_sub(1);
             self.more().await?;
         }
     }
@@ -189,8 +217,8 @@ impl Stream {
             let (name, value) = line.split_once(": ").unwrap_or((line, ""));
             match name {
                 "id" => frame.id = Some(value.to_owned()),
-                "event" => frame.event = value.to_owned(),
-                "data" => frame.data = value.to_owned(),
+                "event" => value.clone_into(&mut frame.event),
+                "data" => value.clone_into(&mut frame.data),
                 "retry" => frame.retry = value.parse().ok(),
                 other => panic!("a line that no frame has: {other:?} in {block:?}"),
             }
@@ -201,8 +229,11 @@ impl Stream {
         frame
     }
 
-    /// Reads what the socket has of the current chunk.
+    /// Reads what the socket has, of the current chunk where the body comes in chunks.
     async fn more(&mut self) -> Option<()> {
+        if !self.headers.contains_key("transfer-encoding") {
+            self.chunk = usize::MAX;
+        }
         while self.chunk == 0 {
             let mut size = String::new();
             if self.socket.read_line(&mut size).await.ok()? == 0 {

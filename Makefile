@@ -1,0 +1,54 @@
+# The two commands: `make run` and `make test`. Both work on a fresh machine that has Rust.
+
+PROGRAM = $(or $(CARGO_TARGET_DIR),target)/release/event-piper
+# What serve is told, for instance: make run ARGS="--listen 127.0.0.1:8080"
+ARGS =
+# How long a soak lasts, and which one: make soak MINUTES=30 SEED=7
+MINUTES = 30
+SEED =
+# Which versions of PostgreSQL: make test-versions MAJORS="13 18"; all when empty
+MAJORS =
+
+.PHONY: help run build test soak lint fmt deny test-versions
+
+help: ## What there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
+		printf '  make %-14s %s\n' "$$target" "$$what"; done
+
+run: build ## Build and start the gateway, with a PostgreSQL of its own unless DATABASE_URL is set
+	@[ -n "$$DATABASE_URL$$DATABASE_URL_FILE" ] || scripts/ensure-postgres
+	@# In place of the shell, so that a signal reaches the gateway, and make waits for it.
+	@exec $(PROGRAM) serve $(ARGS)
+
+build: ## Build the program as it is released
+	@scripts/ensure-linker
+	cargo build --release --locked
+
+test: ## Formatting, lints, licences and all tests, against a real PostgreSQL and a real browser
+	@scripts/ensure-linker
+	@scripts/ensure-postgres
+	@scripts/ensure-chromium
+	$(MAKE) --no-print-directory lint deny
+	cargo test --locked
+
+soak: ## Everything goes wrong at once for MINUTES, by the dice of SEED; nothing may be lost
+	@scripts/ensure-linker
+	@scripts/ensure-postgres
+	EVENT_PIPER_SOAK_MINUTES=$(MINUTES) $(if $(SEED),EVENT_PIPER_SOAK_SEED=$(SEED)) \
+		cargo test --release --locked --test it chaos::soak -- --exact --nocapture
+
+lint: ## Formatting and lints, as they must be
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+fmt: ## Format the code
+	cargo fmt --all
+
+deny: ## Licences and known faults of what we depend on, if cargo-deny is installed
+	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
+		else echo "cargo-deny is not installed: licences and advisories are left to CI"; fi
+
+test-versions: ## The integration tests, once for each major version of PostgreSQL
+	@scripts/postgres-versions $(MAJORS) | while read -r bin; do \
+		echo "== $$bin"; \
+		EVENT_PIPER_TEST_POSTGRES_BIN="$$bin" cargo test --locked --test it </dev/null || exit 1; done

@@ -1,0 +1,303 @@
+//! `event-piper tail`: follows a gateway from the terminal, through lost connections.
+
+mod print;
+
+use std::{
+    env,
+    error::Error,
+    io::{self, ErrorKind},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use reqwest::{
+    Client, Response, StatusCode, Url,
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
+use serde::Deserialize;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{sleep, timeout},
+};
+
+use self::print::Printer;
+use crate::{
+    consumer::ConsumerId,
+    sse::{Event, Item, Parser},
+};
+
+/// Which gateway, whose events, from where, and how they are shown.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Whose events; several times for several consumers
+    #[arg(long = "consumer", short, value_name = "NAME")]
+    consumers: Vec<ConsumerId>,
+    /// Where the gateway is
+    #[arg(long, env = "EVENT_PIPER_URL", default_value = "http://127.0.0.1:4000")]
+    url: Url,
+    /// After which id or cursor to begin; 0 is the beginning [default: from now on]
+    #[arg(long, value_name = "ID")]
+    from: Option<String>,
+    /// Only events of these types, separated by commas
+    #[arg(long, value_name = "TYPES")]
+    types: Option<String>,
+    /// Print a JSON object a line: id (the cursor), type, data as it came
+    #[arg(long)]
+    json: bool,
+}
+
+const CONSUMER: HeaderName = HeaderName::from_static("x-consumer-id");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Before a gateway has said when to come back.
+const RETRY: Duration = Duration::from_secs(1);
+/// A gateway that is not there is asked at least this often.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Longer than any network takes to connect.
+const CONNECTING: Duration = Duration::from_secs(10);
+/// A connection without even a heartbeat for so long is dead. Should a gateway beat more
+/// slowly than that, this costs a reconnect now and then, and no event.
+const SILENCE: Duration = Duration::from_mins(2);
+/// Of what a gateway says about a refusal as much is shown.
+const LONGEST_REFUSAL: usize = 400;
+
+pub(super) async fn tail(args: Args) -> anyhow::Result<ExitCode> {
+    leave_on_signals()?;
+    let mut tail = Tail::new(args)?;
+    match tail.follow().await {
+        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        followed => followed.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// There is nothing to put in order at the end, and a reader that has stopped reading, which
+/// blocks our output, shall not stop us from leaving.
+fn leave_on_signals() -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        std::process::exit(0);
+    });
+    Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+struct Tail {
+    client: Client,
+    url: Url,
+    headers: HeaderMap,
+    cursor: String,
+    retry: Duration,
+    /// Attempts since a gateway has answered.
+    failures: u32,
+    printer: Printer,
+}
+
+/// How a connection ended that may be made again.
+enum Lost {
+    /// It was never there, or is no more.
+    Because(String),
+    /// The gateway wants nobody to come back.
+    ForGood,
+}
+
+impl Tail {
+    fn new(args: Args) -> anyhow::Result<Self> {
+        let mut headers =
+            HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("text/event-stream"))]);
+        let url = address(&args, &mut headers)?;
+        Ok(Self {
+            client: client(&url)?,
+            url,
+            headers,
+            cursor: args.from.unwrap_or_default(),
+            retry: RETRY,
+            failures: 0,
+            printer: Printer::new(args.json),
+        })
+    }
+
+    /// Until somebody has had enough.
+    async fn follow(&mut self) -> anyhow::Result<()> {
+        loop {
+            let Lost::Because(why) = self.connect().await? else { return Ok(()) };
+            let pause = self.pause();
+            self.printer.note(&format!("{why}; again in {:.1} s", pause.as_secs_f32()));
+            sleep(pause).await;
+        }
+    }
+
+    async fn connect(&mut self) -> anyhow::Result<Lost> {
+        let mut headers = self.headers.clone();
+        if !self.cursor.is_empty() {
+            let cursor = HeaderValue::from_str(&self.cursor);
+            headers.insert(LAST_EVENT_ID, cursor.context("--from is no id")?);
+        }
+        match self.client.get(self.url.clone()).headers(headers).send().await {
+            Ok(response) => self.answered(response).await,
+            Err(error) if error.is_builder() || error.is_redirect() => {
+                bail!("asking {}: {}", self.url, root(&error))
+            }
+            Err(error) => Ok(Lost::Because(format!("cannot reach {}: {}", self.url, root(&error)))),
+        }
+    }
+
+    async fn answered(&mut self, response: Response) -> anyhow::Result<Lost> {
+        let status = response.status();
+        match status {
+            StatusCode::OK if is_event_stream(&response) => self.read(response).await,
+            StatusCode::OK => bail!("{} answers with no event stream: is it a gateway?", self.url),
+            StatusCode::NO_CONTENT => Ok(Lost::ForGood),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+                Ok(Lost::Because(refusal(response).await))
+            }
+            _ if status.is_server_error() => Ok(Lost::Because(refusal(response).await)),
+            _ => bail!(refusal(response).await),
+        }
+    }
+
+    async fn read(&mut self, mut response: Response) -> anyhow::Result<Lost> {
+        if self.failures > 0 {
+            self.printer.note("connected again");
+        }
+        self.failures = 0;
+        let mut parser = Parser::resuming(self.cursor.clone());
+        loop {
+            let bytes = match timeout(SILENCE, response.chunk()).await {
+                Ok(Ok(Some(bytes))) => bytes,
+                Ok(Ok(None)) => {
+                    return Ok(Lost::Because("the gateway ended the connection".into()));
+                }
+                Ok(Err(error)) => {
+                    return Ok(Lost::Because(format!("connection lost: {}", root(&error))));
+                }
+                Err(_) => return Ok(Lost::Because("nothing came, not even a heartbeat".into())),
+            };
+            for item in parser.push(&bytes) {
+                self.take(item)?;
+            }
+            // Only what was printed counts as received.
+            self.printer.flush()?;
+            parser.last_id().clone_into(&mut self.cursor);
+        }
+    }
+
+    fn take(&mut self, item: Item) -> io::Result<()> {
+        match item {
+            Item::Retry(retry) => self.retry = retry,
+            Item::Event(event) => match event.kind.as_str() {
+                "heartbeat" | "$caught-up" => {}
+                "$closing" => self.printer.note("the gateway is closing"),
+                "$gap" => self.gap(&event)?,
+                // What gateways may say one day, and was never an event.
+                kind if kind.starts_with('$') => {}
+                _ => self.printer.event(&event)?,
+            },
+        }
+        Ok(())
+    }
+
+    /// Nothing is missing in silence.
+    fn gap(&mut self, event: &Event) -> io::Result<()> {
+        self.printer.warn(&format!("events are missing for good: {}", event.data));
+        if self.printer.is_for_programs() { self.printer.event(event) } else { Ok(()) }
+    }
+
+    /// The gateway's own time at first, longer while there is no gateway.
+    fn pause(&mut self) -> Duration {
+        let failures = self.failures;
+        self.failures += 1;
+        if failures == 0 {
+            return self.retry;
+        }
+        let longest = LONGEST_PAUSE.max(self.retry);
+        let pause = self.retry.max(RETRY / 2).saturating_mul(1 << failures.min(16)).min(longest);
+        pause.mul_f32(0.75 + fastrand::f32() / 4.0)
+    }
+}
+
+/// One consumer goes into the header, where a gateway behind an authenticating proxy has it
+/// too; several, or what does not fit into a header, into the query.
+fn address(args: &Args, headers: &mut HeaderMap) -> anyhow::Result<Url> {
+    let mut url = args.url.clone();
+    let web = ["http", "https"].contains(&url.scheme());
+    let Some(mut path) = url.path_segments_mut().ok().filter(|_| web) else {
+        bail!("--url {}: expected http://host:port", args.url)
+    };
+    path.pop_if_empty().push("events");
+    drop(path);
+    let mut query = url.query_pairs_mut();
+    match args.consumers.as_slice() {
+        [one] if one.as_str().bytes().all(|byte| byte.is_ascii_graphic()) => {
+            headers.insert(CONSUMER, HeaderValue::from_str(one.as_str())?);
+        }
+        several => {
+            query.extend_pairs(several.iter().map(|consumer| ("consumer", consumer.as_str())));
+        }
+    }
+    query.extend_pairs(args.types.iter().map(|types| ("types", types)));
+    drop(query);
+    if url.query() == Some("") {
+        url.set_query(None);
+    }
+    Ok(url)
+}
+
+fn client(url: &Url) -> anyhow::Result<Client> {
+    // For HTTPS; the certificates are those that the operating system trusts. Whoever was
+    // first in this process has set the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let agent = concat!("event-piper/", env!("CARGO_PKG_VERSION"));
+    let mut client = Client::builder().user_agent(agent).connect_timeout(CONNECTING);
+    if is_loopback(url) {
+        // A proxy would look for the gateway on its own machine.
+        client = client.no_proxy();
+    }
+    client.build().context("preparing to connect")
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn is_event_stream(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("text/event-stream"))
+}
+
+/// What the gateway itself says about it (RFC 9457), or else its status.
+async fn refusal(response: Response) -> String {
+    #[derive(Deserialize)]
+    struct Problem {
+        detail: String,
+    }
+    let (status, url) = (response.status(), response.url().clone());
+    let body = timeout(CONNECTING, response.bytes()).await;
+    let body = body.ok().and_then(Result::ok).unwrap_or_default();
+    match serde_json::from_slice(&body) {
+        Ok(Problem { detail }) => {
+            let detail: String = detail.chars().take(LONGEST_REFUSAL).collect();
+            format!("the gateway answers {status}: {}", print::tame(&detail))
+        }
+        Err(_) => format!("{url} answers {status}"),
+    }
+}
+
+/// The cause of it all; what is around it says only that a request failed.
+fn root(error: &reqwest::Error) -> &dyn Error {
+    let mut error: &dyn Error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
+}

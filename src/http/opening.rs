@@ -1,0 +1,113 @@
+//! What a fresh connection is for, found out by looking at its first bytes without taking
+//! them.
+//!
+//! Most connections of a gateway carry one event stream and nothing else, for hours. Those
+//! need no connection machinery behind the first answer, so they are told apart here: see
+//! [`direct`](super::direct).
+
+use std::{io, time::Duration};
+
+use axum::{body::Body, http};
+use tokio::{net::TcpStream, time::sleep};
+
+/// What the first bytes say.
+pub(super) enum Opening {
+    /// HTTP/2 without TLS, known beforehand (RFC 9113, section 3.3).
+    Http2,
+    /// One whole request for an event stream, and nothing behind it.
+    Stream {
+        /// The request.
+        request: Box<http::Request<Body>>,
+        /// The bytes that it takes.
+        len: usize,
+    },
+    /// Anything else.
+    Http1,
+}
+
+/// The first bytes of an HTTP/2 connection; no method of HTTP/1.1 begins like that.
+const PREFACE: &[u8] = b"PRI";
+
+/// A request for a stream is hardly larger; one that is goes the long way.
+const LOOK: usize = 8 << 10;
+
+/// More headers than a browser sends.
+const HEADERS: usize = 64;
+
+/// Looks at the socket until it is clear what it is for.
+pub(super) async fn of(socket: &TcpStream) -> io::Result<Opening> {
+    // On the heap: what an async function holds over an await, its task holds to the end.
+    let mut first = vec![0; LOOK];
+    loop {
+        let seen = socket.peek(&mut first).await?;
+        let seen = &first[..seen];
+        if seen.starts_with(PREFACE) {
+            return Ok(Opening::Http2);
+        }
+        if seen.is_empty() || !PREFACE.starts_with(seen) {
+            return Ok(stream(seen).unwrap_or(Opening::Http1));
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The request, if it is exactly one, for an event stream, whole, and without a body.
+fn stream(seen: &[u8]) -> Option<Opening> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut head = httparse::Request::new(&mut headers);
+    let httparse::Status::Complete(len) = head.parse(seen).ok()? else { return None };
+    let (method, path, version) = (head.method?, head.path?, head.version?);
+    let plain = version == 1 && method == "GET" && len == seen.len();
+    if !plain || path.split('?').next() != Some("/events") {
+        return None;
+    }
+    let mut request = http::Request::get(path);
+    for header in head.headers.iter() {
+        if ["content-length", "transfer-encoding", "upgrade", "expect"]
+            .iter()
+            .any(|body| header.name.eq_ignore_ascii_case(body))
+        {
+            return None;
+        }
+        request = request.header(header.name, header.value);
+    }
+    // A request without a Host is refused (RFC 9112, section 3.2): the long way does that.
+    let hosts = request.headers_ref()?.get_all(http::header::HOST).iter().count();
+    let request = request.body(Body::empty()).ok()?;
+    (hosts == 1).then(|| Opening::Stream { request: Box::new(request), len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_stream(text: &str) -> bool {
+        matches!(stream(text.as_bytes()), Some(Opening::Stream { len, .. }) if len == text.len())
+    }
+
+    #[test]
+    fn one_whole_request_for_events_is_told_apart() {
+        assert!(is_stream("GET /events HTTP/1.1\r\nHost: x\r\nX-Consumer-Id: toto\r\n\r\n"));
+        assert!(is_stream("GET /events?consumer=a HTTP/1.1\r\nhost: x\r\n\r\n"));
+    }
+
+    #[test]
+    fn whatever_else_it_is_goes_the_long_way() {
+        for other in [
+            "",
+            "GET /events HTTP/1.1\r\nHost: x\r\n",
+            "GET /events HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET /events HTTP/1.0\r\nHost: x\r\n\r\n",
+            "HEAD /events HTTP/1.1\r\nHost: x\r\n\r\n",
+            "POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+            "GET /events HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n",
+            "GET /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET /events/1 HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET /events HTTP/1.1\r\n\r\n",
+            "GET /events HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET /events HTTP/1.1\r\nHost: x\r\nX Y: z\r\n\r\n",
+        ] {
+            assert!(stream(other.as_bytes()).is_none(), "{other:?}");
+        }
+    }
+}

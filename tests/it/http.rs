@@ -1,0 +1,181 @@
+//! What is on the wire beside the events themselves.
+
+use event_piper::http::Auth;
+use serde_json::json;
+
+use crate::support::{
+    app::{App, Settings},
+    postgres::Database,
+    sse_client::ask,
+};
+
+/// Path, headers; status, and what the detail says.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
+const TOTO: (&str, &str) = ("X-Consumer-Id", "toto");
+
+async fn app() -> (Database, App) {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    (database, app)
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_was_wrong() {
+    let (_database, app) = app().await;
+    let cases: [Case; 12] = [
+        ("/events", &[], 401, "X-Consumer-Id"),
+        ("/events", &[("X-Consumer-Id", "")], 401, "empty"),
+        ("/events?consumer=", &[], 401, "empty"),
+        ("/events", &[TOTO, TOTO], 400, "more than once"),
+        ("/events?consumer=titi", &[TOTO], 403, "titi"),
+        ("/events?consumer=a%0Ab", &[], 400, "control character"),
+        ("/events", &[TOTO, ("Last-Event-ID", "12x")], 400, "\"12x\""),
+        ("/events?lastEventId=-1", &[TOTO], 400, "\"-1\""),
+        ("/events?types=", &[TOTO], 400, "types"),
+        ("/events/x", &[TOTO], 400, "\"x\""),
+        ("/events/99", &[TOTO], 404, "99"),
+        ("/nothing", &[], 404, "/nothing"),
+    ];
+    for (path, headers, status, says) in cases {
+        let answer = app.get(path, headers).await;
+        assert_eq!(answer.status, status, "{path} {headers:?}: {}", answer.body);
+        assert_eq!(answer.headers["content-type"], "application/problem+json", "{path}");
+        let problem = answer.json();
+        assert_eq!(problem["status"], status);
+        assert!(problem["detail"].as_str().unwrap().contains(says), "{path}: {problem}");
+    }
+    let answer = ask(app.address, "DELETE", "/events", &[TOTO]).await;
+    assert_eq!((answer.status, answer.json()["status"].as_u64()), (405, Some(405)));
+}
+
+#[tokio::test]
+async fn behind_a_proxy_only_the_header_counts() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.http.auth = Auth::TrustedHeader;
+    let app = App::start_with(&database.url(), settings).await;
+    assert_eq!(app.get("/events?consumer=toto", &[]).await.status, 401);
+    assert_eq!(app.get("/events?consumer=titi", &[TOTO]).await.status, 403);
+    assert_eq!(app.get("/events/1", &[]).await.status, 401);
+    app.follow("toto").await.joined().await;
+}
+
+#[tokio::test]
+async fn one_event_whole_for_whom_it_is() {
+    let (database, app) = app().await;
+    let insert = r#"insert into events (type, "timestamp", subscriber, payload, uid, metadata)
+        values ('insert', '2026-01-02 03:04:05.678901+00', 'toto', '{"n": 1.50}',
+                '6a3f8f7e-9f0c-4f3e-8a6e-0f4f7f6c2f11', '{"by": "me"}')"#;
+    database.connect().await.batch_execute(insert).await.unwrap();
+    let answer = app.get("/events/1", &[TOTO]).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.body.contains(r#""payload":{"n":1.50}"#), "digits stay: {}", answer.body);
+    let expected = json!({
+        "id": 1, "type": "insert", "timestamp": "2026-01-02T03:04:05.678901Z",
+        "subscriber": "toto", "stream": null, "version": null,
+        "uid": "6a3f8f7e-9f0c-4f3e-8a6e-0f4f7f6c2f11",
+        "payload": {"n": 1.5}, "metadata": {"by": "me"},
+    });
+    assert_eq!(answer.json(), expected);
+    assert_eq!(app.get("/events/1", &[("X-Consumer-Id", "titi")]).await.status, 404);
+}
+
+#[tokio::test]
+async fn health_is_told_in_three_ways() {
+    let (_database, app) = app().await;
+    assert_eq!(app.get("/healthz", &[]).await.status, 200);
+    assert_eq!(app.get("/readyz", &[]).await.json(), json!({"status": "ready"}));
+    assert_eq!(app.get("/manage/health", &[]).await.body, r#"{"status":"UP"}"#);
+    let metrics = app.get("/metrics", &[]).await;
+    assert!(metrics.headers["content-type"].starts_with("application/openmetrics-text"));
+    assert!(metrics.body.ends_with("# EOF\n"));
+    let counted =
+        r#"event_piper_http_requests_total{route="/healthz",method="GET",status="200"} 1"#;
+    assert!(metrics.body.contains(counted), "{}", metrics.body);
+}
+
+#[tokio::test]
+async fn while_postgresql_is_not_there_a_stream_is_accepted_and_readiness_says_why() {
+    let url = "postgres://nobody@127.0.0.1:1/nothing";
+    let app = App::launch(url, Settings::default()).await;
+    let mut toto = app.resume("toto", "7").await;
+    assert_eq!(toto.signal("heartbeat").await.id.as_deref(), Some("7"));
+    toto.signal("heartbeat").await;
+    let ready = app.get("/readyz", &[]).await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.json()["detail"].as_str().unwrap().contains("PostgreSQL"));
+    let answer = app.get("/events/1", &[TOTO]).await;
+    assert_eq!((answer.status, answer.headers["retry-after"].as_str()), (503, "1"));
+}
+
+#[tokio::test]
+async fn pages_of_this_machine_may_read_and_others_may_not() {
+    let (_database, app) = app().await;
+    let allowed = async |origin: &str| {
+        let answer = app.get("/healthz", &[("Origin", origin)]).await;
+        answer.headers.get("access-control-allow-origin").cloned()
+    };
+    for origin in ["http://localhost:8000", "http://127.0.0.1:5173", "http://[::1]:9"] {
+        assert_eq!(allowed(origin).await.as_deref(), Some(origin));
+    }
+    for origin in ["https://evil.example", "null", "http://localhost.evil.example"] {
+        assert_eq!(allowed(origin).await, None, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn listed_origins_may_read_with_credentials() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.http.cors_origins = vec!["https://app.example".into()];
+    let app = App::start_with(&database.url(), settings).await;
+    let headers = [
+        ("Origin", "https://app.example"),
+        ("Access-Control-Request-Method", "GET"),
+        ("Access-Control-Request-Headers", "x-consumer-id,last-event-id"),
+    ];
+    let preflight = ask(app.address, "OPTIONS", "/events", &headers).await;
+    assert_eq!(preflight.headers["access-control-allow-origin"], "https://app.example");
+    assert_eq!(preflight.headers["access-control-allow-credentials"], "true");
+    assert!(preflight.headers["access-control-allow-headers"].contains("last-event-id"));
+    let other = app.get("/healthz", &[("Origin", "http://localhost:8000")]).await;
+    assert!(!other.headers.contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test]
+async fn http2_in_clear_text_carries_many_streams_on_one_connection() {
+    use http_body_util::{BodyExt, Empty};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let (database, app) = app().await;
+    let socket = tokio::net::TcpStream::connect(app.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let mut bodies = Vec::new();
+    for _ in 0..20 {
+        let uri = format!("http://{}/events?consumer=toto", app.address);
+        let request = hyper::Request::get(uri).body(Empty::<bytes::Bytes>::new()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let mut body = answer.into_body();
+        let hello = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(String::from_utf8_lossy(&hello).contains("heartbeat"));
+        bodies.push(body);
+    }
+    let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+    database.connect().await.batch_execute(insert).await.unwrap();
+    for body in &mut bodies {
+        let frame = loop {
+            let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            let text = String::from_utf8_lossy(&data).into_owned();
+            if !text.contains("heartbeat") {
+                break text;
+            }
+        };
+        assert_eq!(frame, "id: 1\nevent: t\ndata: 1\n\n");
+    }
+}

@@ -1,0 +1,252 @@
+//! History first, then live, without a seam.
+
+use std::collections::BTreeSet;
+
+use crate::support::{
+    app::{App, Settings},
+    eventually,
+    postgres::Database,
+};
+
+/// So many events for `toto`, each with its number as payload.
+async fn fill(database: &Database, count: i64) {
+    let insert = "insert into events (type, subscriber, payload)
+                  select 'n', 'toto', to_jsonb(n) from generate_series(1, $1::int8) n";
+    database.connect().await.execute(insert, &[&count]).await.unwrap();
+}
+
+fn without_recent() -> Settings {
+    let mut settings = Settings::default();
+    settings.gateway.recent = 0;
+    settings
+}
+
+#[tokio::test]
+async fn a_replay_goes_on_after_any_id_and_says_when_it_is_done() {
+    let database = Database::create().await;
+    fill(&database, 2500).await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.resume("toto", "0").await;
+    assert_eq!(toto.rows(2500).await, (1..=2500).collect::<Vec<_>>());
+    assert_eq!(toto.signal("$caught-up").await.id.as_deref(), Some("2500"));
+
+    let mut toto = app.resume("toto", "2490").await;
+    assert_eq!(toto.rows(10).await, (2491..=2500).collect::<Vec<_>>());
+    toto.signal("$caught-up").await;
+
+    let mut toto = app.resume("toto", "2500").await;
+    let said = toto.signal("$caught-up").await;
+    assert_eq!(said.id.as_deref(), Some("2500"), "an empty replay is said to be done, too");
+}
+
+#[tokio::test]
+async fn replay_overlapping_the_live_feed_delivers_once() {
+    let database = Database::create().await;
+    fill(&database, 3000).await;
+    let app = App::start(&database.url()).await;
+    let writer = database.connect().await;
+    let writing = tokio::spawn(async move {
+        for _ in 0..300 {
+            let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+            writer.batch_execute(insert).await.unwrap();
+        }
+    });
+    let mut streams = Vec::new();
+    for cursor in ["0", "1000", "2999"] {
+        streams.push((cursor.parse::<i64>().unwrap(), app.resume("toto", cursor).await));
+    }
+    writing.await.unwrap();
+    for (after, stream) in &mut streams {
+        let count = usize::try_from(3300 - *after).unwrap();
+        assert_eq!(stream.rows(count).await, (*after + 1..=3300).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_recent_cursor_needs_no_query_and_an_old_one_does() {
+    let database = Database::create().await;
+    fill(&database, 10).await;
+    let app = App::start(&database.url()).await;
+    let mut live = app.follow("toto").await.joined().await;
+    fill(&database, 10).await;
+    live.rows(10).await;
+    assert_eq!(app.resume("toto", "12").await.rows(8).await.len(), 8);
+    assert_eq!(app.metric("replays_total").await, 0);
+    assert_eq!(app.metric("resumed_from_recent_total").await, 1);
+    assert_eq!(app.resume("toto", "2").await.rows(18).await.len(), 18);
+    assert_eq!(app.metric("replays_total").await, 1);
+}
+
+#[tokio::test]
+async fn without_any_memory_of_recent_events_everything_comes_from_the_table() {
+    let database = Database::create().await;
+    let app = App::start_with(&database.url(), without_recent()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    for round in 0..5 {
+        fill(&database, 40).await;
+        let expected: Vec<i64> = (round * 40 + 1..=round * 40 + 40).collect();
+        assert_eq!(toto.rows(40).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn everything_arrives_as_it_is() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut live = app.follow("toto").await.joined().await;
+    let writer = database.connect().await;
+    let big = format!(r#"{{"x":"{}"}}"#, "é".repeat(500_000));
+    let payloads = [
+        "null",
+        "1",
+        "-0.0",
+        "1e400",
+        "12345678901234567890.000000000000000000001",
+        "true",
+        r#""a \" b \\ : , c""#,
+        "[]",
+        "{}",
+        r#"[1,[2,{"a":[]}]]"#,
+        r#"{"b":1,"a":{"":null}}"#,
+        "\"\\r\\n\\t\u{2028}\u{feff}👋 id: 9\"",
+        &big,
+    ];
+    for payload in payloads {
+        let insert =
+            "insert into events (type, subscriber, payload) values ('t', 'toto', $1::text::jsonb)";
+        writer.execute(insert, &[&payload]).await.unwrap();
+    }
+    let mut replay = app.resume("toto", "0").await;
+    for payload in payloads {
+        let stored = "select $1::text::jsonb = $2::text::jsonb";
+        for stream in [&mut live, &mut replay] {
+            let data = stream.event().await.data;
+            let same = writer.query_one(stored, &[&payload, &data]).await.unwrap();
+            assert!(same.get::<_, bool>(0), "{payload:.60} came as {data:.60}");
+            assert!(!data.contains(['\n', '\r']));
+        }
+    }
+    let exact = "1234567890123456789012345678901234567890.5";
+    let insert =
+        format!("insert into events (type, subscriber, payload) values ('t', 'toto', '{exact}')");
+    writer.batch_execute(&insert).await.unwrap();
+    assert_eq!(live.event().await.data, exact, "no digit is lost");
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_rows_of_one_statement_arrive_in_order() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut live = app.follow("toto").await.joined().await;
+    fill(&database, 100_000).await;
+    assert_eq!(live.rows(100_000).await, (1..=100_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_cursor_of_a_late_transaction_is_good_after_a_restart() {
+    let database = Database::create().await;
+    fill(&database, 5).await;
+    let (slow, quick) = (database.connect().await, database.connect().await);
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    slow.batch_execute("begin").await.unwrap();
+    let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+    slow.batch_execute(insert).await.unwrap();
+    quick.batch_execute(insert).await.unwrap();
+    let seen = toto.event().await;
+    assert_eq!(seen.row(), 7);
+    app.stop().await;
+    slow.batch_execute(insert).await.unwrap();
+    slow.batch_execute("commit").await.unwrap();
+
+    let app = App::start(&database.url()).await;
+    let mut toto = app.resume("toto", seen.id.as_deref().unwrap()).await;
+    assert_eq!(toto.rows(2).await, [6, 8]);
+    assert_eq!(toto.signal("$caught-up").await.id.as_deref(), Some("8"));
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_amid_a_transaction_delivers_it_when_it_ends() {
+    let database = Database::create().await;
+    fill(&database, 5).await;
+    let slow = database.connect().await;
+    slow.batch_execute("begin").await.unwrap();
+    let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+    slow.batch_execute(insert).await.unwrap();
+    fill(&database, 1).await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(toto.rows(1).await, [6]);
+}
+
+#[tokio::test]
+async fn pruned_events_are_a_gap_that_is_told() {
+    let database = Database::create().await;
+    fill(&database, 20).await;
+    let prune =
+        "begin; set local event_piper.prune = 'on'; delete from events where id <= 10; commit";
+    database.connect().await.batch_execute(prune).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let mut old = app.resume("toto", "5").await;
+    let gap = old.signal("$gap").await;
+    assert_eq!(gap.data, r#"{"from":5,"to":10,"reason":"pruned"}"#);
+    assert_eq!(old.rows(10).await, (11..=20).collect::<Vec<_>>());
+
+    let mut abreast = app.resume("toto", "10").await;
+    let mut frames = BTreeSet::new();
+    while let Some(frame) = abreast.next().await
+        && frame.event != "$caught-up"
+    {
+        frames.insert(frame.event);
+    }
+    assert!(!frames.contains("$gap"), "who has all that was pruned misses nothing");
+}
+
+#[tokio::test]
+async fn a_cursor_beyond_the_log_is_a_gap_and_the_stream_goes_on() {
+    let database = Database::create().await;
+    fill(&database, 3).await;
+    let app = App::start(&database.url()).await;
+    let mut lost = app.resume("toto", "4711").await;
+    let gap = lost.signal("$gap").await;
+    assert_eq!(gap.data, r#"{"from":4711,"to":3,"reason":"reset"}"#);
+    assert_eq!(gap.id.as_deref(), Some("3"));
+    fill(&database, 1).await;
+    assert_eq!(lost.rows(1).await, [4]);
+}
+
+#[tokio::test]
+async fn a_log_that_goes_back_is_told_to_everybody_and_delivery_goes_on() {
+    let database = Database::create().await;
+    fill(&database, 50).await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let reset = "begin; set local event_piper.prune = 'on';
+                 truncate events restart identity; commit";
+    database.connect().await.batch_execute(reset).await.unwrap();
+    let gap = toto.signal("$gap").await;
+    assert_eq!(gap.data, r#"{"from":50,"to":0,"reason":"reset"}"#);
+    fill(&database, 2).await;
+    assert_eq!(toto.rows(2).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_row_that_came_past_the_trigger_is_an_error_and_is_delivered() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let (past, writer) = (database.connect().await, database.connect().await);
+    past.batch_execute("alter table events disable trigger events_doorbell").await.unwrap();
+    past.batch_execute("begin").await.unwrap();
+    let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+    past.batch_execute(insert).await.unwrap();
+    writer.batch_execute(insert).await.unwrap();
+    assert_eq!(toto.rows(1).await, [2], "found by the safety poll: nobody rang");
+    past.batch_execute("commit").await.unwrap();
+    assert_eq!(toto.rows(1).await, [1]);
+    eventually("it is counted", async || {
+        (app.metric("found_behind_total").await == 1).then_some(())
+    })
+    .await;
+}

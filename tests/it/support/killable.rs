@@ -1,0 +1,37 @@
+//! A gateway that can be killed.
+
+use std::{net::SocketAddr, process::Stdio};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+};
+
+use super::eventually;
+
+/// A gateway in a process of its own, which says no good-bye when it is killed.
+pub(crate) struct Killable {
+    pub(crate) address: SocketAddr,
+    child: Child,
+}
+
+impl Killable {
+    /// A gateway on this database, at an address of its own or where another one was.
+    pub(crate) async fn start(url: &str, address: Option<SocketAddr>) -> Self {
+        let address = match address {
+            Some(address) => address,
+            None => TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap(),
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));
+        command.args(["serve", "--database-url", url, "--listen", &address.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.kill_on_drop(true).spawn().unwrap();
+        let there = async || TcpStream::connect(address).await.ok();
+        eventually("the gateway listens", there).await;
+        Self { address, child }
+    }
+
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+}

@@ -1,0 +1,135 @@
+//! A gateway in a process of its own, to be mistreated: `event-piper serve` as installed.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::{eventually, scratch::Scratch, sse_client::try_ask};
+
+/// A gateway process that can be killed, frozen, and started again on the same address. It
+/// ends with the test.
+pub(crate) struct Process {
+    address: SocketAddr,
+    args: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+    _folder: Scratch,
+}
+
+/// What a process uses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Resident memory.
+    pub(crate) bytes: u64,
+    /// The most resident memory that it ever had.
+    pub(crate) peak: u64,
+    /// Open file descriptors.
+    pub(crate) files: usize,
+}
+
+impl Process {
+    /// A gateway on the database at `url`, with more flags; it may not be ready yet.
+    pub(crate) fn launch(url: &str, flags: &[&str]) -> Self {
+        let folder = Scratch::new();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let own =
+            ["serve", "--database-url", url, "--listen", &address.to_string()].map(From::from);
+        let args = own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
+        let log = folder.path().join("log");
+        let mut process = Self { address, args, log, child: None, _folder: folder };
+        process.start();
+        process
+    }
+
+    /// Where it listens, the same after a restart.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts it, when it is down.
+    pub(crate) fn start(&mut self) {
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));
+        command.args(&self.args).env_clear().envs(std::env::var_os("PATH").map(|it| ("PATH", it)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = self.child.as_ref().and_then(Child::id).expect("it runs");
+        kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits for its end; none when it does not end in time.
+    pub(crate) async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
+        let status = timeout(within, self.child.as_mut()?.wait()).await.ok()?.unwrap();
+        self.child = None;
+        Some(status)
+    }
+
+    /// How it ended, if it did so unasked.
+    pub(crate) fn fallen(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// Waits until events move.
+    pub(crate) async fn ready(&self) {
+        eventually("the gateway is ready", async || self.is_ready().await.then_some(())).await;
+    }
+
+    /// Whether it says that events move.
+    pub(crate) async fn is_ready(&self) -> bool {
+        matches!(ask_if_there(self.address, "/readyz").await, Some((200, _)))
+    }
+
+    /// The value of a metric, as it stands in `/metrics` without its prefix.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = ask_if_there(self.address, "/metrics").await?;
+        let prefix = format!("event_piper_{name} ");
+        text.lines().find_map(|line| line.strip_prefix(&prefix))?.parse().ok()
+    }
+
+    /// What it uses now, where the system tells.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let id = self.child.as_ref().and_then(Child::id)?;
+        let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let kibibytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim_end_matches("kB").trim().parse::<u64>().ok()
+        };
+        Some(Usage {
+            bytes: kibibytes("VmRSS:")? << 10,
+            peak: kibibytes("VmHWM:")? << 10,
+            files: fs::read_dir(format!("/proc/{id}/fd")).ok()?.count(),
+        })
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+async fn ask_if_there(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let asked = try_ask(address, "GET", path, &[]);
+    let answer = timeout(Duration::from_secs(5), asked).await.ok()?.ok()?;
+    Some((answer.status, answer.body))
+}
