@@ -71,7 +71,8 @@ impl Pen {
                 session.execute(statement, &[&consumer, &payload(number)])
             }
             Self::Post(line) => {
-                let head = format!("POST /pub?id={consumer} HTTP/1.1\r\nX-EventSource-Event: insert");
+                let head =
+                    format!("POST /pub?id={consumer} HTTP/1.1\r\nX-EventSource-Event: insert");
                 line.post(&head, &payload(number))
             }
             Self::Items(line) => {
@@ -218,9 +219,9 @@ pub(crate) fn rush(
             })
         })
         .collect();
-    threads.into_iter().try_for_each(|thread| {
-        thread.join().map_err(|_| anyhow::anyhow!("a writer panicked"))?
-    })
+    threads
+        .into_iter()
+        .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a writer panicked"))?)
 }
 
 /// Inserts so many messages, in transactions of this size; only for the gateway.

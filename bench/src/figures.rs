@@ -13,7 +13,9 @@ mod database;
 
 use std::time::Duration;
 
-use crate::swarm::Harvest;
+use anyhow::Context;
+
+use crate::{peers::Peer, report::Table, swarm::Harvest};
 
 /// How long messages were on their way, sorted.
 struct Delays(Vec<u64>);
@@ -51,4 +53,15 @@ fn millis(time: Duration) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "a count of deliveries")]
 fn micros_each(time: Duration, count: u64) -> f64 {
     time.as_secs_f64() * 1e6 / count as f64
+}
+
+/// A peer that is not installed, or fails, is named under the table; the gateway may not.
+fn unless_missing(peer: Peer, done: anyhow::Result<()>, table: &mut Table) -> anyhow::Result<()> {
+    match done {
+        Err(error) if peer != Peer::EventPiper => {
+            table.note(format!("a round without {peer}: {error:#}"));
+            Ok(())
+        }
+        done => done.with_context(|| peer.to_string()),
+    }
 }

@@ -96,7 +96,9 @@ impl Server {
         };
         let request = |client: usize| {
             let consumer = consumer(client % consumers);
-            format!("GET {path}{consumer} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n")
+            format!(
+                "GET {path}{consumer} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n"
+            )
         };
         let ready: &[u8] = if self.peer == Peer::EventPiper { b"thump" } else { b"\r\n\r\n" };
         // Pushpin answers 502 when many more come at once.
@@ -114,8 +116,10 @@ impl Server {
     ) -> anyhow::Result<Swarm> {
         let request = |client: usize| {
             let consumer = consumer(client % consumers);
-            format!("GET /events HTTP/1.1\r\nHost: bench\r\nX-Consumer-Id: {consumer}\r\n\
-                     Last-Event-ID: {cursor}\r\n\r\n")
+            format!(
+                "GET /events HTTP/1.1\r\nHost: bench\r\nX-Consumer-Id: {consumer}\r\n\
+                     Last-Event-ID: {cursor}\r\n\r\n"
+            )
         };
         let door = Door { port: self.port, request: &request, ready: b"", at_once: streams };
         Swarm::storm(&door, streams)
@@ -132,24 +136,18 @@ impl Server {
     pub(crate) fn cost(&self) -> Cost {
         match &self.programs {
             Programs::Gateway(gateway) => gateway.cost(),
-            Programs::Others(programs) => programs.iter().map(Program::cost).fold(
-                Cost::default(),
-                |sum, one| Cost {
+            Programs::Others(programs) => {
+                programs.iter().map(Program::cost).fold(Cost::default(), |sum, one| Cost {
                     cpu: sum.cpu + one.cpu,
                     memory: sum.memory + one.memory,
                     peak: sum.peak + one.peak,
-                },
-            ),
+                })
+            }
         }
     }
 }
 
-fn start(
-    run: &Run,
-    command: &mut Command,
-    farewell: Signal,
-    port: u16,
-) -> anyhow::Result<Program> {
+fn start(run: &Run, command: &mut Command, farewell: Signal, port: u16) -> anyhow::Result<Program> {
     let log = File::create(run.scratch.path().join(format!("peer-{port}.log")))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut program = Program::start(&run.scratch, command, farewell)?;
@@ -169,16 +167,20 @@ fn bare(run: &Run) -> anyhow::Result<Server> {
 
 fn nchan(run: &Run) -> anyhow::Result<Server> {
     let port = free_port()?;
-    let nginx = nginx(run, port, &format!(
-        "location = /pub {{
+    let nginx = nginx(
+        run,
+        port,
+        &format!(
+            "location = /pub {{
              nchan_publisher; nchan_channel_id $arg_id;
              nchan_message_timeout 60s; nchan_message_buffer_length 100;
          }}
          location = /sub {{
              nchan_subscriber eventsource; nchan_channel_id $arg_id;
-             nchan_subscriber_first_message newest;
+             nchan_subscriber_first_message newest; nchan_eventsource_ping_interval 10;
          }}"
-    ))?;
+        ),
+    )?;
     let programs = Programs::Others(vec![nginx]);
     Ok(Server { peer: Peer::Nchan, programs, port, feed: Feed::Post { port } })
 }
@@ -189,8 +191,10 @@ fn nginx(run: &Run, port: u16, locations: &str) -> anyhow::Result<Program> {
     fs::create_dir_all(&folder)?;
     let conf = folder.join("nginx.conf");
     let prefix = folder.display();
-    fs::write(&conf, format!(
-        "load_module /usr/lib/nginx/modules/ngx_nchan_module.so;
+    fs::write(
+        &conf,
+        format!(
+            "load_module /usr/lib/nginx/modules/ngx_nchan_module.so;
         daemon off; worker_processes 1; worker_rlimit_nofile 19000;
         pid {prefix}/pid; error_log {prefix}/error.log;
         events {{ worker_connections 18000; }}
@@ -202,7 +206,8 @@ fn nginx(run: &Run, port: u16, locations: &str) -> anyhow::Result<Program> {
             scgi_temp_path {prefix}/scgi;
             server {{ listen 127.0.0.1:{port} backlog=4096; {locations} }}
         }}"
-    ))?;
+        ),
+    )?;
     let mut command = Command::new("nginx");
     command.arg("-c").arg(&conf).arg("-p").arg(&folder);
     start(run, &mut command, Signal::SIGTERM, port)
@@ -211,10 +216,14 @@ fn nginx(run: &Run, port: u16, locations: &str) -> anyhow::Result<Program> {
 /// Pushpin needs a backend that answers each client with the channel to subscribe it to.
 fn pushpin(run: &Run) -> anyhow::Result<Server> {
     let backend_port = free_port()?;
-    let backend = nginx(run, backend_port, "location = /sub {
+    let backend = nginx(
+        run,
+        backend_port,
+        "location = /sub {
             add_header Grip-Hold stream; add_header Grip-Channel $arg_id;
             default_type text/event-stream; return 200 \":\\n\\n\";
-        }")?;
+        }",
+    )?;
     let (port, publish) = (free_port()?, free_port()?);
     let folder = run.scratch.path().join(format!("pushpin-{port}"));
     fs::create_dir_all(folder.join("log"))?;

@@ -67,9 +67,8 @@ pub(crate) fn publish(table: &Table) -> anyhow::Result<()> {
 /// Puts everything that was measured into one file.
 pub(crate) fn bind(head: &str, names: &[&str]) -> anyhow::Result<PathBuf> {
     let folder = folder()?;
-    let tables = names.iter().filter_map(|name| {
-        fs::read_to_string(folder.join(format!("{name}.md"))).ok()
-    });
+    let tables =
+        names.iter().filter_map(|name| fs::read_to_string(folder.join(format!("{name}.md"))).ok());
     let text: Vec<String> = std::iter::once(head.to_owned()).chain(tables).collect();
     let path = folder.join("report.md");
     fs::write(&path, text.join("\n"))?;
@@ -84,10 +83,6 @@ impl Samples {
     pub(crate) fn add(&mut self, sample: f64) {
         self.0.push(sample);
     }
-
-    pub(crate) fn median(&self) -> f64 {
-        quantile(&mut self.0.clone(), 0.5)
-    }
 }
 
 impl FromIterator<f64> for Samples {
@@ -99,8 +94,17 @@ impl FromIterator<f64> for Samples {
 /// The median, and in brackets from the least to the most.
 impl fmt::Display for Samples {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("-");
+        }
         let [least, median, most] = [0.0, 0.5, 1.0].map(|at| quantile(&mut self.0.clone(), at));
-        let digits = if median.abs() >= 100.0 { 0 } else if median.abs() >= 10.0 { 1 } else { 2 };
+        let digits = if median.abs() >= 100.0 {
+            0
+        } else if median.abs() >= 10.0 {
+            1
+        } else {
+            2
+        };
         if self.0.len() < 2 {
             return write!(f, "{median:.digits$}");
         }

@@ -19,12 +19,15 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use memchr::memmem::Finder;
-use nix::sys::{
-    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-    resource::{UsageWho, getrusage},
-    time::TimeValLike,
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        resource::{UsageWho, getrusage},
+        time::TimeValLike,
+    },
 };
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Source addresses in use, so that no pair of addresses runs out of ports.
 const SOURCES: u8 = 32;
@@ -63,6 +66,8 @@ struct Client {
     /// The number after the last one that came.
     next: u32,
     open: bool,
+    /// What to send once it is connected, where nobody waited for that.
+    request: String,
 }
 
 /// One message at one client.
@@ -132,28 +137,42 @@ impl Swarm {
         Ok(swarm)
     }
 
-    /// The same, without waiting for any answer: what is subscribed is found out by reading.
+    /// The same, all at once, and without waiting for anything: what is connected and subscribed
+    /// is found out by reading.
     pub(crate) fn storm(door: &Door<'_>, count: usize) -> anyhow::Result<Self> {
         let mut swarm = Self::open(door, 0)?;
-        for _ in 0..count {
-            swarm.connect(door)?;
+        for at in 0..count {
+            let socket = bound(at)?;
+            socket.set_nonblocking(true)?;
+            match socket.connect(&server(door.port)) {
+                Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => {
+                    return Err(error).context("connecting");
+                }
+                _ => {}
+            }
+            swarm.add(socket.into(), (door.request)(at), EpollFlags::EPOLLOUT)?;
         }
-        swarm.clients.iter_mut().for_each(|client| client.open = true);
         Ok(swarm)
     }
 
     fn connect(&mut self, door: &Door<'_>) -> anyhow::Result<()> {
         let at = self.clients.len();
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        let host = u8::try_from(at % usize::from(SOURCES))? + 2;
-        socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0)).into())?;
-        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, door.port));
-        socket.connect(&server.into()).with_context(|| format!("opening stream {at}"))?;
+        let socket = bound(at)?;
+        socket.connect(&server(door.port)).with_context(|| format!("opening stream {at}"))?;
         let mut socket = TcpStream::from(socket);
         socket.write_all((door.request)(at).as_bytes())?;
         socket.set_nonblocking(true)?;
-        self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, at as u64))?;
-        self.clients.push(Client { socket, tail: Vec::new(), next: 0, open: false });
+        self.add(socket, String::new(), EpollFlags::EPOLLIN)
+    }
+
+    fn add(
+        &mut self,
+        socket: TcpStream,
+        request: String,
+        events: EpollFlags,
+    ) -> anyhow::Result<()> {
+        self.epoll.add(&socket, EpollEvent::new(events, self.clients.len() as u64))?;
+        self.clients.push(Client { socket, tail: Vec::new(), next: 0, open: false, request });
         Ok(())
     }
 
@@ -188,7 +207,7 @@ impl Swarm {
         let timeout = EpollTimeout::try_from(timeout)?;
         let count = match self.epoll.wait(&mut events, timeout) {
             Ok(count) => count,
-            Err(nix::errno::Errno::EINTR) => 0,
+            Err(Errno::EINTR) => 0,
             Err(error) => return Err(error.into()),
         };
         let tokens = events[..count].iter().map(|event| usize::try_from(event.data()));
@@ -225,6 +244,9 @@ impl Swarm {
 
     fn take(&mut self, at: usize) {
         let client = &mut self.clients[at];
+        if !client.request.is_empty() {
+            return self.send(at);
+        }
         let kept = client.tail.len();
         self.buffer[..kept].copy_from_slice(&client.tail);
         match client.socket.read(&mut self.buffer[kept..]) {
@@ -235,6 +257,17 @@ impl Swarm {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => self.close(at),
+        }
+    }
+
+    /// It is connected now, or refused.
+    fn send(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        let request = std::mem::take(&mut client.request);
+        let reading = &mut EpollEvent::new(EpollFlags::EPOLLIN, at as u64);
+        let sent = client.socket.write_all(request.as_bytes());
+        if sent.is_err() || self.epoll.modify(&client.socket, reading).is_err() {
+            self.close(at);
         }
     }
 
@@ -284,6 +317,18 @@ impl Swarm {
             cpu,
         }
     }
+}
+
+/// A socket with a source address of its own.
+fn bound(at: usize) -> anyhow::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let host = u8::try_from(at % usize::from(SOURCES))? + 2;
+    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0)).into())?;
+    Ok(socket)
+}
+
+fn server(port: u16) -> SockAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()
 }
 
 /// A swarm that reads.

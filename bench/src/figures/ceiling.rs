@@ -19,8 +19,17 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "ceiling",
         format!("Ceiling: rows inserted in bulk by one connection, to {STREAMS} streams"),
-        &["rows a transaction", "inserted/s", "delivered/s", "behind at the end, ms",
-            "CPU us an event", "PostgreSQL us", "client us", "lost", "out of order"],
+        &[
+            "rows a transaction",
+            "inserted/s",
+            "delivered/s",
+            "behind at the end, ms",
+            "CPU us an event",
+            "PostgreSQL us",
+            "client us",
+            "lost",
+            "out of order",
+        ],
     );
     let postgres = Postgres::start(&run.scratch, Flush::AsItIs)?;
     database::ours(&postgres)?;
@@ -54,9 +63,7 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
             disordered += harvest.disordered;
         }
         let [inserted, delivered, behind, cpu, database, client] = &samples;
-        table.row(&[
-            &bulk, inserted, delivered, behind, cpu, database, client, &lost, &disordered,
-        ]);
+        table.row(&[&bulk, inserted, delivered, behind, cpu, database, client, &lost, &disordered]);
     }
     Ok(vec![table])
 }

@@ -5,8 +5,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
-
 use super::{Delays, database, micros_each, millis};
 use crate::{
     Run,
@@ -43,8 +41,19 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "fanout",
         "Fan-out to 5,000 streams: CPU of the server alone, and how it compares to Nchan's",
-        &["shape", "server", "CPU us a delivery", "ratio to Nchan", "p50 ms", "p99 ms",
-            "most deliveries/s", "PostgreSQL us", "client us", "lost", "out of order"],
+        &[
+            "shape",
+            "server",
+            "CPU us a delivery",
+            "ratio to Nchan",
+            "p50 ms",
+            "p99 ms",
+            "most deliveries/s",
+            "PostgreSQL us",
+            "client us",
+            "lost",
+            "out of order",
+        ],
     );
     let postgres = Postgres::start(&run.scratch, Flush::AsItIs)?;
     database::ours(&postgres)?;
@@ -54,30 +63,40 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
             let mut nchan = f64::NAN;
             for (peer, outcome) in PEERS.iter().zip(&mut outcomes) {
                 let cpu = outcome.add(*peer, shape, run, &postgres);
-                match cpu.with_context(|| format!("{peer}, {}", shape.says)) {
-                    Ok(cpu) => {
-                        nchan = if *peer == Peer::Nchan { cpu } else { nchan };
-                        outcome.ratio.add(cpu / nchan);
-                    }
-                    Err(error) if *peer == Peer::EventPiper => return Err(error),
-                    Err(error) => table.note(format!("a round without this peer: {error:#}")),
-                }
+                let done = cpu.map(|cpu| {
+                    nchan = if *peer == Peer::Nchan { cpu } else { nchan };
+                    outcome.ratio.add(cpu / nchan);
+                });
+                super::unless_missing(*peer, done, &mut table)?;
             }
         }
         for (peer, it) in PEERS.iter().zip(&outcomes) {
             table.row(&[
-                &shape.says, peer, &it.cpu, &it.ratio, &it.p50, &it.p99, &it.most, &it.postgres,
-                &it.client, &it.lost, &it.disordered,
+                &shape.says,
+                peer,
+                &it.cpu,
+                &it.ratio,
+                &it.p50,
+                &it.p99,
+                &it.most,
+                &it.postgres,
+                &it.client,
+                &it.lost,
+                &it.disordered,
             ]);
         }
     }
-    table.note("CPU, p50 and p99 at 8 messages/s (40,000 deliveries/s) and at 2,000 messages/s; \
+    table.note(
+        "CPU, p50 and p99 at 8 messages/s (40,000 deliveries/s) and at 2,000 messages/s; \
         EventPiper is fed by one transaction an event, the others by one POST a message; \
-        delays count from when that was begun, since Nchan answers after it has delivered");
+        delays count from when that was begun, since Nchan answers after it has delivered",
+    );
     table.note("most deliveries/s: driven as fast as it goes, with up to 4 messages under way \
         (5,000 channels: up to 1,000; EventPiper: 100 rows a transaction); server, client and PostgreSQL share the machine's cores, so \
         the client's part bounds it too");
-    table.note("Nchan runs with one worker; Pushpin's CPU includes the nginx that answers as its backend");
+    table.note(
+        "Nchan runs with one worker; Pushpin's CPU includes the nginx that answers as its backend",
+    );
     Ok(vec![table])
 }
 

@@ -57,7 +57,8 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut outcomes: Vec<_> = SCENES.iter().map(|_| Outcome::default()).collect();
     for _ in 0..rounds {
         for (scene, outcome) in SCENES.iter().zip(&mut outcomes) {
-            outcome.add(scene, run, &postgres)?;
+            let done = outcome.add(scene, run, &postgres);
+            super::unless_missing(scene.peer, done, &mut table)?;
         }
     }
     for (scene, it) in SCENES.iter().zip(&outcomes) {
@@ -93,8 +94,7 @@ impl Outcome {
         let written = feed::write(&server.feed, pace)?;
         swarm.wait_for(u64::from(messages), Duration::from_secs(3));
         let (_, harvest) = swarm.stop()?;
-        let foreign = foreign.map(Foreign::stop).transpose()?;
-        drop(foreign);
+        foreign.map_or(Ok(()), Foreign::stop)?;
         let took = written.done.iter().max().zip(written.done.iter().min());
         let took = took.map_or(0, |(last, first)| last - first);
         self.reached.add(f64::from(messages - 1) / Duration::from_nanos(took).as_secs_f64());

@@ -18,9 +18,20 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "replay",
         "Replay: history from a cursor to its end, beside psql's copy of the same rows",
-        &["events", "clients", "events/s", "copy, rows/s", "ratio to copy", "first event ms",
-            "memory MiB more", "CPU us an event", "PostgreSQL us", "client us", "lost",
-            "out of order"],
+        &[
+            "events",
+            "clients",
+            "events/s",
+            "copy, rows/s",
+            "ratio to copy",
+            "first event ms",
+            "memory MiB more",
+            "CPU us an event",
+            "PostgreSQL us",
+            "client us",
+            "lost",
+            "out of order",
+        ],
     );
     let postgres = Postgres::start(&run.scratch, Flush::AsItIs)?;
     database::ours(&postgres)?;
@@ -34,8 +45,18 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
         }
         let it = outcome;
         table.row(&[
-            &events, &clients, &it.rate, &it.copy, &it.ratio, &it.first, &it.memory, &it.cpu,
-            &it.postgres, &it.client, &it.lost, &it.disordered,
+            &events,
+            &clients,
+            &it.rate,
+            &it.copy,
+            &it.ratio,
+            &it.first,
+            &it.memory,
+            &it.cpu,
+            &it.postgres,
+            &it.client,
+            &it.lost,
+            &it.disordered,
         ]);
     }
     table.note("copy: `copy (select id, type, payload from events where subscriber = ... order by id) to stdout` by as many psql at once as there are clients, into /dev/null");

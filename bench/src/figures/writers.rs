@@ -20,8 +20,7 @@ enum Variant {
     Followed,
 }
 
-const VARIANTS: [Variant; 4] =
-    [Variant::Plain, Variant::Notify, Variant::Alone, Variant::Followed];
+const VARIANTS: [Variant; 4] = [Variant::Plain, Variant::Notify, Variant::Alone, Variant::Followed];
 
 impl Variant {
     fn database(self) -> &'static str {
@@ -164,7 +163,13 @@ impl Field {
         Ok(())
     }
 
-    fn tps(&self, run: &Run, variant: Variant, clients: u32, time: Duration) -> anyhow::Result<f64> {
+    fn tps(
+        &self,
+        run: &Run,
+        variant: Variant,
+        clients: u32,
+        time: Duration,
+    ) -> anyhow::Result<f64> {
         let (clients, seconds) = (clients.to_string(), time.as_secs().to_string());
         let said = self.pgbench(run, variant, &["-c", &clients, "-T", &seconds])?;
         number(&said, "tps = ")
@@ -172,12 +177,15 @@ impl Field {
 
     fn pgbench(&self, bench: &Run, variant: Variant, args: &[&str]) -> anyhow::Result<String> {
         let script = bench.scratch.path().join(format!("{}.sql", variant.database()));
-        fs::write(&script, format!(
-            "\\set who random(1, 1000)\n\
+        fs::write(
+            &script,
+            format!(
+                "\\set who random(1, 1000)\n\
              insert into {} (type, timestamp, subscriber, payload) \
              values ('insert', now(), 'c' || :who, '{{\"foo\": \"bar\"}}');\n",
-            variant.table()
-        ))?;
+                variant.table()
+            ),
+        )?;
         let mut command: Command = self.postgres.client("pgbench");
         command.args(["-n", "-M", "prepared", "-f"]).arg(script).args(args);
         if args[1] != "1" {
