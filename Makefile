@@ -39,7 +39,7 @@ soak: ## Everything goes wrong at once for MINUTES, by the dice of SEED; nothing
 
 lint: ## Formatting and lints, as they must be
 	cargo fmt --all --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 fmt: ## Format the code
 	cargo fmt --all
@@ -52,3 +52,5 @@ test-versions: ## The integration tests, once for each major version of PostgreS
 	@scripts/postgres-versions $(MAJORS) | while read -r bin; do \
 		echo "== $$bin"; \
 		EVENT_PIPER_TEST_POSTGRES_BIN="$$bin" cargo test --locked --test it </dev/null || exit 1; done
+
+include bench/bench.mk

@@ -1,0 +1,40 @@
+//! How long a gateway takes to be ready, on an empty log and on a long one.
+
+use std::time::Instant;
+
+use super::{database, millis};
+use crate::{
+    Run, feed,
+    gateway::Gateway,
+    postgres::{Flush, Postgres},
+    report::{Samples, Table},
+};
+
+pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
+    let mut table = Table::new(
+        "start",
+        "Start: from the program's start until it is ready",
+        &["rows in the log", "ms", "memory MiB"],
+    );
+    let postgres = Postgres::start(&run.scratch, Flush::AsItIs)?;
+    database::ours(&postgres)?;
+    postgres.create("empty", "")?;
+    crate::gateway::migrate(&postgres.url("empty"))?;
+    let rows = run.pick(500_000, 10_000_000);
+    feed::load(&postgres.url("events"), rows, 10_000, 100_000)?;
+    let databases = ["empty", "events"];
+    let mut times = databases.map(|_| Samples::default());
+    let mut memory = databases.map(|_| Samples::default());
+    for _ in 0..run.pick(3, 9) {
+        for (at, database) in databases.into_iter().enumerate() {
+            let start = Instant::now();
+            let gateway = Gateway::start(&run.scratch, &postgres.url(database), &[])?;
+            times[at].add(millis(start.elapsed()));
+            #[expect(clippy::cast_precision_loss, reason = "bytes of memory")]
+            memory[at].add(gateway.cost().memory as f64 / f64::from(1 << 20));
+        }
+    }
+    table.row(&[&0, &times[0], &memory[0]]);
+    table.row(&[&rows, &times[1], &memory[1]]);
+    Ok(vec![table])
+}

@@ -1,0 +1,209 @@
+//! What writers pay: commits per second, beside the same table without a gateway's parts.
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Context, ensure};
+
+use crate::{
+    Run,
+    gateway::{self, Gateway},
+    postgres::{Flush, Postgres, run},
+    report::{Samples, Table},
+};
+
+/// The tables that are compared, each in a database of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    Plain,
+    Notify,
+    Alone,
+    Followed,
+}
+
+const VARIANTS: [Variant; 4] = [Variant::Plain, Variant::Notify, Variant::Alone, Variant::Followed];
+
+impl Variant {
+    fn database(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Notify => "notify",
+            Self::Alone => "alone",
+            Self::Followed => "followed",
+        }
+    }
+
+    fn table(self) -> &'static str {
+        if self == Self::Plain { "plain" } else { "events" }
+    }
+
+    fn says(self) -> &'static str {
+        match self {
+            Self::Plain => "plain table",
+            Self::Notify => "row trigger with pg_notify",
+            Self::Alone => "EventPiper's table, no gateway",
+            Self::Followed => "EventPiper's table, gateway following",
+        }
+    }
+}
+
+/// The same columns, defaults and indexes as ours, and neither triggers nor checks.
+const PLAIN: &str = "create table plain (like events \
+                     including defaults including identity including indexes)";
+
+/// The predecessor's table and trigger.
+pub(crate) const NOTIFY: &str = "
+create table events (
+    id bigserial primary key, type varchar not null, timestamp timestamp not null,
+    subscriber varchar not null, payload jsonb not null
+);
+create index on events (subscriber);
+create function notify_of_event() returns trigger language plpgsql as $$
+begin
+    perform pg_notify('new_event', row_to_json(new)::text);
+    return new;
+end
+$$;
+create trigger notify_of_event after insert on events
+    for each row execute function notify_of_event();";
+
+const CLIENTS: [u32; 3] = [1, 8, 32];
+
+/// A commit every now and then finds the gateway asleep.
+const NOW_AND_THEN: u32 = 20;
+
+pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
+    let flushes = [(Flush::AsItIs, "as it is"), (Flush::OneMillisecond, "1 ms more")];
+    let mut commits = Table::new(
+        "writers",
+        "Writers: commits/s, and the ratio to the plain table in the same round",
+        &["flush", "clients", "table", "commits/s", "ratio to plain"],
+    );
+    let mut asleep = Table::new(
+        "writers-now-and-then",
+        format!("Writers: {NOW_AND_THEN} commits/s by one client, who finds the gateway asleep"),
+        &["flush", "table", "ms a commit"],
+    );
+    for (flush, says) in flushes {
+        let field = Field::prepare(run, flush)?;
+        field.commits(run, says, &mut commits)?;
+        field.now_and_then(run, says, &mut asleep)?;
+    }
+    commits.note("plain table: the same columns, defaults and indexes as EventPiper's, without its triggers and its check");
+    commits.note("row trigger with pg_notify: the predecessor's table, with nobody listening");
+    Ok(vec![commits, asleep])
+}
+
+/// A PostgreSQL with all the tables, and a gateway that follows one of them.
+struct Field {
+    postgres: Postgres,
+    _gateway: Gateway,
+}
+
+impl Field {
+    fn prepare(run: &Run, flush: Flush) -> anyhow::Result<Self> {
+        let postgres = Postgres::start(&run.scratch, flush)?;
+        for variant in VARIANTS {
+            let sql = if variant == Variant::Notify { NOTIFY } else { "" };
+            postgres.create(variant.database(), sql)?;
+            if variant != Variant::Notify {
+                gateway::migrate(&postgres.url(variant.database()))?;
+            }
+        }
+        crate::postgres::Session::open(&postgres.url("plain"))?.run(PLAIN)?;
+        let gateway = Gateway::start(&run.scratch, &postgres.url("followed"), &[])?;
+        let field = Self { postgres, _gateway: gateway };
+        // Tables and log files grow for the first time outside of what counts.
+        for variant in VARIANTS {
+            field.pgbench(run, variant, &["-c", "8", "-T", "2"])?;
+        }
+        if flush == Flush::OneMillisecond {
+            let tps = field.tps(run, Variant::Plain, 1, Duration::from_secs(1))?;
+            ensure!(tps < 1000.0, "the slower flush has no effect: {tps} commits/s");
+        }
+        Ok(field)
+    }
+
+    fn commits(&self, run: &Run, flush: &str, table: &mut Table) -> anyhow::Result<()> {
+        let (rounds, time) = run.pick((3, Duration::from_secs(1)), (7, Duration::from_secs(4)));
+        for clients in CLIENTS {
+            let mut tps = VARIANTS.map(|_| Samples::default());
+            let mut ratios = VARIANTS.map(|_| Samples::default());
+            for round in 0..rounds {
+                let mut got = VARIANTS.map(|_| 0.0);
+                for at in order(round) {
+                    got[at] = self.tps(run, VARIANTS[at], clients, time)?;
+                }
+                for (at, got_here) in got.iter().enumerate() {
+                    tps[at].add(*got_here);
+                    ratios[at].add(got_here / got[0]);
+                }
+            }
+            for (at, variant) in VARIANTS.iter().enumerate() {
+                table.row(&[&flush, &clients, &variant.says(), &tps[at], &ratios[at]]);
+            }
+        }
+        Ok(())
+    }
+
+    fn now_and_then(&self, run: &Run, flush: &str, table: &mut Table) -> anyhow::Result<()> {
+        let (rounds, seconds) = run.pick((2, "2"), (5, "5"));
+        let mut latency = VARIANTS.map(|_| Samples::default());
+        for round in 0..rounds {
+            for at in order(round) {
+                let rate = NOW_AND_THEN.to_string();
+                let args = ["-c", "1", "-T", seconds, "-R", &rate];
+                let said = self.pgbench(run, VARIANTS[at], &args)?;
+                let waited = number(&said, "rate limit schedule lag: avg ").unwrap_or(0.0);
+                latency[at].add(number(&said, "latency average = ")? - waited);
+            }
+        }
+        for (variant, latency) in VARIANTS.iter().zip(&latency) {
+            table.row(&[&flush, &variant.says(), latency]);
+        }
+        Ok(())
+    }
+
+    fn tps(
+        &self,
+        run: &Run,
+        variant: Variant,
+        clients: u32,
+        time: Duration,
+    ) -> anyhow::Result<f64> {
+        let (clients, seconds) = (clients.to_string(), time.as_secs().to_string());
+        let said = self.pgbench(run, variant, &["-c", &clients, "-T", &seconds])?;
+        number(&said, "tps = ")
+    }
+
+    fn pgbench(&self, bench: &Run, variant: Variant, args: &[&str]) -> anyhow::Result<String> {
+        let script = bench.scratch.path().join(format!("{}.sql", variant.database()));
+        fs::write(
+            &script,
+            format!(
+                "\\set who random(1, 1000)\n\
+             insert into {} (type, timestamp, subscriber, payload) \
+             values ('insert', now(), 'c' || :who, '{{\"foo\": \"bar\"}}');\n",
+                variant.table()
+            ),
+        )?;
+        let mut command: Command = self.postgres.client("pgbench");
+        command.args(["-n", "-M", "prepared", "-f"]).arg(script).args(args);
+        if args[1] != "1" {
+            command.args(["-j", "2"]);
+        }
+        run(command.arg(variant.database()))
+    }
+}
+
+/// Every other round the other way round, so that a drift favours nobody.
+fn order(round: u32) -> Vec<usize> {
+    let order = 0..VARIANTS.len();
+    if round % 2 == 0 { order.collect() } else { order.rev().collect() }
+}
+
+/// The number that follows `name`.
+fn number(said: &str, name: &str) -> anyhow::Result<f64> {
+    let (_, rest) = said.split_once(name).with_context(|| format!("no {name:?} in {said}"))?;
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+    Ok(rest[..end].parse()?)
+}

@@ -1,0 +1,120 @@
+//! Measures the gateway beside its plain limits and its peers, all in one run.
+//!
+//!     event-piper-bench [FIGURE...]        QUICK=1: everything shorter
+//!
+//! docs/benchmarks.md says what the figures mean.
+
+mod bare;
+mod feed;
+mod figures;
+mod gateway;
+mod machine;
+mod peers;
+mod postgres;
+mod program;
+mod report;
+mod scratch;
+mod swarm;
+
+use std::{env, process::ExitCode};
+
+use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use self::{report::Table, scratch::Scratch};
+
+/// What all figures share.
+struct Run {
+    scratch: Scratch,
+    quick: bool,
+}
+
+impl Run {
+    /// The short or the long way.
+    fn pick<T>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+/// For 15,000 streams and what else there is.
+const OPEN_FILES: u64 = 15_500;
+
+type Figure = fn(&Run) -> anyhow::Result<Vec<Table>>;
+
+/// By name, in the order in which they are measured.
+const FIGURES: [(&str, Figure); 8] = [
+    ("writers", figures::writers::measure),
+    ("latency", figures::latency::measure),
+    ("fanout", figures::fanout::measure),
+    ("idle", figures::idle::measure),
+    ("replay", figures::replay::measure),
+    ("storm", figures::storm::measure),
+    ("start", figures::start::measure),
+    ("ceiling", figures::ceiling::measure),
+];
+
+/// What they leave, in the order of the report.
+const TABLES: [&str; 9] = [
+    "writers",
+    "writers-now-and-then",
+    "latency",
+    "fanout",
+    "idle",
+    "replay",
+    "storm",
+    "start",
+    "ceiling",
+];
+
+/// Makes this program the server that it measures as the plain limit.
+const BARE: &str = "--bare";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let done = match &args[..] {
+        [first, port] if first == BARE => port.parse().map_err(Into::into).and_then(bare::serve),
+        names => measure(names),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(names: &[String]) -> anyhow::Result<()> {
+    raise_limit()?;
+    let quick = env::var_os("QUICK").is_some_and(|quick| !quick.is_empty() && quick != "0");
+    let run = Run { scratch: Scratch::new()?, quick };
+    for name in names {
+        let known = FIGURES.iter().any(|(known, _)| known == name);
+        anyhow::ensure!(
+            known,
+            "no figure {name}, there are {}",
+            FIGURES.map(|(it, _)| it).join(", ")
+        );
+    }
+    for (name, figure) in FIGURES {
+        if names.is_empty() || names.iter().any(|it| it == name) {
+            println!("{name} ...");
+            let tables = figure(&run).with_context(|| format!("measuring {name}"))?;
+            tables.iter().try_for_each(report::publish)?;
+        }
+    }
+    let path = report::bind(&machine::described(&run.scratch, quick)?, &TABLES)?;
+    println!("all that was measured so far: {}", path.display());
+    Ok(())
+}
+
+/// Thousands of sockets need as many open files; servers that are started inherit the limit.
+fn raise_limit() -> anyhow::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of open files")?;
+    anyhow::ensure!(
+        most >= OPEN_FILES,
+        "the limit of open files is {most}, and {OPEN_FILES} are needed: raise it (ulimit -Hn)"
+    );
+    Ok(())
+}
