@@ -11,7 +11,7 @@
 //! | 3 | [`http`] | what users see on the wire |
 //! | 4 | [`cli`] | composition: wires everything, nobody imports it |
 //!
-//! [`config`], [`shutdown`] and [`telemetry`] stand beside the layers.
+//! [`config`], [`metrics`] and [`telemetry`] stand beside the layers.
 
 pub mod cli;
 pub mod config;
@@ -23,6 +23,5 @@ pub mod http;
 pub mod metrics;
 pub mod order;
 pub mod postgres;
-pub mod shutdown;
 pub mod sse;
 pub mod telemetry;

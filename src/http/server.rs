@@ -9,7 +9,10 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
+};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::AsyncWriteExt,
@@ -153,17 +156,7 @@ async fn http1(socket: TcpStream, router: Router, limits: &Limits, shutdown: Can
         .header_read_timeout(limits.head_within)
         .max_buf_size(limits.head)
         .serve_connection(TokioIo::new(socket), service_fn(answer(router)));
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%error, "a connection broke");
-    }
+    until_ended(connection, shutdown).await;
 }
 
 async fn http2(socket: TcpStream, router: Router, shutdown: CancellationToken) {
@@ -172,6 +165,14 @@ async fn http2(socket: TcpStream, router: Router, shutdown: CancellationToken) {
         .keep_alive_interval(KEEPALIVE)
         .max_send_buf_size(BUFFER)
         .serve_connection(TokioIo::new(socket), service_fn(answer(router)));
+    until_ended(connection, shutdown).await;
+}
+
+/// Serves a connection; after the shutdown, what is open on it and no more.
+async fn until_ended<C: GracefulConnection<Error = hyper::Error>>(
+    connection: C,
+    shutdown: CancellationToken,
+) {
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
