@@ -117,6 +117,22 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_named_is_one_line_or_refused(
+            header in proptest::option::of("[ -~]{0,20}"),
+            query in "[a-z=&%0-9A-F+]{0,40}",
+        ) {
+            let header: Vec<&str> = header.iter().map(String::as_str).collect();
+            for auth in [Auth::Open, Auth::TrustedHeader] {
+                if let Ok(names) = check(auth, &header, &query) {
+                    proptest::prop_assert!(!names.trim().is_empty());
+                    proptest::prop_assert!(!names.chars().any(char::is_control));
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_consumer_is_named_by_header_or_query() {
         use Auth::{Open, TrustedHeader};

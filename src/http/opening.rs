@@ -79,7 +79,23 @@ fn stream(seen: &[u8]) -> Option<Opening> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_and_none_behind_the_request_are_taken(
+            head in "(GET|POST) /(events|x)[?=&%a-z0-9]{0,12} HTTP/1\\.[01]\r\n(Host: x\r\n)?",
+            rest in proptest::collection::vec(any::<u8>(), 0..80),
+        ) {
+            let bytes = [head.as_bytes(), &rest].concat();
+            if let Some(Opening::Stream { len, .. }) = stream(&bytes) {
+                prop_assert_eq!(len, bytes.len());
+            }
+            let _ = stream(&rest);
+        }
+    }
 
     fn is_stream(text: &str) -> bool {
         matches!(stream(text.as_bytes()), Some(Opening::Stream { len, .. }) if len == text.len())
