@@ -150,6 +150,8 @@ impl Recent {
         self.floor.head = floor;
         for backlog in self.backlogs.values_mut() {
             backlog.floor.clone_from(&self.floor);
+            // Who followed before the reader started has lost nothing behind here either.
+            backlog.dropped = self.begin;
         }
         !self.forgot
     }

@@ -20,7 +20,7 @@ use event_piper::{
         frame::{Encoder, Frame},
         recent::Recent,
     },
-    order::{Advance, Hold, Order, Position, Start},
+    order::{Advance, Hold, Late, Order, Position, Start},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -424,4 +424,29 @@ fn no_schedule_loses_or_repeats_an_event() {
     let deliveries: usize = (0..schedules).map(play).sum();
     println!("{schedules} schedules, {deliveries} deliveries: nothing lost, nothing twice");
     assert!(deliveries as u64 > schedules * 10, "the schedules deliver something");
+}
+
+/// A consumer that somebody followed before the reader had started is like all others.
+#[test]
+fn what_is_recalled_reaches_those_whose_consumer_was_followed_before_the_start() {
+    let toto: Box<[ConsumerId]> = vec![consumers()[0].clone()].into();
+    let mut recent = Recent::new(100_000, Position::default());
+    recent.follow(&toto);
+    recent.reset(&Position { head: EventId::new(10), late: Late::default() });
+    let frame = |id| {
+        let row = Row { id, xid: 3, consumer: 0 };
+        (toto[0].clone(), Encoder::default().encode(&row, "t", b"{}"))
+    };
+    recent.recall(vec![frame(10), frame(9)], EventId::new(8));
+    for cursor in ["8", "8~3:8"] {
+        let mut follower = Follower::join(&recent, toto.clone(), cursor.parse().ok());
+        let mut got = Vec::new();
+        let live = follower.live(&recent, |entry, _| {
+            got.push(entry.frame.id().get());
+            ControlFlow::Continue(())
+        });
+        if follower.wants().is_none() {
+            assert_eq!((live, got), (Live::CaughtUp, vec![9, 10]), "after {cursor}");
+        }
+    }
 }
