@@ -47,16 +47,12 @@ impl Gateway {
         let mut gateway =
             Self { program: Program::start(scratch, &mut command, Signal::SIGTERM)?, port };
         let ready = || get(port, "/readyz").is_ok_and(|answer| answer.contains(" 200 "));
-        gateway.program.wait_until(Duration::from_secs(120), ready)?;
+        gateway.program.wait_until(Duration::from_mins(2), ready)?;
         Ok(gateway)
     }
 
     pub(crate) fn cost(&self) -> Cost {
         self.program.cost()
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.program.pid()
     }
 
     /// The value of one of its metrics.

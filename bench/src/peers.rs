@@ -170,16 +170,14 @@ fn nchan(run: &Run) -> anyhow::Result<Server> {
     let nginx = nginx(
         run,
         port,
-        &format!(
-            "location = /pub {{
+        "location = /pub {
              nchan_publisher; nchan_channel_id $arg_id;
              nchan_message_timeout 60s; nchan_message_buffer_length 100;
-         }}
-         location = /sub {{
+         }
+         location = /sub {
              nchan_subscriber eventsource; nchan_channel_id $arg_id;
              nchan_subscriber_first_message newest; nchan_eventsource_ping_interval 10;
-         }}"
-        ),
+         }",
     )?;
     let programs = Programs::Others(vec![nginx]);
     Ok(Server { peer: Peer::Nchan, programs, port, feed: Feed::Post { port } })

@@ -74,7 +74,7 @@ impl Postgres {
     fn wait(&mut self) -> anyhow::Result<()> {
         let socket = self.folder.join(format!(".s.PGSQL.{}", self.port));
         let note = self.folder.join("data/postmaster.pid");
-        self.program.wait_until(Duration::from_secs(60), || {
+        self.program.wait_until(Duration::from_mins(1), || {
             let ready = fs::read_to_string(&note).is_ok_and(|note| note.contains("ready"));
             ready && UnixStream::connect(&socket).is_ok()
         })

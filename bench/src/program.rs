@@ -96,6 +96,11 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
+    /// CPU time since then.
+    pub(crate) fn cpu_since(&self, before: &Self) -> Duration {
+        self.cpu.saturating_sub(before.cpu)
+    }
+
     fn of_tree(root: u32) -> Self {
         let parents = parents();
         let belongs = |mut pid: u32| {

@@ -31,7 +31,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Source addresses in use, so that no pair of addresses runs out of ports.
 const SOURCES: u8 = 32;
-const OPENED_WITHIN: Duration = Duration::from_secs(60);
+const OPENED_WITHIN: Duration = Duration::from_mins(1);
 const BUFFER: usize = 256 << 10;
 const MARK: &[u8] = b"@@";
 const DIGITS: usize = 10;
@@ -91,7 +91,6 @@ pub(crate) struct Swarm {
     last: u64,
     disordered: u64,
     closed: u64,
-    bytes: u64,
 }
 
 /// What a swarm got between two looks.
@@ -101,7 +100,6 @@ pub(crate) struct Harvest {
     pub(crate) received: u64,
     pub(crate) disordered: u64,
     pub(crate) closed: u64,
-    pub(crate) bytes: u64,
     /// When the first message came, and the last.
     pub(crate) first: u64,
     pub(crate) last: u64,
@@ -124,7 +122,6 @@ impl Swarm {
             last: 0,
             disordered: 0,
             closed: 0,
-            bytes: 0,
         };
         let ready = Finder::new(door.ready);
         while swarm.clients.len() < count {
@@ -251,10 +248,7 @@ impl Swarm {
         self.buffer[..kept].copy_from_slice(&client.tail);
         match client.socket.read(&mut self.buffer[kept..]) {
             Ok(0) => self.close(at),
-            Ok(read) => {
-                self.bytes += read as u64;
-                self.scan(at, kept + read);
-            }
+            Ok(read) => self.scan(at, kept + read),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => self.close(at),
         }
@@ -311,7 +305,6 @@ impl Swarm {
             received: self.received.swap(0, Ordering::Relaxed),
             disordered: std::mem::take(&mut self.disordered),
             closed: std::mem::take(&mut self.closed),
-            bytes: std::mem::take(&mut self.bytes),
             first: self.first.take().unwrap_or(0),
             last: self.last,
             cpu,

@@ -54,8 +54,8 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
                 f64::from(events) / second(inserted - start),
                 f64::from(events) / second(harvest.last.saturating_sub(start)),
                 second(harvest.last.saturating_sub(inserted)) * 1e3,
-                each(server.cost().cpu - before.cpu),
-                each(postgres.cost().cpu.saturating_sub(postgres_before.cpu)),
+                each(server.cost().cpu_since(&before)),
+                each(postgres.cost().cpu_since(&postgres_before)),
                 each(harvest.cpu),
             ];
             samples.iter_mut().zip(values).for_each(|(samples, value)| samples.add(value));

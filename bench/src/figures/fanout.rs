@@ -135,8 +135,8 @@ impl Outcome {
         let pace = Pace { rate, messages, consumers, connections };
         let written = feed::write(&server.feed, pace)?;
         swarm.wait_for(expected, Duration::from_secs(3));
-        let cpu = micros_each(server.cost().cpu - before.cpu, expected);
-        let postgres_cpu = postgres.cost().cpu.saturating_sub(postgres_before.cpu);
+        let cpu = micros_each(server.cost().cpu_since(&before), expected);
+        let postgres_cpu = postgres.cost().cpu_since(&postgres_before);
         let (mut swarm, harvest) = swarm.stop()?;
         let delays = Delays::since(&written.begun, &harvest);
         self.cpu.add(cpu);

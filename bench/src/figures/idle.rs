@@ -57,7 +57,7 @@ impl Outcome {
         sleep(SETTLE);
         let full = server.cost();
         sleep(time);
-        let used = server.cost().cpu - full.cpu;
+        let used = server.cost().cpu_since(&full);
         self.closed += swarm.stop()?.1.closed;
         #[expect(clippy::cast_precision_loss, reason = "bytes of memory")]
         let bytes = full.memory.saturating_sub(empty.memory) as f64;

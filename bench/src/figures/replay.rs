@@ -107,8 +107,8 @@ impl Outcome {
         self.ratio.add(received / took / copied);
         self.first.add(millis(Duration::from_nanos(harvest.first.saturating_sub(start))));
         self.memory.add(more / f64::from(1 << 20));
-        self.cpu.add(micros_each(cost.cpu - before.cpu, expected));
-        let postgres_cpu = postgres.cost().cpu.saturating_sub(postgres_before.cpu);
+        self.cpu.add(micros_each(cost.cpu_since(&before), expected));
+        let postgres_cpu = postgres.cost().cpu_since(&postgres_before);
         self.postgres.add(micros_each(postgres_cpu, expected));
         self.client.add(micros_each(harvest.cpu, expected));
         self.lost += expected.saturating_sub(harvest.received);

@@ -46,7 +46,7 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
         let (_, harvest) = swarm.stop()?;
         took.add(Duration::from_nanos(harvest.last.saturating_sub(start)).as_secs_f64());
         replays.add(server.metric("replays_total")? - replays_before);
-        cpu.add((server.cost().cpu - before.cpu).as_secs_f64());
+        cpu.add(server.cost().cpu_since(&before).as_secs_f64());
         client.add(harvest.cpu.as_secs_f64());
         lost += u64::from(CLIENTS).saturating_sub(harvest.received);
         disordered += harvest.disordered;

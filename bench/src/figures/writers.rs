@@ -198,7 +198,7 @@ impl Field {
 /// Every other round the other way round, so that a drift favours nobody.
 fn order(round: u32) -> Vec<usize> {
     let order = 0..VARIANTS.len();
-    if round % 2 == 0 { order.collect() } else { order.rev().collect() }
+    if round.is_multiple_of(2) { order.collect() } else { order.rev().collect() }
 }
 
 /// The number that follows `name`.
