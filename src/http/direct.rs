@@ -33,14 +33,14 @@ pub(super) struct Detachable;
 
 /// The subscription that an answer streams, beside an empty body.
 #[derive(Clone)]
-pub(super) struct Detached(Arc<Mutex<Option<Subscription>>>);
+pub(super) struct Detached(Arc<Mutex<Option<Box<Subscription>>>>);
 
 impl Detached {
     pub(super) fn new(subscription: Subscription) -> Self {
-        Self(Arc::new(Mutex::new(Some(subscription))))
+        Self(Arc::new(Mutex::new(Some(Box::new(subscription)))))
     }
 
-    fn take(&self) -> Option<Subscription> {
+    fn take(&self) -> Option<Box<Subscription>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -52,7 +52,7 @@ pub(super) async fn answer(
     router: Router,
     mut request: Request<Body>,
     len: usize,
-) -> io::Result<Option<Subscription>> {
+) -> io::Result<Option<Box<Subscription>>> {
     socket.read_exact(&mut vec![0; len]).await?;
     request.extensions_mut().insert(Detachable);
     let Ok(mut response) = router.oneshot(request).await;
@@ -89,7 +89,7 @@ fn head(response: &Response<Body>) -> io::Result<Vec<u8>> {
 /// Writes the stream until it ends, or the client has gone.
 pub(super) async fn stream(
     mut socket: TcpStream,
-    mut subscription: Subscription,
+    mut subscription: Box<Subscription>,
 ) -> io::Result<()> {
     loop {
         select! {

@@ -27,6 +27,7 @@ use super::{
     Limits, Settings, direct,
     opening::{self, Opening},
 };
+use crate::gateway::subscription::Subscription;
 
 /// Connections beyond the limit of streams that are served all the same: to ask for health
 /// and metrics, and to be told to come back later. Those beyond are closed at once.
@@ -60,86 +61,91 @@ pub async fn serve(
     settings: &Settings,
     shutdown: CancellationToken,
 ) {
-    let connections = TaskTracker::new();
-    let cut = CancellationToken::new();
-    let (limits, drain) = (&settings.limits, settings.drain);
-    let most = limits.streams.saturating_add(SPARE);
-    let served = shutdown.run_until_cancelled(accept(&listener, &connections, most, |socket| {
-        connection(socket, router.clone(), limits.clone(), shutdown.clone(), cut.clone())
-    }));
-    served.await;
+    let connections = Connections {
+        router,
+        limits: settings.limits.clone(),
+        open: TaskTracker::new(),
+        cut: CancellationToken::new(),
+        shutdown: shutdown.clone(),
+    };
+    let connections = Arc::new(connections);
+    shutdown.run_until_cancelled(connections.accept(&listener)).await;
     drop(listener);
-    connections.close();
-    if timeout(drain, connections.wait()).await.is_err() {
-        warn!(open = connections.len(), "cutting connections that did not end in time");
-        cut.cancel();
-        connections.wait().await;
-    }
+    connections.end(settings.drain).await;
 }
 
-async fn accept<F>(
-    listener: &TcpListener,
-    connections: &TaskTracker,
-    most: usize,
-    mut serve: impl FnMut(TcpStream) -> F,
-) where
-    F: Future<Output = ()> + Send + 'static,
-{
-    loop {
-        match listener.accept().await {
-            Ok((socket, peer)) if connections.len() >= most => {
-                debug!(%peer, open = most, "closing a connection beyond the limit");
-                drop(socket);
+/// The connections of one server, and what they are served with.
+struct Connections {
+    router: Router,
+    limits: Limits,
+    open: TaskTracker,
+    /// Ends those that did not end in time.
+    cut: CancellationToken,
+    shutdown: CancellationToken,
+}
+
+impl Connections {
+    async fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        let most = self.limits.streams.saturating_add(SPARE);
+        loop {
+            match listener.accept().await {
+                Ok((socket, peer)) if self.open.len() >= most => {
+                    debug!(%peer, open = most, "closing a connection beyond the limit");
+                    drop(socket);
+                }
+                Ok((socket, _)) => self.spawn(serve_one(Arc::clone(self), socket)),
+                // Out of file descriptors or memory: those who have left make room.
+                Err(error) => {
+                    warn!(%error, "a connection cannot be accepted");
+                    sleep(Duration::from_millis(100)).await;
+                }
             }
-            Ok((socket, _)) => {
-                connections.spawn(serve(socket));
-            }
-            // Out of file descriptors or memory: those who have left make room.
-            Err(error) => {
-                warn!(%error, "a connection cannot be accepted");
-                sleep(Duration::from_millis(100)).await;
-            }
+        }
+    }
+
+    /// Runs a task that ends at the latest when the drain is over.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cut = self.cut.clone();
+        self.open.spawn(async move {
+            cut.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Waits until all have ended; cuts those that have not by then.
+    async fn end(&self, drain: Duration) {
+        self.open.close();
+        if timeout(drain, self.open.wait()).await.is_err() {
+            warn!(open = self.open.len(), "cutting connections that did not end in time");
+            self.cut.cancel();
+            self.open.wait().await;
         }
     }
 }
 
-async fn connection(
-    socket: TcpStream,
-    router: Router,
-    limits: Limits,
-    shutdown: CancellationToken,
-    cut: CancellationToken,
-) {
+/// Boxes what is large: a task takes the room of its largest state for as long as it lives.
+async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream) {
     if let Err(error) = prepare(&socket) {
         debug!(%error, "a socket takes no options");
     }
-    cut.run_until_cancelled(served(socket, router, limits, shutdown)).await;
+    let (router, limits) = (connections.router.clone(), &connections.limits);
+    let shutdown = connections.shutdown.clone();
+    let opening = timeout(limits.head_within, Box::pin(opening::of(&socket))).await;
+    let (request, len) = match opening {
+        Ok(Ok(Opening::Http2)) => return Box::pin(http2(socket, router, shutdown)).await,
+        Ok(Ok(Opening::Http1)) => return Box::pin(http1(socket, router, limits, shutdown)).await,
+        Ok(Ok(Opening::Stream { request, len })) => (request, len),
+        Ok(Err(_)) | Err(_) => return,
+    };
+    match Box::pin(direct::answer(&mut socket, router, *request, len)).await {
+        // Streams live long: they get a task of their own, which knows no other state.
+        Ok(Some(subscription)) => connections.spawn(stream(socket, subscription)),
+        Ok(None) => drop(socket.shutdown().await),
+        Err(error) => debug!(%error, "a stream could not be opened"),
+    }
 }
 
-/// Boxes all that is not for long, or rare: a task takes the room of its largest state for
-/// as long as it lives, and event streams live long.
-async fn served(
-    mut socket: TcpStream,
-    router: Router,
-    limits: Limits,
-    shutdown: CancellationToken,
-) {
-    let Ok(Ok(opening)) = timeout(limits.head_within, Box::pin(opening::of(&socket))).await else {
-        return;
-    };
-    let ended = match opening {
-        Opening::Http2 => return Box::pin(http2(socket, router, shutdown)).await,
-        Opening::Http1 => return Box::pin(http1(socket, router, &limits, shutdown)).await,
-        Opening::Stream { request, len } => {
-            drop(shutdown);
-            match Box::pin(direct::answer(&mut socket, router, *request, len)).await {
-                Ok(Some(subscription)) => direct::stream(socket, subscription).await,
-                Ok(None) => socket.shutdown().await,
-                Err(error) => Err(error),
-            }
-        }
-    };
-    if let Err(error) = ended {
+async fn stream(socket: TcpStream, subscription: Box<Subscription>) {
+    if let Err(error) = direct::stream(socket, subscription).await {
         debug!(%error, "a stream broke");
     }
 }
