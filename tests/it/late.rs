@@ -144,6 +144,30 @@ async fn the_newest_transaction_is_open_though_an_older_one_drew_a_later_id() {
     assert_eq!(app.metric("found_behind_total").await, 0);
 }
 
+/// A writer is known as one before it draws its first id, not when its statement is through.
+#[tokio::test]
+async fn a_statement_that_takes_long_is_waited_for_from_its_first_row_on() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let slow = database.connect().await;
+    let statement = tokio::spawn(async move {
+        let insert = "insert into events (type, subscriber, payload)
+                      select 't', 'toto', case row when 1 then '1'::jsonb
+                                          else (select '2'::jsonb from pg_sleep(1)) end
+                      from generate_series(1, 2) row";
+        slow.batch_execute(insert).await
+    });
+    let writer = database.connect().await;
+    let drawn = "select pg_sequence_last_value(pg_get_serial_sequence('events', 'id')) = 1";
+    let half_way = async || writer.query_one(drawn, &[]).await.ok()?.get::<_, Option<bool>>(0);
+    eventually("its first id is drawn", async || half_way().await.filter(|drawn| *drawn)).await;
+    writer.batch_execute(INSERT).await.unwrap();
+    assert_eq!(toto.rows(3).await, [2, 1, 3]);
+    statement.await.unwrap().unwrap();
+    assert_eq!(app.metric("found_behind_total").await, 0);
+}
+
 #[tokio::test]
 async fn a_row_that_came_past_the_trigger_is_found_counted_and_delivered() {
     let database = Database::create().await;
