@@ -29,15 +29,18 @@ pub(super) enum Wait {
 impl Vigil {
     /// An awake reader looks this often. Timers are no finer than this.
     const AWAKE: Duration = Duration::from_millis(1);
-    /// A keeper that has seen nothing new for this long tries to sleep. Waking costs the
-    /// writer that rings, so a steady stream of events should keep the reader awake.
-    const QUIET: Duration = Duration::from_millis(20);
+    /// A keeper that has seen nothing new for this long tries to sleep. A ring costs the
+    /// writer, so a steady stream should keep the reader awake; but asleep it hears of an
+    /// event sooner than awake, between two looks, and this many rings a second cost nobody
+    /// anything. So it is short: 50 events a second find it asleep (median 0.4 ms to the
+    /// client, in place of 1.5 ms).
+    const QUIET: Duration = Duration::from_millis(8);
     /// A keeper that cannot sleep, since a writer is in flight that did not ring, looks this
     /// often once it is quiet.
     const RESTLESS: Duration = Duration::from_millis(2);
     /// A lone bell is answered without waking up. Two within this time are the beginning of
     /// a stream; then the writers should be spared.
-    const STREAM: Duration = Duration::from_millis(10);
+    const STREAM: Duration = Duration::from_millis(8);
     /// The keeper learns of a new reader with its next safety poll. Until it surely has, the
     /// new one looks for itself.
     const NEW: Duration = Duration::from_secs(2);

@@ -63,8 +63,9 @@ impl Session<'_> {
         let (log, client) = (&self.log, self.listener.client());
         let tail = log.tail(client, order.position().head, PAGE);
         let page = within("reading the tail of the log", tail).await?;
+        let advance = self.advance(order, &page);
         self.announce(&page).await?;
-        if let Advance::Hole { upto } = self.advance(order, &page)
+        if let Advance::Hole { upto } = advance
             && order.hole().is_none()
         {
             let head = order.position().head;
