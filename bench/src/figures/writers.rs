@@ -15,17 +15,20 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Variant {
     Plain,
+    Small,
     Notify,
     Alone,
     Followed,
 }
 
-const VARIANTS: [Variant; 4] = [Variant::Plain, Variant::Notify, Variant::Alone, Variant::Followed];
+const VARIANTS: [Variant; 5] =
+    [Variant::Plain, Variant::Small, Variant::Notify, Variant::Alone, Variant::Followed];
 
 impl Variant {
     fn database(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Small => "small",
             Self::Notify => "notify",
             Self::Alone => "alone",
             Self::Followed => "followed",
@@ -39,6 +42,7 @@ impl Variant {
     fn says(self) -> &'static str {
         match self {
             Self::Plain => "plain table",
+            Self::Small => "five columns and a primary key",
             Self::Notify => "row trigger with pg_notify",
             Self::Alone => "EventPiper's table, no gateway",
             Self::Followed => "EventPiper's table, gateway following",
@@ -49,6 +53,12 @@ impl Variant {
 /// The same columns, defaults and indexes as ours, and neither triggers nor checks.
 const PLAIN: &str = "create table plain (like events \
                      including defaults including identity including indexes)";
+
+/// What an application without EventPiper might have: the columns of its INSERT, and no index
+/// but the primary key. So it shows what our other columns and indexes cost.
+const SMALL: &str = "create table events (id bigint generated always as identity primary key, \
+                     type text not null, timestamp timestamptz not null default now(), \
+                     subscriber text, payload jsonb not null)";
 
 /// The predecessor's table and trigger.
 pub(crate) const NOTIFY: &str = "
@@ -103,10 +113,13 @@ impl Field {
     fn prepare(run: &Run, flush: Flush) -> anyhow::Result<Self> {
         let postgres = Postgres::start(&run.scratch, flush)?;
         for variant in VARIANTS {
-            let sql = if variant == Variant::Notify { NOTIFY } else { "" };
-            postgres.create(variant.database(), sql)?;
-            if variant != Variant::Notify {
-                gateway::migrate(&postgres.url(variant.database()))?;
+            match variant {
+                Variant::Notify => postgres.create(variant.database(), NOTIFY)?,
+                Variant::Small => postgres.create(variant.database(), SMALL)?,
+                Variant::Plain | Variant::Alone | Variant::Followed => {
+                    postgres.create(variant.database(), "")?;
+                    gateway::migrate(&postgres.url(variant.database()))?;
+                }
             }
         }
         crate::postgres::Session::open(&postgres.url("plain"))?.run(PLAIN)?;
