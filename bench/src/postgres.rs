@@ -30,10 +30,17 @@ checkpoint_timeout = 1h
 listen_addresses = '127.0.0.1'
 ";
 
-/// Before which flushes last this much longer than the disk's own.
+/// In memory there is less room.
+const SETTINGS_IN_MEMORY: &str = "min_wal_size = 1GB\nmax_wal_size = 3GB\n";
+
+/// How long a flush takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flush {
+    /// As long as the disk takes.
     AsItIs,
+    /// No time: the cluster is in memory, if the system has room for that.
+    None,
+    /// This long, and the cluster is in memory, so that it is not the disk's time besides.
     OneMillisecond,
 }
 
@@ -49,7 +56,9 @@ impl Postgres {
     pub(crate) fn start(scratch: &Scratch, flush: Flush) -> anyhow::Result<Self> {
         let account = Account::choose()?;
         let binaries = Binaries::find(None, None)?;
-        let folder = scratch.path().join(format!("pg-{:04x}", fastrand::u16(..)));
+        let in_memory = scratch.memory().filter(|_| flush != Flush::AsItIs);
+        let place = in_memory.unwrap_or(scratch.path());
+        let folder = place.join(format!("pg-{:04x}", fastrand::u16(..)));
         fs::DirBuilder::new().mode(0o700).create(&folder)?;
         account.own(&folder)?;
         let data = folder.join("data");
@@ -58,7 +67,8 @@ impl Postgres {
         run(initdb.args(["--encoding=UTF8", "--locale=C"]))?;
         let port = free_port()?;
         let socket = format!("port = {port}\nunix_socket_directories = '{}'\n", folder.display());
-        fs::write(data.join("postgresql.auto.conf"), socket + SETTINGS)?;
+        let more = if in_memory.is_some() { SETTINGS_IN_MEMORY } else { "" };
+        fs::write(data.join("postgresql.auto.conf"), socket + SETTINGS + more)?;
         let mut command = account.command(binaries.program("postgres"));
         if flush == Flush::OneMillisecond {
             command.env("LD_PRELOAD", slow_flush(&folder)?);

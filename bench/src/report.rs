@@ -94,10 +94,12 @@ impl FromIterator<f64> for Samples {
 /// The median, and in brackets from the least to the most.
 impl fmt::Display for Samples {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let (Some(least), Some(most)) = (sorted.first(), sorted.last()) else {
             return f.write_str("-");
-        }
-        let [least, median, most] = [0.0, 0.5, 1.0].map(|at| quantile(&mut self.0.clone(), at));
+        };
+        let median = median(&sorted);
         let digits = if median.abs() >= 100.0 {
             0
         } else if median.abs() >= 10.0 {
@@ -105,23 +107,19 @@ impl fmt::Display for Samples {
         } else {
             2
         };
-        if self.0.len() < 2 {
+        if sorted.len() == 1 {
             return write!(f, "{median:.digits$}");
         }
         write!(f, "{median:.digits$} ({least:.digits$}–{most:.digits$})")
     }
 }
 
-/// The value at this fraction of the sorted ones; not a number where there are none.
-pub(crate) fn quantile(values: &mut [f64], at: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let last = values.len().saturating_sub(1);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "an index of a list that fits into memory"
-    )]
-    let index = (last as f64 * at).round() as usize;
-    values.get(index).copied().unwrap_or(f64::NAN)
+/// Of an even number of samples, the mean of the two in the middle.
+fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    } else {
+        sorted[middle]
+    }
 }

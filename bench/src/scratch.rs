@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use nix::sys::statvfs::statvfs;
 
 /// Waits until this process has ended, in whatever way, then ends what it left behind.
 const CLEAN_UP: &str = r#"
@@ -16,7 +17,7 @@ for pid in "$1"/pids/*; do
     [ -f "$pid" ] && kill -QUIT "${pid##*/}" 2>/dev/null
 done
 for _ in 1 2 3 4 5 6 7 8 9 10; do
-    rm -rf "$1" && break
+    rm -rf "$@" && break
     sleep 1
 done
 "#;
@@ -24,22 +25,35 @@ done
 /// See the module; every account may pass through the folder.
 pub(crate) struct Scratch {
     path: PathBuf,
+    /// The same in memory, where the system has such a folder.
+    memory: Option<PathBuf>,
     guard: Child,
 }
 
+/// Where Linux has a file system in memory.
+const IN_MEMORY: &str = "/dev/shm";
+/// Less than this is no room for a database that is written to as fast as it goes.
+const ENOUGH: u64 = 8 << 30;
+
 impl Scratch {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("ep-bench-{:08x}", fastrand::u32(..)));
+        let name = format!("ep-bench-{:08x}", fastrand::u32(..));
+        let path = std::env::temp_dir().join(&name);
+        let memory = in_memory(&name);
         fs::create_dir_all(path.join("pids")).context("creating a temporary folder")?;
         let mut guard = Command::new("sh");
-        guard.args(["-c", CLEAN_UP, "sh"]).arg(&path).stdin(Stdio::piped());
+        guard.args(["-c", CLEAN_UP, "sh"]).arg(&path).args(&memory).stdin(Stdio::piped());
         guard.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let guard = guard.spawn().context("running sh")?;
-        Ok(Self { path, guard })
+        Ok(Self { path, memory, guard })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(crate) fn memory(&self) -> Option<&Path> {
+        self.memory.as_deref()
     }
 
     /// The note that names a process which ends with us.
@@ -48,6 +62,12 @@ impl Scratch {
         fs::write(&note, "")?;
         Ok(note)
     }
+}
+
+fn in_memory(name: &str) -> Option<PathBuf> {
+    let free = statvfs(IN_MEMORY).ok().map(|it| it.blocks_available() * it.fragment_size())?;
+    let path = Path::new(IN_MEMORY).join(name);
+    (free >= ENOUGH && fs::create_dir(&path).is_ok()).then_some(path)
 }
 
 impl Drop for Scratch {
