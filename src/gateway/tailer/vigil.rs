@@ -11,6 +11,8 @@ pub(super) struct Vigil {
     pub(super) asleep: bool,
     last_news: Instant,
     last_bell: Option<Instant>,
+    /// Many writers are at it.
+    busy: bool,
     /// Looks for itself until then, keeper or not.
     wary_until: Instant,
 }
@@ -41,6 +43,9 @@ impl Vigil {
     /// A lone bell is answered without waking up. Two within this time are the beginning of
     /// a stream; then the writers should be spared.
     const STREAM: Duration = Duration::from_millis(8);
+    /// With more rows than this in a look many writers are at it. They need the processors,
+    /// too, so the next look is at twice as many: one costs nearly the same.
+    pub(super) const BUSY: usize = 8;
     /// The keeper learns of a new reader with its next safety poll. Until it surely has, the
     /// new one looks for itself.
     const NEW: Duration = Duration::from_secs(2);
@@ -50,12 +55,17 @@ impl Vigil {
 
     pub(super) fn new(keeper: bool, now: Instant) -> Self {
         let wary_until = if keeper { now } else { now + Self::NEW };
-        Self { keeper, asleep: false, last_news: now, last_bell: None, wary_until }
+        Self { keeper, asleep: false, last_news: now, last_bell: None, busy: false, wary_until }
     }
 
     /// Something new was seen in the log.
     pub(super) fn news(&mut self, now: Instant) {
         self.last_news = now;
+    }
+
+    /// So many rows came with the last look.
+    pub(super) fn rows(&mut self, count: usize) {
+        self.busy = count > Self::BUSY;
     }
 
     /// The bell rang: whether it is time to wake up.
@@ -74,7 +84,7 @@ impl Vigil {
         let quiet = now.saturating_duration_since(self.last_news) >= Self::QUIET;
         match (self.keeper, self.asleep) {
             (true, true) => Wait::Listen,
-            _ if !quiet || now < self.wary_until => Wait::Look(Self::AWAKE),
+            _ if !quiet || now < self.wary_until => Wait::Look(self.restless(now)),
             (true, false) => Wait::FallAsleep,
             (false, _) => Wait::Listen,
         }
@@ -83,7 +93,7 @@ impl Vigil {
     /// How long to wait at a hole, or when sleep was refused.
     pub(super) fn restless(&self, now: Instant) -> Duration {
         let quiet = now.saturating_duration_since(self.last_news) >= Self::QUIET;
-        if quiet { Self::RESTLESS } else { Self::AWAKE }
+        if quiet || self.busy { Self::RESTLESS } else { Self::AWAKE }
     }
 }
 
@@ -99,7 +109,7 @@ mod tests {
         assert_eq!(keeper.wait(start + Vigil::QUIET), Wait::FallAsleep);
 
         let other = Vigil::new(false, start);
-        assert_eq!(other.wait(start + Vigil::QUIET), Wait::Look(Vigil::AWAKE), "still new");
+        assert_eq!(other.wait(start + Vigil::QUIET), Wait::Look(Vigil::RESTLESS), "still new");
         assert_eq!(other.wait(start + Vigil::NEW), Wait::Listen);
     }
 
@@ -118,7 +128,7 @@ mod tests {
         let mut other = Vigil::new(false, start);
         let later = start + Duration::from_mins(1);
         other.unannounced(later);
-        assert_eq!(other.wait(later), Wait::Look(Vigil::AWAKE));
+        assert_eq!(other.wait(later), Wait::Look(Vigil::RESTLESS));
         assert_eq!(other.wait(later + Vigil::UNANNOUNCED), Wait::Listen);
     }
 }

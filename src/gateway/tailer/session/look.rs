@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Instant};
 
-use super::{Lost, Session, within};
+use super::{Lost, Session, Vigil, within};
 use crate::{
     consumer::ConsumerId,
     event::{EventId, Logged, Xid},
@@ -32,11 +32,6 @@ const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 /// Where it is more than this, its consumers read it from the table instead.
 const FOLLOWERS: usize = 8 << 20;
 
-/// With more rows than this in a page many writers are at it, and most holes fill by themselves
-/// within a moment. To ask who writes takes every partition of the lock table, which those very
-/// writers need, so such a hole is looked at twice before that is asked.
-const BUSY: usize = 8;
-
 impl Session<'_> {
     /// One look at the log: reads a page, and does what the rules say about it.
     pub(super) async fn look(&mut self, order: &mut Order) -> Result<Look, Lost> {
@@ -63,13 +58,17 @@ impl Session<'_> {
         let (log, client) = (&self.log, self.listener.client());
         let tail = log.tail(client, order.position().head, PAGE);
         let page = within("reading the tail of the log", tail).await?;
+        self.vigil.rows(page.rows.len());
         let advance = self.advance(order, &page);
         self.announce(&page).await?;
         if let Advance::Hole { upto } = advance
             && order.hole().is_none()
         {
+            // With many writers at it, most holes fill by themselves within a moment. To ask
+            // who writes takes every partition of the lock table, which those very writers
+            // need, so a hole is looked at twice before that is asked.
             let head = order.position().head;
-            if page.rows.len() > BUSY && self.patient_at.replace(head) != Some(head) {
+            if page.rows.len() > Vigil::BUSY && self.patient_at.replace(head) != Some(head) {
                 return Ok(Look::Held);
             }
             let writers = self.writers().await?;
