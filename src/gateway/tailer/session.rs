@@ -4,10 +4,11 @@ mod look;
 
 use std::{
     convert::Infallible,
+    thread,
     time::{Duration, Instant},
 };
 
-use tokio::time::{timeout, timeout_at};
+use tokio::{task::spawn_blocking, time::timeout_at};
 use tracing::{error, info, warn};
 
 use self::look::Look;
@@ -116,7 +117,7 @@ impl<'a> Session<'a> {
             if woken == Woken::Poll && self.seen > seen {
                 self.found_unannounced().await?;
             }
-            woken = self.wait(look).await?;
+            woken = self.wait(look, order).await?;
             if woken == Woken::Bell && self.vigil.bell(Instant::now()) {
                 self.wake_up().await?;
             }
@@ -147,11 +148,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn wait(&mut self, look: Look) -> Result<Woken, Lost> {
+    async fn wait(&mut self, look: Look, order: &Order) -> Result<Woken, Lost> {
         let now = Instant::now();
         match look {
             Look::More => return Ok(Woken::Itself),
-            Look::Held => return self.pause(self.vigil.restless(now)).await,
+            Look::Held => {
+                let pause = self.vigil.restless(now).min(order.hold_left(now));
+                return self.pause(pause).await;
+            }
             Look::Whole => {}
         }
         match self.vigil.wait(now) {
@@ -163,8 +167,11 @@ impl<'a> Session<'a> {
 
     /// Waits a moment, or until the bell rings.
     async fn pause(&mut self, pause: Duration) -> Result<Woken, Lost> {
-        let heard = timeout(pause, self.listener.heard()).await;
-        self.woken(heard.ok(), Woken::Itself)
+        let heard = tokio::select! {
+            heard = self.listener.heard() => Some(heard),
+            () = nap(pause) => None,
+        };
+        self.woken(heard, Woken::Itself)
     }
 
     /// Waits for the bell, or the safety poll.
@@ -328,6 +335,14 @@ impl<'a> Session<'a> {
             self.tailer.metrics.doorbell.get_or_create(&State { state }).set(holds.into());
         }
     }
+}
+
+/// Sleeps so long, to the microsecond. Tokio's timers count whole milliseconds and round up, so
+/// that a reader that wants to look again after one of them would look after nearly two. Only for
+/// short waits: it takes a thread meanwhile, also when nobody waits for it any more.
+async fn nap(wait: Duration) {
+    // It fails only when the runtime ends, and then nobody looks again.
+    let _ = spawn_blocking(move || thread::sleep(wait)).await;
 }
 
 fn waiting_for(writers: &[Writer], open: &[Xid]) -> String {
