@@ -137,14 +137,15 @@ impl<'a> Session<'a> {
             let open = self.still_open(&start.hole().open).await?;
             let now = Instant::now();
             if now - begun > LONG_HOLD {
-                self.tailer.health.waiting(waiting_for(&writers, &open));
+                let by = self.who_writes(&open).await?;
+                self.tailer.health.waiting(waiting_for(open.len(), &by));
             }
             if let Some(order) = start.settle(open, now) {
                 info!(%head, "reading the log from its end");
                 self.tailer.started(order.position());
                 return Ok(order);
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            nap(Duration::from_millis(if now - begun > LONG_HOLD { 100 } else { 1 })).await;
         }
     }
 
@@ -303,7 +304,7 @@ impl<'a> Session<'a> {
         Ok(asked.iter().copied().filter(|xid| !ended.contains(xid)).collect())
     }
 
-    fn note_hold(&mut self, order: &Order) {
+    async fn note_hold(&mut self, order: &Order) -> Result<(), Lost> {
         let metrics = &self.tailer.metrics;
         match (order.hole(), &mut self.held) {
             (Some(hole), None) => {
@@ -315,7 +316,8 @@ impl<'a> Session<'a> {
                 metrics.held.set(lasted.as_secs_f64());
                 if lasted > LONG_HOLD && !held.said {
                     held.said = true;
-                    warn!(open = ?hole.open, "delivery is held by transactions that are open");
+                    let by = self.who_writes(&hole.open).await?.join(", ");
+                    warn!(transactions = ?hole.open, backends = by, "delivery is held by open transactions");
                 }
             }
             (None, Some(held)) => {
@@ -325,6 +327,15 @@ impl<'a> Session<'a> {
             }
             (None, None) => {}
         }
+        Ok(())
+    }
+
+    /// The backends of open transactions, as people know them.
+    async fn who_writes(&self, open: &[Xid]) -> Result<Vec<String>, Lost> {
+        let writers = self.writers().await?;
+        let open: Vec<_> = writers.iter().filter(|writer| open.contains(&writer.xid)).collect();
+        let backends = EventLog::backends(self.listener.client(), &open);
+        within("asking who the writers are", backends).await
     }
 
     fn say_doorbell(&self) {
@@ -345,15 +356,10 @@ async fn nap(wait: Duration) {
     let _ = spawn_blocking(move || thread::sleep(wait)).await;
 }
 
-fn waiting_for(writers: &[Writer], open: &[Xid]) -> String {
-    let pids = writers.iter().filter(|writer| open.contains(&writer.xid));
-    let pids: Vec<String> = pids
-        .map(|writer| writer.pid.map_or("a prepared transaction".into(), |pid| pid.to_string()))
-        .collect();
+fn waiting_for(open: usize, backends: &[String]) -> String {
+    let backends = backends.join(", ");
     format!(
-        "starting in strict order: waiting for {} open transactions that write events \
-         (backends {})",
-        open.len(),
-        pids.join(", ")
+        "starting in strict order: waiting for {open} open transactions that write events \
+         (backends {backends})"
     )
 }

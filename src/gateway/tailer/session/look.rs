@@ -40,7 +40,7 @@ impl Session<'_> {
             look = self.read_on(order).await?;
         }
         self.follow_up(order).await?;
-        self.note_hold(order);
+        self.note_hold(order).await?;
         Ok(if order.hole().is_some() { Look::Held } else { look })
     }
 
