@@ -11,6 +11,7 @@ pub mod health;
 pub mod hub;
 pub mod recent;
 pub mod signal;
+pub mod strict;
 pub mod subscription;
 pub mod tailer;
 
@@ -24,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     health::Health,
     hub::Hub,
+    strict::Strict,
     subscription::{Request, Subscription},
     tailer::Tailer,
 };
@@ -98,6 +100,12 @@ impl Gateway {
     #[must_use]
     pub fn subscribe(self: &Arc<Self>, request: Request) -> Subscription {
         Subscription::new(Arc::clone(self), request)
+    }
+
+    /// Reads the whole log in strict order, from behind `after` on: see [`strict`].
+    #[must_use]
+    pub fn strict(&self, after: EventId) -> Strict {
+        Strict::new(Arc::clone(&self.history), self.hub.horizon(), after)
     }
 
     /// Whether one more subscription to these consumers keeps within the limits: on streams in

@@ -8,16 +8,17 @@ use std::{
     },
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::recent::Recent;
-use crate::{consumer::ConsumerId, order::Position};
+use crate::{consumer::ConsumerId, event::EventId, order::Position};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
     waiting: Mutex<Waiting>,
+    horizon: watch::Sender<Horizon>,
     last_seat: AtomicU64,
     seats: AtomicUsize,
 }
@@ -33,6 +34,27 @@ pub struct State {
     pub closing: bool,
 }
 
+/// How far the log is settled, for those who read the table in strict order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Horizon {
+    /// Which log this is: as [`State::epoch`].
+    pub epoch: u64,
+    /// The greatest id that was passed.
+    pub head: EventId,
+    /// Nothing at or before this can appear any more.
+    pub settled: EventId,
+    /// The gateway is about to end.
+    pub closing: bool,
+}
+
+impl State {
+    fn horizon(&self) -> Horizon {
+        let position = self.recent.position();
+        let (head, settled) = (position.head, position.horizon());
+        Horizon { epoch: self.epoch, head, settled, closing: self.closing }
+    }
+}
+
 /// Who is woken by whose events.
 type Waiting = HashMap<ConsumerId, HashMap<u64, Arc<Notify>>>;
 
@@ -44,6 +66,7 @@ impl Hub {
         Self {
             state: Mutex::new(State { recent, epoch: 0, closing: false }),
             waiting: Mutex::default(),
+            horizon: watch::Sender::default(),
             last_seat: AtomicU64::new(0),
             seats: AtomicUsize::new(0),
         }
@@ -61,23 +84,33 @@ impl Hub {
         state.recent.reset(position);
         state.epoch += 1;
         let epoch = state.epoch;
-        drop(state);
+        self.show(state);
         self.wake_all();
         epoch
     }
 
     /// The gateway is about to end: every subscription says so to its client, and ends.
     pub fn close(&self) {
-        self.state().closing = true;
+        let mut state = self.state();
+        state.closing = true;
+        self.show(state);
         self.wake_all();
     }
 
     /// Lets `publish` add to the recent events, and wakes those who follow `touched`.
     pub fn publish(&self, touched: &HashSet<ConsumerId>, publish: impl FnOnce(&mut Recent)) {
-        publish(&mut self.state().recent);
+        let mut state = self.state();
+        publish(&mut state.recent);
+        self.show(state);
         let waiting = self.waiting();
         let followers = touched.iter().filter_map(|consumer| waiting.get(consumer));
         followers.flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+    }
+
+    /// How far the log is settled, now and from now on.
+    #[must_use]
+    pub fn horizon(&self) -> watch::Receiver<Horizon> {
+        self.horizon.subscribe()
     }
 
     /// Takes a seat for a subscription that follows these consumers.
@@ -105,6 +138,14 @@ impl Hub {
     #[must_use]
     pub fn followers(&self, consumer: &ConsumerId) -> usize {
         self.waiting().get(consumer).map_or(0, HashMap::len)
+    }
+
+    /// Shows the horizon of this state, which is let go of, if it has changed. Under its lock,
+    /// so that horizons come in the order of the states.
+    fn show(&self, state: MutexGuard<'_, State>) {
+        let now = state.horizon();
+        self.horizon.send_if_modified(|shown| std::mem::replace(shown, now) != now);
+        drop(state);
     }
 
     fn wake_all(&self) {

@@ -19,6 +19,7 @@ mod schema;
 mod server;
 mod shutdown;
 mod slow_consumer;
+mod strict;
 mod support;
 mod tail;
 mod wakeups;

@@ -1,0 +1,51 @@
+//! Pages of whole events, with all that was noted of them.
+
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
+
+use super::{History, HistoryError, WholeEvent};
+use crate::{event::EventId, postgres::event_log::PageSize};
+
+/// A page of whole events.
+#[derive(Debug)]
+pub struct WholePage {
+    /// The events.
+    pub events: Vec<WholeEvent>,
+    /// No event stood behind these when they were read.
+    pub last: bool,
+}
+
+/// Everybody's events in id order.
+const EVERYBODYS: &str = "
+select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
+       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), found
+from (
+    select *, count(*) over () as found, sum(size) over (order by id) - size as before
+    from (select *, pg_column_size(payload) + coalesce(pg_column_size(metadata), 0) as size
+          from events where id > $1 and id <= $2 order by id limit $3) page
+) page where before <= $4 order by id";
+
+impl History {
+    /// A page of everybody's events above `after` and up to `upto`, in id order.
+    pub async fn everybodys(
+        &self,
+        (after, upto): (EventId, EventId),
+        size: PageSize,
+    ) -> Result<WholePage, HistoryError> {
+        let types = [Type::INT8, Type::INT8, Type::INT8, Type::INT8];
+        let values: [&(dyn ToSql + Sync); 4] = [&after, &upto, &size.rows, &size.bytes];
+        let rows = self.query(EVERYBODYS, &types, &values, size.bytes).await?;
+        Ok(WholePage::of(&rows, size))
+    }
+}
+
+impl WholePage {
+    fn of(rows: &[Row], size: PageSize) -> Self {
+        let found = rows.first().map_or(0, |row| row.get::<_, i64>(9));
+        let whole = i64::try_from(rows.len()) == Ok(found);
+        let events = rows.iter().map(WholeEvent::from).collect();
+        Self { last: whole && found < size.rows, events }
+    }
+}
