@@ -28,6 +28,7 @@
 //!         Piece::Gap { from, to, reason } => {
 //!             eprintln!("{from} to {to} cannot be read any more: {reason:?}");
 //!         }
+//!         Piece::CaughtUp => {}
 //!     }
 //! }
 //! # }
@@ -58,6 +59,9 @@ pub struct Strict {
     after: EventId,
     /// What was pruned up to here has been told.
     told: EventId,
+    /// It begins at the end, as soon as that is known.
+    from_now: bool,
+    caught_up: bool,
 }
 
 /// What comes next in the log.
@@ -81,6 +85,8 @@ pub enum Piece {
         /// Why.
         reason: GapReason,
     },
+    /// Everything that was settled by now has been handed over. It comes once.
+    CaughtUp,
 }
 
 /// A page: what a slow reader costs while it deals with it.
@@ -93,9 +99,10 @@ impl Strict {
     pub(super) fn new(
         history: Arc<History>,
         horizon: watch::Receiver<Horizon>,
-        after: EventId,
+        after: Option<EventId>,
     ) -> Self {
-        Self { history, horizon, epoch: None, after, told: after }
+        let (from_now, after) = (after.is_none(), after.unwrap_or_default());
+        Self { history, horizon, epoch: None, after, told: after, from_now, caught_up: false }
     }
 
     /// Everything up to here was handed over, or is not there.
@@ -126,14 +133,21 @@ impl Strict {
             {
                 return Some(piece);
             }
-            if self.after >= horizon.settled || horizon.epoch == 0 {
-                self.horizon.changed().await.ok()?;
+            if horizon.epoch > 0 && self.after < horizon.settled {
+                continue;
             }
+            if horizon.epoch > 0 && !std::mem::replace(&mut self.caught_up, true) {
+                return Some(Piece::CaughtUp);
+            }
+            self.horizon.changed().await.ok()?;
         }
     }
 
     /// Reads on as far as the log is settled. Nothing, when nothing came of it.
     async fn look(&mut self, horizon: Horizon) -> Option<Piece> {
+        if std::mem::take(&mut self.from_now) {
+            (self.after, self.told) = (horizon.settled, horizon.settled);
+        }
         match self.epoch {
             Some(epoch) if epoch == horizon.epoch => {}
             None if self.is_of(horizon).await => self.epoch = Some(horizon.epoch),
@@ -175,15 +189,16 @@ impl Strict {
     /// not told yet. That is asked after the page was read, so that it knows of all that the
     /// page lacks.
     async fn read(&self, upto: EventId) -> (WholePage, Option<EventId>) {
-        persistently(async || {
-            let page = self.history.everybodys((self.after, upto), PAGE).await?;
-            if is_whole(&page, self.after, upto) {
-                return Ok((page, None));
-            }
-            let pruned = self.history.ever_pruned().await?;
-            Ok((page, Some(pruned).filter(|pruned| *pruned > self.told.max(self.after))))
-        })
-        .await
+        persistently(|| self.try_read(upto)).await
+    }
+
+    async fn try_read(&self, upto: EventId) -> Result<(WholePage, Option<EventId>), HistoryError> {
+        let page = self.history.everybodys((self.after, upto), PAGE).await?;
+        if is_whole(&page, self.after, upto) {
+            return Ok((page, None));
+        }
+        let pruned = self.history.ever_pruned().await?;
+        Ok((page, Some(pruned).filter(|pruned| *pruned > self.told.max(self.after))))
     }
 }
 
@@ -195,12 +210,14 @@ fn is_whole(page: &WholePage, after: EventId, upto: EventId) -> bool {
 }
 
 /// Asks until there is an answer.
-async fn persistently<T>(mut ask: impl AsyncFnMut() -> Result<T, HistoryError>) -> T {
+pub(super) async fn persistently<T, F: Future<Output = Result<T, HistoryError>>>(
+    mut ask: impl FnMut() -> F,
+) -> T {
     let (mut pause, longest) = BACKOFF;
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(error) => debug!(error = %Chain(&error), "a strict reader waits for PostgreSQL"),
+            Err(error) => debug!(error = %Chain(&error), "a reader waits for PostgreSQL"),
         }
         sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
         pause = (2 * pause).min(longest);

@@ -1,17 +1,21 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
+mod append;
 mod browser;
 mod chaos;
 mod doctor;
 mod embedded;
+mod feeds;
 mod harness;
 mod http;
+mod import;
 mod late;
 mod limits;
 mod live;
 mod load;
 mod migrate;
 mod order;
+mod publish;
 mod reconnect;
 mod replay;
 mod roles;
