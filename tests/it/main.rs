@@ -1,6 +1,7 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
 mod append;
+mod append_command;
 mod browser;
 mod chaos;
 mod doctor;
@@ -15,6 +16,7 @@ mod live;
 mod load;
 mod migrate;
 mod order;
+mod predecessor;
 mod publish;
 mod reconnect;
 mod replay;
@@ -27,3 +29,4 @@ mod strict;
 mod support;
 mod tail;
 mod wakeups;
+mod write_faults;
