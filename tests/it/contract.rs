@@ -8,7 +8,7 @@ use tokio::{process::Command, time::timeout};
 use crate::support::{app::App, postgres::Database, scratch::Scratch};
 
 /// So many requests of each kind, and no longer.
-const EXAMPLES: &str = "25";
+const EXAMPLES: &str = "15";
 const WITHIN: Duration = Duration::from_mins(4);
 
 /// Streams of events have no end that it could wait for.
