@@ -1,19 +1,26 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
+mod append;
+mod append_command;
 mod browser;
 mod chaos;
+mod contract;
 mod doctor;
 mod embedded;
 mod exhaustion;
 mod failover;
+mod feeds;
 mod harness;
 mod http;
+mod import;
 mod late;
 mod limits;
 mod live;
 mod load;
 mod migrate;
 mod order;
+mod predecessor;
+mod publish;
 mod reconnect;
 mod replay;
 mod roles;
@@ -21,6 +28,8 @@ mod schema;
 mod server;
 mod shutdown;
 mod slow_consumer;
+mod strict;
 mod support;
 mod tail;
 mod wakeups;
+mod write_faults;
