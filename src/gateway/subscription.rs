@@ -72,8 +72,8 @@ enum Stage {
     Opening(Box<Request>),
     Following {
         follower: Follower,
-        /// The next page is the first of its replay.
-        first: bool,
+        /// What the client knows to be pruned, once its replay has read a page.
+        pruned: Option<EventId>,
     },
     Ended,
 }
@@ -183,7 +183,7 @@ impl Subscription {
         }
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Opening(request) => self.open(&state, request),
-            Stage::Following { follower, first } => self.follow(&state, follower, first),
+            Stage::Following { follower, pruned } => self.follow(&state, follower, pruned),
             Stage::New(_) | Stage::Ended => Step::End,
         }
     }
@@ -226,20 +226,20 @@ impl Subscription {
             self.gateway.metrics.replays.inc();
         }
         self.gauge.set(if replaying { "replaying" } else { "live" });
-        self.stage = Stage::Following { follower, first: true };
+        self.stage = Stage::Following { follower, pruned: None };
     }
 
-    fn follow(&mut self, state: &State, mut follower: Follower, first: bool) -> Step {
+    fn follow(&mut self, state: &State, mut follower: Follower, pruned: Option<EventId>) -> Step {
         if state.epoch != self.epoch {
             return self.restart(state, follower);
         }
         if let Some(scan) = follower.wants() {
             if self.reading.is_none() {
                 let (scan, consumers) = (scan.clone(), follower.consumers().into());
-                self.read(Wanted::Page { scan, consumers, first });
+                self.read(Wanted::Page { scan, consumers });
             }
             let cursor = follower.cursor().clone();
-            self.stage = Stage::Following { follower, first };
+            self.stage = Stage::Following { follower, pruned };
             return self.beat(Some(&cursor));
         }
         let mut chunk = Chunk::new(self.kinds.as_ref());
@@ -264,7 +264,7 @@ impl Subscription {
             return Step::Again;
         }
         let cursor = follower.cursor().clone();
-        self.stage = Stage::Following { follower, first: false };
+        self.stage = Stage::Following { follower, pruned: None };
         if live == Live::CaughtUp {
             self.gauge.set("live");
             frames.push(text(Signal::CaughtUp, &cursor));
@@ -295,8 +295,8 @@ impl Subscription {
     fn take(&mut self, read: Read) -> Step {
         match (read, std::mem::replace(&mut self.stage, Stage::Ended)) {
             (Read::Drawn(drawn), Stage::Opening(request)) => self.take_drawn(drawn, &request),
-            (Read::Page(page, pruned), Stage::Following { follower, .. }) => {
-                self.take_page(&page, pruned, follower)
+            (Read::Page(page, pruned), Stage::Following { follower, pruned: known }) => {
+                self.take_page(&page, pruned, known, follower)
             }
             (_, stage) => {
                 self.stage = stage;
@@ -322,11 +322,19 @@ impl Subscription {
         Step::Say([text(gap, &cursor), text(Signal::CaughtUp, &cursor)].concat().into())
     }
 
-    fn take_page(&mut self, page: &Page, pruned: Option<EventId>, mut follower: Follower) -> Step {
+    /// Takes a page of a replay. What was pruned before the client could have it is told: at the
+    /// first page, and again when more was pruned meanwhile.
+    fn take_page(
+        &mut self,
+        page: &Page,
+        pruned: EventId,
+        known: Option<EventId>,
+        mut follower: Follower,
+    ) -> Step {
         let mut out = BytesMut::new();
         let from = follower.cursor().head();
-        if let Some(to) = pruned.filter(|pruned| *pruned > from) {
-            let gap = Signal::Gap { from, to, reason: GapReason::Pruned };
+        if pruned > from && known.is_none_or(|known| pruned > known) {
+            let gap = Signal::Gap { from, to: pruned, reason: GapReason::Pruned };
             out.extend_from_slice(&text(gap, follower.cursor()));
         }
         let mut chunk = Chunk::new(self.kinds.as_ref());
@@ -338,7 +346,7 @@ impl Subscription {
         });
         self.gateway.metrics.replayed_rows.inc_by(page.rows.len() as u64);
         self.gateway.metrics.deliveries.inc_by(chunk.events);
-        self.stage = Stage::Following { follower, first: false };
+        self.stage = Stage::Following { follower, pruned: Some(pruned) };
         if out.is_empty() { Step::Again } else { Step::Say(out.freeze()) }
     }
 

@@ -20,9 +20,9 @@ use crate::{
 
 /// What was read for a subscription.
 pub(super) enum Read {
-    /// The next page of its replay; with the first page, the greatest of its ids that was
-    /// pruned.
-    Page(Page, Option<EventId>),
+    /// The next page of its replay, and the greatest of its ids that had been pruned when that
+    /// was read.
+    Page(Page, EventId),
     /// The last id that was drawn.
     Drawn(Option<EventId>),
 }
@@ -45,8 +45,6 @@ pub(super) enum Wanted {
         scan: Scan,
         /// Whose.
         consumers: Box<[ConsumerId]>,
-        /// It is the replay's first: what was pruned counts too.
-        first: bool,
     },
     /// The last id that was drawn.
     Drawn,
@@ -70,10 +68,9 @@ pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
 
 impl Wanted {
     async fn read(&self, history: &History) -> Result<Read, HistoryError> {
-        let Self::Page { scan, consumers, first } = self else {
+        let Self::Page { scan, consumers } = self else {
             return Ok(Read::Drawn(history.drawn().await?));
         };
-        let pruned = if *first { Some(history.pruned(consumers).await?) } else { None };
         let page = match scan {
             scan if scan.is_empty() => Page::empty(),
             &Scan::Rows { after, upto } => history.rows(consumers, (after, upto), PAGE).await?,
@@ -81,6 +78,9 @@ impl Wanted {
                 history.marked(consumers, marks, (*after, *upto), PAGE).await?
             }
         };
+        // Asked after the rows were read, and for every page: what is missing among them, because
+        // somebody prunes just now, is known here.
+        let pruned = history.pruned(consumers).await?;
         Ok(Read::Page(page, pruned))
     }
 }
