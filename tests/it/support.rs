@@ -6,6 +6,7 @@ pub(crate) mod chaos_proxy;
 pub(crate) mod killable;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod program;
 pub(crate) mod scratch;
 pub(crate) mod sse_client;
 
