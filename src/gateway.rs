@@ -5,6 +5,7 @@
 //! each [`subscription`] takes them from there, at its client's pace, and from the table
 //! when it is behind.
 
+pub mod amended;
 pub mod follower;
 pub mod frame;
 pub mod health;
@@ -22,6 +23,7 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    amended::Correction,
     health::Health,
     hub::Hub,
     subscription::{Request, Subscription},
@@ -118,6 +120,15 @@ impl Gateway {
     /// One event, whole.
     pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
         self.history.event(id).await
+    }
+
+    /// How one event is corrected by later ones, where it is.
+    pub async fn correction(&self, event: &WholeEvent) -> Result<Option<Correction>, HistoryError> {
+        if event.amends.is_some() {
+            return Ok(None);
+        }
+        let events = std::iter::once((event.id, event.payload.as_bytes()));
+        Ok(amended::corrections(&self.history, events).await?.remove(&event.id))
     }
 
     /// Nothing, or why events do not move.

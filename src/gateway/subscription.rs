@@ -3,7 +3,7 @@
 
 mod source;
 
-use std::{collections::BTreeSet, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, mem, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -11,9 +11,9 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use self::source::{Read, Reading, Wanted};
+use self::source::{Read, ReadPage, Reading, Wanted};
 use super::{
-    Gateway,
+    Gateway, amended,
     follower::{Follower, Live},
     frame,
     hub::{Hub, Seat, State},
@@ -25,7 +25,6 @@ use crate::{
     cursor::Cursor,
     event::{EventId, Logged},
     metrics::{Reason, State as Label},
-    postgres::event_log::Page,
 };
 
 /// What a client asked for.
@@ -37,6 +36,8 @@ pub struct Request {
     pub cursor: Option<Cursor>,
     /// Of which types; none: all.
     pub kinds: Option<Kinds>,
+    /// As later ones correct them, rather than as they were written.
+    pub amended: bool,
 }
 
 /// Types that a client wants to see, as they stand on the wire.
@@ -55,6 +56,9 @@ pub struct Subscription {
     gateway: Arc<Gateway>,
     seat: Seat,
     kinds: Option<Kinds>,
+    amended: bool,
+    /// The client was told that it has all that it missed.
+    caught_up: bool,
     stage: Stage,
     /// The log that the follower's cursor belongs to.
     epoch: u64,
@@ -97,6 +101,8 @@ impl Subscription {
         Self {
             seat: gateway.hub.sit(request.consumers.clone()),
             kinds: request.kinds.clone(),
+            amended: request.amended,
+            caught_up: false,
             stage: Stage::New(Box::new(request)),
             epoch: 0,
             reading: None,
@@ -208,7 +214,10 @@ impl Subscription {
     fn join(&mut self, state: &State, request: &Request) -> Step {
         let resumed = request.cursor.is_some();
         let consumers = request.consumers.clone();
-        let follower = Follower::join(&state.recent, consumers, request.cursor.clone());
+        let mut follower = Follower::join(&state.recent, consumers, request.cursor.clone());
+        if self.amended {
+            follower = follower.from_table(&state.recent);
+        }
         let replaying = follower.wants().is_some();
         if resumed && !replaying {
             self.gateway.metrics.resumed_from_recent.inc();
@@ -236,7 +245,7 @@ impl Subscription {
         if let Some(scan) = follower.wants() {
             if self.reading.is_none() {
                 let (scan, consumers) = (scan.clone(), follower.consumers().into());
-                self.read(Wanted::Page { scan, consumers });
+                self.read(Wanted::Page { scan, consumers, amended: self.amended });
             }
             let cursor = follower.cursor().clone();
             self.stage = Stage::Following { follower, pruned };
@@ -263,10 +272,17 @@ impl Subscription {
             self.begin(follower);
             return Step::Again;
         }
+        if live == Live::ToRead {
+            self.stage = Stage::Following { follower, pruned: None };
+            return Step::Again;
+        }
         let cursor = follower.cursor().clone();
         self.stage = Stage::Following { follower, pruned: None };
         if live == Live::CaughtUp {
             self.gauge.set("live");
+        }
+        // Who reads all from the table catches up again and again.
+        if live == Live::CaughtUp && !(self.amended && mem::replace(&mut self.caught_up, true)) {
             frames.push(text(Signal::CaughtUp, &cursor));
         }
         match joined(frames) {
@@ -295,8 +311,8 @@ impl Subscription {
     fn take(&mut self, read: Read) -> Step {
         match (read, std::mem::replace(&mut self.stage, Stage::Ended)) {
             (Read::Drawn(drawn), Stage::Opening(request)) => self.take_drawn(drawn, &request),
-            (Read::Page(page, pruned), Stage::Following { follower, pruned: known }) => {
-                self.take_page(&page, pruned, known, follower)
+            (Read::Page(read), Stage::Following { follower, pruned }) => {
+                self.take_page(&read, pruned, follower)
             }
             (_, stage) => {
                 self.stage = stage;
@@ -326,11 +342,12 @@ impl Subscription {
     /// first page, and again when more was pruned meanwhile.
     fn take_page(
         &mut self,
-        page: &Page,
-        pruned: EventId,
+        read: &ReadPage,
         known: Option<EventId>,
         mut follower: Follower,
     ) -> Step {
+        let ReadPage { page, pruned, corrections } = read;
+        let pruned = *pruned;
         let mut out = BytesMut::new();
         let from = follower.cursor().head();
         if pruned > from && known.is_none_or(|known| pruned > known) {
@@ -340,7 +357,13 @@ impl Subscription {
         let mut chunk = Chunk::new(self.kinds.as_ref());
         follower.page(&page.rows, page.last, |row, cursor| {
             let _ = chunk.add(row.kind().as_bytes(), || {
-                frame::put(&mut out, row.id(), cursor, row.kind(), row.payload());
+                let data = frame::data(row.amends(), row.payload());
+                let (data, misfit) = amended::shown(corrections, row.id(), data);
+                frame::put(&mut out, row.id(), cursor, row.kind(), &data);
+                if let Some(amendment) = misfit {
+                    let said = Signal::Unamended { event: row.id(), amendment };
+                    out.extend_from_slice(&text(said, cursor));
+                }
                 Bytes::new()
             });
         });

@@ -29,11 +29,15 @@ use crate::{
     cursor::{Cursor, InvalidCursor},
     event::EventId,
     gateway::{
+        amended::Correction,
         frame,
         signal::put_retry,
         subscription::{Kinds, Request, Subscription},
     },
-    postgres::{error::Chain, history::WholeEvent},
+    postgres::{
+        error::Chain,
+        history::{HistoryError, WholeEvent},
+    },
 };
 
 /// The header in which an `EventSource` says how far it has got.
@@ -51,6 +55,7 @@ pub(super) async fn subscribe(
         consumers: identity::consumers(app.settings.auth, &headers, &query)?,
         cursor: cursor(&headers, &query)?,
         kinds: kinds(&query)?,
+        amended: amended(&query)?,
     };
     let limits = &app.settings.limits;
     if !app.gateway.has_room(&request.consumers, limits.streams, limits.streams_of_a_consumer) {
@@ -71,14 +76,29 @@ pub(super) async fn one(
     let id: EventId = id.parse().map_err(|_| {
         Problem::bad_request(format!("{id:?} is no event's id: an id is a whole number"))
     })?;
-    let event = app.gateway.event(id).await.map_err(|error| {
+    let amended = amended(&query)?;
+    let failed = |error: HistoryError| {
         warn!(error = %Chain(&error), %id, "looking up an event failed");
         Problem::unavailable("PostgreSQL cannot be asked just now; try again")
-    })?;
-    event
-        .filter(|event| may_see(consumers.as_deref(), event))
-        .map(shown)
-        .ok_or_else(|| Problem::not_found(format!("there is no event {id} for this consumer")))
+    };
+    let event = app.gateway.event(id).await.map_err(failed)?;
+    let Some(event) = event.filter(|event| may_see(consumers.as_deref(), event)) else {
+        return Err(Problem::not_found(format!("there is no event {id} for this consumer")));
+    };
+    if !amended {
+        return Ok(Shown::of(event).into_response());
+    }
+    let correction = app.gateway.correction(&event).await.map_err(failed)?;
+    Ok(Shown::of(event).corrected(correction).into_response())
+}
+
+/// Whether events are wanted as later ones correct them.
+fn amended(query: &Query) -> Result<bool, Problem> {
+    match query.first("amended") {
+        None | Some("false") => Ok(false),
+        Some("true" | "") => Ok(true),
+        Some(_) => Err(Problem::bad_request("?amended= is true or false")),
+    }
 }
 
 fn cursor(headers: &HeaderMap, query: &Query) -> Result<Option<Cursor>, Problem> {
@@ -148,21 +168,53 @@ struct Shown {
     uid: Option<String>,
     payload: Box<RawValue>,
     metadata: Option<Box<RawValue>>,
+    /// What it amends, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amends: Option<i64>,
+    /// What corrects the payload, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amendments: Option<Vec<i64>>,
+    /// Why the payload stands as it was written all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unamended: Option<String>,
 }
 
-fn shown(event: WholeEvent) -> Response {
-    let raw = |json: String| RawValue::from_string(frame::compact(&json)).ok();
-    let null = || RawValue::from_string("null".into()).expect("null is JSON");
-    let shown = Shown {
-        id: event.id.get(),
-        kind: event.kind,
-        timestamp: event.timestamp,
-        subscriber: event.subscriber,
-        stream: event.stream,
-        version: event.version,
-        uid: event.uid,
-        payload: raw(event.payload).unwrap_or_else(null),
-        metadata: event.metadata.and_then(raw),
-    };
-    axum::Json(shown).into_response()
+impl Shown {
+    fn of(event: WholeEvent) -> Self {
+        Self {
+            id: event.id.get(),
+            kind: event.kind,
+            timestamp: event.timestamp,
+            subscriber: event.subscriber,
+            stream: event.stream,
+            version: event.version,
+            uid: event.uid,
+            payload: raw(&event.payload).unwrap_or_default(),
+            metadata: event.metadata.as_deref().and_then(raw),
+            amends: event.amends.map(EventId::get),
+            amendments: None,
+            unamended: None,
+        }
+    }
+
+    fn corrected(mut self, correction: Option<Correction>) -> Self {
+        let Some(Correction { amendments, payload }) = correction else {
+            self.amendments = Some(Vec::new());
+            return self;
+        };
+        self.amendments = Some(amendments.into_iter().map(EventId::get).collect());
+        match payload {
+            Ok(payload) => self.payload = raw(&payload).unwrap_or_default(),
+            Err(unamended) => self.unamended = Some(unamended.to_string()),
+        }
+        self
+    }
+
+    fn into_response(self) -> Response {
+        axum::Json(self).into_response()
+    }
+}
+
+fn raw(json: &str) -> Option<Box<RawValue>> {
+    RawValue::from_string(frame::compact(json)).ok()
 }

@@ -56,6 +56,12 @@ impl EventRow {
         self.0.get::<_, Json<'_>>(4).0
     }
 
+    /// The event that it amends, where it does.
+    #[must_use]
+    pub fn amends(&self) -> Option<EventId> {
+        self.0.get(7)
+    }
+
     /// How long ago its transaction committed, by PostgreSQL's own clock; only where the
     /// server has `track_commit_timestamp` on.
     #[must_use]
@@ -128,10 +134,10 @@ pub struct Writer {
 /// tells a page that was cut from the last one. What is stored may be compressed, so it is cut
 /// a third time as it arrives.
 const TAIL: &str = "
-select id, xid, subscriber, type, payload, found, AGE from (
+select id, xid, subscriber, type, payload, found, AGE, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload from events
+    from (select id, xid, subscriber, type, payload, amends from events
           where id > $1 order by id limit $2) page
 ) page where before <= $3 order by id";
 
@@ -177,10 +183,10 @@ where pg_visible_in_snapshot(xid, pg_current_snapshot())
 /// What late transactions wrote. The index on `xid` is a BRIN on its number, since
 /// PostgreSQL has no BRIN operator class for `xid8`.
 const FOLLOWERS: &str = "
-select id, xid, subscriber, type, payload, found, null::float8 from (
+select id, xid, subscriber, type, payload, found, null::float8, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload from events
+    from (select id, xid, subscriber, type, payload, amends from events
           where xid::text::int8 = any($1) and id > $2 and id <= $3 order by id limit $4) page
 ) page where before <= $5 order by id";
 
@@ -189,7 +195,7 @@ select distinct subscriber from events
 where xid::text::int8 = any($1) and id > $2 and id <= $3 and subscriber is not null";
 
 const PASSED: &str = "
-select id, xid, subscriber, type, payload, count(*) over (), null::float8
+select id, xid, subscriber, type, payload, count(*) over (), null::float8, amends
 from unnest($1::int8[], $2::int8[]) missing(first, last)
 join events on id between missing.first and missing.last order by id limit 100";
 

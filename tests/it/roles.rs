@@ -53,6 +53,7 @@ async fn a_writer_with_insert_only_writes_as_the_contract_says() {
         "insert into events (type, payload, stream, version, uid, metadata)
          values ('a', '1', 's', 1, 'e5a2c0de-0000-4000-8000-000000000001', '{}')",
         "insert into events (type, subscriber, payload) values ('a', 'b', '1') on conflict do nothing",
+        "insert into events (type, subscriber, payload, amends) values ('a', 'toto', '{}', 1)",
     ] {
         writer.batch_execute(sql).await.unwrap();
     }
