@@ -14,6 +14,7 @@ mod live;
 mod load;
 mod migrate;
 mod order;
+mod partition;
 mod prune;
 mod reconnect;
 mod replay;

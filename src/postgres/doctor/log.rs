@@ -48,7 +48,8 @@ where t.tgrelid = to_regclass('events') and not t.tgisinternal and t.tgname <> '
   and p.prosrc ~* 'pg_notify|\\mnotify\\M'";
 const OTHER_WAYS_IN: &str = "\
 select exists (select from pg_subscription_rel where srrelid = to_regclass('events')),
-       exists (select from pg_inherits where inhparent = to_regclass('events'))";
+       exists (select from pg_inherits join pg_class on oid = inhparent
+               where inhparent = to_regclass('events') and relkind <> 'p')";
 
 pub(super) async fn exists(client: &Client) -> Result<bool, tokio_postgres::Error> {
     Ok(client.query_one(EXISTS, &[]).await?.get(0))
