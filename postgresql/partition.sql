@@ -10,7 +10,8 @@
 -- Run it as the tables' owner, in their schema, with a session of its own (`call` outside of a
 -- transaction). Any of it can be run again after it was interrupted or gave up waiting for a lock.
 --
--- What changes for writers, from the second of these lines on, because a partitioned table has no unique index that spans its partitions:
+-- What changes for writers, from the second of these lines on, because a partitioned table has no unique
+-- index that spans its partitions:
 --
 --   * Two small tables keep what has been written: events_uids each uid, events_streams each stream's last
 --     version. A trigger asks them before each row that has a uid or a stream, which costs such a row
