@@ -124,6 +124,28 @@ async fn gateways_that_run_let_go_of_it() {
 }
 
 #[tokio::test]
+async fn whoever_comes_back_after_that_gets_every_event_though_nobody_followed() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let app = App::start(&database.url()).await;
+    let mut other = app.follow("titi").await.joined().await;
+    fill(&client, "toto", 5).await;
+    fill(&client, "titi", 1).await;
+    other.rows(1).await;
+    run(&database, &["erase", "--subscriber", "toto"]).await;
+    eventually("memory of toto is gone", async || {
+        let mut toto = app.resume("toto", "2").await;
+        let event = toto.event().await;
+        assert_eq!(event.row(), 3);
+        (event.data == ERASED).then_some(())
+    })
+    .await;
+    assert_eq!(app.resume("toto", "0").await.rows(5).await, (1..=5).collect::<Vec<_>>());
+    fill(&client, "toto", 1).await;
+    assert_eq!(app.resume("toto", "0").await.rows(6).await, [1, 2, 3, 4, 5, 7]);
+}
+
+#[tokio::test]
 async fn what_was_erased_while_postgresql_was_out_of_reach_is_let_go_of_too() {
     let database = Database::create().await;
     let client = database.connect().await;
