@@ -60,12 +60,14 @@ impl Config {
         let database = database(&mut from);
         let listen = from.setting("listen", value::address);
         let auth = from.optional("auth", value::auth);
+        let streams: usize = from.setting("max-streams", value::limit);
         let http = http::Settings {
             auth: auth_on(listen, auth, &mut from),
             cors_origins: from.setting("cors-origins", value::origins),
             drain: from.setting("drain", value::duration),
             limits: http::Limits {
-                streams: from.setting("max-streams", value::limit),
+                connections: streams.saturating_add(http::Limits::SPARE),
+                streams,
                 streams_of_a_consumer: from.setting("max-streams-per-consumer", value::limit),
                 head_within: from.setting("head-timeout", value::interval),
                 head: from.setting("max-head", value::head),

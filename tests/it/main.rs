@@ -6,6 +6,8 @@ mod chaos;
 mod doctor;
 mod embedded;
 mod erase;
+mod exhaustion;
+mod failover;
 mod harness;
 mod http;
 mod late;
