@@ -1,15 +1,21 @@
 //! What users see on the wire.
 
+mod all;
 mod console;
 mod cors;
 mod direct;
 pub mod error;
 mod events;
+mod feed;
+mod gate;
 mod health;
 mod identity;
 mod opening;
 mod query;
 mod server;
+mod streams;
+mod whole;
+mod write;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +25,7 @@ use axum::{
     http::{Method, Uri},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 pub use server::{listen, serve};
 use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
@@ -55,6 +61,10 @@ pub struct Limits {
     pub head_within: Duration,
     /// The bytes of a request's head.
     pub head: usize,
+    /// The bytes of a body that is written at once.
+    pub body: usize,
+    /// The bytes of one event.
+    pub event: usize,
 }
 
 impl Default for Limits {
@@ -65,6 +75,8 @@ impl Default for Limits {
             streams_of_a_consumer: 100_000,
             head_within: Duration::from_secs(10),
             head: 16 << 10,
+            body: 8 << 20,
+            event: 1 << 20,
         }
     }
 }
@@ -108,8 +120,11 @@ pub fn router(gateway: Arc<Gateway>, settings: Settings) -> Router {
         .route("/", get(console::page))
         .route("/console.css", get(console::style))
         .route("/console.js", get(console::script))
-        .route("/events", get(events::subscribe))
+        .route("/events", get(events::subscribe).post(write::publish))
         .route("/events/{id}", get(events::one))
+        .route("/all", get(all::follow))
+        .route("/streams/{stream}", get(streams::read).post(write::append))
+        .route("/streams/{stream}/{version}", post(write::append_at))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/manage/health", get(health::up))

@@ -74,6 +74,14 @@ pub(super) fn switch(text: &str) -> Parsed<bool> {
     text.parse().map_err(|_| "true or false".into())
 }
 
+pub(super) fn on_or_off(text: &str) -> Parsed<bool> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".into()),
+    }
+}
+
 pub(super) fn auth(text: &str) -> Parsed<Auth> {
     match text {
         "open" => Ok(Auth::Open),

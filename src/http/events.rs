@@ -13,8 +13,6 @@ use bytes::Bytes;
 use futures::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use serde::Serialize;
-use serde_json::value::RawValue;
 use tracing::warn;
 
 use super::{
@@ -23,14 +21,13 @@ use super::{
     error::Problem,
     identity,
     query::Query,
+    whole::Whole,
 };
 use crate::{
     consumer::ConsumerId,
     cursor::{Cursor, InvalidCursor},
     event::EventId,
     gateway::{
-        amended::Correction,
-        frame,
         signal::put_retry,
         subscription::{Kinds, Request, Subscription},
     },
@@ -86,10 +83,10 @@ pub(super) async fn one(
         return Err(Problem::not_found(format!("there is no event {id} for this consumer")));
     };
     if !amended {
-        return Ok(Shown::of(event).into_response());
+        return Ok(axum::Json(Whole::from(&event)).into_response());
     }
     let correction = app.gateway.correction(&event).await.map_err(failed)?;
-    Ok(Shown::of(event).corrected(correction).into_response())
+    Ok(axum::Json(Whole::from(&event).corrected(correction)).into_response())
 }
 
 /// Whether events are wanted as later ones correct them.
@@ -102,13 +99,17 @@ fn amended(query: &Query) -> Result<bool, Problem> {
 }
 
 fn cursor(headers: &HeaderMap, query: &Query) -> Result<Option<Cursor>, Problem> {
+    let cursor = last_event_id(headers, query).map(|text| text.parse()).transpose();
+    cursor.map_err(|invalid: InvalidCursor| Problem::bad_request(invalid.to_string()))
+}
+
+/// How far a client says that it has got, where it says so.
+pub(super) fn last_event_id(headers: &HeaderMap, query: &Query) -> Option<String> {
     let text = match headers.get(LAST_EVENT_ID) {
         Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).trim().to_owned()),
         None => query.first("lastEventId").map(ToOwned::to_owned),
     };
-    let text = text.filter(|text| !text.is_empty());
-    let cursor = text.map(|text| text.parse()).transpose();
-    cursor.map_err(|invalid: InvalidCursor| Problem::bad_request(invalid.to_string()))
+    text.filter(|text| !text.is_empty())
 }
 
 fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
@@ -125,7 +126,7 @@ fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
 
 /// Asks the client to try again in some seconds. An `EventSource` gives up for good at any
 /// status but 200, so this is one.
-fn overloaded() -> Response {
+pub(super) fn overloaded() -> Response {
     let mut body = String::new();
     put_retry(&mut body, Duration::from_secs(5), Duration::from_secs(5));
     let headers =
@@ -153,68 +154,4 @@ fn streamed(subscription: Subscription, detachable: bool) -> Response {
 fn may_see(consumers: Option<&[ConsumerId]>, event: &WholeEvent) -> bool {
     let its = |consumer: &ConsumerId| Some(consumer.as_str()) == event.subscriber.as_deref();
     consumers.is_none_or(|consumers| consumers.iter().any(its))
-}
-
-/// An event as JSON. Payload and metadata pass through as they are, every digit of them.
-#[derive(Serialize)]
-struct Shown {
-    id: i64,
-    #[serde(rename = "type")]
-    kind: String,
-    timestamp: String,
-    subscriber: Option<String>,
-    stream: Option<String>,
-    version: Option<i64>,
-    uid: Option<String>,
-    payload: Box<RawValue>,
-    metadata: Option<Box<RawValue>>,
-    /// What it amends, where it does.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    amends: Option<i64>,
-    /// What corrects the payload, where that was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    amendments: Option<Vec<i64>>,
-    /// Why the payload stands as it was written all the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unamended: Option<String>,
-}
-
-impl Shown {
-    fn of(event: WholeEvent) -> Self {
-        Self {
-            id: event.id.get(),
-            kind: event.kind,
-            timestamp: event.timestamp,
-            subscriber: event.subscriber,
-            stream: event.stream,
-            version: event.version,
-            uid: event.uid,
-            payload: raw(&event.payload).unwrap_or_default(),
-            metadata: event.metadata.as_deref().and_then(raw),
-            amends: event.amends.map(EventId::get),
-            amendments: None,
-            unamended: None,
-        }
-    }
-
-    fn corrected(mut self, correction: Option<Correction>) -> Self {
-        let Some(Correction { amendments, payload }) = correction else {
-            self.amendments = Some(Vec::new());
-            return self;
-        };
-        self.amendments = Some(amendments.into_iter().map(EventId::get).collect());
-        match payload {
-            Ok(payload) => self.payload = raw(&payload).unwrap_or_default(),
-            Err(unamended) => self.unamended = Some(unamended.to_string()),
-        }
-        self
-    }
-
-    fn into_response(self) -> Response {
-        axum::Json(self).into_response()
-    }
-}
-
-fn raw(json: &str) -> Option<Box<RawValue>> {
-    RawValue::from_string(frame::compact(json)).ok()
 }

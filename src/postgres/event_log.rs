@@ -56,10 +56,16 @@ impl EventRow {
         self.0.get::<_, Json<'_>>(4).0
     }
 
+    /// The stream that it is of, where that was asked for.
+    #[must_use]
+    pub fn stream(&self) -> Option<&str> {
+        self.0.try_get("stream").ok().flatten()
+    }
+
     /// The event that it amends, where it does.
     #[must_use]
     pub fn amends(&self) -> Option<EventId> {
-        self.0.get(7)
+        self.0.get("amends")
     }
 
     /// How long ago its transaction committed, by PostgreSQL's own clock; only where the
@@ -140,10 +146,10 @@ from pg_stat_activity where pid = any($1) order by pid";
 /// tells a page that was cut from the last one. What is stored may be compressed, so it is cut
 /// a third time as it arrives.
 const TAIL: &str = "
-select id, xid, subscriber, type, payload, found, AGE, amends from (
+select id, xid, subscriber, type, payload, found, AGE, stream, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload, amends from events
+    from (select id, xid, subscriber, type, payload, stream, amends from events
           where id > $1 order by id limit $2) page
 ) page where before <= $3 order by id";
 
@@ -189,10 +195,10 @@ where pg_visible_in_snapshot(xid, pg_current_snapshot())
 /// What late transactions wrote. The index on `xid` is a BRIN on its number, since
 /// PostgreSQL has no BRIN operator class for `xid8`.
 const FOLLOWERS: &str = "
-select id, xid, subscriber, type, payload, found, null::float8, amends from (
+select id, xid, subscriber, type, payload, found, null::float8, stream, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload, amends from events
+    from (select id, xid, subscriber, type, payload, stream, amends from events
           where xid::text::int8 = any($1) and id > $2 and id <= $3 order by id limit $4) page
 ) page where before <= $5 order by id";
 
@@ -201,7 +207,7 @@ select distinct subscriber from events
 where xid::text::int8 = any($1) and id > $2 and id <= $3 and subscriber is not null";
 
 const PASSED: &str = "
-select id, xid, subscriber, type, payload, count(*) over (), null::float8, amends
+select id, xid, subscriber, type, payload, count(*) over (), null::float8, stream, amends
 from unnest($1::int8[], $2::int8[]) missing(first, last)
 join events on id between missing.first and missing.last order by id limit 100";
 

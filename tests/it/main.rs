@@ -1,6 +1,7 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
 mod amend;
+mod append;
 mod browser;
 mod chaos;
 mod doctor;
@@ -8,8 +9,10 @@ mod embedded;
 mod erase;
 mod exhaustion;
 mod failover;
+mod feeds;
 mod harness;
 mod http;
+mod import;
 mod late;
 mod limits;
 mod live;
@@ -18,6 +21,7 @@ mod migrate;
 mod order;
 mod partition;
 mod prune;
+mod publish;
 mod reconnect;
 mod replay;
 mod roles;
@@ -25,6 +29,7 @@ mod schema;
 mod server;
 mod shutdown;
 mod slow_consumer;
+mod strict;
 mod support;
 mod tail;
 mod wakeups;
