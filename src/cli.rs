@@ -1,5 +1,6 @@
 //! The commands: each reads its settings, puts the parts together, and runs them.
 
+mod append;
 mod doctor;
 mod erase;
 mod healthcheck;
@@ -73,6 +74,8 @@ enum Command {
     Healthcheck(Flags),
     /// Follow a gateway from the terminal, through lost connections
     Tail(tail::Args),
+    /// Send events to a gateway: payloads, or lines of JSON on standard input
+    Append(append::Args),
 }
 
 /// Runs the command that this process was started with.
@@ -101,6 +104,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
         Command::Tail(args) => tail::tail(args).await,
+        Command::Append(args) => append::append(args).await,
     }
 }
 

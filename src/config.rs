@@ -75,6 +75,7 @@ impl Config {
                 body: from.setting("max-body", value::size),
                 event: from.setting("max-event", value::size),
             },
+            append_path: from.optional("append-path", value::url_path),
         };
         let gateway = gateway::Settings {
             drain: http.drain,

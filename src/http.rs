@@ -1,6 +1,7 @@
 //! What users see on the wire.
 
 mod all;
+mod append_path;
 mod console;
 mod cors;
 mod direct;
@@ -10,6 +11,7 @@ mod feed;
 mod gate;
 mod health;
 mod identity;
+mod openapi;
 mod opening;
 mod query;
 mod server;
@@ -45,6 +47,8 @@ pub struct Settings {
     pub drain: Duration,
     /// How much of everything there may be.
     pub limits: Limits,
+    /// Where the predecessor's append service is served as well, if it is: a path.
+    pub append_path: Option<String>,
 }
 
 /// How much of everything there may be, so that nobody can use it up for the others.
@@ -115,6 +119,7 @@ struct App {
 /// All routes of the gateway.
 pub fn router(gateway: Arc<Gateway>, settings: Settings) -> Router {
     let cors = cors::layer(&settings);
+    let append_path = settings.append_path.as_deref().map(append_path::routes);
     let app = Arc::new(App { gateway, settings });
     Router::new()
         .route("/", get(console::page))
@@ -129,6 +134,8 @@ pub fn router(gateway: Arc<Gateway>, settings: Settings) -> Router {
         .route("/readyz", get(health::ready))
         .route("/manage/health", get(health::up))
         .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .merge(append_path.unwrap_or_default())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))

@@ -18,7 +18,11 @@ use axum::{
 };
 use serde::Serialize;
 
-pub(super) use self::{body::Kind, event::Form};
+pub(super) use self::{
+    base64::{encode, is_base64},
+    body::Kind,
+    event::Form,
+};
 use super::{App, error::Problem, gate};
 use crate::{
     event::{

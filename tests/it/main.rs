@@ -2,6 +2,7 @@
 
 mod amend;
 mod append;
+mod append_command;
 mod browser;
 mod chaos;
 mod doctor;
@@ -20,6 +21,7 @@ mod load;
 mod migrate;
 mod order;
 mod partition;
+mod predecessor;
 mod prune;
 mod publish;
 mod reconnect;
@@ -33,3 +35,4 @@ mod strict;
 mod support;
 mod tail;
 mod wakeups;
+mod write_faults;

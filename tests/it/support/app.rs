@@ -48,6 +48,7 @@ impl Default for Settings {
             cors_origins: Vec::new(),
             drain,
             limits: http::Limits::default(),
+            append_path: None,
         };
         Self { gateway, http }
     }
