@@ -6,7 +6,10 @@ use super::{Lost, Session, within};
 use crate::{
     consumer::ConsumerId,
     event::{EventId, Logged, Xid},
-    gateway::{frame::Frame, recent::Recent},
+    gateway::{
+        frame::{self, Frame},
+        recent::Recent,
+    },
     order::{Advance, Order, Position},
     postgres::{
         doorbell,
@@ -144,12 +147,12 @@ impl Session<'_> {
         }
         self.vigil.news(Instant::now());
         let position = order.position().clone();
-        match rows {
-            Some(rows) => {
-                let rows: Vec<_> = rows.iter().collect();
-                self.publish(&rows, |_| position.clone(), &position, false);
-            }
-            None => self.tailer.hub.publish(&whose, |recent| recent.let_go(&whose, &position)),
+        if let Some(rows) = rows {
+            let rows: Vec<_> = rows.iter().collect();
+            self.publish(&rows, |_| position.clone(), &position, false);
+        } else {
+            self.tailer.hub.publish(&whose, |recent| recent.let_go(&whose, &position));
+            self.tailer.hub.wake_all_streams();
         }
         self.wake_others().await
     }
@@ -201,7 +204,8 @@ impl Session<'_> {
                 self.tailer.metrics.commit_to_delivery.observe(age.as_secs_f64());
             }
             if let Some(consumer) = row.subscriber() {
-                let frame = self.encoder.encode(*row, row.kind(), row.payload());
+                let data = frame::data(row.amends(), row.payload());
+                let frame = self.encoder.encode(*row, row.kind(), &data);
                 frames.push((consumer, frame, after(row)));
             }
         }
@@ -212,6 +216,7 @@ impl Session<'_> {
             }
             recent.moved_to(position);
         });
+        self.tailer.hub.wake_streams(rows.iter().filter_map(|row| row.stream()));
         self.tailer.metrics.head.set(position.head.get());
         self.tailer.metrics.late.set(position.late.len().try_into().unwrap_or(i64::MAX));
     }
