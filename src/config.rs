@@ -61,12 +61,14 @@ impl Config {
         let database = database(&mut from);
         let listen = from.setting("listen", value::address);
         let auth = from.optional("auth", value::auth);
+        let streams: usize = from.setting("max-streams", value::limit);
         let http = http::Settings {
             auth: auth_on(listen, auth, &mut from),
             cors_origins: from.setting("cors-origins", value::origins),
             drain: from.setting("drain", value::duration),
             limits: http::Limits {
-                streams: from.setting("max-streams", value::limit),
+                connections: streams.saturating_add(http::Limits::SPARE),
+                streams,
                 streams_of_a_consumer: from.setting("max-streams-per-consumer", value::limit),
                 head_within: from.setting("head-timeout", value::interval),
                 head: from.setting("max-head", value::head),
@@ -272,5 +274,35 @@ mod tests {
     #[test]
     fn an_empty_variable_is_none() {
         load(&[], &[("DATABASE_URL", ""), ("EVENT_PIPER_HOLD", "")]).unwrap();
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        /// Whatever an operator writes into a file or a variable is taken, or complained of by the
+        /// name that it was given under.
+        #[test]
+        fn whatever_is_given_is_taken_or_named(
+            name in proptest::sample::select(&super::sources::EVERY_VARIABLE[..]),
+            value in "\\PC{0,24}|[0-9.]{0,20}(ms|s|MiB|)|[a-z0-9.:,/*-]{0,24}",
+            line in "[a-z-]{1,12} ?= ?(\\PC{0,16}|'[ -&(-~]{0,16}'|[0-9]{0,24})",
+        ) {
+            let file = File::new(&line);
+            for (env, flags) in [
+                (vec![(name, value.as_str())], vec![]),
+                (vec![], vec![("config", file.path())]),
+            ] {
+                if let Err(complaints) = load(&flags, &env) {
+                    for complaint in complaints.0 {
+                        proptest::prop_assert!(
+                            complaint.starts_with(name)
+                                || complaint.contains(file.path())
+                                || complaint.starts_with("--"),
+                            "{complaint}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }

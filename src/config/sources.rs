@@ -59,6 +59,11 @@ const SETTINGS: [Setting; 28] = [
     setting("log-format", "EVENT_PIPER_LOG_FORMAT", "FORMAT", Some("text"), "How it is logged: text, or json"),
 ];
 
+/// The variable of each setting.
+#[cfg(test)]
+pub(super) static EVERY_VARIABLE: std::sync::LazyLock<Vec<&'static str>> =
+    std::sync::LazyLock::new(|| SETTINGS.iter().map(|it| it.variable).collect());
+
 /// The one setting that is no `--name value`, but `--migrate` or `--no-migrate`.
 const SWITCH: &str = "migrate";
 

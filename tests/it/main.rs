@@ -7,6 +7,8 @@ mod chaos;
 mod contract;
 mod doctor;
 mod embedded;
+mod exhaustion;
+mod failover;
 mod feeds;
 mod harness;
 mod http;
