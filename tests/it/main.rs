@@ -1,5 +1,6 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
+mod amend;
 mod append;
 mod append_command;
 mod browser;
@@ -7,6 +8,7 @@ mod chaos;
 mod contract;
 mod doctor;
 mod embedded;
+mod erase;
 mod exhaustion;
 mod failover;
 mod feeds;
@@ -19,7 +21,9 @@ mod live;
 mod load;
 mod migrate;
 mod order;
+mod partition;
 mod predecessor;
+mod prune;
 mod publish;
 mod reconnect;
 mod replay;
