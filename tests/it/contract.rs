@@ -9,7 +9,7 @@ use crate::support::{app::App, postgres::Database, scratch::Scratch};
 
 /// So many requests of each kind, and no longer.
 const EXAMPLES: &str = "15";
-const WITHIN: Duration = Duration::from_mins(4);
+const WITHIN: Duration = Duration::from_mins(10);
 
 /// Streams of events have no end that it could wait for.
 const ENDLESS: [&str; 2] = ["subscribe", "followEverything"];

@@ -39,7 +39,8 @@ const TELL: Duration = Duration::from_secs(1);
 pub(super) fn import(app: Arc<App>, writer: &Writer, body: Body) -> Result<Response, Problem> {
     // For a batch, which may have the largest event behind all the others, and what has come
     // of the next.
-    let room = writer.room(MOST_BYTES + 2 * app.settings.limits.event)?;
+    let room =
+        writer.room(app.settings.limits.event.saturating_mul(2).saturating_add(MOST_BYTES))?;
     let import = Import {
         app,
         body: body.into_data_stream(),
