@@ -25,6 +25,7 @@ use std::{
 };
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use self::{
     amended::Correction,
@@ -37,6 +38,7 @@ use self::{
     writer::Writer,
 };
 use crate::{
+    amendment::Draft,
     consumer::ConsumerId,
     event::{EventId, name::StreamName},
     metrics::{Metrics, Reason, State},
@@ -211,6 +213,29 @@ impl Gateway {
         }
         let events = std::iter::once((event.id, event.payload.as_bytes()));
         Ok(amended::corrections(&self.history, events).await?.remove(&event.id))
+    }
+
+    /// Whether a patch applies to an event as it is corrected by now; if not, why. What was written
+    /// under this `uid` already, and what there is no such event for, is not for this to judge.
+    pub async fn would_amend(
+        &self,
+        target: EventId,
+        patch: &str,
+        uid: Option<Uuid>,
+    ) -> Result<Result<(), String>, HistoryError> {
+        let Some(event) = self.history.event(target).await? else { return Ok(Ok(())) };
+        if let Some(uid) = uid
+            && self.history.has_uid(uid).await?
+        {
+            return Ok(Ok(()));
+        }
+        let payload = match self.correction(&event).await?.map(|correction| correction.payload) {
+            None => event.payload,
+            Some(Ok(payload)) => payload,
+            Some(Err(unamended)) => return Ok(Err(unamended.to_string())),
+        };
+        let applied = Draft::of(&payload).and_then(|mut draft| draft.apply(patch));
+        Ok(applied.map_err(|misfit| misfit.to_string()))
     }
 
     /// Nothing, or why events do not move.

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::base64::is_base64;
 use crate::{
     event::{
+        EventId,
         draft::{Draft, Expected, Place},
         json::Json,
         name::StreamName,
@@ -57,6 +58,8 @@ struct Sent<'a> {
     stream: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     expected: Option<&'a RawValue>,
+    #[serde(default)]
+    amends: Option<i64>,
 }
 
 /// `null` is a payload, too.
@@ -103,6 +106,7 @@ pub(in crate::http) fn one(text: &str, form: Form, most: usize) -> Result<Draft,
         uid: sent.uid.as_deref().map(|text| read("uid", text)).transpose()?,
         metadata: sent.metadata.map(|metadata| json("metadata", metadata)).transpose()?,
         place: sent.place(form)?,
+        amends: sent.amends.map(amended).transpose()?,
     };
     sent.check(form, &draft)?;
     Ok(draft)
@@ -176,6 +180,11 @@ fn expectation(text: &str) -> Result<Expected, Problem> {
             )
         }),
     }
+}
+
+fn amended(id: i64) -> Result<EventId, Problem> {
+    let wrong = || Problem::bad_request("amends is the id of an earlier event");
+    (id > 0).then(|| EventId::new(id)).ok_or_else(wrong)
 }
 
 fn read<T: std::str::FromStr<Err: std::fmt::Display>>(
@@ -272,6 +281,8 @@ mod tests {
             (r#"{"type":"a","subscriber":"a","payload":1,"timestamp":"now"}"#, "timestamp: "),
             (r#"{"type":"a","subscriber":"a","payload":1,"expected":1}"#, "name one"),
             (r#"{"type":"a","stream":"a","payload":1,"expected":-1}"#, "last version"),
+            (r#"{"type":"a","stream":"a","payload":1,"amends":0}"#, "earlier event"),
+            (r#"{"type":"a","stream":"a","payload":1,"amends":"1"}"#, "i64"),
             (r#"{"type":"a","subscriber":"a","data":{},"payload":1}"#, "payload"),
         ] {
             let problem = published(text).unwrap_err();
