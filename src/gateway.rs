@@ -25,7 +25,6 @@ use std::{
 };
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use uuid::Uuid;
 
 use self::{
     amended::Correction,
@@ -40,7 +39,7 @@ use self::{
 use crate::{
     amendment::Draft,
     consumer::ConsumerId,
-    event::{EventId, name::StreamName},
+    event::{self, EventId, name::StreamName},
     metrics::{Metrics, Reason, State},
     order::Hold,
     postgres::{
@@ -215,26 +214,36 @@ impl Gateway {
         Ok(amended::corrections(&self.history, events).await?.remove(&event.id))
     }
 
-    /// Whether a patch applies to an event as it is corrected by now; if not, why. What was written
-    /// under this `uid` already, and what there is no such event for, is not for this to judge.
+    /// Whether an event would correct this one, as it is corrected by now; if not, why. What was
+    /// written already, by its `uid`, is not for this to judge.
     pub async fn would_amend(
         &self,
         target: EventId,
-        patch: &str,
-        uid: Option<Uuid>,
+        by: &event::draft::Draft,
     ) -> Result<Result<(), String>, HistoryError> {
-        let Some(event) = self.history.event(target).await? else { return Ok(Ok(())) };
-        if let Some(uid) = uid
+        if let Some(uid) = by.uid
             && self.history.has_uid(uid).await?
         {
             return Ok(Ok(()));
+        }
+        let Some(event) = self.history.event(target).await? else {
+            return Ok(Err("there is no such event".into()));
+        };
+        if event.amends.is_some() {
+            return Ok(Err("it is an amendment itself".into()));
+        }
+        let subscriber = by.subscriber.as_ref().map(ConsumerId::as_str);
+        let stream = by.stream().map(StreamName::as_str);
+        let related = |its: &Option<String>, ours| its.is_some() && its.as_deref() == ours;
+        if !related(&event.subscriber, subscriber) && !related(&event.stream, stream) {
+            return Ok(Err("it is of another subscriber and another stream".into()));
         }
         let payload = match self.correction(&event).await?.map(|correction| correction.payload) {
             None => event.payload,
             Some(Ok(payload)) => payload,
             Some(Err(unamended)) => return Ok(Err(unamended.to_string())),
         };
-        let applied = Draft::of(&payload).and_then(|mut draft| draft.apply(patch));
+        let applied = Draft::of(&payload).and_then(|mut draft| draft.apply(by.payload.as_str()));
         Ok(applied.map_err(|misfit| misfit.to_string()))
     }
 

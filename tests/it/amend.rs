@@ -212,7 +212,7 @@ async fn over_http_a_patch_is_tried_before_it_is_written() {
         format!(r#"{{"type":"t","subscriber":"toto","amends":1,"payload":{patch},"uid":"{uid}"}}"#)
     };
     let refused = app.post("/events", &amend(r#"[{"op":"remove","path":"/x"}]"#)).await;
-    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert_eq!(refused.status, 409, "{}", refused.body);
     let detail = refused.json()["detail"].as_str().unwrap().to_owned();
     assert!(detail.starts_with("this does not amend 1: operation 1 (\"/x\")"), "{detail}");
 
@@ -226,8 +226,8 @@ async fn over_http_a_patch_is_tried_before_it_is_written() {
 
     let missing = r#"{"type":"t","subscriber":"toto","amends":77,"payload":{}}"#;
     let refused = app.post("/events", missing).await;
-    assert_eq!(refused.status, 400);
-    assert!(refused.body.contains("there is no earlier event 77 to amend"), "{}", refused.body);
+    assert_eq!(refused.status, 409);
+    assert!(refused.body.contains("this does not amend 77: there is no such"), "{}", refused.body);
     let in_stream = r#"{"type":"t","amends":1,"subscriber":"toto","payload":{"k":2}}"#;
     assert_eq!(app.post("/streams/s", in_stream).await.status, 200);
 }

@@ -5,6 +5,7 @@ mod append;
 mod append_command;
 mod browser;
 mod chaos;
+mod contract;
 mod doctor;
 mod embedded;
 mod erase;

@@ -71,8 +71,7 @@ impl Field {
         let url = postgres.url("append");
         gateway::migrate(&url)?;
         let connections = CONNECTIONS.to_string();
-        let gateway =
-            Gateway::start(&run.scratch, &url, &["--write-connections", &connections])?;
+        let gateway = Gateway::start(&run.scratch, &url, &["--write-connections", &connections])?;
         let field = Self { postgres, gateway };
         // What grows for the first time is not measured.
         field.pgbench(run, CONNECTIONS, Duration::from_secs(1))?;
