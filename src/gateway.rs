@@ -37,8 +37,9 @@ use self::{
     writer::Writer,
 };
 use crate::{
+    amendment::Draft,
     consumer::ConsumerId,
-    event::{EventId, name::StreamName},
+    event::{self, EventId, name::StreamName},
     metrics::{Metrics, Reason, State},
     order::Hold,
     postgres::{
@@ -211,6 +212,39 @@ impl Gateway {
         }
         let events = std::iter::once((event.id, event.payload.as_bytes()));
         Ok(amended::corrections(&self.history, events).await?.remove(&event.id))
+    }
+
+    /// Whether an event would correct this one, as it is corrected by now; if not, why. What was
+    /// written already, by its `uid`, is not for this to judge.
+    pub async fn would_amend(
+        &self,
+        target: EventId,
+        by: &event::draft::Draft,
+    ) -> Result<Result<(), String>, HistoryError> {
+        if let Some(uid) = by.uid
+            && self.history.has_uid(uid).await?
+        {
+            return Ok(Ok(()));
+        }
+        let Some(event) = self.history.event(target).await? else {
+            return Ok(Err("there is no such event".into()));
+        };
+        if event.amends.is_some() {
+            return Ok(Err("it is an amendment itself".into()));
+        }
+        let subscriber = by.subscriber.as_ref().map(ConsumerId::as_str);
+        let stream = by.stream().map(StreamName::as_str);
+        let related = |its: &Option<String>, ours| its.is_some() && its.as_deref() == ours;
+        if !related(&event.subscriber, subscriber) && !related(&event.stream, stream) {
+            return Ok(Err("it is of another subscriber and another stream".into()));
+        }
+        let payload = match self.correction(&event).await?.map(|correction| correction.payload) {
+            None => event.payload,
+            Some(Ok(payload)) => payload,
+            Some(Err(unamended)) => return Ok(Err(unamended.to_string())),
+        };
+        let applied = Draft::of(&payload).and_then(|mut draft| draft.apply(by.payload.as_str()));
+        Ok(applied.map_err(|misfit| misfit.to_string()))
     }
 
     /// Nothing, or why events do not move.

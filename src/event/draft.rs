@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::{
+    EventId,
     json::Json,
     name::{Kind, StreamName},
     timestamp::Timestamp,
@@ -27,6 +28,8 @@ pub struct Draft {
     pub metadata: Option<Json>,
     /// The stream it is of, if it is of one.
     pub place: Option<Place>,
+    /// The event whose payload it corrects, if it does: its own is the patch.
+    pub amends: Option<EventId>,
 }
 
 /// A place at the end of a stream.

@@ -93,7 +93,7 @@ pub(super) async fn one(
 fn amended(query: &Query) -> Result<bool, Problem> {
     match query.first("amended") {
         None | Some("false") => Ok(false),
-        Some("true" | "") => Ok(true),
+        Some("true") => Ok(true),
         Some(_) => Err(Problem::bad_request("?amended= is true or false")),
     }
 }

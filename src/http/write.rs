@@ -1,5 +1,6 @@
 //! Writing over HTTP: `POST /events`, `POST /streams/{stream}`, `POST /streams/{stream}/{version}`.
 
+mod amendment;
 mod base64;
 mod body;
 mod event;
@@ -46,6 +47,7 @@ pub(super) async fn publish(
     let (text, _room) = body::read(writer, &app.settings.limits, &headers, body).await?;
     let mut given = event::parse(&text, Form::Event, app.settings.limits.event)?;
     key::apply(&headers, uri.path(), &mut given.drafts)?;
+    amendment::check(&app.gateway, &given.drafts).await?;
     let written = writer.append(given.drafts).await?;
     Ok(published(&written, given.one))
 }
@@ -94,6 +96,7 @@ async fn append_to(
     let mut given = event::parse(&text, Form::Appended(stream), app.settings.limits.event)?;
     expect(&mut given.drafts, expected)?;
     key::apply(headers, uri.path(), &mut given.drafts)?;
+    amendment::check(&app.gateway, &given.drafts).await?;
     let written = writer.append(given.drafts).await?;
     Ok(appended(stream, &written, given.one))
 }

@@ -66,16 +66,17 @@ pub struct Found {
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Who waits for another's transaction to end keeps all in the same statement waiting. And a
-/// gateway that freezes amid a transaction shall not keep readers waiting.
-const SETTINGS: &str = "set lock_timeout = '250ms'; \
+/// gateway that freezes amid a transaction shall not keep readers waiting. In a partitioned log
+/// no index can tell what is there already, and what can has to be told to skip it.
+const SETTINGS: &str = "set lock_timeout = '250ms'; set event_piper.twice = 'skip'; \
                         set idle_in_transaction_session_timeout = '10s'; \
                         set jit = off; set max_parallel_workers_per_gather = 0";
 
 const PLAIN: &str = "
-insert into events (type, subscriber, payload, \"timestamp\", uid, metadata)
-select type, subscriber, payload, coalesce(at::timestamptz, now()), uid, metadata
-from unnest($1::text[], $2::text[], $3::jsonb[], $4::text[], $5::uuid[], $6::jsonb[])
-     with ordinality draft(type, subscriber, payload, at, uid, metadata, ord)
+insert into events (type, subscriber, payload, \"timestamp\", uid, metadata, amends)
+select type, subscriber, payload, coalesce(at::timestamptz, now()), uid, metadata, amends
+from unnest($1::text[], $2::text[], $3::jsonb[], $4::text[], $5::uuid[], $6::jsonb[], $7::int8[])
+     with ordinality draft(type, subscriber, payload, at, uid, metadata, amends, ord)
 order by ord
 on conflict do nothing
 returning id, uid, stream, version";
@@ -83,15 +84,16 @@ returning id, uid, stream, version";
 /// The next version of a stream follows the last one that is visible. When that was taken
 /// meanwhile the index on (stream, version) has the last word.
 const PLACED: &str = "
-insert into events (type, subscriber, payload, \"timestamp\", uid, metadata, stream, version)
-select type, subscriber, payload, coalesce(at::timestamptz, now()), uid, metadata,
+insert into events
+    (type, subscriber, payload, \"timestamp\", uid, metadata, amends, stream, version)
+select type, subscriber, payload, coalesce(at::timestamptz, now()), uid, metadata, amends,
        stream, case when stream is not null then version end
 from (
     select draft.*, last.version + row_number() over (partition by stream order by ord) as version,
            last.version > 0 as is_there
     from unnest($1::text[], $2::text[], $3::jsonb[], $4::text[], $5::uuid[], $6::jsonb[],
-                $7::text[], $8::int8[], $9::bool[])
-         with ordinality draft(type, subscriber, payload, at, uid, metadata,
+                $7::int8[], $8::text[], $9::int8[], $10::bool[])
+         with ordinality draft(type, subscriber, payload, at, uid, metadata, amends,
                                stream, wanted, must_be_there, ord),
          lateral (select coalesce((select events.version from events
                                    where events.stream = draft.stream
@@ -110,13 +112,14 @@ select event.id, event.version,
        and event.payload = draft.payload
        and (draft.at is null or event.\"timestamp\" = draft.at::timestamptz)
        and event.metadata is not distinct from draft.metadata
+       and event.amends is not distinct from draft.amends
        and event.stream is not distinct from draft.stream
        and (draft.wanted is null or event.version = draft.wanted),
        coalesce((select last.version from events last where last.stream = draft.stream
                  order by last.version desc limit 1), 0)
 from unnest($1::text[], $2::text[], $3::jsonb[], $4::text[], $5::uuid[], $6::jsonb[],
-            $7::text[], $8::int8[], $9::bool[])
-     with ordinality draft(type, subscriber, payload, at, uid, metadata,
+            $7::int8[], $8::text[], $9::int8[], $10::bool[])
+     with ordinality draft(type, subscriber, payload, at, uid, metadata, amends,
                            stream, wanted, must_be_there, ord)
 left join events event on event.uid = draft.uid
 order by ord";

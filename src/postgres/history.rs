@@ -10,6 +10,7 @@ use tokio_postgres::{
     Row,
     types::{ToSql, Type},
 };
+use uuid::Uuid;
 
 pub use self::whole::WholePage;
 use super::event_log::{self, Page, PageSize};
@@ -90,6 +91,8 @@ select id, type, subscriber, payload::text, stream, version, uid::text, metadata
        to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), amends
 from events where id = $1";
 
+const HAS_UID: &str = "select 1 from events where uid = $1";
+
 /// The amendments of these events behind a place, in the order in which they apply.
 const AMENDMENTS: &str = "
 select amends, id, payload::text from events
@@ -169,6 +172,11 @@ impl History {
     pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
         let rows = self.query(EVENT, &[], &[&id], i64::MAX).await?;
         Ok(rows.first().map(WholeEvent::from))
+    }
+
+    /// Whether an event was written under this `uid`.
+    pub async fn has_uid(&self, uid: Uuid) -> Result<bool, HistoryError> {
+        Ok(!self.query(HAS_UID, &[], &[&uid], i64::MAX).await?.is_empty())
     }
 
     /// A page of what amends these events, in the order of what is amended, and then of the ids;

@@ -203,6 +203,36 @@ async fn what_does_not_apply_is_shown_as_written_with_a_note() {
 }
 
 #[tokio::test]
+async fn over_http_a_patch_is_tried_before_it_is_written() {
+    let (database, client) = log().await;
+    let app = App::start(&database.url()).await;
+    write(&client, r#"{"n": 1.50}"#, None).await;
+    let uid = "e5a2c0de-0000-4000-8000-000000000001";
+    let amend = |patch: &str| {
+        format!(r#"{{"type":"t","subscriber":"toto","amends":1,"payload":{patch},"uid":"{uid}"}}"#)
+    };
+    let refused = app.post("/events", &amend(r#"[{"op":"remove","path":"/x"}]"#)).await;
+    assert_eq!(refused.status, 409, "{}", refused.body);
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.starts_with("this does not amend 1: operation 1 (\"/x\")"), "{detail}");
+
+    let moved = amend(r#"[{"op":"move","from":"/n","path":"/m"}]"#);
+    for round in ["first", "again"] {
+        let answer = app.post("/events", &moved).await;
+        assert_eq!((answer.status, &*answer.body), (201, r#"{"id":2}"#), "{round}");
+    }
+    let shown = app.get("/events/1?consumer=toto&amended=true", &[]).await;
+    assert!(shown.body.contains(r#""payload":{"m":1.50}"#), "{}", shown.body);
+
+    let missing = r#"{"type":"t","subscriber":"toto","amends":77,"payload":{}}"#;
+    let refused = app.post("/events", missing).await;
+    assert_eq!(refused.status, 409);
+    assert!(refused.body.contains("this does not amend 77: there is no such"), "{}", refused.body);
+    let in_stream = r#"{"type":"t","amends":1,"subscriber":"toto","payload":{"k":2}}"#;
+    assert_eq!(app.post("/streams/s", in_stream).await.status, 200);
+}
+
+#[tokio::test]
 async fn an_event_can_be_amended_a_thousand_times_and_no_more() {
     let (database, client) = log().await;
     write(&client, r#"{"a": 0}"#, None).await;

@@ -154,6 +154,27 @@ async fn written_twice_is_found_across_partitions() {
 }
 
 #[tokio::test]
+async fn over_http_a_partitioned_log_is_written_as_ever() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    partition(&client).await;
+    let app = App::start(&database.url()).await;
+    let uid = "e5a2c0de-0000-4000-8000-000000000001";
+    let once = format!(r#"{{"type":"t","subscriber":"toto","payload":1,"uid":"{uid}"}}"#);
+    let first = app.post("/events", &once).await;
+    assert_eq!(first.status, 201, "{}", first.body);
+    fill(&client, 250).await;
+    assert_eq!(app.post("/events", &once).await.body, first.body, "it was written already");
+    let append = r#"{"type":"t","data":{}}"#;
+    for version in 1..=3 {
+        let path = format!("/streams/s/{version}");
+        assert_eq!(app.post(&path, append).await.status, 200);
+        assert_eq!(app.post(&path, append).await.status, 409);
+    }
+    assert_eq!(app.post("/streams/s", append).await.json()["version"], 4);
+}
+
+#[tokio::test]
 async fn a_partitioned_log_is_pruned_erased_and_amended_as_ever() {
     let database = Database::create().await;
     let client = database.connect().await;

@@ -223,6 +223,7 @@ mod tests {
             uid: None,
             metadata: None,
             place: Some(Place { stream: stream.parse().unwrap(), expected }),
+            amends: None,
         };
         let (answer, waits) = oneshot::channel();
         let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();

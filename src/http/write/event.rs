@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::base64::is_base64;
 use crate::{
     event::{
+        EventId,
         draft::{Draft, Expected, Place},
         json::Json,
         name::StreamName,
@@ -57,6 +58,8 @@ struct Sent<'a> {
     stream: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "present")]
     expected: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    amends: Option<&'a RawValue>,
 }
 
 /// `null` is not the same as nothing: it is a payload, too, and no name.
@@ -107,6 +110,7 @@ pub(in crate::http) fn one(text: &str, form: Form, most: usize) -> Result<Draft,
         uid: sent.uid.as_deref().map(|text| read("uid", text)).transpose()?,
         metadata: sent.metadata.map(|metadata| json("metadata", metadata)).transpose()?,
         place: sent.place(form)?,
+        amends: sent.amends.map(|id| amended(id.get())).transpose()?,
     };
     sent.check(form, &draft)?;
     Ok(draft)
@@ -180,6 +184,12 @@ fn expectation(text: &str) -> Result<Expected, Problem> {
             )
         }),
     }
+}
+
+/// The id of an event that is corrected.
+fn amended(text: &str) -> Result<EventId, Problem> {
+    let id = whole_number(text).filter(|id| *id > 0).map(EventId::new);
+    id.ok_or_else(|| Problem::bad_request("amends is the id of an earlier event"))
 }
 
 /// 4.0 is a whole number in JSON, too.
@@ -289,6 +299,8 @@ mod tests {
             (r#"{"type":"a","subscriber":"a","payload":1,"timestamp":"now"}"#, "timestamp: "),
             (r#"{"type":"a","subscriber":"a","payload":1,"expected":1}"#, "name one"),
             (r#"{"type":"a","stream":"a","payload":1,"expected":-1}"#, "last version"),
+            (r#"{"type":"a","stream":"a","payload":1,"amends":0}"#, "earlier event"),
+            (r#"{"type":"a","stream":"a","payload":1,"amends":"1"}"#, "earlier event"),
             (r#"{"type":"a","subscriber":"a","data":{},"payload":1}"#, "payload"),
         ] {
             let problem = published(text).unwrap_err();

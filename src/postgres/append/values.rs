@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::{
     consumer::ConsumerId,
     event::{
+        EventId,
         draft::{Draft, Expected},
         json::Json,
         name::StreamName,
@@ -24,6 +25,7 @@ pub(super) struct Values<'a> {
     timestamps: Vec<Option<&'a str>>,
     uids: Vec<Option<Uuid>>,
     metadata: Vec<Option<&'a Json>>,
+    amends: Vec<Option<EventId>>,
     streams: Vec<Option<&'a str>>,
     wanted: Vec<Option<i64>>,
     must_be_there: Vec<bool>,
@@ -45,6 +47,7 @@ impl<'a> Values<'a> {
             timestamps: column(drafts, |draft| draft.timestamp.as_ref().map(Timestamp::as_str)),
             uids: column(drafts, |draft| draft.uid),
             metadata: column(drafts, |draft| draft.metadata.as_ref()),
+            amends: column(drafts, |draft| draft.amends),
             streams: column(drafts, |draft| draft.stream().map(StreamName::as_str)),
             wanted: column(drafts, wanted),
             must_be_there: column(drafts, |draft| expected(draft) == Some(Expected::Exists)),
@@ -52,7 +55,7 @@ impl<'a> Values<'a> {
     }
 
     /// Those of events without a stream.
-    pub(super) fn plain(&self) -> [Value<'_>; 6] {
+    pub(super) fn plain(&self) -> [Value<'_>; 7] {
         [
             &self.kinds,
             &self.subscribers,
@@ -60,15 +63,16 @@ impl<'a> Values<'a> {
             &self.timestamps,
             &self.uids,
             &self.metadata,
+            &self.amends,
         ]
     }
 
     /// All of them.
-    pub(super) fn placed(&self) -> [Value<'_>; 9] {
-        let [kinds, subscribers, payloads, timestamps, uids, metadata] = self.plain();
+    pub(super) fn placed(&self) -> [Value<'_>; 10] {
+        let [kinds, subscribers, payloads, timestamps, uids, metadata, amends] = self.plain();
         let (streams, wanted): (Value, Value) = (&self.streams, &self.wanted);
         let must: Value = &self.must_be_there;
-        [kinds, subscribers, payloads, timestamps, uids, metadata, streams, wanted, must]
+        [kinds, subscribers, payloads, timestamps, uids, metadata, amends, streams, wanted, must]
     }
 }
 
