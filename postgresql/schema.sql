@@ -245,6 +245,30 @@ alter table events enable always trigger events_remember_deleted;
 alter table events enable always trigger events_remember_truncated;
 
 -- -------------------------------------------------------------------------------------------------
+-- Keys of writers and machines, for gateways that run with `--auth keys`.
+--
+-- A key is shown once, when it is made (`event-piper keys create`), and is never stored: what is
+-- here is the SHA-256 of its secret part, which has 256 random bits and so needs no slower hash.
+-- Whoever reads this table can use none of the keys. Gateways read it every few seconds; none
+-- writes it.
+create table event_piper_keys (
+    -- The part of the key that names it.
+    id         text primary key check (id ~ '^[0-9a-f]{16}$'),
+    -- Whom it was made for; shows in logs and limits.
+    name       text not null check (name <> '' and name !~ '[[:cntrl:]]'),
+    hash       bytea not null check (octet_length(hash) = 32),
+    -- {"read": ["toto", "team-*"], "write": [...], "read_streams": [...], "write_streams": [...],
+    --  "all": true, "console": true, "metrics": true}; what is not there is not granted.
+    rights     jsonb not null check (jsonb_typeof(rights) = 'object'),
+    created_at timestamptz not null default now(),
+    expires_at timestamptz,
+    -- A revoked key stays, so that its name can be found in old logs.
+    revoked_at timestamptz
+);
+
+comment on table event_piper_keys is 'Keys of writers and machines: hashes, never the keys themselves';
+
+-- -------------------------------------------------------------------------------------------------
 -- What `event-piper migrate` would have noted, so that it goes on from here.
 create table event_piper_migrations (
     number     int primary key,
@@ -263,4 +287,6 @@ insert into event_piper_migrations (number, name, checksum) values
     (4, '0004_append_only',
      '5f8f6a61a7c7ec94cd8c78c48d54bc6c3112d71c1b520599495f5e8e3c4003af'),
     (5, '0005_events_pruned',
-     'ef5a50855ee236578bcf5cf4e8c2b9cdf28b3fa264700ff9ec6fc7cfcce0a5f9');
+     'ef5a50855ee236578bcf5cf4e8c2b9cdf28b3fa264700ff9ec6fc7cfcce0a5f9'),
+    (9, '0009_keys',
+     '18974412d1a693d4744308d7be1877a4bc50a0399187afd720f61b2aa1104e03');

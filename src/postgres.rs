@@ -9,6 +9,7 @@ pub mod embedded;
 pub mod error;
 pub mod event_log;
 pub mod history;
+pub mod keys;
 pub mod listener;
 pub mod migrate;
 pub mod reachable;

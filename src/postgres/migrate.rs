@@ -12,7 +12,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
@@ -38,6 +38,7 @@ const MIGRATIONS: [Migration; 5] = [
         name: "0005_events_pruned",
         sql: include_str!("../../migrations/0005_events_pruned.sql"),
     },
+    Migration { number: 9, name: "0009_keys", sql: include_str!("../../migrations/0009_keys.sql") },
 ];
 
 /// The oldest server that has what the schema needs (`xid8`).
