@@ -2,6 +2,7 @@
 
 mod doctor;
 mod healthcheck;
+mod keys;
 mod migrate;
 mod psql;
 mod serve;
@@ -54,6 +55,9 @@ enum Command {
     },
     /// Ask a gateway on this machine whether it is ready; for containers
     Healthcheck(Flags),
+    /// Make, list and revoke keys of writers and machines
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Follow a gateway from the terminal, through lost connections
     Tail(tail::Args),
 }
@@ -77,6 +81,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(flags) => on_database(load(flags)?, doctor::run).await,
         Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
+        Command::Keys(command) => command.run().await,
         Command::Tail(args) => tail::tail(args).await,
     }
 }

@@ -1,9 +1,13 @@
 //! Refusals as people and programs can read them: problem details (RFC 9457).
 
+use std::time::Duration;
+
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+
+use crate::access::{Denied, Missing, principal::Refused};
 
 /// A refusal: a status, and a sentence that says what was wrong and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +15,19 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     retry_after: Option<u32>,
+    reason: Option<&'static str>,
+    bad_proof: bool,
+}
+
+/// Beside the answer, for whoever writes down who was refused.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    /// In a word: one of a few.
+    pub(super) reason: &'static str,
+    /// What says who is asking cannot be believed.
+    pub(super) bad_proof: bool,
+    /// For people.
+    pub(super) detail: String,
 }
 
 impl Problem {
@@ -27,6 +44,34 @@ impl Problem {
     /// Somebody was named who may not.
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, detail)
+    }
+
+    /// Who is asking was not found out.
+    #[must_use]
+    pub fn denied(denied: Denied) -> Self {
+        let problem = match denied.what {
+            Missing::Means => Self::unavailable(denied.detail),
+            Missing::Proof | Missing::GoodProof => Self::unauthorized(denied.detail),
+        };
+        let bad_proof = denied.what == Missing::GoodProof;
+        Self { reason: Some(denied.reason), bad_proof, ..problem }
+    }
+
+    /// A foreign page may have made the browser ask.
+    #[must_use]
+    pub fn forged() -> Self {
+        let detail = "this was asked with a cookie, and nothing says that a page of ours did: \
+                      expected an Origin that is listed, or Authorization: Bearer";
+        Self { reason: Some("cross-site"), ..Self::forbidden(detail) }
+    }
+
+    /// Too much of it.
+    #[must_use]
+    pub fn too_many(wait: Duration) -> Self {
+        let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+        let detail = format!("too much was asked for at once: try again in {seconds} s");
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, detail);
+        Self { retry_after: Some(seconds), ..problem }
     }
 
     /// There is no such thing, or none for the one who asks.
@@ -51,7 +96,27 @@ impl Problem {
     }
 
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), retry_after: None }
+        let detail = detail.into();
+        Self { status, detail, retry_after: None, reason: None, bad_proof: false }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        Self::forbidden(refused.to_string())
+    }
+}
+
+impl Problem {
+    /// What is to be written down about it.
+    fn refusal(&self) -> Option<Refusal> {
+        let reason = self.reason.or(match self.status {
+            StatusCode::UNAUTHORIZED => Some("no-proof"),
+            StatusCode::FORBIDDEN => Some("forbidden"),
+            _ => None,
+        });
+        let (bad_proof, detail) = (self.bad_proof, self.detail.clone());
+        reason.map(|reason| Refusal { reason, bad_proof, detail })
     }
 }
 
@@ -65,6 +130,9 @@ impl IntoResponse for Problem {
         });
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (self.status, kind, body.to_string()).into_response();
+        if let Some(refusal) = self.refusal() {
+            response.extensions_mut().insert(refusal);
+        }
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
