@@ -1,0 +1,10 @@
+//! Who may do what: proofs, good and bad, and what they open.
+
+mod hostile;
+mod issuer;
+mod keys;
+mod limits;
+mod proxies;
+mod sockets;
+mod tickets;
+mod tokens;
