@@ -65,12 +65,14 @@ impl Config {
         let cors_origins: Vec<String> = from.setting("cors-origins", value::origins);
         let access = access::settings(&mut from, &listen, &cors_origins);
         let tls = tls(&mut from, &listen);
+        let streams: usize = from.setting("max-streams", value::limit);
         let http = http::Settings {
             cors_origins,
             tls: None,
             drain: from.setting("drain", value::duration),
             limits: http::Limits {
-                streams: from.setting("max-streams", value::limit),
+                connections: streams.saturating_add(http::Limits::SPARE),
+                streams,
                 streams_of_a_consumer: from.setting("max-streams-per-consumer", value::limit),
                 head_within: from.setting("head-timeout", value::interval),
                 head: from.setting("max-head", value::head),

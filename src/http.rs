@@ -50,6 +50,8 @@ pub struct Settings {
 /// How much of everything there may be, so that nobody can use it up for the others.
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// Connections in all: those beyond are closed at once.
+    pub connections: usize,
     /// Streams in all. Who comes beyond that is asked to try again in some seconds.
     pub streams: usize,
     /// Streams that follow one consumer.
@@ -64,11 +66,27 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections: 100_000 + Self::SPARE,
             streams: 100_000,
             streams_of_a_consumer: 100_000,
             head_within: Duration::from_secs(10),
             head: 16 << 10,
         }
+    }
+}
+
+impl Limits {
+    /// Connections beyond the limit of streams that are served all the same: to ask for health
+    /// and metrics, and to be told to come back later.
+    pub const SPARE: usize = 1024;
+
+    /// As much of it as fits into so many open files. A connection that takes the last one would
+    /// cost everybody: the gateway could not come back to PostgreSQL after a lost connection.
+    #[must_use]
+    pub fn within(self, files: usize) -> Self {
+        let connections = self.connections.min(files);
+        let spare = Self::SPARE.min(connections / 4);
+        Self { connections, streams: self.streams.min(connections - spare), ..self }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    io::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
@@ -29,9 +30,9 @@ use crate::{
 
 /// Serves until a signal. The first one drains; a second one leaves at once, and whatever is
 /// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
-pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+pub(super) async fn serve(mut config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    allow_open_files(config.http.limits.streams);
+    fit_open_files(&mut config);
     let shutdown = CancellationToken::new();
     let work = run(config, shutdown.clone());
     tokio::pin!(work);
@@ -130,22 +131,31 @@ async fn run_gateway(
     tokio::join!(gateway.stop(), access.stop());
 }
 
-/// Each stream is an open file: takes as many as the system allows, and says so when that is
-/// fewer than there may be streams.
-fn allow_open_files(streams: usize) {
+/// Each connection is an open file: takes as many as the system allows, keeps some for the
+/// gateway's own, and says so when that leaves fewer streams than there may be.
+fn fit_open_files(config: &mut Config) {
     let files = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| {
         setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
         Ok(most)
     });
-    match files {
-        Ok(most) if most < streams as u64 => info!(
-            "the system allows {most} open files, so fewer streams than the {streams} of \
-             --max-streams"
-        ),
-        Ok(_) => {}
-        Err(error) => warn!(%error, "the limit on open files cannot be raised"),
+    let files = match files {
+        Ok(files) => usize::try_from(files).unwrap_or(usize::MAX),
+        Err(error) => return warn!(%error, "the limit on open files cannot be raised"),
+    };
+    let own = (OWN_FILES + config.gateway.pool).min(files / 2);
+    let wanted = config.http.limits.streams;
+    config.http.limits = config.http.limits.clone().within(files - own);
+    let streams = config.http.limits.streams;
+    if streams < wanted {
+        info!(
+            "the system allows {files} open files: {streams} streams, not the {wanted} of --max-streams"
+        );
     }
 }
+
+/// Files that are no connection of a client: standard streams, event queues, the listening
+/// sockets and the listening connection, name resolution, an embedded PostgreSQL's pipes.
+const OWN_FILES: usize = 48;
 
 /// Both signals that ask a program to leave.
 struct Signals {
@@ -190,20 +200,26 @@ impl Hints {
     }
 
     fn print(&self, listening: &Place) {
+        // Whoever does not want to read it must not end the program: it may go to a full disk.
+        let _ = io::stdout().write_all(self.text(listening).as_bytes());
+    }
+
+    fn text(&self, listening: &Place) -> String {
         let Place::Tcp(listening) = listening else {
-            return println!("\nEventPiper is at {listening}\n");
+            return format!("\nEventPiper is at {listening}\n\n");
         };
         let address = format!("{}://{}", self.scheme, reachable_at(*listening));
         let (psql, proof) = (&self.psql, self.proof());
-        println!(
+        format!(
             r#"
 EventPiper is at {address}
 
   watch    curl -N -H '{proof}' {address}/events
   insert   {psql} -c "insert into events (type, timestamp, subscriber, payload) values ('insert', now(), 'toto', '{{\"foo\": \"bar\"}}')"
   page     {address}/
+
 "#
-        );
+        )
     }
 
     /// What `curl` shows of who is asking.

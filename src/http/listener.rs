@@ -10,7 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+
+use crate::access::networks::Peer;
 
 /// As many may wait to be accepted as the system allows (`net.core.somaxconn`). Where they are
 /// more than that, the kernel drops their handshakes, and they hang for up to half a minute: a
@@ -58,6 +60,15 @@ pub enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
+/// A connection that came in.
+#[derive(Debug)]
+pub(super) enum Accepted {
+    /// From this address.
+    Tcp(TcpStream, Peer),
+    /// By the Unix socket.
+    Unix(UnixStream),
+}
+
 /// The file of a socket.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
@@ -75,6 +86,16 @@ impl From<TcpListener> for Listener {
 }
 
 impl Listener {
+    pub(super) async fn accept(&self) -> io::Result<Accepted> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (socket, peer) = listener.accept().await?;
+                Accepted::Tcp(socket, Peer::Ip(peer.ip()))
+            }
+            Self::Unix(listener, _) => Accepted::Unix(listener.accept().await?.0),
+        })
+    }
+
     /// Where it listens: with the port that the system chose, where it was asked to.
     pub fn place(&self) -> io::Result<Place> {
         Ok(match self {

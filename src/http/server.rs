@@ -1,7 +1,7 @@
 //! Sockets: accepts connections, serves HTTP/1.1 and HTTP/2 on them, and lets them end in good
 //! order.
 
-use std::{fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt::Display, io, mem, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{
@@ -16,25 +16,21 @@ use hyper_util::{
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::{TcpStream, UnixStream},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Limits, Settings, direct,
-    listener::Listener,
+    listener::{Accepted, Listener},
     opening::{self, Opening},
     tls::Tls,
 };
 use crate::{access::networks::Peer, gateway::subscription::Subscription};
-
-/// Connections beyond the limit of streams that are served all the same: to ask for health
-/// and metrics, and to be told to come back later. Those beyond are closed at once.
-const SPARE: usize = 1024;
 
 /// What an HTTP/2 stream may buffer. A slow client costs no more; frames that are larger go
 /// through all the same.
@@ -90,44 +86,45 @@ struct Connections {
 
 impl Connections {
     async fn accept(self: &Arc<Self>, listener: &Listener) {
-        match listener {
-            Listener::Tcp(listener) => self.accept_tcp(listener).await,
-            Listener::Unix(listener, _) => self.accept_unix(listener).await,
-        }
-    }
-
-    async fn accept_tcp(self: &Arc<Self>, listener: &TcpListener) {
+        let mut exhausted = false;
         loop {
             match listener.accept().await {
-                Ok((_, peer)) if self.is_full() => debug!(%peer, "beyond the limit: closed"),
-                Ok((socket, peer)) => self.take(socket, peer),
-                Err(error) => cannot_accept(&error).await,
+                Ok(socket) if self.open.len() >= self.limits.connections => {
+                    debug!(open = self.open.len(), "closing a connection beyond the limit");
+                    drop(socket);
+                }
+                Ok(socket) => {
+                    self.take(socket);
+                    if mem::take(&mut exhausted) {
+                        info!("connections are accepted again");
+                    }
+                }
+                // The peer has left before it was its turn.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // Out of file descriptors or memory: those who leave make room.
+                Err(error) => {
+                    if !mem::replace(&mut exhausted, true) {
+                        let open = self.open.len();
+                        warn!(%error, open, "no connection can be accepted; it is tried again until one can");
+                    }
+                    sleep(Duration::from_millis(100)).await;
+                }
             }
         }
     }
 
-    async fn accept_unix(self: &Arc<Self>, listener: &UnixListener) {
-        loop {
-            match listener.accept().await {
-                Ok(_) if self.is_full() => debug!("beyond the limit: closed"),
-                Ok((socket, _)) => self.spawn(serve_unix(Arc::clone(self), socket)),
-                Err(error) => cannot_accept(&error).await,
+    fn take(self: &Arc<Self>, socket: Accepted) {
+        match (socket, &self.tls) {
+            (Accepted::Tcp(socket, peer), tls) => {
+                if let Err(error) = prepare(&socket) {
+                    debug!(%error, "a socket takes no options");
+                }
+                match tls {
+                    None => self.spawn(serve_one(Arc::clone(self), socket, peer)),
+                    Some(tls) => self.spawn(serve_tls(Arc::clone(self), tls.clone(), socket, peer)),
+                }
             }
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.open.len() >= self.limits.streams.saturating_add(SPARE)
-    }
-
-    fn take(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
-        let peer = Peer::Ip(peer.ip());
-        if let Err(error) = prepare(&socket) {
-            debug!(%error, "a socket takes no options");
-        }
-        match &self.tls {
-            None => self.spawn(serve_one(Arc::clone(self), socket, peer)),
-            Some(tls) => self.spawn(serve_tls(Arc::clone(self), tls.clone(), socket, peer)),
+            (Accepted::Unix(socket), _) => self.spawn(serve_unix(Arc::clone(self), socket)),
         }
     }
 
@@ -148,12 +145,6 @@ impl Connections {
             self.open.wait().await;
         }
     }
-}
-
-/// Out of file descriptors or memory: those who have left make room.
-async fn cannot_accept(error: &io::Error) {
-    warn!(%error, "a connection cannot be accepted");
-    sleep(Duration::from_millis(100)).await;
 }
 
 /// Boxes what is large: a task takes the room of its largest state for as long as it lives.

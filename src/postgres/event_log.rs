@@ -111,6 +111,12 @@ pub struct Writer {
     pub pid: Option<i32>,
 }
 
+/// Who a backend is, as far as everybody may know.
+const BACKENDS: &str = "
+select format('%s (%s, %s)', pid, coalesce(nullif(application_name, ''), 'no application_name'),
+              usename)
+from pg_stat_activity where pid = any($1) order by pid";
+
 /// The page is cut at a number of rows first, and at a number of stored bytes second; `found`
 /// tells a page that was cut from the last one. What is stored may be compressed, so it is cut
 /// a third time as it arrives.
@@ -238,6 +244,16 @@ impl EventLog {
             }
         }
         Ok(first_transactions(&rows))
+    }
+
+    /// The backends of these writers, for people: process id, application and role of each.
+    pub async fn backends(client: &Client, writers: &[&Writer]) -> Result<Vec<String>> {
+        let pids: Vec<i32> = writers.iter().filter_map(|writer| writer.pid).collect();
+        let prepared = writers.len() - pids.len();
+        let rows = client.query(BACKENDS, &[&pids]).await?;
+        let mut who: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        who.extend((0..prepared).map(|_| "a prepared transaction".to_owned()));
+        Ok(who)
     }
 
     /// Which of these transactions have ended, and are visible if they committed.

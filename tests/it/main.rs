@@ -5,6 +5,8 @@ mod browser;
 mod chaos;
 mod doctor;
 mod embedded;
+mod exhaustion;
+mod failover;
 mod harness;
 mod http;
 mod late;

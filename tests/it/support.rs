@@ -3,6 +3,7 @@
 pub(crate) mod app;
 pub(crate) mod browser;
 pub(crate) mod chaos_proxy;
+pub(crate) mod disk;
 pub(crate) mod killable;
 pub(crate) mod postgres;
 pub(crate) mod process;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Instant};
 
-use super::{Lost, Session, Vigil, within};
+use super::{Lost, Session, within};
 use crate::{
     consumer::ConsumerId,
     event::{EventId, Logged, Xid},
@@ -40,7 +40,7 @@ impl Session<'_> {
             look = self.read_on(order).await?;
         }
         self.follow_up(order).await?;
-        self.note_hold(order);
+        self.note_hold(order).await?;
         Ok(if order.hole().is_some() { Look::Held } else { look })
     }
 
@@ -58,7 +58,7 @@ impl Session<'_> {
         let (log, client) = (&self.log, self.listener.client());
         let tail = log.tail(client, order.position().head, PAGE);
         let page = within("reading the tail of the log", tail).await?;
-        self.vigil.rows(page.rows.len());
+        self.vigil.rows(page.rows.len(), Instant::now());
         let advance = self.advance(order, &page);
         self.announce(&page).await?;
         if let Advance::Hole { upto } = advance
@@ -68,7 +68,7 @@ impl Session<'_> {
             // who writes takes every partition of the lock table, which those very writers
             // need, so a hole is looked at twice before that is asked.
             let head = order.position().head;
-            if page.rows.len() > Vigil::BUSY && self.patient_at.replace(head) != Some(head) {
+            if self.vigil.patient() && self.patient_at.replace(head) != Some(head) {
                 return Ok(Look::Held);
             }
             let writers = self.writers().await?;
