@@ -404,6 +404,19 @@ impl Access {
         }
     }
 
+    /// Whether a proof that was good still is: for what takes long.
+    pub fn holds(&self, who: &Principal) -> Result<(), Denied> {
+        if who.expires().is_some_and(|expires| expires <= SystemTime::now()) {
+            return Err(Denied::bad("expired", "the token or key has expired meanwhile"));
+        }
+        match who.key() {
+            Some(key) if !self.keys.counts(key) => {
+                Err(Denied::bad("revoked", "the key was revoked meanwhile"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A ticket for what this one may follow, or of that only these consumers.
     pub fn issue(
         &self,

@@ -13,7 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 use self::sources::Sources;
 pub use self::sources::{Flags, WrongSettings};
 use crate::{
-    gateway, http,
+    gateway::{self, writer},
+    http,
     postgres::{embedded, server::Server},
     telemetry,
 };
@@ -76,6 +77,8 @@ impl Config {
                 streams_of_a_consumer: from.setting("max-streams-per-consumer", value::limit),
                 head_within: from.setting("head-timeout", value::interval),
                 head: from.setting("max-head", value::head),
+                body: from.setting("max-body", value::size),
+                event: from.setting("max-event", value::size),
             },
         };
         let gateway = gateway::Settings {
@@ -84,6 +87,7 @@ impl Config {
             heartbeat: from.setting("heartbeat", value::interval),
             recent: from.setting("recent", value::size),
             pool: from.setting("pool-size", value::count),
+            writer: writer(&mut from),
         };
         let telemetry = telemetry::Settings {
             filter: from.setting("log", value::filter),
@@ -92,6 +96,16 @@ impl Config {
         let migrate = from.setting("migrate", value::switch);
         from.finish(Self { database, listen, tls, migrate, gateway, access, http, telemetry })
     }
+}
+
+/// What is given beside `--writing off` must be right all the same.
+fn writer(from: &mut Sources) -> Option<writer::Settings> {
+    let settings = writer::Settings {
+        connections: from.setting("write-connections", value::count),
+        queue: from.setting("write-queue", value::limit),
+        bytes: from.setting("write-buffer", value::size),
+    };
+    from.setting("writing", value::on_or_off).then_some(settings)
 }
 
 fn database(from: &mut Sources) -> Database {

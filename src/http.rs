@@ -1,10 +1,13 @@
 //! What users see on the wire.
 
+mod all;
 mod console;
 mod cors;
 mod direct;
 pub mod error;
 mod events;
+mod feed;
+mod gate;
 mod guard;
 mod health;
 mod identity;
@@ -13,8 +16,11 @@ mod opening;
 mod proof;
 mod query;
 mod server;
+mod streams;
 mod tickets;
 pub mod tls;
+mod whole;
+mod write;
 
 use std::{sync::Arc, time::Duration};
 
@@ -61,6 +67,10 @@ pub struct Limits {
     pub head_within: Duration,
     /// The bytes of a request's head.
     pub head: usize,
+    /// The bytes of a body that is written at once.
+    pub body: usize,
+    /// The bytes of one event.
+    pub event: usize,
 }
 
 impl Default for Limits {
@@ -71,6 +81,8 @@ impl Default for Limits {
             streams_of_a_consumer: 100_000,
             head_within: Duration::from_secs(10),
             head: 16 << 10,
+            body: 8 << 20,
+            event: 1 << 20,
         }
     }
 }
@@ -121,8 +133,11 @@ pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) ->
 fn guarded() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(console::page))
-        .route("/events", get(events::subscribe))
+        .route("/events", get(events::subscribe).post(write::publish))
         .route("/events/{id}", get(events::one))
+        .route("/all", get(all::follow))
+        .route("/streams/{stream}", get(streams::read).post(write::append))
+        .route("/streams/{stream}/{version}", post(write::append_at))
         .route("/metrics", get(health::metrics))
         .route("/tickets", post(tickets::give))
 }

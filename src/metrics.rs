@@ -1,5 +1,7 @@
 //! What is counted, in the names of the Prometheus conventions.
 
+pub mod writing;
+
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::{
@@ -12,6 +14,8 @@ use prometheus_client::{
     },
     registry::{Metric, Registry},
 };
+
+use self::writing::Writing;
 
 /// A gauge that holds fractions.
 pub type Fraction = Gauge<f64, AtomicU64>;
@@ -74,6 +78,8 @@ pub struct Metrics {
     pub pool: Family<State, Gauge>,
     /// HTTP requests by route and status.
     pub requests: Family<Route, Counter>,
+    /// What is written through this gateway.
+    pub writing: Writing,
 }
 
 /// Which of several states.
@@ -140,6 +146,7 @@ impl Metrics {
             notification_queue: Fraction::default(),
             pool: Family::default(),
             requests: Family::default(),
+            writing: Writing::new(),
         };
         metrics.register();
         metrics
@@ -184,6 +191,7 @@ impl Metrics {
         );
         add.metric("pool_connections", "Pooled connections by state", &self.pool);
         add.metric("http_requests", "Requests by route and status", &self.requests);
+        self.writing.register(&mut add);
     }
 
     /// All of them in the text format that Prometheus reads.

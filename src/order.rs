@@ -54,6 +54,16 @@ pub struct Position {
     pub late: Late,
 }
 
+impl Position {
+    /// Nothing at or before this can appear any more: what is there now is all there will
+    /// ever be. Readers that want strict order go no further.
+    #[must_use]
+    pub fn horizon(&self) -> EventId {
+        let late = self.late.as_slice().iter().map(|late| late.since);
+        late.min().map_or(self.head, |since| since.min(self.head))
+    }
+}
+
 /// The reader's state. Feed it pages of rows ([`advance`](Self::advance)); while it has a
 /// hole, say who can fill it ([`found_hole`](Self::found_hole)) and who of those is still
 /// open ([`settle`](Self::settle)); tell it when a late transaction has ended

@@ -1,6 +1,7 @@
 //! Everything that speaks to PostgreSQL: the only SQL of the project.
 
 pub mod account;
+pub mod append;
 pub mod binaries;
 mod connection_string;
 pub mod doctor;

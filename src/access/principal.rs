@@ -141,6 +141,13 @@ impl Principal {
         self.when(may, format_args!("write events for {:?}", consumer.as_str()))
     }
 
+    /// Whether they may write for anybody, or into any stream.
+    pub fn may_write_anything(&self) -> Result<(), Refused> {
+        let Rights { write, write_streams, .. } = &self.0.rights;
+        let may = !write.is_empty() || !write_streams.is_empty();
+        self.when(may, format_args!("write"))
+    }
+
     /// Whether they may read this stream.
     pub fn may_read_stream(&self, stream: &str) -> Result<(), Refused> {
         let may = self.0.rights.read_streams.matches(stream);

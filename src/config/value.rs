@@ -80,6 +80,14 @@ pub(super) fn switch(text: &str) -> Parsed<bool> {
     text.parse().map_err(|_| "true or false".into())
 }
 
+pub(super) fn on_or_off(text: &str) -> Parsed<bool> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".into()),
+    }
+}
+
 pub(super) fn origins(text: &str) -> Parsed<Vec<String>> {
     let origins = text.split(',').map(str::trim).filter(|it| !it.is_empty());
     let origins: Option<_> = origins.map(|it| is_origin(it).then(|| it.to_owned())).collect();

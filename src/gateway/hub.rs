@@ -8,16 +8,22 @@ use std::{
     },
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::recent::Recent;
-use crate::{consumer::ConsumerId, order::Position};
+use crate::{
+    consumer::ConsumerId,
+    event::{EventId, name::StreamName},
+    order::Position,
+};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting<ConsumerId>>,
+    streams: Mutex<Waiting<StreamName>>,
+    horizon: watch::Sender<Horizon>,
     last_seat: AtomicU64,
     seats: AtomicUsize,
 }
@@ -33,8 +39,29 @@ pub struct State {
     pub closing: bool,
 }
 
+/// How far the log is settled, for those who read the table in strict order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Horizon {
+    /// Which log this is: as [`State::epoch`].
+    pub epoch: u64,
+    /// The greatest id that was passed.
+    pub head: EventId,
+    /// Nothing at or before this can appear any more.
+    pub settled: EventId,
+    /// The gateway is about to end.
+    pub closing: bool,
+}
+
+impl State {
+    fn horizon(&self) -> Horizon {
+        let position = self.recent.position();
+        let (head, settled) = (position.head, position.horizon());
+        Horizon { epoch: self.epoch, head, settled, closing: self.closing }
+    }
+}
+
 /// Who is woken by whose events.
-type Waiting = HashMap<ConsumerId, HashMap<u64, Arc<Notify>>>;
+type Waiting<Name> = HashMap<Name, HashMap<u64, Arc<Notify>>>;
 
 impl Hub {
     /// A hub that keeps this many bytes of recent events, and waits for the reader.
@@ -44,6 +71,8 @@ impl Hub {
         Self {
             state: Mutex::new(State { recent, epoch: 0, closing: false }),
             waiting: Mutex::default(),
+            streams: Mutex::default(),
+            horizon: watch::Sender::default(),
             last_seat: AtomicU64::new(0),
             seats: AtomicUsize::new(0),
         }
@@ -61,23 +90,33 @@ impl Hub {
         state.recent.reset(position);
         state.epoch += 1;
         let epoch = state.epoch;
-        drop(state);
+        self.show(state);
         self.wake_all();
         epoch
     }
 
     /// The gateway is about to end: every subscription says so to its client, and ends.
     pub fn close(&self) {
-        self.state().closing = true;
+        let mut state = self.state();
+        state.closing = true;
+        self.show(state);
         self.wake_all();
     }
 
     /// Lets `publish` add to the recent events, and wakes those who follow `touched`.
     pub fn publish(&self, touched: &HashSet<ConsumerId>, publish: impl FnOnce(&mut Recent)) {
-        publish(&mut self.state().recent);
+        let mut state = self.state();
+        publish(&mut state.recent);
+        self.show(state);
         let waiting = self.waiting();
         let followers = touched.iter().filter_map(|consumer| waiting.get(consumer));
         followers.flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+    }
+
+    /// How far the log is settled, now and from now on.
+    #[must_use]
+    pub fn horizon(&self) -> watch::Receiver<Horizon> {
+        self.horizon.subscribe()
     }
 
     /// Takes a seat for a subscription that follows these consumers.
@@ -95,6 +134,26 @@ impl Hub {
         Seat { hub: Arc::clone(self), consumers, number, waiter }
     }
 
+    /// Wakes those who follow these streams.
+    pub fn wake_streams<'a>(&self, touched: impl Iterator<Item = &'a str>) {
+        let streams = self.streams();
+        if streams.is_empty() {
+            return;
+        }
+        let followers = touched.filter_map(|name| streams.get(name));
+        followers.flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+    }
+
+    /// Takes a seat for one who follows a stream.
+    pub fn sit_at(self: &Arc<Self>, stream: StreamName) -> StreamSeat {
+        let number = self.last_seat.fetch_add(1, Ordering::Relaxed);
+        let waiter = Arc::new(Notify::new());
+        let mut streams = self.streams();
+        streams.entry(stream.clone()).or_default().insert(number, Arc::clone(&waiter));
+        drop(streams);
+        StreamSeat { hub: Arc::clone(self), stream, number, waiter }
+    }
+
     /// How many subscriptions there are.
     #[must_use]
     pub fn seats(&self) -> usize {
@@ -107,13 +166,33 @@ impl Hub {
         self.waiting().get(consumer).map_or(0, HashMap::len)
     }
 
+    /// Shows the horizon of this state, which is let go of, if it has changed. Under its lock,
+    /// so that horizons come in the order of the states.
+    fn show(&self, state: MutexGuard<'_, State>) {
+        let now = state.horizon();
+        self.horizon.send_if_modified(|shown| std::mem::replace(shown, now) != now);
+        drop(state);
+    }
+
     fn wake_all(&self) {
         let waiting = self.waiting();
         waiting.values().flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+        drop(waiting);
+        self.wake_all_streams();
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    /// Wakes everybody who follows a stream.
+    pub fn wake_all_streams(&self) {
+        let streams = self.streams();
+        streams.values().flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting<ConsumerId>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Waiting<StreamName>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,5 +234,33 @@ impl Drop for Seat {
         }
         drop(waiting);
         self.hub.state().recent.unfollow(&self.consumers);
+    }
+}
+
+/// The place of one who follows a stream: while it sits, it is woken by that stream's events.
+#[derive(Debug)]
+pub struct StreamSeat {
+    hub: Arc<Hub>,
+    stream: StreamName,
+    number: u64,
+    waiter: Arc<Notify>,
+}
+
+impl StreamSeat {
+    /// Waits until there is something to look at, as [`Seat::woken`].
+    pub async fn woken(&self) {
+        self.waiter.notified().await;
+    }
+}
+
+impl Drop for StreamSeat {
+    fn drop(&mut self) {
+        let mut streams = self.hub.streams();
+        if let Some(seats) = streams.get_mut(&self.stream) {
+            seats.remove(&self.number);
+            if seats.is_empty() {
+                streams.remove(&self.stream);
+            }
+        }
     }
 }

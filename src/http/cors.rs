@@ -11,8 +11,16 @@ use crate::access::Modes;
 pub(super) fn layer(settings: &Settings, modes: Modes) -> CorsLayer {
     let layer =
         CorsLayer::new().allow_methods([Method::GET, Method::HEAD, Method::POST]).allow_headers(
-            ["x-consumer-id", "last-event-id", "content-type", "authorization"]
-                .map(HeaderName::from_static),
+            [
+                "x-consumer-id",
+                "last-event-id",
+                "content-type",
+                "authorization",
+                "idempotency-key",
+                "if-match",
+                "if-none-match",
+            ]
+            .map(HeaderName::from_static),
         );
     let origins = &settings.cors_origins;
     if origins.iter().any(|origin| origin == "*") {

@@ -1,5 +1,7 @@
 //! Refusals as people and programs can read them: problem details (RFC 9457).
 
+mod write;
+
 use std::time::Duration;
 
 use axum::{
@@ -15,6 +17,8 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     retry_after: Option<u32>,
+    /// The version of the stream that it is about.
+    current: Option<i64>,
     reason: Option<&'static str>,
     bad_proof: bool,
 }
@@ -60,8 +64,8 @@ impl Problem {
     /// A foreign page may have made the browser ask.
     #[must_use]
     pub fn forged() -> Self {
-        let detail = "this was asked with a cookie, and nothing says that a page of ours did: \
-                      expected an Origin that is listed, or Authorization: Bearer";
+        let detail = "nothing says that a page of ours asks for this: list its origin in \
+                      --cors-origins if it may, or send Authorization: Bearer";
         Self { reason: Some("cross-site"), ..Self::forbidden(detail) }
     }
 
@@ -95,19 +99,6 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
 
-    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
-        Self { status, detail, retry_after: None, reason: None, bad_proof: false }
-    }
-}
-
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        Self::forbidden(refused.to_string())
-    }
-}
-
-impl Problem {
     /// What is to be written down about it.
     fn refusal(&self) -> Option<Refusal> {
         let reason = self.reason.or(match self.status {
@@ -118,18 +109,51 @@ impl Problem {
         let (bad_proof, detail) = (self.bad_proof, self.detail.clone());
         reason.map(|reason| Refusal { reason, bad_proof, detail })
     }
-}
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let body = serde_json::json!({
+    /// What was wrong, and what to do.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The same, where it is one of several things that this may be about.
+    #[must_use]
+    pub fn about(mut self, what: &str) -> Self {
+        self.detail = format!("{what}: {}", self.detail);
+        self
+    }
+
+    /// As programs read it.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        let mut json = serde_json::json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
+        if let Some(current) = self.current {
+            json["version"] = current.into();
+        }
+        json
+    }
+
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { status, detail, retry_after: None, current: None, reason: None, bad_proof: false }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        Self::forbidden(refused.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
-        let mut response = (self.status, kind, body.to_string()).into_response();
+        let mut response = (self.status, kind, self.json().to_string()).into_response();
         if let Some(refusal) = self.refusal() {
             response.extensions_mut().insert(refusal);
         }

@@ -13,8 +13,6 @@ use bytes::Bytes;
 use futures::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use serde::Serialize;
-use serde_json::value::RawValue;
 use tracing::warn;
 
 use super::{
@@ -23,6 +21,7 @@ use super::{
     error::Problem,
     guard, identity,
     query::Query,
+    whole::Whole,
 };
 use crate::{
     access::principal::Principal,
@@ -30,7 +29,6 @@ use crate::{
     cursor::{Cursor, InvalidCursor},
     event::EventId,
     gateway::{
-        frame,
         signal::put_retry,
         subscription::{Kinds, Request, Subscription},
     },
@@ -85,18 +83,23 @@ pub(super) async fn one(
     })?;
     event
         .filter(|event| is_of(consumers.as_deref(), event) && may_see(&who, event))
+        .as_ref()
         .map(shown)
         .ok_or_else(|| Problem::not_found(format!("there is no event {id} for this consumer")))
 }
 
 fn cursor(headers: &HeaderMap, query: &Query) -> Result<Option<Cursor>, Problem> {
+    let cursor = last_event_id(headers, query).map(|text| text.parse()).transpose();
+    cursor.map_err(|invalid: InvalidCursor| Problem::bad_request(invalid.to_string()))
+}
+
+/// How far a client says that it has got, where it says so.
+pub(super) fn last_event_id(headers: &HeaderMap, query: &Query) -> Option<String> {
     let text = match headers.get(LAST_EVENT_ID) {
         Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).trim().to_owned()),
         None => query.first("lastEventId").map(ToOwned::to_owned),
     };
-    let text = text.filter(|text| !text.is_empty());
-    let cursor = text.map(|text| text.parse()).transpose();
-    cursor.map_err(|invalid: InvalidCursor| Problem::bad_request(invalid.to_string()))
+    text.filter(|text| !text.is_empty())
 }
 
 fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
@@ -155,34 +158,6 @@ fn is_of(consumers: Option<&[ConsumerId]>, event: &WholeEvent) -> bool {
     consumers.is_none_or(|consumers| consumers.iter().any(its))
 }
 
-/// An event as JSON. Payload and metadata pass through as they are, every digit of them.
-#[derive(Serialize)]
-struct Shown {
-    id: i64,
-    #[serde(rename = "type")]
-    kind: String,
-    timestamp: String,
-    subscriber: Option<String>,
-    stream: Option<String>,
-    version: Option<i64>,
-    uid: Option<String>,
-    payload: Box<RawValue>,
-    metadata: Option<Box<RawValue>>,
-}
-
-fn shown(event: WholeEvent) -> Response {
-    let raw = |json: String| RawValue::from_string(frame::compact(&json)).ok();
-    let null = || RawValue::from_string("null".into()).expect("null is JSON");
-    let shown = Shown {
-        id: event.id.get(),
-        kind: event.kind,
-        timestamp: event.timestamp,
-        subscriber: event.subscriber,
-        stream: event.stream,
-        version: event.version,
-        uid: event.uid,
-        payload: raw(event.payload).unwrap_or_else(null),
-        metadata: event.metadata.and_then(raw),
-    };
-    axum::Json(shown).into_response()
+fn shown(event: &WholeEvent) -> Response {
+    axum::Json(Whole::from(event)).into_response()
 }

@@ -8,7 +8,9 @@ use axum::{
     http::{HeaderMap, HeaderName, Method, header, uri::Authority},
 };
 
-use super::{cors, error::Problem, events::LAST_EVENT_ID, identity, query::Query};
+use super::{
+    cors, error::Problem, events::LAST_EVENT_ID, identity, query::Query, streams::wants_events,
+};
 use crate::access::{Access, Denied, Proof, networks::Peer};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -120,7 +122,9 @@ fn ticket(request: &Request, query: &Query) -> Result<Option<(String, bool)>, Pr
 /// The request is for an event stream, whose client takes any status but a 200 for a reason
 /// never to come back.
 pub(super) fn opens_stream(request: &Request) -> bool {
-    request.method() == Method::GET && request.uri().path() == "/events"
+    let path = request.uri().path();
+    let of_stream = || path.starts_with("/streams/") && wants_events(request.headers());
+    request.method() == Method::GET && (path == "/events" || path == "/all" || of_stream())
 }
 
 /// A browser sends cookies with whatever a foreign page makes it ask for, and reaches this

@@ -52,6 +52,12 @@ impl EventRow {
         self.0.get::<_, Json<'_>>(4).0
     }
 
+    /// The stream that it is of, where that was asked for.
+    #[must_use]
+    pub fn stream(&self) -> Option<&str> {
+        self.0.try_get("stream").ok().flatten()
+    }
+
     /// How long ago its transaction committed, by PostgreSQL's own clock; only where the
     /// server has `track_commit_timestamp` on.
     #[must_use]
@@ -121,10 +127,10 @@ from pg_stat_activity where pid = any($1) order by pid";
 /// tells a page that was cut from the last one. What is stored may be compressed, so it is cut
 /// a third time as it arrives.
 const TAIL: &str = "
-select id, xid, subscriber, type, payload, found, AGE from (
+select id, xid, subscriber, type, payload, found, AGE, stream from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload from events
+    from (select id, xid, subscriber, type, payload, stream from events
           where id > $1 order by id limit $2) page
 ) page where before <= $3 order by id";
 
@@ -170,10 +176,10 @@ where pg_visible_in_snapshot(xid, pg_current_snapshot())
 /// What late transactions wrote. The index on `xid` is a BRIN on its number, since
 /// PostgreSQL has no BRIN operator class for `xid8`.
 const FOLLOWERS: &str = "
-select id, xid, subscriber, type, payload, found, null::float8 from (
+select id, xid, subscriber, type, payload, found, null::float8, stream from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload from events
+    from (select id, xid, subscriber, type, payload, stream from events
           where xid::text::int8 = any($1) and id > $2 and id <= $3 order by id limit $4) page
 ) page where before <= $5 order by id";
 
@@ -182,7 +188,7 @@ select distinct subscriber from events
 where xid::text::int8 = any($1) and id > $2 and id <= $3 and subscriber is not null";
 
 const PASSED: &str = "
-select id, xid, subscriber, type, payload, count(*) over (), null::float8
+select id, xid, subscriber, type, payload, count(*) over (), null::float8, stream
 from unnest($1::int8[], $2::int8[]) missing(first, last)
 join events on id between missing.first and missing.last order by id limit 100";
 

@@ -1,5 +1,7 @@
 //! History, read through the pool a page at a time: no connection is held between pages.
 
+mod whole;
+
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool, PoolError};
@@ -9,6 +11,7 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
+pub use self::whole::WholePage;
 use super::event_log::{self, Page, PageSize};
 use crate::{
     consumer::ConsumerId,

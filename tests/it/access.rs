@@ -5,6 +5,7 @@ mod issuer;
 mod keys;
 mod limits;
 mod proxies;
+mod rights;
 mod sockets;
 mod tickets;
 mod tokens;

@@ -1,20 +1,24 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
 mod access;
+mod append;
 mod browser;
 mod chaos;
 mod doctor;
 mod embedded;
 mod exhaustion;
 mod failover;
+mod feeds;
 mod harness;
 mod http;
+mod import;
 mod late;
 mod limits;
 mod live;
 mod load;
 mod migrate;
 mod order;
+mod publish;
 mod reconnect;
 mod replay;
 mod roles;
@@ -22,6 +26,7 @@ mod schema;
 mod server;
 mod shutdown;
 mod slow_consumer;
+mod strict;
 mod support;
 mod tail;
 mod wakeups;

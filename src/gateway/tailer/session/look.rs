@@ -144,12 +144,12 @@ impl Session<'_> {
         }
         self.vigil.news(Instant::now());
         let position = order.position().clone();
-        match rows {
-            Some(rows) => {
-                let rows: Vec<_> = rows.iter().collect();
-                self.publish(&rows, |_| position.clone(), &position, false);
-            }
-            None => self.tailer.hub.publish(&whose, |recent| recent.let_go(&whose, &position)),
+        if let Some(rows) = rows {
+            let rows: Vec<_> = rows.iter().collect();
+            self.publish(&rows, |_| position.clone(), &position, false);
+        } else {
+            self.tailer.hub.publish(&whose, |recent| recent.let_go(&whose, &position));
+            self.tailer.hub.wake_all_streams();
         }
         self.wake_others().await
     }
@@ -212,6 +212,7 @@ impl Session<'_> {
             }
             recent.moved_to(position);
         });
+        self.tailer.hub.wake_streams(rows.iter().filter_map(|row| row.stream()));
         self.tailer.metrics.head.set(position.head.get());
         self.tailer.metrics.late.set(position.late.len().try_into().unwrap_or(i64::MAX));
     }

@@ -1,0 +1,225 @@
+//! The whole log in strict id order, for whoever keeps a plain number as its checkpoint.
+//!
+//! The tailer passes over transactions that stay open for longer than the hold; their events
+//! follow out of order, which a plain number cannot express. A strict reader therefore stays
+//! behind the *horizon*: the greatest id up to which nothing can appear any more, neither by
+//! a writer at a hole nor by a late transaction
+//! ([`Position::horizon`](crate::order::Position::horizon)). Up to there it reads the table,
+//! a page at a time, and holds no connection in between. A transaction that writes events and
+//! stays open holds strict readers back, from its first id on, for as long as it lasts;
+//! nobody else.
+//!
+//! Any number of strict readers share the one tailer: they cost it nothing.
+//!
+//! ```no_run
+//! # use event_piper::{event::EventId, gateway::{Gateway, strict::Piece}};
+//! # async fn handle(_: &event_piper::postgres::history::WholeEvent) {}
+//! # async fn store(_: EventId) {}
+//! # async fn follow(gateway: &Gateway, checkpoint: EventId) {
+//! let mut log = gateway.strict(checkpoint);
+//! while let Some(piece) = log.next().await {
+//!     match piece {
+//!         Piece::Events { events, upto } => {
+//!             for event in &events {
+//!                 handle(event).await;
+//!             }
+//!             store(upto).await;
+//!         }
+//!         Piece::Gap { from, to, reason } => {
+//!             eprintln!("{from} to {to} cannot be read any more: {reason:?}");
+//!         }
+//!         Piece::CaughtUp => {}
+//!     }
+//! }
+//! # }
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+use tracing::debug;
+
+use super::{hub::Horizon, signal::GapReason};
+use crate::{
+    event::EventId,
+    postgres::{
+        error::Chain,
+        event_log::PageSize,
+        history::{History, HistoryError, WholeEvent, WholePage},
+    },
+};
+
+/// See the module. It reads on only when it is asked, so a slow caller costs nothing.
+#[derive(Debug)]
+pub struct Strict {
+    history: Arc<History>,
+    horizon: watch::Receiver<Horizon>,
+    /// The log that `after` belongs to; none before the first look.
+    epoch: Option<u64>,
+    after: EventId,
+    /// What was pruned up to here has been told.
+    told: EventId,
+    /// It begins at the end, as soon as that is known.
+    from_now: bool,
+    caught_up: bool,
+}
+
+/// What comes next in the log.
+#[derive(Debug)]
+pub enum Piece {
+    /// At least one event, in id order. All up to `upto` has been handed over with these: it
+    /// is the checkpoint to store once they are dealt with.
+    Events {
+        /// The events.
+        events: Vec<WholeEvent>,
+        /// At or behind the last of their ids.
+        upto: EventId,
+    },
+    /// Events of these ids cannot be read any more. Where they were pruned, those that were
+    /// not still follow; where the log was replaced, it goes on behind `to`.
+    Gap {
+        /// The last id that the reader has.
+        from: EventId,
+        /// The last id that is missing.
+        to: EventId,
+        /// Why.
+        reason: GapReason,
+    },
+    /// Everything that was settled by now has been handed over. It comes once.
+    CaughtUp,
+}
+
+/// A page: what a slow reader costs while it deals with it.
+const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
+
+/// Waits between attempts while PostgreSQL is away, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+impl Strict {
+    pub(super) fn new(
+        history: Arc<History>,
+        horizon: watch::Receiver<Horizon>,
+        after: Option<EventId>,
+    ) -> Self {
+        let (from_now, after) = (after.is_none(), after.unwrap_or_default());
+        Self { history, horizon, epoch: None, after, told: after, from_now, caught_up: false }
+    }
+
+    /// Everything up to here was handed over, or is not there.
+    #[must_use]
+    pub fn after(&self) -> EventId {
+        self.after
+    }
+
+    /// Whether it has handed over all that is settled by now. What comes later may be there
+    /// the next moment.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        let horizon = *self.horizon.borrow();
+        Some(horizon.epoch) == self.epoch && self.after >= horizon.settled
+    }
+
+    /// The next piece of the log, however long that takes; `None` when the gateway ends.
+    ///
+    /// Nothing is lost when the future is dropped before it is ready.
+    pub async fn next(&mut self) -> Option<Piece> {
+        loop {
+            let horizon = *self.horizon.borrow_and_update();
+            if horizon.closing {
+                return None;
+            }
+            if horizon.epoch > 0
+                && let Some(piece) = self.look(horizon).await
+            {
+                return Some(piece);
+            }
+            if horizon.epoch > 0 && self.after < horizon.settled {
+                continue;
+            }
+            if horizon.epoch > 0 && !std::mem::replace(&mut self.caught_up, true) {
+                return Some(Piece::CaughtUp);
+            }
+            self.horizon.changed().await.ok()?;
+        }
+    }
+
+    /// Reads on as far as the log is settled. Nothing, when nothing came of it.
+    async fn look(&mut self, horizon: Horizon) -> Option<Piece> {
+        if std::mem::take(&mut self.from_now) {
+            (self.after, self.told) = (horizon.settled, horizon.settled);
+        }
+        match self.epoch {
+            Some(epoch) if epoch == horizon.epoch => {}
+            None if self.is_of(horizon).await => self.epoch = Some(horizon.epoch),
+            Some(_) | None => return Some(self.begin_anew(horizon)),
+        }
+        if self.after >= horizon.settled {
+            return None;
+        }
+        let (page, pruned) = self.read(horizon.settled).await;
+        if let Some(to) = pruned {
+            self.told = to;
+            return Some(Piece::Gap { from: self.after, to, reason: GapReason::Pruned });
+        }
+        let read = page.events.last().map_or(self.after, |event| event.id);
+        self.after = if page.last { horizon.settled } else { read };
+        let upto = self.after;
+        (!page.events.is_empty()).then_some(Piece::Events { events: page.events, upto })
+    }
+
+    /// Whether the checkpoint is of this log: some instance may be ahead of this one, but an
+    /// id that was never drawn is of another log.
+    async fn is_of(&self, horizon: Horizon) -> bool {
+        if self.after <= horizon.head {
+            return true;
+        }
+        let drawn = persistently(|| self.history.drawn()).await;
+        drawn.is_none_or(|drawn| self.after <= drawn)
+    }
+
+    /// The log was replaced: the reader goes on from its end.
+    fn begin_anew(&mut self, horizon: Horizon) -> Piece {
+        let from = std::mem::replace(&mut self.after, horizon.head);
+        self.epoch = Some(horizon.epoch);
+        self.told = self.after;
+        Piece::Gap { from, to: self.after, reason: GapReason::Reset }
+    }
+
+    /// A page; and where ids are missing in it, up to which id something was pruned that was
+    /// not told yet. That is asked after the page was read, so that it knows of all that the
+    /// page lacks.
+    async fn read(&self, upto: EventId) -> (WholePage, Option<EventId>) {
+        persistently(|| self.try_read(upto)).await
+    }
+
+    async fn try_read(&self, upto: EventId) -> Result<(WholePage, Option<EventId>), HistoryError> {
+        let page = self.history.everybodys((self.after, upto), PAGE).await?;
+        if is_whole(&page, self.after, upto) {
+            return Ok((page, None));
+        }
+        let pruned = self.history.ever_pruned().await?;
+        Ok((page, Some(pruned).filter(|pruned| *pruned > self.told.max(self.after))))
+    }
+}
+
+/// Whether no id is missing in a page of what stands between these two.
+fn is_whole(page: &WholePage, after: EventId, upto: EventId) -> bool {
+    let last = page.events.last().map_or(after, |event| event.id);
+    let upto = if page.last { upto } else { last };
+    i64::try_from(page.events.len()) == Ok(upto.get() - after.get())
+}
+
+/// Asks until there is an answer.
+pub(super) async fn persistently<T, F: Future<Output = Result<T, HistoryError>>>(
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let (mut pause, longest) = BACKOFF;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => debug!(error = %Chain(&error), "a reader waits for PostgreSQL"),
+        }
+        sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        pause = (2 * pause).min(longest);
+    }
+}

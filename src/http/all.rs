@@ -1,0 +1,52 @@
+//! `GET /all`: the whole log as an event stream, in strict id order.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderMap, Uri},
+    response::Response,
+};
+
+use super::{
+    App,
+    error::Problem,
+    events,
+    feed::{self, Source},
+    guard,
+    query::Query,
+};
+use crate::{access::principal::Principal, event::EventId};
+
+/// `GET /all`.
+pub(super) async fn follow(
+    State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    who.may_read_all()?;
+    let after = events::last_event_id(&headers, &Query::of(&uri));
+    let after = after.map(|text| {
+        text.parse::<EventId>().map_err(|_| {
+            Problem::bad_request(format!(
+                "{text:?} is no place in the whole log: send back an `id:` that came from here, \
+                 or 0 for the beginning"
+            ))
+        })
+    });
+    let after = after.transpose()?;
+    if !app.gateway.has_room(&[], app.settings.limits.streams, 0) {
+        return Ok(events::overloaded(events::FULL));
+    }
+    let ending = match guard::open_stream(&app, &who) {
+        Ok(ending) => ending,
+        Err(answer) => return Ok(*answer),
+    };
+    let strict = match after {
+        Some(after) => app.gateway.strict(after),
+        None => app.gateway.strict_from_now(),
+    };
+    Ok(feed::streamed(&app.gateway, Source::All(Box::new(strict)), ending))
+}

@@ -1,0 +1,215 @@
+//! The strict reader: everything, once, in id order, whatever the writers' transactions do.
+
+use std::time::Duration;
+
+use event_piper::{
+    event::EventId,
+    gateway::{
+        signal::GapReason,
+        strict::{Piece, Strict},
+    },
+};
+use tokio::time::timeout;
+
+use crate::support::{
+    app::App,
+    eventually,
+    postgres::{Database, Stop, TestServer},
+};
+
+const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+
+/// Long enough to see that something does not come; that it would come in time is what the
+/// other tests show.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+/// The ids that come next: as many, or as many as come until there is a gap.
+async fn ids(log: &mut Strict, count: usize) -> Vec<i64> {
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        let piece = timeout(Duration::from_secs(30), log.next()).await;
+        match piece.expect("a piece comes in time").expect("the gateway goes on") {
+            Piece::Events { events, upto } => {
+                ids.extend(events.iter().map(|event| event.id.get()));
+                assert!(upto >= events.last().unwrap().id, "the checkpoint is behind its events");
+                assert_eq!(upto, log.after());
+            }
+            Piece::CaughtUp => {}
+            gap @ Piece::Gap { .. } => panic!("after {ids:?} came {gap:?}"),
+        }
+    }
+    ids
+}
+
+/// Nothing comes before what is in doubt.
+async fn nothing_comes(log: &mut Strict) {
+    let early = async {
+        loop {
+            match log.next().await {
+                Some(Piece::CaughtUp) => {}
+                piece => return piece,
+            }
+        }
+    };
+    let early = timeout(A_WHILE, early).await;
+    assert!(early.is_err(), "{early:?} came before what is in doubt");
+}
+
+async fn gap(log: &mut Strict) -> (i64, i64, GapReason) {
+    loop {
+        match timeout(Duration::from_secs(30), log.next()).await.expect("a gap comes in time") {
+            Some(Piece::Gap { from, to, reason }) => return (from.get(), to.get(), reason),
+            Some(Piece::CaughtUp) => {}
+            other => panic!("{other:?} is no gap"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_transaction_holds_strict_readers_back_and_its_events_come_in_their_place() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let (slow, quick) = (database.connect().await, database.connect().await);
+    let mut log = app.gateway.strict(EventId::ZERO);
+    quick.batch_execute(INSERT).await.unwrap();
+    slow.batch_execute("begin").await.unwrap();
+    slow.batch_execute(INSERT).await.unwrap();
+    quick.batch_execute(INSERT).await.unwrap();
+    assert_eq!(ids(&mut log, 1).await, [1]);
+    eventually("the tailer passes over it", async || {
+        (app.metric("late_transactions").await == 1).then_some(())
+    })
+    .await;
+    nothing_comes(&mut log).await;
+    slow.batch_execute(INSERT).await.unwrap();
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(ids(&mut log, 3).await, [2, 3, 4]);
+}
+
+#[tokio::test]
+async fn rollbacks_and_prepared_transactions_leave_the_order_whole() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let (one, quick) = (database.connect().await, database.connect().await);
+    let mut log = app.gateway.strict(EventId::ZERO);
+    one.batch_execute("begin").await.unwrap();
+    one.batch_execute(INSERT).await.unwrap();
+    quick.batch_execute(INSERT).await.unwrap();
+    one.batch_execute("rollback").await.unwrap();
+    assert_eq!(ids(&mut log, 1).await, [2]);
+
+    one.batch_execute("set event_piper.bell = 'off'; begin").await.unwrap();
+    one.batch_execute(INSERT).await.unwrap();
+    let name = database.name();
+    one.batch_execute(&format!("prepare transaction '{name}'")).await.unwrap();
+    quick.batch_execute(INSERT).await.unwrap();
+    nothing_comes(&mut log).await;
+    one.batch_execute(&format!("commit prepared '{name}'")).await.unwrap();
+    assert_eq!(ids(&mut log, 2).await, [3, 4]);
+}
+
+#[tokio::test]
+async fn a_reader_that_starts_amid_a_long_transaction_waits_for_it() {
+    let database = Database::create().await;
+    let (slow, quick) = (database.connect().await, database.connect().await);
+    slow.batch_execute("begin").await.unwrap();
+    slow.batch_execute(INSERT).await.unwrap();
+    quick.batch_execute(INSERT).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let mut log = app.gateway.strict(EventId::ZERO);
+    nothing_comes(&mut log).await;
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(ids(&mut log, 2).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn many_writers_and_restarts_of_the_reader_leave_nothing_out() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut writers = Vec::new();
+    for number in 0..8_u64 {
+        let client = database.connect().await;
+        writers.push(tokio::spawn(async move {
+            let mut dice = fastrand::Rng::with_seed(number);
+            for _ in 0..60 {
+                client.batch_execute("begin").await.unwrap();
+                for _ in 0..dice.usize(1..4) {
+                    client.batch_execute(INSERT).await.unwrap();
+                    let pause = [0, 0, 1, 40][dice.usize(0..4)];
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+                let end = if dice.u8(0..5) == 0 { "rollback" } else { "commit" };
+                client.batch_execute(end).await.unwrap();
+            }
+        }));
+    }
+    let mut got = Vec::new();
+    let mut log = app.gateway.strict(EventId::ZERO);
+    while writers.iter().any(|writer| !writer.is_finished()) {
+        if let Ok(Some(Piece::Events { events, upto })) = timeout(A_WHILE, log.next()).await {
+            got.extend(events.iter().map(|event| event.id.get()));
+            log = app.gateway.strict(upto);
+        }
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let all = database.connect().await.query("select id from events order by id", &[]).await;
+    let all: Vec<i64> = all.unwrap().iter().map(|row| row.get(0)).collect();
+    got.extend(ids(&mut log, all.len() - got.len()).await);
+    assert_eq!(got, all, "each once, in order");
+}
+
+#[tokio::test]
+async fn what_was_pruned_is_told_once_and_the_rest_follows() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    for _ in 0..10 {
+        client.batch_execute(INSERT).await.unwrap();
+    }
+    let prune =
+        "begin; set local event_piper.prune = 'on'; delete from events where id in (2, 4); commit";
+    client.batch_execute(prune).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let mut log = app.gateway.strict(EventId::new(1));
+    assert_eq!(gap(&mut log).await, (1, 4, GapReason::Pruned));
+    assert_eq!(ids(&mut log, 7).await, [3, 5, 6, 7, 8, 9, 10]);
+    let mut abreast = app.gateway.strict(EventId::new(4));
+    assert_eq!(ids(&mut abreast, 6).await, [5, 6, 7, 8, 9, 10]);
+}
+
+#[tokio::test]
+async fn a_log_that_was_replaced_is_told_and_goes_on_from_its_end() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    for _ in 0..5 {
+        client.batch_execute(INSERT).await.unwrap();
+    }
+    let app = App::start(&database.url()).await;
+    let mut foreign = app.gateway.strict(EventId::new(4711));
+    assert_eq!(gap(&mut foreign).await, (4711, 5, GapReason::Reset));
+    let mut log = app.gateway.strict(EventId::ZERO);
+    assert_eq!(ids(&mut log, 5).await, [1, 2, 3, 4, 5]);
+    let reset = "begin; set local event_piper.prune = 'on';
+                 truncate events restart identity; commit";
+    client.batch_execute(reset).await.unwrap();
+    assert_eq!(gap(&mut log).await, (5, 0, GapReason::Reset));
+    client.batch_execute(INSERT).await.unwrap();
+    assert_eq!(ids(&mut log, 1).await, [1]);
+}
+
+#[tokio::test]
+async fn a_reader_outlives_postgresql_and_ends_with_the_gateway() {
+    let server = TestServer::start_own("").await;
+    let database = Database::create_on_own(&server).await;
+    let app = App::start(&database.url()).await;
+    let mut log = app.gateway.strict(EventId::ZERO);
+    database.connect().await.batch_execute(INSERT).await.unwrap();
+    assert_eq!(ids(&mut log, 1).await, [1]);
+    server.restart(Stop::Immediate).await;
+    database.connect().await.batch_execute(INSERT).await.unwrap();
+    let next = ids(&mut log, 1).await;
+    assert_eq!(next.len(), 1, "an immediate stop may skip ids");
+    app.stop().await;
+    assert!(log.next().await.is_none());
+}
