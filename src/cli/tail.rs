@@ -5,7 +5,9 @@ mod print;
 use std::{
     env,
     error::Error,
+    fs,
     io::{self, ErrorKind},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -13,8 +15,9 @@ use std::{
 use anyhow::{Context, bail};
 use reqwest::{
     Client, Response, StatusCode, Url,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -42,6 +45,12 @@ pub(super) struct Args {
     /// Only events of these types, separated by commas
     #[arg(long, value_name = "TYPES")]
     types: Option<String>,
+    /// A token or a key, for a gateway that asks for one; better in the variable or a file
+    #[arg(long, env = "EVENT_PIPER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<SecretString>,
+    /// A file that holds it; read again at each connection, for tokens that are renewed
+    #[arg(long, env = "EVENT_PIPER_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
     /// Print a JSON object a line: id (the cursor), type, data as it came
     #[arg(long)]
     json: bool,
@@ -94,11 +103,34 @@ struct Tail {
     client: Client,
     url: Url,
     headers: HeaderMap,
+    token: Token,
     cursor: String,
     retry: Duration,
     /// Attempts since a gateway has answered.
     failures: u32,
     printer: Printer,
+}
+
+/// What shows who is asking.
+enum Token {
+    None,
+    Given(SecretString),
+    File(PathBuf),
+}
+
+impl Token {
+    fn header(&self) -> anyhow::Result<Option<HeaderValue>> {
+        let token = match self {
+            Self::None => return Ok(None),
+            Self::Given(token) => token.expose_secret().to_owned(),
+            Self::File(path) => fs::read_to_string(path)
+                .with_context(|| format!("reading the token in {}", path.display()))?,
+        };
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+            .map_err(|_| anyhow::anyhow!("the token has characters that no token has"))?;
+        bearer.set_sensitive(true);
+        Ok(Some(bearer))
+    }
 }
 
 /// How a connection ended that may be made again.
@@ -114,8 +146,14 @@ impl Tail {
         let mut headers =
             HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("text/event-stream"))]);
         let url = address(&args, &mut headers)?;
+        let token = match (args.token, args.token_file) {
+            (Some(token), _) => Token::Given(token),
+            (None, Some(path)) => Token::File(path),
+            (None, None) => Token::None,
+        };
         Ok(Self {
             client: client(&url)?,
+            token,
             url,
             headers,
             cursor: args.from.unwrap_or_default(),
@@ -140,6 +178,9 @@ impl Tail {
         if !self.cursor.is_empty() {
             let cursor = HeaderValue::from_str(&self.cursor);
             headers.insert(LAST_EVENT_ID, cursor.context("--from is no id")?);
+        }
+        if let Some(bearer) = self.token.header()? {
+            headers.insert(AUTHORIZATION, bearer);
         }
         match self.client.get(self.url.clone()).headers(headers).send().await {
             Ok(response) => self.answered(response).await,
