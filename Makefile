@@ -28,6 +28,7 @@ test: ## Formatting, lints, licences and all tests, against a real PostgreSQL an
 	@scripts/ensure-linker
 	@scripts/ensure-postgres
 	@scripts/ensure-chromium
+	@scripts/ensure-schemathesis
 	$(MAKE) --no-print-directory lint deny
 	cargo test --locked
 

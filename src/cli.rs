@@ -1,5 +1,6 @@
 //! The commands: each reads its settings, puts the parts together, and runs them.
 
+mod append;
 mod doctor;
 mod healthcheck;
 mod keys;
@@ -7,6 +8,7 @@ mod migrate;
 mod psql;
 mod serve;
 mod tail;
+mod token;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -60,6 +62,8 @@ enum Command {
     Keys(keys::Command),
     /// Follow a gateway from the terminal, through lost connections
     Tail(tail::Args),
+    /// Send events to a gateway: payloads, or lines of JSON on standard input
+    Append(append::Args),
 }
 
 /// Runs the command that this process was started with.
@@ -83,6 +87,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
         Command::Keys(command) => command.run().await,
         Command::Tail(args) => tail::tail(args).await,
+        Command::Append(args) => append::append(args).await,
     }
 }
 

@@ -80,6 +80,7 @@ impl Config {
                 body: from.setting("max-body", value::size),
                 event: from.setting("max-event", value::size),
             },
+            append_path: from.optional("append-path", value::url_path),
         };
         let gateway = gateway::Settings {
             drain: http.drain,
@@ -381,6 +382,36 @@ mod tests {
             &[("tls-cert", "/c"), ("tls-key", "/k"), ("listen", "unix:/s")],
         ] {
             assert_eq!(complaints(wrong, &[]).len(), 1, "{wrong:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        /// Whatever an operator writes into a file or a variable is taken, or complained of by the
+        /// name that it was given under.
+        #[test]
+        fn whatever_is_given_is_taken_or_named(
+            name in proptest::sample::select(&super::sources::EVERY_VARIABLE[..]),
+            value in "\\PC{0,24}|[0-9.]{0,20}(ms|s|MiB|)|[a-z0-9.:,/*-]{0,24}",
+            line in "[a-z-]{1,12} ?= ?(\\PC{0,16}|'[ -&(-~]{0,16}'|[0-9]{0,24})",
+        ) {
+            let file = File::new(&line);
+            for (env, flags) in [
+                (vec![(name, value.as_str())], vec![]),
+                (vec![], vec![("config", file.path())]),
+            ] {
+                if let Err(complaints) = load(&flags, &env) {
+                    for complaint in complaints.0 {
+                        proptest::prop_assert!(
+                            complaint.starts_with(name)
+                                || complaint.contains(file.path())
+                                || complaint.starts_with("--"),
+                            "{complaint}"
+                        );
+                    }
+                }
+            }
         }
     }
 }

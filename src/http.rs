@@ -1,6 +1,7 @@
 //! What users see on the wire.
 
 mod all;
+mod append_path;
 mod console;
 mod cors;
 mod direct;
@@ -12,6 +13,7 @@ mod guard;
 mod health;
 mod identity;
 mod listener;
+mod openapi;
 mod opening;
 mod proof;
 mod query;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The certificate, where clients are to speak TLS.
     pub tls: Option<Arc<Tls>>,
+    /// Where the predecessor's append service is served as well, if it is: a path.
+    pub append_path: Option<String>,
 }
 
 /// How much of everything there may be, so that nobody can use it up for the others.
@@ -113,8 +117,10 @@ struct App {
 /// All routes of the gateway.
 pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) -> Router {
     let cors = cors::layer(&settings, access.modes());
+    let append_path = settings.append_path.as_deref().map(append_path::routes);
     let app = Arc::new(App { gateway, access, settings });
     guarded()
+        .merge(append_path.unwrap_or_default())
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), guard::guard))
         .merge(unguarded())
         .fallback(not_found)
@@ -147,6 +153,7 @@ fn unguarded() -> Router<Arc<App>> {
     Router::new()
         .route("/console.css", get(console::style))
         .route("/console.js", get(console::script))
+        .route("/openapi.json", get(openapi::document))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/manage/health", get(health::up))

@@ -142,7 +142,8 @@ fn fit_open_files(config: &mut Config) {
         Ok(files) => usize::try_from(files).unwrap_or(usize::MAX),
         Err(error) => return warn!(%error, "the limit on open files cannot be raised"),
     };
-    let own = (OWN_FILES + config.gateway.pool).min(files / 2);
+    let writing = config.gateway.writer.map_or(0, |writer| writer.connections);
+    let own = (OWN_FILES + config.gateway.pool + writing).min(files / 2);
     let wanted = config.http.limits.streams;
     config.http.limits = config.http.limits.clone().within(files - own);
     let streams = config.http.limits.streams;

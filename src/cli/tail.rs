@@ -5,9 +5,7 @@ mod print;
 use std::{
     env,
     error::Error,
-    fs,
     io::{self, ErrorKind},
-    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -17,7 +15,6 @@ use reqwest::{
     Client, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -25,6 +22,7 @@ use tokio::{
 };
 
 use self::print::Printer;
+use super::token::Token;
 use crate::{
     consumer::ConsumerId,
     sse::{Event, Item, Parser},
@@ -45,12 +43,8 @@ pub(super) struct Args {
     /// Only events of these types, separated by commas
     #[arg(long, value_name = "TYPES")]
     types: Option<String>,
-    /// A token or a key, for a gateway that asks for one; better in the variable or a file
-    #[arg(long, env = "EVENT_PIPER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    token: Option<SecretString>,
-    /// A file that holds it; read again at each connection, for tokens that are renewed
-    #[arg(long, env = "EVENT_PIPER_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    token: Token,
     /// Print a JSON object a line: id (the cursor), type, data as it came
     #[arg(long)]
     json: bool,
@@ -111,28 +105,6 @@ struct Tail {
     printer: Printer,
 }
 
-/// What shows who is asking.
-enum Token {
-    None,
-    Given(SecretString),
-    File(PathBuf),
-}
-
-impl Token {
-    fn header(&self) -> anyhow::Result<Option<HeaderValue>> {
-        let token = match self {
-            Self::None => return Ok(None),
-            Self::Given(token) => token.expose_secret().to_owned(),
-            Self::File(path) => fs::read_to_string(path)
-                .with_context(|| format!("reading the token in {}", path.display()))?,
-        };
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
-            .map_err(|_| anyhow::anyhow!("the token has characters that no token has"))?;
-        bearer.set_sensitive(true);
-        Ok(Some(bearer))
-    }
-}
-
 /// How a connection ended that may be made again.
 enum Lost {
     /// It was never there, or is no more.
@@ -146,14 +118,9 @@ impl Tail {
         let mut headers =
             HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("text/event-stream"))]);
         let url = address(&args, &mut headers)?;
-        let token = match (args.token, args.token_file) {
-            (Some(token), _) => Token::Given(token),
-            (None, Some(path)) => Token::File(path),
-            (None, None) => Token::None,
-        };
         Ok(Self {
             client: client(&url)?,
-            token,
+            token: args.token,
             url,
             headers,
             cursor: args.from.unwrap_or_default(),
@@ -292,7 +259,7 @@ fn address(args: &Args, headers: &mut HeaderMap) -> anyhow::Result<Url> {
     Ok(url)
 }
 
-fn client(url: &Url) -> anyhow::Result<Client> {
+pub(super) fn client(url: &Url) -> anyhow::Result<Client> {
     // For HTTPS; the certificates are those that the operating system trusts. Whoever was
     // first in this process has set the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -317,7 +284,7 @@ fn is_event_stream(response: &Response) -> bool {
 }
 
 /// What the gateway itself says about it (RFC 9457), or else its status.
-async fn refusal(response: Response) -> String {
+pub(super) async fn refusal(response: Response) -> String {
     #[derive(Deserialize)]
     struct Problem {
         detail: String,
@@ -335,7 +302,7 @@ async fn refusal(response: Response) -> String {
 }
 
 /// The cause of it all; what is around it says only that a request failed.
-fn root(error: &reqwest::Error) -> &dyn Error {
+pub(super) fn root(error: &reqwest::Error) -> &dyn Error {
     let mut error: &dyn Error = error;
     while let Some(cause) = error.source() {
         error = cause;

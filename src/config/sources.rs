@@ -72,6 +72,7 @@ const SETTINGS: &[Setting] = &[
     setting("max-body", "EVENT_PIPER_MAX_BODY", "SIZE", Some("8MiB"), "How large a body may be that is written at once"),
     setting("max-event", "EVENT_PIPER_MAX_EVENT", "SIZE", Some("1MiB"), "How large one event may be that is written over HTTP"),
     setting("writing", "EVENT_PIPER_WRITING", "on|off", Some("on"), "Whether events can be written through this gateway; off: a role that may only SELECT is enough"),
+    setting("append-path", "EVENT_PIPER_APPEND_PATH", "PATH", None, "Serve the predecessor's append service below this path, too; / for its own addresses"),
     setting("write-connections", "EVENT_PIPER_WRITE_CONNECTIONS", "NUMBER", Some("4"), "Database connections that write, opened when they are needed"),
     setting("write-queue", "EVENT_PIPER_WRITE_QUEUE", "NUMBER", Some("4096"), "Requests that may wait to be written; who comes beyond that is answered 429"),
     setting("write-buffer", "EVENT_PIPER_WRITE_BUFFER", "SIZE", Some("64MiB"), "How much of them is kept in memory, all in all"),
@@ -86,6 +87,11 @@ const SECRETS: [(&str, &str); 3] = [
     ("jwt-secret", "jwt-secret-file"),
     ("ticket-key", "ticket-key-file"),
 ];
+
+/// The variable of each setting.
+#[cfg(test)]
+pub(super) static EVERY_VARIABLE: std::sync::LazyLock<Vec<&'static str>> =
+    std::sync::LazyLock::new(|| SETTINGS.iter().map(|it| it.variable).collect());
 
 /// The one setting that is no `--name value`, but `--migrate` or `--no-migrate`.
 const SWITCH: &str = "migrate";

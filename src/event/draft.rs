@@ -51,6 +51,19 @@ pub enum Expected {
 }
 
 impl Expected {
+    /// What is expected by both; nothing when they contradict each other.
+    #[must_use]
+    pub fn and(self, other: Self) -> Option<Self> {
+        match (self, other) {
+            (Self::Any, one) | (one, Self::Any) => Some(one),
+            (one, same) if one == same => Some(one),
+            (Self::Exists, Self::Version(version)) | (Self::Version(version), Self::Exists) => {
+                (version > 1).then_some(Self::Version(version))
+            }
+            _ => None,
+        }
+    }
+
     /// What an event expects that follows one with this expectation in the same request.
     #[must_use]
     pub fn following(self) -> Self {

@@ -67,17 +67,17 @@ struct Examination<'a> {
 
 impl<'a> Examination<'a> {
     fn run(mut self) -> Result<(), InvalidJson> {
-        while let Some(byte) = self.rest.bytes().next() {
-            match byte {
-                b'"' => self.string()?,
-                b'{' => self.enter(Some(HashSet::new()))?,
-                b'[' => self.enter(None)?,
-                b'}' | b']' => {
+        while let Some(symbol) = self.rest.chars().next() {
+            match symbol {
+                '"' => self.string()?,
+                '{' => self.enter(Some(HashSet::new()))?,
+                '[' => self.enter(None)?,
+                '}' | ']' => {
                     self.open.pop();
                     self.rest = &self.rest[1..];
                 }
-                b'-' | b'0'..=b'9' => self.number()?,
-                _ => self.rest = &self.rest[1..],
+                '-' | '0'..='9' => self.number()?,
+                other => self.rest = &self.rest[other.len_utf8()..],
             }
         }
         Ok(())

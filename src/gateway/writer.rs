@@ -118,7 +118,7 @@ impl Writer {
         let most_bytes = settings.bytes.min(u32::MAX as usize);
         Self {
             inbox,
-            slots: Arc::new(Semaphore::new(settings.queue)),
+            slots: Arc::new(Semaphore::new(settings.queue.min(Semaphore::MAX_PERMITS))),
             bytes: Arc::new(Semaphore::new(most_bytes)),
             most_bytes,
             metrics: Arc::clone(metrics),

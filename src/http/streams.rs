@@ -63,8 +63,9 @@ pub(super) async fn read(
 ) -> Result<Response, Problem> {
     let (stream, query) = (stream_name(&stream)?, Query::of(&uri));
     who.may_read_stream(stream.as_str())?;
+    let after = after(&headers, &query)?;
     if wants_events(&headers) {
-        return follow((&app, &who), stream, &headers, &query);
+        return follow((&app, &who), stream, after, &query);
     }
     let found = page(&app, &stream, &Asked::of(&query)?).await?;
     Ok(shown(&stream, &found))
@@ -92,7 +93,7 @@ pub(super) async fn page(app: &App, stream: &StreamName, asked: &Asked) -> Resul
         (Some(last), true) => last - 1,
         (Some(last), false) => last.saturating_add(1),
         (None, true) => asked.offset.unwrap_or_default(),
-        (None, false) => asked.offset.unwrap_or(1),
+        (None, false) => asked.offset.unwrap_or(1).max(1),
     };
     Ok(Found { events: page.events, version, next_offset })
 }
@@ -106,9 +107,9 @@ impl Asked {
             Some(_) => return Err(Problem::bad_request("direction is forward or backward")),
         };
         let offset = query.first("offset").filter(|text| !text.is_empty());
-        // Where a page backward has told that there is nothing left.
+        // Before the beginning: where a page backward has told that there is nothing left.
         let offset = match offset {
-            Some("0") if backward => Some(0),
+            Some("0") => Some(0),
             offset => offset.map(version_number).transpose()?,
         };
         let limit = query.first("limit").filter(|text| !text.is_empty());
@@ -127,16 +128,24 @@ pub(super) fn wants_events(headers: &HeaderMap) -> bool {
     accept.any(|value| value.contains("text/event-stream"))
 }
 
+/// The version that a client says it has got to.
+fn after(headers: &HeaderMap, query: &Query) -> Result<Option<i64>, Problem> {
+    match events::last_event_id(headers, query) {
+        Some(text) if text == "0" => Ok(Some(0)),
+        Some(text) => version_number(&text).map(Some),
+        None => Ok(None),
+    }
+}
+
 fn follow(
     (app, who): (&App, &Principal),
     stream: StreamName,
-    headers: &HeaderMap,
+    after: Option<i64>,
     query: &Query,
 ) -> Result<Response, Problem> {
-    let first = match events::last_event_id(headers, query) {
-        Some(text) if text == "0" => 1,
-        Some(text) => version_number(&text)?.saturating_add(1),
-        None => Asked::of(query)?.offset.unwrap_or(1),
+    let first = match after {
+        Some(after) => after.saturating_add(1),
+        None => Asked::of(query)?.offset.unwrap_or(1).max(1),
     };
     if !app.gateway.has_room(&[], app.settings.limits.streams, 0) {
         return Ok(events::overloaded(events::FULL));

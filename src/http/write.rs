@@ -18,7 +18,11 @@ use axum::{
 };
 use serde::Serialize;
 
-pub(super) use self::{body::Kind, event::Form};
+pub(super) use self::{
+    base64::{encode, is_base64},
+    body::Kind,
+    event::Form,
+};
 use super::{App, error::Problem, gate};
 use crate::{
     access::principal::Principal,
@@ -61,8 +65,9 @@ pub(super) async fn append(
 ) -> Result<Response, Problem> {
     let stream = stream_name(&stream)?;
     let expected = precondition::of(&headers)?;
+    let by_header = expected != Expected::Any;
     let appended = append_to((&app, &who), &stream, expected, &uri, &headers, body).await;
-    appended.map_err(|problem| if expected.is_some() { problem.as_precondition() } else { problem })
+    appended.map_err(|problem| if by_header { problem.as_precondition() } else { problem })
 }
 
 /// `POST /streams/{stream}/{version}`.
@@ -75,19 +80,14 @@ pub(super) async fn append_at(
     body: Body,
 ) -> Result<Response, Problem> {
     let (stream, version) = (stream_name(&stream)?, version_number(&version)?);
-    if precondition::of(&headers)?.is_some() {
-        return Err(Problem::bad_request(
-            "the version is in the address: say nothing else of it in If-Match or If-None-Match",
-        ));
-    }
-    let expected = Some(Expected::Version(version));
+    let expected = both(Expected::Version(version), precondition::of(&headers)?)?;
     append_to((&app, &who), &stream, expected, &uri, &headers, body).await
 }
 
 async fn append_to(
     (app, who): (&App, &Principal),
     stream: &StreamName,
-    expected: Option<Expected>,
+    expected: Expected,
     uri: &Uri,
     headers: &HeaderMap,
     body: Body,
@@ -108,18 +108,22 @@ async fn append_to(
 }
 
 /// What the address or a header expects holds for the first event; the others follow it.
-fn expect(drafts: &mut [Draft], expected: Option<Expected>) -> Result<(), Problem> {
-    let Some(mut expected) = expected else { return Ok(()) };
+fn expect(drafts: &mut [Draft], mut expected: Expected) -> Result<(), Problem> {
     for Place { expected: own, .. } in drafts.iter_mut().filter_map(|draft| draft.place.as_mut()) {
-        if *own != Expected::Any {
-            return Err(Problem::bad_request(
-                "what is expected of the stream is said once: in the address, a header, or the body",
-            ));
-        }
-        *own = expected;
+        *own = both(*own, expected)?;
         expected = expected.following();
     }
     Ok(())
+}
+
+/// What is said twice holds twice.
+fn both(one: Expected, other: Expected) -> Result<Expected, Problem> {
+    one.and(other).ok_or_else(|| {
+        Problem::conflict(
+            "what the address, the headers and the body expect of the stream cannot all be true: \
+             nothing was written",
+        )
+    })
 }
 
 pub(super) fn stream_name(name: &str) -> Result<StreamName, Problem> {

@@ -65,9 +65,11 @@ pub struct Found {
 /// No statement takes this long on a connection that lives.
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Who waits for another's transaction to end keeps all in the same statement waiting.
-const SETTINGS: &str = "set lock_timeout = '250ms'; set jit = off; \
-                        set max_parallel_workers_per_gather = 0";
+/// Who waits for another's transaction to end keeps all in the same statement waiting. And a
+/// gateway that freezes amid a transaction shall not keep readers waiting.
+const SETTINGS: &str = "set lock_timeout = '250ms'; \
+                        set idle_in_transaction_session_timeout = '10s'; \
+                        set jit = off; set max_parallel_workers_per_gather = 0";
 
 const PLAIN: &str = "
 insert into events (type, subscriber, payload, \"timestamp\", uid, metadata)

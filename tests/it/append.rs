@@ -70,7 +70,9 @@ async fn expectations_are_said_in_headers_or_in_the_body() {
         }
     }
     let twice = send(&[("If-Match", "*")], &expecting(json!(6)).to_string()).await;
-    assert_eq!(twice.status, 400, "{}", twice.body);
+    assert_eq!(twice.json()["version"], 7, "{}", twice.body);
+    let contrary = send(&[("If-Match", "\"7\"")], &expecting(json!(8)).to_string()).await;
+    assert_eq!(contrary.status, 409, "{}", contrary.body);
 }
 
 #[tokio::test]
@@ -203,7 +205,8 @@ async fn a_stream_is_read_a_page_at_a_time_in_both_directions() {
     let unknown = app.get("/streams/unknown", &[]).await;
     let expected = json!({ "stream": "unknown", "version": 0, "nextOffset": 1, "events": [] });
     assert_eq!((unknown.status, unknown.json()), (200, expected));
-    for wrong in ["offset=0", "offset=x", "limit=0", "limit=1001", "direction=up"] {
+    assert_eq!(versions("offset=0&limit=1").await, (vec![1], 2));
+    for wrong in ["offset=x", "limit=0", "limit=1001", "direction=up"] {
         assert_eq!(app.get(&format!("/streams/s?{wrong}"), &[]).await.status, 400, "{wrong}");
     }
 }

@@ -2,8 +2,10 @@
 
 mod access;
 mod append;
+mod append_command;
 mod browser;
 mod chaos;
+mod contract;
 mod doctor;
 mod embedded;
 mod exhaustion;
@@ -18,6 +20,7 @@ mod live;
 mod load;
 mod migrate;
 mod order;
+mod predecessor;
 mod publish;
 mod reconnect;
 mod replay;
@@ -30,3 +33,4 @@ mod strict;
 mod support;
 mod tail;
 mod wakeups;
+mod write_faults;

@@ -199,3 +199,88 @@ impl Dispatcher {
         self.lanes.rest(done.lane);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{Semaphore, oneshot};
+
+    use super::*;
+    use crate::{
+        event::{
+            draft::{Draft, Expected, Place},
+            json::Json,
+        },
+        gateway::writer::Answer,
+    };
+
+    /// A request that goes to this stream, and who waits for it.
+    fn ticket(stream: &str, expected: Expected) -> (Ticket, oneshot::Receiver<Answer>) {
+        let draft = Draft {
+            kind: "t".parse().unwrap(),
+            subscriber: None,
+            payload: Json::examine("1").unwrap(),
+            timestamp: None,
+            uid: None,
+            metadata: None,
+            place: Some(Place { stream: stream.parse().unwrap(), expected }),
+        };
+        let (answer, waits) = oneshot::channel();
+        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        (Ticket::new(vec![draft], answer, slot), waits)
+    }
+
+    struct World {
+        queue: Queue,
+        waiting: Vec<oneshot::Receiver<Answer>>,
+    }
+
+    impl World {
+        fn of(requests: &[(&str, Expected)]) -> Self {
+            let (mut queue, mut waiting) = (Queue::default(), Vec::new());
+            for (stream, expected) in requests {
+                let (ticket, waits) = ticket(stream, *expected);
+                queue.push(ticket);
+                waiting.push(waits);
+            }
+            Self { queue, waiting }
+        }
+
+        /// The next batch; how many it writes, and how many are only told.
+        fn take(&mut self) -> Option<(Batch, usize, usize)> {
+            let batch = self.queue.take()?;
+            let (tickets, shadows) = (batch.tickets.len(), batch.shadows.len());
+            Some((batch, tickets, shadows))
+        }
+    }
+
+    const ANY: Expected = Expected::Any;
+    const FIRST: Expected = Expected::Version(1);
+
+    #[test]
+    fn who_expects_nothing_goes_together_and_rivals_are_only_told() {
+        let mut world =
+            World::of(&[("a", ANY), ("a", ANY), ("b", FIRST), ("b", FIRST), ("c", ANY)]);
+        let (_, tickets, shadows) = world.take().unwrap();
+        assert_eq!((tickets, shadows), (4, 1));
+        assert!(world.take().is_none());
+    }
+
+    #[test]
+    fn a_stream_is_in_one_transaction_at_a_time() {
+        let mut world = World::of(&[("a", FIRST), ("a", ANY), ("b", ANY)]);
+        let (first, tickets, shadows) = world.take().unwrap();
+        assert_eq!((tickets, shadows), (2, 0), "who appends behind another's version waits");
+        assert!(world.take().is_none(), "a is being written");
+        world.queue.settle(&first.claims, Vec::new());
+        assert_eq!(world.take().unwrap().1, 1);
+    }
+
+    #[test]
+    fn who_goes_alone_shares_with_nobody_and_who_has_left_is_forgotten() {
+        let mut world = World::of(&[("a", ANY), ("b", ANY), ("c", ANY), ("d", ANY)]);
+        world.queue.waiting[1].alone = true;
+        drop(world.waiting.remove(3));
+        let counts: Vec<usize> = std::iter::from_fn(|| world.take().map(|it| it.1)).collect();
+        assert_eq!(counts, [2, 1]);
+    }
+}

@@ -6,6 +6,11 @@ use super::Problem;
 use crate::gateway::writer::Refusal;
 
 impl Problem {
+    /// It cannot be, as things are.
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, detail)
+    }
+
     /// It is larger than it may be.
     pub fn too_large(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)

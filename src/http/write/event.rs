@@ -41,27 +41,31 @@ const MOST: usize = 10_000;
 struct Sent<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     subscriber: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "present")]
     payload: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     timestamp: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     uid: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     metadata: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     stream: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     expected: Option<&'a RawValue>,
 }
 
-/// `null` is a payload, too.
-fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
+/// `null` is not the same as nothing: it is a payload, too, and no name.
+fn present<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(from).map(Some)
 }
 
 /// Reads one event or an array of them; none may be larger than `most` bytes.
@@ -164,7 +168,7 @@ impl Sent<'_> {
 
 /// The version that the stream is at, or a word.
 fn expectation(text: &str) -> Result<Expected, Problem> {
-    let current = || text.parse::<i64>().ok().filter(|current| *current >= 0)?.checked_add(1);
+    let current = || whole_number(text).filter(|current| *current >= 0)?.checked_add(1);
     match text {
         r#""any""# => Ok(Expected::Any),
         r#""no-stream""# => Ok(Expected::Version(1)),
@@ -176,6 +180,15 @@ fn expectation(text: &str) -> Result<Expected, Problem> {
             )
         }),
     }
+}
+
+/// 4.0 is a whole number in JSON, too.
+fn whole_number(text: &str) -> Option<i64> {
+    let spelt_otherwise = || {
+        let number: f64 = text.parse().ok()?;
+        (number.fract() == 0.0).then(|| format!("{number:.0}").parse().ok())?
+    };
+    text.parse().ok().or_else(spelt_otherwise)
 }
 
 fn read<T: std::str::FromStr<Err: std::fmt::Display>>(
@@ -234,6 +247,8 @@ mod tests {
             ("\"no-stream\"", Expected::Version(1)),
             ("\"stream-exists\"", Expected::Exists),
             ("0", Expected::Version(1)),
+            ("4.0", Expected::Version(5)),
+            ("1e2", Expected::Version(101)),
         ] {
             let text = format!(r#"{{"type":"a","payload":1,"stream":"s","expected":{word}}}"#);
             assert_eq!(published(&text).unwrap().place.unwrap().expected, expected, "{word}");
@@ -266,6 +281,8 @@ mod tests {
             (r#"{"type":"a","payload":1}"#, "who the event is for"),
             (r#"{"type":"a","subscriber":"a","payload":1,"payload":2}"#, "duplicate field"),
             (r#"{"type":"a","subscriber":"a","payloda":1}"#, "payloda"),
+            (r#"{"type":"a","subscriber":null,"payload":1}"#, "null"),
+            (r#"{"type":"a","stream":"s","payload":1,"expected":null}"#, "last version"),
             (r#"{"type":"a","subscriber":"a","payload":"\u0000"}"#, "U+0000"),
             (r#"{"type":"a","subscriber":"a\u0000","payload":1}"#, "control character"),
             (r#"{"type":"a","subscriber":"a","payload":1,"uid":"x"}"#, "uid: "),

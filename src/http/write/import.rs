@@ -45,7 +45,8 @@ pub(super) fn import(
 ) -> Result<Response, Problem> {
     // For a batch, which may have the largest event behind all the others, and what has come
     // of the next.
-    let room = writer.room(MOST_BYTES + 2 * app.settings.limits.event)?;
+    let room =
+        writer.room(app.settings.limits.event.saturating_mul(2).saturating_add(MOST_BYTES))?;
     let import = Import {
         app,
         who,

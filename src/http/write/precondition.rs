@@ -7,28 +7,32 @@ use axum::http::{HeaderMap, header};
 
 use crate::{event::draft::Expected, http::error::Problem};
 
-/// What the headers expect, if anything.
-pub(super) fn of(headers: &HeaderMap) -> Result<Option<Expected>, Problem> {
+/// What the headers expect.
+pub(super) fn of(headers: &HeaderMap) -> Result<Expected, Problem> {
     let text = |name| {
         let mut values = headers.get_all(name).iter();
         let value = values.next().map(|value| value.to_str().unwrap_or_default().trim());
-        (value, values.next().is_some())
+        if values.next().is_some() { Err(unclear()) } else { Ok(value) }
     };
-    let (matching, twice) = text(header::IF_MATCH);
-    let (missing, again) = text(header::IF_NONE_MATCH);
-    match (matching, missing) {
-        _ if twice || again => Err(unclear()),
-        (None, None) => Ok(None),
-        (Some("*"), None) => Ok(Some(Expected::Exists)),
-        (None, Some("*")) => Ok(Some(Expected::Version(1))),
-        (Some(tag), None) => version(tag).map(Some).ok_or_else(unclear),
-        (_, Some(_)) => Err(unclear()),
-    }
+    let matching = match text(header::IF_MATCH)? {
+        None => Expected::Any,
+        Some("*") => Expected::Exists,
+        Some(tag) => version(tag).ok_or_else(unclear)?,
+    };
+    let missing = match text(header::IF_NONE_MATCH)? {
+        None => Expected::Any,
+        Some("*") => Expected::Version(1),
+        Some(_) => return Err(unclear()),
+    };
+    super::both(matching, missing)
 }
 
+/// A tag without its quotes is understood, too.
 fn version(tag: &str) -> Option<Expected> {
-    let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
-    let current: i64 = digits.parse().ok().filter(|version| *version >= 0)?;
+    let quoted = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+    let digits = quoted.unwrap_or(tag);
+    let digits = digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(digits)?;
+    let current: i64 = digits.parse().ok()?;
     Some(Expected::Version(current.checked_add(1)?))
 }
 
@@ -49,13 +53,13 @@ mod tests {
             let headers = HeaderMap::from_iter([(name, value.parse().unwrap())]);
             of(&headers).ok()
         };
-        assert_eq!(of(&HeaderMap::new()), Ok(None));
-        assert_eq!(check(header::IF_MATCH, "\"4\""), Some(Some(Expected::Version(5))));
-        assert_eq!(check(header::IF_MATCH, "\"0\""), Some(Some(Expected::Version(1))));
-        assert_eq!(check(header::IF_MATCH, "*"), Some(Some(Expected::Exists)));
-        assert_eq!(check(header::IF_NONE_MATCH, "*"), Some(Some(Expected::Version(1))));
-        for wrong in ["4", "W/\"4\"", "\"x\"", "\"4\", \"5\"", "\"-1\"", "\"9223372036854775807\""]
-        {
+        assert_eq!(of(&HeaderMap::new()), Ok(Expected::Any));
+        assert_eq!(check(header::IF_MATCH, "\"4\""), Some(Expected::Version(5)));
+        assert_eq!(check(header::IF_MATCH, "\"0\""), Some(Expected::Version(1)));
+        assert_eq!(check(header::IF_MATCH, "*"), Some(Expected::Exists));
+        assert_eq!(check(header::IF_NONE_MATCH, "*"), Some(Expected::Version(1)));
+        assert_eq!(check(header::IF_MATCH, "4"), Some(Expected::Version(5)));
+        for wrong in ["", "W/\"4\"", "\"x\"", "\"4\", \"5\"", "\"-1\"", "\"9223372036854775807\""] {
             assert_eq!(check(header::IF_MATCH, wrong), None, "{wrong} was taken");
         }
         assert_eq!(check(header::IF_NONE_MATCH, "\"4\""), None);

@@ -24,6 +24,10 @@ pub enum Failure {
     Unknown(String),
 }
 
+/// Classes of errors that lie in what is written: values, checks, limits, and what the triggers
+/// of others say.
+const OF_THE_EVENT: [&str; 9] = ["0A", "21", "22", "23", "38", "39", "44", "54", "P0"];
+
 impl Failure {
     /// What an error of a statement that commits means.
     pub(super) fn of(error: &tokio_postgres::Error) -> Self {
@@ -38,7 +42,7 @@ impl Failure {
             &SqlState::ADMIN_SHUTDOWN | &SqlState::CRASH_SHUTDOWN | &SqlState::QUERY_CANCELED => {
                 Self::Unknown(told)
             }
-            code if ["22", "23", "54"].contains(&&code.code()[..2]) => {
+            code if OF_THE_EVENT.contains(&&code.code()[..2]) => {
                 Self::Refused(said.message().to_owned())
             }
             _ => Self::Away(told),

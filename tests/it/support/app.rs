@@ -51,6 +51,7 @@ impl Default for Settings {
             drain,
             limits: http::Limits::default(),
             tls: None,
+            append_path: None,
         };
         Self { gateway, access: access::Settings::default(), http }
     }
