@@ -1,8 +1,10 @@
--- Three roles, none of which can log in by itself: grant them to those that do.
+-- Five roles, none of which can log in by itself: grant them to those that do.
 --
---     event_piper_owner     owns the tables; migrates and prunes
+--     event_piper_owner     owns the tables; migrates, and may do all else
 --     event_piper_writer    may INSERT events, and nothing else
 --     event_piper_gateway   may read what delivery needs, and nothing else
+--     event_piper_pruner    may take events out: `event-piper prune`
+--     event_piper_eraser    may take out what events said: `event-piper erase`
 --
 --     create role shop login password '...';
 --     grant event_piper_writer to shop;
@@ -15,20 +17,23 @@ declare
     name text;
 begin
     foreach name in array
-        array['event_piper_owner', 'event_piper_writer', 'event_piper_gateway']
+        array['event_piper_owner', 'event_piper_writer', 'event_piper_gateway',
+              'event_piper_pruner', 'event_piper_eraser']
     loop
         if not exists (select from pg_roles where rolname = name) then
             execute format('create role %I nologin', name);
         end if;
     end loop;
     execute format('grant usage, create on schema %I to event_piper_owner', current_schema());
-    execute format('grant usage on schema %I to event_piper_writer, event_piper_gateway',
-                   current_schema());
+    execute format('grant usage on schema %I to event_piper_writer, event_piper_gateway, '
+                   'event_piper_pruner, event_piper_eraser', current_schema());
 end
 $$;
 
 alter table events owner to event_piper_owner;
 alter table events_pruned owner to event_piper_owner;
+alter table events_keep owner to event_piper_owner;
+alter table events_erased owner to event_piper_owner;
 alter table event_piper_migrations owner to event_piper_owner;
 alter table event_piper_keys owner to event_piper_owner;
 alter function event_piper_admits(text, text, text, bigint, xid8) owner to event_piper_owner;
@@ -36,16 +41,27 @@ alter function event_piper_doorbell() owner to event_piper_owner;
 alter function event_piper_append_only() owner to event_piper_owner;
 alter function event_piper_remember_deleted() owner to event_piper_owner;
 alter function event_piper_remember_truncated() owner to event_piper_owner;
+alter function event_piper_remember_changed() owner to event_piper_owner;
+alter function event_piper_amends() owner to event_piper_owner;
 
 -- Neither id nor xid: the database gives them. (With INSERT on the whole table, a writer could choose
 -- an id, by `overriding system value` or COPY, that readers have passed already.) The identity's
 -- sequence and the triggers' functions need no grant; the check's function does where the defaults
 -- were tightened.
-grant insert (type, "timestamp", subscriber, payload, stream, version, uid, metadata)
+grant insert (type, "timestamp", subscriber, payload, stream, version, uid, metadata,
+              amends)
     on events to event_piper_writer;
 grant execute on function event_piper_admits(text, text, text, bigint, xid8) to event_piper_writer;
 
-grant select on events, events_pruned, event_piper_migrations to event_piper_gateway;
+grant select on events, events_pruned, events_erased, event_piper_migrations to event_piper_gateway;
 -- Hashes of keys, for `--auth keys`. Making and revoking keys is the owner's.
 grant select on event_piper_keys to event_piper_gateway;
 grant select on sequence events_id_seq to event_piper_gateway;
+
+-- What goes and what is changed, triggers note with their owner's rights. Neither can do anything
+-- without `event_piper.prune`, as anybody else.
+grant select, delete on events to event_piper_pruner;
+grant select on events_keep to event_piper_pruner;
+
+grant select, update (payload, metadata) on events to event_piper_eraser;
+grant select, insert, update on events_erased to event_piper_eraser;

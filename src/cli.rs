@@ -2,13 +2,16 @@
 
 mod append;
 mod doctor;
+mod erase;
 mod healthcheck;
 mod keys;
 mod migrate;
+mod prune;
 mod psql;
 mod serve;
 mod tail;
 mod token;
+mod upkeep;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -47,6 +50,20 @@ enum Command {
     Migrate(Flags),
     /// Examine the database: will every event arrive, and if not, what mends it?
     Doctor(Flags),
+    /// Take old events out of the log, in small steps that disturb nobody
+    Prune {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        what: prune::Args,
+    },
+    /// Take out what the events of a subscriber, or of a stream, said; that they were stays
+    Erase {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        whose: erase::Args,
+    },
     /// Open psql on the database, or run it with the arguments given
     Psql {
         #[command(flatten)]
@@ -83,6 +100,12 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(flags) => serve::serve(load(flags)?).await,
         Command::Migrate(flags) => on_database(load(flags)?, migrate::run).await,
         Command::Doctor(flags) => on_database(load(flags)?, doctor::run).await,
+        Command::Prune { flags, what } => {
+            on_database(load(flags)?, async |server: &Server| prune::run(server, what).await).await
+        }
+        Command::Erase { flags, whose } => {
+            on_database(load(flags)?, async |server: &Server| erase::run(server, whose).await).await
+        }
         Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
         Command::Keys(command) => command.run().await,

@@ -6,6 +6,7 @@
 //! when it is behind. Events that are written through this gateway go the other way: by the
 //! [`writer`] to the table, and come back as everybody's do.
 
+pub mod amended;
 pub mod follower;
 pub mod frame;
 pub mod health;
@@ -26,6 +27,7 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    amended::Correction,
     health::Health,
     hub::{Hub, Seat},
     strict::Strict,
@@ -200,6 +202,15 @@ impl Gateway {
     /// One event, whole.
     pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
         self.history.event(id).await
+    }
+
+    /// How one event is corrected by later ones, where it is.
+    pub async fn correction(&self, event: &WholeEvent) -> Result<Option<Correction>, HistoryError> {
+        if event.amends.is_some() {
+            return Ok(None);
+        }
+        let events = std::iter::once((event.id, event.payload.as_bytes()));
+        Ok(amended::corrections(&self.history, events).await?.remove(&event.id))
     }
 
     /// Nothing, or why events do not move.

@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | what they know |
 //! |---|---|---|
-//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`sse`] | the words and the rules: pure, no clock, no I/O |
+//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`amendment`], [`sse`] | the words and the rules: pure, no clock, no I/O |
 //! | 1 | [`postgres`] | the only SQL |
 //! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
 //! | 2 | [`access`] | who may do what |
@@ -15,6 +15,7 @@
 //! [`config`], [`metrics`] and [`telemetry`] stand beside the layers.
 
 pub mod access;
+pub mod amendment;
 pub mod cli;
 pub mod config;
 pub mod consumer;

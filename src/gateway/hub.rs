@@ -33,6 +33,8 @@ pub struct Hub {
 pub struct State {
     /// The recent events.
     pub recent: Recent,
+    /// Behind this snapshot of the table, rows may have been changed that are kept here.
+    pub clean_as_of: String,
     /// Which log this is: counts up when the log is found replaced. 0: not read yet.
     pub epoch: u64,
     /// The gateway is about to end.
@@ -69,7 +71,12 @@ impl Hub {
     pub fn new(capacity: usize) -> Self {
         let recent = Recent::new(capacity, Position::default());
         Self {
-            state: Mutex::new(State { recent, epoch: 0, closing: false }),
+            state: Mutex::new(State {
+                recent,
+                clean_as_of: String::new(),
+                epoch: 0,
+                closing: false,
+            }),
             waiting: Mutex::default(),
             streams: Mutex::default(),
             horizon: watch::Sender::default(),
@@ -83,11 +90,13 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The reader starts at `position`, for the first time or in a log that was replaced.
-    /// Answers which log this is now.
-    pub fn restart(&self, position: &Position) -> u64 {
+    /// The reader starts at `position`, for the first time or in a log that was replaced, and
+    /// will have read nothing that is older than the snapshot `as_of`. Answers which log this is
+    /// now.
+    pub fn restart(&self, position: &Position, as_of: String) -> u64 {
         let mut state = self.state();
         state.recent.reset(position);
+        state.clean_as_of = as_of;
         state.epoch += 1;
         let epoch = state.epoch;
         self.show(state);

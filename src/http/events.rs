@@ -32,7 +32,10 @@ use crate::{
         signal::put_retry,
         subscription::{Kinds, Request, Subscription},
     },
-    postgres::{error::Chain, history::WholeEvent},
+    postgres::{
+        error::Chain,
+        history::{HistoryError, WholeEvent},
+    },
 };
 
 /// The header in which an `EventSource` says how far it has got.
@@ -51,6 +54,7 @@ pub(super) async fn subscribe(
         consumers: identity::consumers(&who, &headers, &query)?,
         cursor: cursor(&headers, &query)?,
         kinds: kinds(&query)?,
+        amended: amended(&query)?,
     };
     let limits = &app.settings.limits;
     if !app.gateway.has_room(&request.consumers, limits.streams, limits.streams_of_a_consumer) {
@@ -77,15 +81,30 @@ pub(super) async fn one(
     let id: EventId = id.parse().map_err(|_| {
         Problem::bad_request(format!("{id:?} is no event's id: an id is a whole number"))
     })?;
-    let event = app.gateway.event(id).await.map_err(|error| {
+    let amended = amended(&query)?;
+    let failed = |error: HistoryError| {
         warn!(error = %Chain(&error), %id, "looking up an event failed");
         Problem::unavailable("PostgreSQL cannot be asked just now; try again")
-    })?;
-    event
-        .filter(|event| is_of(consumers.as_deref(), event) && may_see(&who, event))
-        .as_ref()
-        .map(shown)
-        .ok_or_else(|| Problem::not_found(format!("there is no event {id} for this consumer")))
+    };
+    let event = app.gateway.event(id).await.map_err(failed)?;
+    let may_see = |event: &WholeEvent| is_of(consumers.as_deref(), event) && may_see(&who, event);
+    let Some(event) = event.filter(may_see) else {
+        return Err(Problem::not_found(format!("there is no event {id} for this consumer")));
+    };
+    if !amended {
+        return Ok(axum::Json(Whole::from(&event)).into_response());
+    }
+    let correction = app.gateway.correction(&event).await.map_err(failed)?;
+    Ok(axum::Json(Whole::from(&event).corrected(correction)).into_response())
+}
+
+/// Whether events are wanted as later ones correct them.
+fn amended(query: &Query) -> Result<bool, Problem> {
+    match query.first("amended") {
+        None | Some("false") => Ok(false),
+        Some("true" | "") => Ok(true),
+        Some(_) => Err(Problem::bad_request("?amended= is true or false")),
+    }
 }
 
 fn cursor(headers: &HeaderMap, query: &Query) -> Result<Option<Cursor>, Problem> {
@@ -156,8 +175,4 @@ fn may_see(who: &Principal, event: &WholeEvent) -> bool {
 fn is_of(consumers: Option<&[ConsumerId]>, event: &WholeEvent) -> bool {
     let its = |consumer: &ConsumerId| Some(consumer.as_str()) == event.subscriber.as_deref();
     consumers.is_none_or(|consumers| consumers.iter().any(its))
-}
-
-fn shown(event: &WholeEvent) -> Response {
-    axum::Json(Whole::from(event)).into_response()
 }

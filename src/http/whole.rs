@@ -3,7 +3,11 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{gateway::frame, postgres::history::WholeEvent};
+use crate::{
+    event::EventId,
+    gateway::{amended::Correction, frame},
+    postgres::history::WholeEvent,
+};
 
 /// An event as JSON. Payload and metadata pass through as they are, every digit of them.
 #[derive(Serialize)]
@@ -18,6 +22,15 @@ pub(super) struct Whole<'a> {
     uid: Option<&'a str>,
     payload: Box<RawValue>,
     metadata: Option<Box<RawValue>>,
+    /// What it amends, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amends: Option<i64>,
+    /// What corrects the payload, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amendments: Option<Vec<i64>>,
+    /// Why the payload stands as it was written all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unamended: Option<String>,
 }
 
 impl<'a> From<&'a WholeEvent> for Whole<'a> {
@@ -32,7 +45,26 @@ impl<'a> From<&'a WholeEvent> for Whole<'a> {
             uid: event.uid.as_deref(),
             payload: raw(&event.payload),
             metadata: event.metadata.as_deref().map(raw),
+            amends: event.amends.map(EventId::get),
+            amendments: None,
+            unamended: None,
         }
+    }
+}
+
+impl Whole<'_> {
+    /// The same as later events correct it.
+    pub(super) fn corrected(mut self, correction: Option<Correction>) -> Self {
+        let Some(Correction { amendments, payload }) = correction else {
+            self.amendments = Some(Vec::new());
+            return self;
+        };
+        self.amendments = Some(amendments.into_iter().map(EventId::get).collect());
+        match payload {
+            Ok(payload) => self.payload = raw(&payload),
+            Err(unamended) => self.unamended = Some(unamended.to_string()),
+        }
+        self
     }
 }
 

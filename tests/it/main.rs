@@ -1,6 +1,7 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
 mod access;
+mod amend;
 mod append;
 mod append_command;
 mod browser;
@@ -8,6 +9,7 @@ mod chaos;
 mod contract;
 mod doctor;
 mod embedded;
+mod erase;
 mod exhaustion;
 mod failover;
 mod feeds;
@@ -20,7 +22,9 @@ mod live;
 mod load;
 mod migrate;
 mod order;
+mod partition;
 mod predecessor;
+mod prune;
 mod publish;
 mod reconnect;
 mod replay;

@@ -7,6 +7,7 @@ pub(crate) mod disk;
 pub(crate) mod killable;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod program;
 pub(crate) mod scratch;
 pub(crate) mod sse_client;
 

@@ -1,5 +1,6 @@
 //! One listening connection at work: when to look at the log, and what to do between looks.
 
+mod erased;
 mod look;
 
 use std::{
@@ -128,6 +129,7 @@ impl<'a> Session<'a> {
     /// hold has run out.
     async fn start(&self) -> Result<Order, Lost> {
         let (log, client) = (&self.log, self.listener.client());
+        let as_of = within("taking a snapshot", log.snapshot(client)).await?;
         let head = within("finding the newest event", log.newest(client)).await?;
         let writers = self.writers().await?;
         let (hold, begun) = (self.tailer.settings.hold, Instant::now());
@@ -142,7 +144,7 @@ impl<'a> Session<'a> {
             }
             if let Some(order) = start.settle(open, now) {
                 info!(%head, "reading the log from its end");
-                self.tailer.started(order.position());
+                self.tailer.started(order.position(), as_of);
                 return Ok(order);
             }
             nap(Duration::from_millis(if now - begun > LONG_HOLD { 100 } else { 1 })).await;
@@ -234,6 +236,7 @@ impl<'a> Session<'a> {
             self.vigil.keeper = within("trying to keep the bell", bell).await?;
         }
         self.say_doorbell();
+        self.forget_erased().await?;
         self.audit(order).await
     }
 

@@ -23,7 +23,7 @@ pub struct WholePage {
 /// Everybody's events in id order.
 const EVERYBODYS: &str = "
 select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
-       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), found
+       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), found, amends
 from (
     select *, count(*) over () as found, sum(size) over (order by id) - size as before
     from (select *, pg_column_size(payload) + coalesce(pg_column_size(metadata), 0) as size
@@ -33,7 +33,7 @@ from (
 /// A stream's events from a version on.
 const STREAM: &str = "
 select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
-       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), found
+       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), found, amends
 from (
     select *, count(*) over () as found, sum(size) over (order by version) - size as before
     from (select *, pg_column_size(payload) + coalesce(pg_column_size(metadata), 0) as size
@@ -43,7 +43,7 @@ from (
 /// The same, down from a version.
 const STREAM_BACKWARD: &str = "
 select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
-       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), found
+       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), found, amends
 from (
     select *, count(*) over () as found, sum(size) over (order by version desc) - size as before
     from (select *, pg_column_size(payload) + coalesce(pg_column_size(metadata), 0) as size

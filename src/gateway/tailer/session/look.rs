@@ -6,7 +6,10 @@ use super::{Lost, Session, within};
 use crate::{
     consumer::ConsumerId,
     event::{EventId, Logged, Xid},
-    gateway::{frame::Frame, recent::Recent},
+    gateway::{
+        frame::{self, Frame},
+        recent::Recent,
+    },
     order::{Advance, Order, Position},
     postgres::{
         doorbell,
@@ -201,7 +204,8 @@ impl Session<'_> {
                 self.tailer.metrics.commit_to_delivery.observe(age.as_secs_f64());
             }
             if let Some(consumer) = row.subscriber() {
-                let frame = self.encoder.encode(*row, row.kind(), row.payload());
+                let data = frame::data(row.amends(), row.payload());
+                let frame = self.encoder.encode(*row, row.kind(), &data);
                 frames.push((consumer, frame, after(row)));
             }
         }
