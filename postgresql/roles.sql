@@ -35,6 +35,7 @@ alter table events_pruned owner to event_piper_owner;
 alter table events_keep owner to event_piper_owner;
 alter table events_erased owner to event_piper_owner;
 alter table event_piper_migrations owner to event_piper_owner;
+alter table event_piper_keys owner to event_piper_owner;
 alter function event_piper_admits(text, text, text, bigint, xid8) owner to event_piper_owner;
 alter function event_piper_doorbell() owner to event_piper_owner;
 alter function event_piper_append_only() owner to event_piper_owner;
@@ -53,6 +54,8 @@ grant insert (type, "timestamp", subscriber, payload, stream, version, uid, meta
 grant execute on function event_piper_admits(text, text, text, bigint, xid8) to event_piper_writer;
 
 grant select on events, events_pruned, events_erased, event_piper_migrations to event_piper_gateway;
+-- Hashes of keys, for `--auth keys`. Making and revoking keys is the owner's.
+grant select on event_piper_keys to event_piper_gateway;
 grant select on sequence events_id_seq to event_piper_gateway;
 
 -- What goes and what is changed, triggers note with their owner's rights. Neither can do anything

@@ -360,6 +360,30 @@ alter table events enable always trigger events_remember_changed;
 -- One more of the doorbell's locks (see 0003): 6 PRUNE, held by the one who prunes.
 
 -- -------------------------------------------------------------------------------------------------
+-- Keys of writers and machines, for gateways that run with `--auth keys`.
+--
+-- A key is shown once, when it is made (`event-piper keys create`), and is never stored: what is
+-- here is the SHA-256 of its secret part, which has 256 random bits and so needs no slower hash.
+-- Whoever reads this table can use none of the keys. Gateways read it every few seconds; none
+-- writes it.
+create table event_piper_keys (
+    -- The part of the key that names it.
+    id         text primary key check (id ~ '^[0-9a-f]{16}$'),
+    -- Whom it was made for; shows in logs and limits.
+    name       text not null check (name <> '' and name !~ '[[:cntrl:]]'),
+    hash       bytea not null check (octet_length(hash) = 32),
+    -- {"read": ["toto", "team-*"], "write": [...], "read_streams": [...], "write_streams": [...],
+    --  "all": true, "console": true, "metrics": true}; what is not there is not granted.
+    rights     jsonb not null check (jsonb_typeof(rights) = 'object'),
+    created_at timestamptz not null default now(),
+    expires_at timestamptz,
+    -- A revoked key stays, so that its name can be found in old logs.
+    revoked_at timestamptz
+);
+
+comment on table event_piper_keys is 'Keys of writers and machines: hashes, never the keys themselves';
+
+-- -------------------------------------------------------------------------------------------------
 -- What `event-piper migrate` would have noted, so that it goes on from here.
 create table event_piper_migrations (
     number     int primary key,
@@ -380,4 +404,6 @@ insert into event_piper_migrations (number, name, checksum) values
     (5, '0005_events_pruned',
      'ef5a50855ee236578bcf5cf4e8c2b9cdf28b3fa264700ff9ec6fc7cfcce0a5f9'),
     (8, '0008_corrections_and_retention',
-     'ac728e8aa805f4dfaec61404c79b08c2fc51306228b57145b48411eca0f44a6c');
+     'ac728e8aa805f4dfaec61404c79b08c2fc51306228b57145b48411eca0f44a6c'),
+    (9, '0009_keys',
+     '18974412d1a693d4744308d7be1877a4bc50a0399187afd720f61b2aa1104e03');

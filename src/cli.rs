@@ -4,11 +4,13 @@ mod append;
 mod doctor;
 mod erase;
 mod healthcheck;
+mod keys;
 mod migrate;
 mod prune;
 mod psql;
 mod serve;
 mod tail;
+mod token;
 mod upkeep;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -72,6 +74,9 @@ enum Command {
     },
     /// Ask a gateway on this machine whether it is ready; for containers
     Healthcheck(Flags),
+    /// Make, list and revoke keys of writers and machines
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Follow a gateway from the terminal, through lost connections
     Tail(tail::Args),
     /// Send events to a gateway: payloads, or lines of JSON on standard input
@@ -103,6 +108,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
+        Command::Keys(command) => command.run().await,
         Command::Tail(args) => tail::tail(args).await,
         Command::Append(args) => append::append(args).await,
     }

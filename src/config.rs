@@ -4,10 +4,9 @@
 //! and this module puts together what the rest of the program takes. Whatever is wrong is
 //! reported at once.
 
+mod access;
 pub mod sources;
 mod value;
-
-use std::net::SocketAddr;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -26,11 +25,15 @@ pub struct Config {
     /// Where the log is.
     pub database: Database,
     /// Where HTTP is served.
-    pub listen: SocketAddr,
+    pub listen: http::Place,
+    /// The certificate and the key for clients, where they are to speak TLS.
+    pub tls: Option<http::tls::Files>,
     /// Whether `serve` brings the schema up to date first.
     pub migrate: bool,
     /// The engine's.
     pub gateway: gateway::Settings,
+    /// Who may do what.
+    pub access: crate::access::Settings,
     /// The HTTP side's.
     pub http: http::Settings,
     /// The logs'.
@@ -59,12 +62,14 @@ impl Config {
 
     fn from_sources(mut from: Sources) -> Result<Self, WrongSettings> {
         let database = database(&mut from);
-        let listen = from.setting("listen", value::address);
-        let auth = from.optional("auth", value::auth);
+        let listen = from.setting("listen", value::place);
+        let cors_origins: Vec<String> = from.setting("cors-origins", value::origins);
+        let access = access::settings(&mut from, &listen, &cors_origins);
+        let tls = tls(&mut from, &listen);
         let streams: usize = from.setting("max-streams", value::limit);
         let http = http::Settings {
-            auth: auth_on(listen, auth, &mut from),
-            cors_origins: from.setting("cors-origins", value::origins),
+            cors_origins,
+            tls: None,
             drain: from.setting("drain", value::duration),
             limits: http::Limits {
                 connections: streams.saturating_add(http::Limits::SPARE),
@@ -90,7 +95,7 @@ impl Config {
             format: from.setting("log-format", value::format),
         };
         let migrate = from.setting("migrate", value::switch);
-        from.finish(Self { database, listen, migrate, gateway, http, telemetry })
+        from.finish(Self { database, listen, tls, migrate, gateway, access, http, telemetry })
     }
 }
 
@@ -118,22 +123,26 @@ fn database(from: &mut Sources) -> Database {
     Database::Embedded(embedded::Settings { data_dir, binaries, port })
 }
 
-/// Open is for loopback; anything wider is somebody's explicit choice.
-fn auth_on(listen: SocketAddr, given: Option<http::Auth>, from: &mut Sources) -> http::Auth {
-    let loopback = listen.ip().is_loopback();
-    match given {
-        Some(http::Auth::Open) if !loopback => from.wrong(format!(
-            "--auth open: is for loopback addresses only, and --listen is {listen}: expected \
-             --auth trusted-header, behind something that authenticates callers"
-        )),
-        None if !loopback => from.wrong(format!(
-            "--listen {listen}: reachable from other machines, so say who is believed: expected \
-             --auth trusted-header (something in front authenticates callers and sets \
-             X-Consumer-Id), or a loopback address"
-        )),
-        _ => {}
+fn tls(from: &mut Sources, listen: &http::Place) -> Option<http::tls::Files> {
+    let certificate = from.optional("tls-cert", value::path);
+    let key = from.optional("tls-key", value::path);
+    if certificate.is_some() && matches!(listen, http::Place::Unix(_)) {
+        from.wrong(format!(
+            "--tls-cert: there is no TLS on a Unix socket, and --listen is {listen}"
+        ));
     }
-    given.unwrap_or(http::Auth::Open)
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(http::tls::Files { certificate, key }),
+        (None, None) => None,
+        (Some(_), None) => {
+            from.wrong("--tls-cert: needs its private key: expected --tls-key too".into());
+            None
+        }
+        (None, Some(_)) => {
+            from.wrong("--tls-key: needs its certificate: expected --tls-cert too".into());
+            None
+        }
+    }
 }
 
 impl Database {
@@ -152,7 +161,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::order::Hold;
+    use crate::{access::Modes, order::Hold};
 
     fn load(flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> Result<Config, WrongSettings> {
         let flags = flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
@@ -190,12 +199,12 @@ mod tests {
     #[test]
     fn with_no_settings_at_all_the_defaults_are_those_of_the_manual() {
         let config = load(&[("data-dir", "/d")], &[]).unwrap();
-        assert_eq!(config.listen, "127.0.0.1:4000".parse().unwrap());
+        assert_eq!(config.listen, http::Place::Tcp("127.0.0.1:4000".parse().unwrap()));
         assert_eq!(config.gateway.hold, Hold::For(Duration::from_millis(20)));
         assert_eq!(config.gateway.heartbeat, Duration::from_secs(10));
         assert_eq!(config.gateway.recent, 64 << 20);
         assert_eq!(config.gateway.pool, 8);
-        assert_eq!(config.http.auth, http::Auth::Open);
+        assert!(config.access.modes.is_open());
         assert_eq!(config.http.drain, Duration::from_secs(10));
         assert!(config.http.cors_origins.is_empty());
         assert!(config.migrate);
@@ -268,12 +277,112 @@ mod tests {
         assert_eq!(complaints(&[("listen", "0.0.0.0:4000")], &[]).len(), 1);
         assert_eq!(complaints(&[("listen", "[::]:1"), ("auth", "open")], &[]).len(), 1);
         let chosen = load(&[("listen", "0.0.0.0:4000"), ("auth", "trusted-header")], &[]).unwrap();
-        assert_eq!(chosen.http.auth, http::Auth::TrustedHeader);
+        assert_eq!(chosen.access.modes, Modes::TRUSTED_HEADER);
+        let socket = load(&[("listen", "unix:/run/event-piper.sock")], &[]).unwrap();
+        assert!(socket.access.modes.is_open(), "the socket's permissions are the choice");
     }
 
     #[test]
     fn an_empty_variable_is_none() {
         load(&[], &[("DATABASE_URL", ""), ("EVENT_PIPER_HOLD", "")]).unwrap();
+    }
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn modes_can_be_combined_and_are_known_by_name() {
+        let modes = |text| load(&[("auth", text)], &[]).map(|config| config.access.modes);
+        let both = Modes { trusted_header: true, jwt: false, keys: true };
+        assert_eq!(modes("keys, trusted-header"), Ok(both));
+        for wrong in ["open,keys", "header", "", "keys,"] {
+            assert!(modes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_believed_of_a_named_issuer_for_a_named_audience() {
+        let jwt = |flags: &[(&'static str, &str)]| {
+            load(&[&[("auth", "jwt"), ("jwt-issuer", "https://i.example")], flags].concat(), &[])
+        };
+        let whole = jwt(&[("jwt-audience", "a,b"), ("jwt-secret", SECRET)]).unwrap();
+        let [issuer] = &whole.access.issuers[..] else { panic!("one issuer") };
+        assert_eq!(issuer.audience, ["a", "b"]);
+        assert_eq!(format!("{:?}", issuer.algorithms), "[HS256]");
+        assert!(!format!("{whole:?}").contains(SECRET));
+        for (flags, says) in [
+            (&[("jwt-secret", SECRET)][..], "audience"),
+            (&[("jwt-audience", "a")], "nowhere"),
+            (&[("jwt-audience", "a"), ("jwt-secret", "short")], "16 bytes"),
+            (&[("jwt-audience", "a"), ("jwt-jwks-url", "file:///etc/passwd")], "https://"),
+            (&[("jwt-audience", "a"), ("jwt-key-file", "/nowhere.pem")], "/nowhere.pem"),
+            (
+                &[("jwt-audience", "a"), ("jwt-secret", SECRET), ("jwt-algorithms", "RS256")],
+                "no algorithm for these keys",
+            ),
+            (
+                &[
+                    ("jwt-audience", "a"),
+                    ("jwt-jwks-url", "https://i.example/jwks"),
+                    ("jwt-algorithms", "HS256"),
+                ],
+                "no algorithm for these keys",
+            ),
+            (
+                &[
+                    ("jwt-audience", "a"),
+                    ("jwt-jwks-url", "https://i.example/jwks"),
+                    ("jwt-secret", SECRET),
+                ],
+                "several places",
+            ),
+        ] {
+            let wrong = jwt(flags).unwrap_err().to_string();
+            assert!(wrong.contains(says), "{flags:?}: {wrong}");
+        }
+        assert!(complaints(&[("auth", "jwt")], &[])[0].contains("--jwt-issuer"));
+    }
+
+    #[test]
+    fn several_issuers_are_in_a_file() {
+        let secret = File::new(SECRET);
+        let text = format!(
+            "[[issuer]]\nissuer = 'a'\naudience = ['x']\nsecret-file = '{}'\nconsumer-claim = 'user.name'\n
+             [[issuer]]\nissuer = 'b'\naudience = ['x']\njwks-url = 'https://b.example/jwks'\n",
+            secret.path()
+        );
+        let file = File::new(&text);
+        let config = load(&[("auth", "jwt"), ("jwt-issuers-file", file.path())], &[]).unwrap();
+        let claims: Vec<_> = config.access.issuers.iter().map(|it| &*it.consumer_claim).collect();
+        assert_eq!(claims, ["user.name", "sub"]);
+        for (wrong, says) in [
+            ("[[issuer]]\nissuer = 'a'\nsecret = 'x'", "unknown field"),
+            (&format!("{text}{}", text.replace("'b'", "'c'")), "twice"),
+            ("issuer = 1", "[[issuer]]"),
+        ] {
+            let file = File::new(wrong);
+            let flags = [("auth", "jwt"), ("jwt-issuers-file", file.path())];
+            assert!(complaints(&flags, &[]).join("\n").contains(says), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_secret_does_not_show_it() {
+        for name in ["jwt-secret", "ticket-key"] {
+            let complaints = complaints(&[(name, "hunter2")], &[]).join("\n");
+            assert!(complaints.contains("16 bytes") && !complaints.contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_come_together() {
+        assert!(load(&[("tls-cert", "/c"), ("tls-key", "/k")], &[]).unwrap().tls.is_some());
+        for wrong in [
+            &[("tls-cert", "/c")][..],
+            &[("tls-key", "/k")],
+            &[("tls-cert", "/c"), ("tls-key", "/k"), ("listen", "unix:/s")],
+        ] {
+            assert_eq!(complaints(wrong, &[]).len(), 1, "{wrong:?}");
+        }
     }
 
     proptest::proptest! {

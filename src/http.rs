@@ -9,13 +9,18 @@ pub mod error;
 mod events;
 mod feed;
 mod gate;
+mod guard;
 mod health;
 mod identity;
+mod listener;
 mod openapi;
 mod opening;
+mod proof;
 mod query;
 mod server;
 mod streams;
+mod tickets;
+pub mod tls;
 mod whole;
 mod write;
 
@@ -24,22 +29,21 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    http::{Method, Uri},
+    http::{HeaderValue, Method, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-pub use server::{listen, serve};
+pub use listener::{Listener, Place, listen};
+pub use server::serve;
 use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
 
-use self::error::Problem;
-use crate::{gateway::Gateway, metrics::Route};
+use self::{error::Problem, tls::Tls};
+use crate::{access::Access, gateway::Gateway, metrics::Route};
 
 /// What an operator can turn on the HTTP side.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who is believed to be whom.
-    pub auth: Auth,
     /// Web origins that may read cross-origin; empty: loopback origins in the open mode,
     /// none otherwise.
     pub cors_origins: Vec<String>,
@@ -47,6 +51,8 @@ pub struct Settings {
     pub drain: Duration,
     /// How much of everything there may be.
     pub limits: Limits,
+    /// The certificate, where clients are to speak TLS.
+    pub tls: Option<Arc<Tls>>,
     /// Where the predecessor's append service is served as well, if it is: a path.
     pub append_path: Option<String>,
 }
@@ -100,42 +106,23 @@ impl Limits {
     }
 }
 
-/// Who is believed to be whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Auth {
-    /// Anybody may name any consumer, by header or query: for loopback addresses only.
-    Open,
-    /// Something in front has authenticated the caller and sets `X-Consumer-Id`.
-    TrustedHeader,
-}
-
 /// What the handlers share.
 #[derive(Debug)]
 struct App {
     gateway: Arc<Gateway>,
+    access: Arc<Access>,
     settings: Settings,
 }
 
 /// All routes of the gateway.
-pub fn router(gateway: Arc<Gateway>, settings: Settings) -> Router {
-    let cors = cors::layer(&settings);
+pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) -> Router {
+    let cors = cors::layer(&settings, access.modes());
     let append_path = settings.append_path.as_deref().map(append_path::routes);
-    let app = Arc::new(App { gateway, settings });
-    Router::new()
-        .route("/", get(console::page))
-        .route("/console.css", get(console::style))
-        .route("/console.js", get(console::script))
-        .route("/events", get(events::subscribe).post(write::publish))
-        .route("/events/{id}", get(events::one))
-        .route("/all", get(all::follow))
-        .route("/streams/{stream}", get(streams::read).post(write::append))
-        .route("/streams/{stream}/{version}", post(write::append_at))
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/manage/health", get(health::up))
-        .route("/metrics", get(health::metrics))
-        .route("/openapi.json", get(openapi::document))
+    let app = Arc::new(App { gateway, access, settings });
+    guarded()
         .merge(append_path.unwrap_or_default())
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&app), guard::guard))
+        .merge(unguarded())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
@@ -143,8 +130,55 @@ pub fn router(gateway: Arc<Gateway>, settings: Settings) -> Router {
             Problem::internal("a fault of the gateway's own; its log says more").into_response()
         }))
         .layer(cors)
-        .layer(TraceLayer::new_for_http())
+        .layer(middleware::from_fn(framed))
+        .layer(TraceLayer::new_for_http().make_span_with(span))
         .with_state(app)
+}
+
+/// Routes that know who is asking: each finds a `Principal` in its request.
+fn guarded() -> Router<Arc<App>> {
+    Router::new()
+        .route("/", get(console::page))
+        .route("/events", get(events::subscribe).post(write::publish))
+        .route("/events/{id}", get(events::one))
+        .route("/all", get(all::follow))
+        .route("/streams/{stream}", get(streams::read).post(write::append))
+        .route("/streams/{stream}/{version}", post(write::append_at))
+        .route("/metrics", get(health::metrics))
+        .route("/tickets", post(tickets::give))
+}
+
+/// Routes that say the same to everybody.
+fn unguarded() -> Router<Arc<App>> {
+    Router::new()
+        .route("/console.css", get(console::style))
+        .route("/console.js", get(console::script))
+        .route("/openapi.json", get(openapi::document))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/manage/health", get(health::up))
+}
+
+/// RFC 9112, section 6.1: whoever sends both a length and chunks may be smuggling a second
+/// request past a proxy that believes the other one. hyper goes by the chunks, and forgets the
+/// length where that came later; so nothing more is read from a connection that sent chunks.
+async fn framed(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let mut response = if chunked && headers.contains_key(header::CONTENT_LENGTH) {
+        Problem::bad_request("there is a Content-Length beside a Transfer-Encoding").into_response()
+    } else {
+        next.run(request).await
+    };
+    if chunked {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// In the log a request goes by its path: a query may hold a ticket.
+fn span(request: &Request) -> tracing::Span {
+    tracing::debug_span!("request", method = %request.method(), path = request.uri().path())
 }
 
 async fn not_found(uri: Uri) -> Problem {

@@ -8,11 +8,13 @@
 //! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`amendment`], [`sse`] | the words and the rules: pure, no clock, no I/O |
 //! | 1 | [`postgres`] | the only SQL |
 //! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
+//! | 2 | [`access`] | who may do what |
 //! | 3 | [`http`] | what users see on the wire |
 //! | 4 | [`cli`] | composition: wires everything, nobody imports it |
 //!
 //! [`config`], [`metrics`] and [`telemetry`] stand beside the layers.
 
+pub mod access;
 pub mod amendment;
 pub mod cli;
 pub mod config;

@@ -42,6 +42,10 @@ pub struct Metrics {
     pub slow_clients: Counter,
     /// Subscriptions that were asked to try again later, by the limit that was reached.
     pub refused: Family<Reason, Counter>,
+    /// Requests that were refused for who sent them, by reason.
+    pub denied: Family<Reason, Counter>,
+    /// Tickets that were given.
+    pub tickets: Counter,
     /// Subscriptions that ended, by reason.
     pub disconnects: Family<Reason, Counter>,
     /// The greatest id that was passed.
@@ -124,6 +128,8 @@ impl Metrics {
             resumed_from_recent: Counter::default(),
             slow_clients: Counter::default(),
             refused: Family::default(),
+            denied: Family::default(),
+            tickets: Counter::default(),
             disconnects: Family::default(),
             head: Gauge::default(),
             lag: Gauge::default(),
@@ -159,6 +165,8 @@ impl Metrics {
         add.metric("resumed_from_recent", "Resumed without a query", &self.resumed_from_recent);
         add.metric("slow_clients", "Fell back to the table", &self.slow_clients);
         add.metric("refused", "Asked to try again later, by limit", &self.refused);
+        add.metric("denied", "Refused for who sent them, by reason", &self.denied);
+        add.metric("tickets", "Tickets that were given", &self.tickets);
         add.metric("disconnects", "Ended subscriptions by reason", &self.disconnects);
         add.metric("head", "The greatest id that was passed", &self.head);
         add.metric("lag", "Ids that were drawn and not passed", &self.lag);

@@ -11,6 +11,7 @@ pub mod erase;
 pub mod error;
 pub mod event_log;
 pub mod history;
+pub mod keys;
 pub mod listener;
 pub mod migrate;
 pub mod prune;

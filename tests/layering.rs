@@ -7,12 +7,13 @@ use std::{
 
 /// Each module with its layer; none for those that stand beside them, and import what they
 /// compose or describe.
-const LAYERS: [(&str, Option<u8>); 16] = [
+const LAYERS: [(&str, Option<u8>); 17] = [
     ("cli", Some(4)),
     ("http", Some(3)),
     ("pump", Some(3)),
     ("copy", Some(3)),
     ("gateway", Some(2)),
+    ("access", Some(2)),
     ("postgres", Some(1)),
     ("event", Some(0)),
     ("consumer", Some(0)),

@@ -15,6 +15,7 @@ use self::{
     lines::{Line, Lines},
     post::Post,
 };
+use super::token::Token;
 
 /// Which events, and where they go.
 #[derive(clap::Args, Debug)]
@@ -37,6 +38,8 @@ pub(super) struct Args {
     /// Where the gateway is
     #[arg(long, env = "EVENT_PIPER_URL", default_value = "http://127.0.0.1:4000")]
     url: Url,
+    #[command(flatten)]
+    token: Token,
 }
 
 /// As much goes in one request.
@@ -47,7 +50,7 @@ pub(super) async fn append(mut args: Args) -> anyhow::Result<ExitCode> {
     if args.kind.is_some() && args.consumer.is_none() && args.stream.is_none() {
         bail!("say who the events are for (--consumer), or which stream they are of (--stream)");
     }
-    let post = Post::new(&args.url)?;
+    let post = Post::new(&args.url, args.token.clone())?;
     let mut lines = Lines::open(std::mem::take(&mut args.payloads));
     let progress = progress(&lines);
     let mut written = 0;

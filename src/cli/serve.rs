@@ -12,7 +12,6 @@ use std::{
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     time::sleep,
 };
@@ -21,9 +20,10 @@ use tracing::{info, warn};
 
 use super::{open, wait_for};
 use crate::{
+    access::{Access, Modes},
     config::{Config, Database},
     gateway::Gateway,
-    http,
+    http::{self, Listener, Place, tls::Tls},
     metrics::Metrics,
     postgres::{embedded, error::Chain, migrate::migrate, reachable, server::Server},
 };
@@ -54,11 +54,14 @@ fn done(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+async fn run(mut config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let hints = Hints::new(&config);
     // Before the slow things, for a port that is taken is the most usual mistake.
-    let listener = http::listen(config.listen);
+    let listener = http::listen(&config.listen);
     let listener = listener.with_context(|| format!("listening on {}", config.listen))?;
+    if let Some(files) = config.tls.take() {
+        config.http.tls = Some(Tls::load(files)?);
+    }
     let Some(database) = shutdown.run_until_cancelled(open(config.database.clone())).await else {
         return Ok(());
     };
@@ -71,7 +74,7 @@ async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> 
 async fn prepare_and_serve(
     server: &Server,
     config: &Config,
-    listener: TcpListener,
+    listener: Listener,
     hints: &Hints,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -79,7 +82,7 @@ async fn prepare_and_serve(
         return Ok(());
     };
     prepared?;
-    hints.print(listener.local_addr()?);
+    hints.print(&listener.place()?);
     run_gateway(server, config, listener, shutdown).await;
     Ok(())
 }
@@ -113,17 +116,19 @@ const MIGRATE_AGAIN: Duration = Duration::from_millis(250);
 async fn run_gateway(
     server: &Server,
     config: &Config,
-    listener: TcpListener,
+    listener: Listener,
     shutdown: CancellationToken,
 ) {
-    let gateway = Gateway::start(server, config.gateway.clone(), Arc::new(Metrics::new()));
-    let router = http::router(Arc::clone(&gateway), config.http.clone());
+    let metrics = Arc::new(Metrics::new());
+    let gateway = Gateway::start(server, config.gateway.clone(), Arc::clone(&metrics));
+    let access = Access::start(config.access.clone(), server, metrics);
+    let router = http::router(Arc::clone(&gateway), Arc::clone(&access), config.http.clone());
     let goodbye = async {
         shutdown.cancelled().await;
         gateway.close();
     };
     tokio::join!(http::serve(listener, router, &config.http, shutdown.clone()), goodbye);
-    gateway.stop().await;
+    tokio::join!(gateway.stop(), access.stop());
 }
 
 /// Each connection is an open file: takes as many as the system allows, keeps some for the
@@ -177,6 +182,8 @@ impl Signals {
 /// What a newcomer does next.
 struct Hints {
     psql: String,
+    scheme: &'static str,
+    modes: Modes,
 }
 
 impl Hints {
@@ -189,23 +196,40 @@ impl Hints {
             let folder = quoted(&settings.data_dir.to_string_lossy());
             psql = format!("{psql} --data-dir {folder}");
         }
-        Self { psql }
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        Self { psql, scheme, modes: config.access.modes }
     }
 
-    fn print(&self, listening: SocketAddr) {
-        let address = reachable_at(listening);
-        let psql = &self.psql;
+    fn print(&self, listening: &Place) {
         // Whoever does not want to read it must not end the program: it may go to a full disk.
-        let _ = writeln!(
-            io::stdout(),
-            r#"
-EventPiper is at http://{address}
+        let _ = io::stdout().write_all(self.text(listening).as_bytes());
+    }
 
-  watch    curl -N -H 'X-Consumer-Id: toto' http://{address}/events
+    fn text(&self, listening: &Place) -> String {
+        let Place::Tcp(listening) = listening else {
+            return format!("\nEventPiper is at {listening}\n\n");
+        };
+        let address = format!("{}://{}", self.scheme, reachable_at(*listening));
+        let (psql, proof) = (&self.psql, self.proof());
+        format!(
+            r#"
+EventPiper is at {address}
+
+  watch    curl -N -H '{proof}' {address}/events
   insert   {psql} -c "insert into events (type, timestamp, subscriber, payload) values ('insert', now(), 'toto', '{{\"foo\": \"bar\"}}')"
-  page     http://{address}/
+  page     {address}/
+
 "#
-        );
+        )
+    }
+
+    /// What `curl` shows of who is asking.
+    fn proof(&self) -> &'static str {
+        if self.modes.jwt || self.modes.keys {
+            "Authorization: Bearer ..."
+        } else {
+            "X-Consumer-Id: toto"
+        }
     }
 }
 

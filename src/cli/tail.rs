@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, bail};
 use reqwest::{
     Client, Response, StatusCode, Url,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use serde::Deserialize;
 use tokio::{
@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use self::print::Printer;
+use super::token::Token;
 use crate::{
     consumer::ConsumerId,
     sse::{Event, Item, Parser},
@@ -42,6 +43,8 @@ pub(super) struct Args {
     /// Only events of these types, separated by commas
     #[arg(long, value_name = "TYPES")]
     types: Option<String>,
+    #[command(flatten)]
+    token: Token,
     /// Print a JSON object a line: id (the cursor), type, data as it came
     #[arg(long)]
     json: bool,
@@ -94,6 +97,7 @@ struct Tail {
     client: Client,
     url: Url,
     headers: HeaderMap,
+    token: Token,
     cursor: String,
     retry: Duration,
     /// Attempts since a gateway has answered.
@@ -116,6 +120,7 @@ impl Tail {
         let url = address(&args, &mut headers)?;
         Ok(Self {
             client: client(&url)?,
+            token: args.token,
             url,
             headers,
             cursor: args.from.unwrap_or_default(),
@@ -140,6 +145,9 @@ impl Tail {
         if !self.cursor.is_empty() {
             let cursor = HeaderValue::from_str(&self.cursor);
             headers.insert(LAST_EVENT_ID, cursor.context("--from is no id")?);
+        }
+        if let Some(bearer) = self.token.header()? {
+            headers.insert(AUTHORIZATION, bearer);
         }
         match self.client.get(self.url.clone()).headers(headers).send().await {
             Ok(response) => self.answered(response).await,

@@ -28,15 +28,37 @@ const fn setting(
 
 /// Every setting there is: what the flags, the variables and the file's keys are made from.
 #[rustfmt::skip]
-const SETTINGS: [Setting; 28] = [
+const SETTINGS: &[Setting] = &[
     setting("config", "EVENT_PIPER_CONFIG", "FILE", None, "A TOML file of settings, by the same names"),
     setting("database-url", "DATABASE_URL", "URL", None, "The PostgreSQL database; without it, one is brought along"),
     setting("database-url-file", "DATABASE_URL_FILE", "FILE", None, "A file that holds the database's URL, so that it shows nowhere else"),
     setting("data-dir", "EVENT_PIPER_DATA_DIR", "FOLDER", None, "Where the embedded PostgreSQL keeps its data [default: the platform's data folder]"),
     setting("postgres-bin", "EVENT_PIPER_POSTGRES_BIN", "FOLDER", None, "Where PostgreSQL's server programs are [default: looked for]"),
     setting("postgres-port", "EVENT_PIPER_POSTGRES_PORT", "PORT", None, "Serve the embedded PostgreSQL on 127.0.0.1 too; its password is in the data folder"),
-    setting("listen", "EVENT_PIPER_LISTEN", "ADDRESS", Some("127.0.0.1:4000"), "Where HTTP is served"),
-    setting("auth", "EVENT_PIPER_AUTH", "MODE", None, "Who is believed: open (loopback only), or trusted-header [default on loopback: open]"),
+    setting("listen", "EVENT_PIPER_LISTEN", "ADDRESS", Some("127.0.0.1:4000"), "Where HTTP is served: an address and a port, or unix:/path"),
+    setting("auth", "EVENT_PIPER_AUTH", "MODES", None, "Who is believed: open (loopback only), or some of trusted-header,jwt,keys [default on loopback: open]"),
+    setting("trusted-proxies", "EVENT_PIPER_TRUSTED_PROXIES", "NETWORKS", Some("127.0.0.0/8,::1"), "Whose X-Consumer-Id is believed: addresses and networks, separated by commas"),
+    setting("header-rights", "EVENT_PIPER_HEADER_RIGHTS", "JSON", Some("{}"), "What those may do whom X-Consumer-Id names, beside reading their own events"),
+    setting("jwt-issuer", "EVENT_PIPER_JWT_ISSUER", "ISSUER", None, "Whose tokens are believed: their claim iss"),
+    setting("jwt-audience", "EVENT_PIPER_JWT_AUDIENCE", "NAMES", None, "Whom tokens must be for: one of these in their claim aud"),
+    setting("jwt-algorithms", "EVENT_PIPER_JWT_ALGORITHMS", "NAMES", None, "What the issuer signs with, such as RS256 [default: HS256 with a secret, else RS256,ES256,EdDSA]"),
+    setting("jwt-jwks-url", "EVENT_PIPER_JWT_JWKS_URL", "URL", None, "Where the issuer publishes its keys"),
+    setting("jwt-key-file", "EVENT_PIPER_JWT_KEY_FILE", "FILE", None, "The issuer's public key, as PEM, JWK or JWKS"),
+    setting("jwt-secret", "EVENT_PIPER_JWT_SECRET", "SECRET", None, "What the issuer signs with HS256, better in a file"),
+    setting("jwt-secret-file", "EVENT_PIPER_JWT_SECRET_FILE", "FILE", None, "A file that holds this secret"),
+    setting("jwt-issuers-file", "EVENT_PIPER_JWT_ISSUERS_FILE", "FILE", None, "A TOML file of issuers, where there are several"),
+    setting("jwt-consumer-claim", "EVENT_PIPER_JWT_CONSUMER_CLAIM", "CLAIM", Some("sub"), "The claim that names the consumer"),
+    setting("jwt-rights-claim", "EVENT_PIPER_JWT_RIGHTS_CLAIM", "CLAIM", Some("event_piper"), "The claim that says what else may be read and written"),
+    setting("jwt-leeway", "EVENT_PIPER_JWT_LEEWAY", "DURATION", Some("5s"), "How far the issuer's clock may differ"),
+    setting("jwt-cookie", "EVENT_PIPER_JWT_COOKIE", "NAME", None, "A cookie in which browsers may bring a token"),
+    setting("ticket-key", "EVENT_PIPER_TICKET_KEY", "SECRET", None, "What signs tickets, the same on all instances, better in a file [default: made up at start]"),
+    setting("ticket-key-file", "EVENT_PIPER_TICKET_KEY_FILE", "FILE", None, "A file that holds this key, and in further lines older ones that still count"),
+    setting("metrics-from", "EVENT_PIPER_METRICS_FROM", "NETWORKS", Some("127.0.0.0/8,::1"), "Who may read the metrics without a proof: addresses and networks"),
+    setting("tls-cert", "EVENT_PIPER_TLS_CERT", "FILE", None, "The certificate for clients, as PEM; read again when it changes"),
+    setting("tls-key", "EVENT_PIPER_TLS_KEY", "FILE", None, "Its private key, as PEM"),
+    setting("max-streams-per-principal", "EVENT_PIPER_MAX_STREAMS_PER_PRINCIPAL", "NUMBER", Some("10000"), "Streams that one token's, key's or header's name has open at once"),
+    setting("max-requests-per-principal", "EVENT_PIPER_MAX_REQUESTS_PER_PRINCIPAL", "NUMBER", Some("1000"), "Requests a second of one such name"),
+    setting("max-appends-per-principal", "EVENT_PIPER_MAX_APPENDS_PER_PRINCIPAL", "NUMBER", Some("10000"), "Events a second that one such name appends"),
     setting("cors-origins", "EVENT_PIPER_CORS_ORIGINS", "ORIGINS", Some(""), "Web origins that may read, separated by commas"),
     setting("hold", "EVENT_PIPER_HOLD", "DURATION", Some("20ms"), "How long an open transaction may hold back later events; unlimited for strict id order"),
     setting("heartbeat", "EVENT_PIPER_HEARTBEAT", "DURATION", Some("10s"), "How often a quiet stream says that it lives"),
@@ -57,6 +79,13 @@ const SETTINGS: [Setting; 28] = [
     setting("migrate", "EVENT_PIPER_MIGRATE", "", Some("true"), "Bring the schema up to date at start (the default)"),
     setting("log", "EVENT_PIPER_LOG", "FILTER", Some("info,tokio_postgres=warn"), "What is logged, such as warn,event_piper=debug"),
     setting("log-format", "EVENT_PIPER_LOG_FORMAT", "FORMAT", Some("text"), "How it is logged: text, or json"),
+];
+
+/// Settings that nobody may see, and those that name a file which holds one instead.
+const SECRETS: [(&str, &str); 3] = [
+    ("database-url", "database-url-file"),
+    ("jwt-secret", "jwt-secret-file"),
+    ("ticket-key", "ticket-key-file"),
 ];
 
 /// The variable of each setting.
@@ -161,23 +190,30 @@ impl Sources {
     fn add(&mut self, settings: impl Iterator<Item = (&'static str, String, String)>) {
         let mut source: BTreeMap<_, _> =
             settings.map(|(name, place, value)| (name, Given { place, value })).collect();
-        self.resolve_url_file(&mut source);
+        for (secret, file) in SECRETS {
+            self.resolve_file(&mut source, secret, file);
+        }
         for (name, given) in source {
             self.given.entry(name).or_default().push(given);
         }
     }
 
-    /// Turns the name of a file with a URL into the URL, so that both are one setting.
-    fn resolve_url_file(&mut self, source: &mut BTreeMap<&'static str, Given>) {
-        let Some(Given { place, value }) = source.remove("database-url-file") else { return };
-        if let Some(url) = source.get("database-url") {
+    /// Turns the name of a file with a secret into the secret, so that both are one setting.
+    fn resolve_file(
+        &mut self,
+        source: &mut BTreeMap<&'static str, Given>,
+        secret: &'static str,
+        file: &'static str,
+    ) {
+        let Some(Given { place, value }) = source.remove(file) else { return };
+        if let Some(given) = source.get(secret) {
             return self
-                .wrong(format!("{place}: {} is given too: expected one of them", url.place));
+                .wrong(format!("{place}: {} is given too: expected one of them", given.place));
         }
         match fs::read_to_string(&value) {
-            Ok(url) => {
-                let url = Given { place, value: url.trim().to_owned() };
-                source.insert("database-url", url);
+            Ok(text) => {
+                let text = Given { place, value: text.trim().to_owned() };
+                source.insert(secret, text);
             }
             Err(e) => self.wrong(format!("{place}: {value:?} cannot be read ({e})")),
         }
@@ -264,9 +300,10 @@ impl Sources {
 
 fn complaint(name: &str, given: &Given, expected: &str) -> String {
     let Given { place, value } = given;
-    match name {
-        "database-url" => format!("{place}: cannot be understood: expected {expected}"),
-        _ => format!("{place}: {value:?} is given, expected {expected}"),
+    if SECRETS.iter().any(|(secret, _)| *secret == name) {
+        format!("{place}: cannot be understood: expected {expected}")
+    } else {
+        format!("{place}: {value:?} is given, expected {expected}")
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a setting's value must look like. An error is the end of the sentence "expected ...".
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
 use crate::{
-    http::Auth,
+    http::Place,
     order::Hold,
     postgres::{error::Chain, server::Server},
     telemetry::{Filter, Format},
@@ -20,10 +20,16 @@ const LARGEST_POOL: usize = 1000;
 /// A heartbeat more often than this is a denial of service.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
-pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
+pub(super) fn place(text: &str) -> Parsed<Place> {
+    if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        return self::path(path).map(Place::Unix);
+    }
     let text =
         text.strip_prefix("localhost:").map_or(text.to_owned(), |it| format!("127.0.0.1:{it}"));
-    text.parse().map_err(|_| "an address and a port, such as 127.0.0.1:4000 or [::1]:4000".into())
+    let address = text.parse().map(Place::Tcp);
+    address.map_err(|_| {
+        "an address and a port, such as 127.0.0.1:4000 or [::1]:4000, or unix:/path".into()
+    })
 }
 
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
@@ -90,14 +96,6 @@ pub(super) fn on_or_off(text: &str) -> Parsed<bool> {
         "on" => Ok(true),
         "off" => Ok(false),
         _ => Err("on or off".into()),
-    }
-}
-
-pub(super) fn auth(text: &str) -> Parsed<Auth> {
-    match text {
-        "open" => Ok(Auth::Open),
-        "trusted-header" => Ok(Auth::TrustedHeader),
-        _ => Err("open or trusted-header".into()),
     }
 }
 

@@ -6,6 +6,7 @@ mod source;
 use std::{collections::BTreeSet, mem, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use tokio::{
     select,
     time::{Instant, Sleep, sleep},
@@ -65,8 +66,12 @@ pub struct Subscription {
     reading: Option<Reading>,
     heartbeat: Pin<Box<Sleep>>,
     beat_due: bool,
+    ending: Option<Ending>,
     gauge: Gauge,
 }
+
+/// Answers why, when a subscription is to end before its time.
+pub type Ending = Pin<Box<dyn Future<Output = &'static str> + Send>>;
 
 enum Stage {
     /// Nothing has been said yet.
@@ -108,15 +113,29 @@ impl Subscription {
             reading: None,
             heartbeat: Box::pin(sleep(gateway.settings.heartbeat)),
             beat_due: false,
+            ending: None,
             gauge: Gauge::new(Arc::clone(&gateway)),
             gateway,
         }
     }
 
+    /// Says good-bye to the client when this is over, with the reason that it answers.
+    #[must_use]
+    pub fn ending_with(mut self, ending: Option<Ending>) -> Self {
+        self.ending = ending;
+        self
+    }
+
     /// The next bytes for the client; `None` after the last.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let step = match self.step() {
+            // A stream that always has something to say never waits.
+            let ended = self.ending.as_mut().and_then(FutureExt::now_or_never);
+            let step = match ended {
+                Some(reason) => self.leave(reason),
+                None => self.step(),
+            };
+            let step = match step {
                 Step::Wait => self.wait().await,
                 step => step,
             };
@@ -150,7 +169,14 @@ impl Subscription {
                 None => std::future::pending().await,
             }
         };
+        let ending = async {
+            match &mut self.ending {
+                Some(ending) => ending.await,
+                None => std::future::pending().await,
+            }
+        };
         select! {
+            reason = ending => self.leave(reason),
             read = reading => {
                 self.reading = None;
                 self.take(read)
@@ -185,7 +211,7 @@ impl Subscription {
     fn move_on(&mut self, hub: &Hub) -> Step {
         let state = hub.state();
         if state.closing {
-            return self.close();
+            return self.close("shutdown");
         }
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Opening(request) => self.open(&state, request),
@@ -383,8 +409,15 @@ impl Subscription {
         Step::Say(out.into())
     }
 
+    /// Says good-bye to this one client.
+    fn leave(&mut self, reason: &'static str) -> Step {
+        self.ending = None;
+        self.reading = None;
+        self.close(reason)
+    }
+
     /// Says good-bye. Clients come back spread over the time in which this gateway drains.
-    fn close(&mut self) -> Step {
+    fn close(&mut self, reason: &'static str) -> Step {
         let cursor = match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Following { follower, .. } => Some(follower.cursor().clone()),
             Stage::New(request) | Stage::Opening(request) => request.cursor,
@@ -392,8 +425,8 @@ impl Subscription {
         };
         let mut out = String::new();
         put_retry(&mut out, Duration::ZERO, self.gateway.settings.drain);
-        Signal::Closing { reason: "shutdown" }.put(&mut out, cursor.as_ref());
-        self.gauge.ended = "shutdown";
+        Signal::Closing { reason }.put(&mut out, cursor.as_ref());
+        self.gauge.ended = reason;
         Step::Say(out.into())
     }
 }

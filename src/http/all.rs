@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     extract::State,
     http::{HeaderMap, Uri},
     response::Response,
@@ -13,18 +14,19 @@ use super::{
     error::Problem,
     events,
     feed::{self, Source},
-    gate,
+    guard,
     query::Query,
 };
-use crate::event::EventId;
+use crate::{access::principal::Principal, event::EventId};
 
 /// `GET /all`.
 pub(super) async fn follow(
     State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    gate::all(&app)?;
+    who.may_read_all()?;
     let after = events::last_event_id(&headers, &Query::of(&uri));
     let after = after.map(|text| {
         text.parse::<EventId>().map_err(|_| {
@@ -36,11 +38,15 @@ pub(super) async fn follow(
     });
     let after = after.transpose()?;
     if !app.gateway.has_room(&[], app.settings.limits.streams, 0) {
-        return Ok(events::overloaded());
+        return Ok(events::overloaded(events::FULL));
     }
+    let ending = match guard::open_stream(&app, &who) {
+        Ok(ending) => ending,
+        Err(answer) => return Ok(*answer),
+    };
     let strict = match after {
         Some(after) => app.gateway.strict(after),
         None => app.gateway.strict_from_now(),
     };
-    Ok(feed::streamed(&app.gateway, Source::All(Box::new(strict))))
+    Ok(feed::streamed(&app.gateway, Source::All(Box::new(strict)), ending))
 }

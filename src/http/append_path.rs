@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, State},
     http::Uri,
     response::{IntoResponse, Response},
@@ -15,12 +15,11 @@ use serde::Serialize;
 use super::{
     App,
     error::Problem,
-    gate,
     query::Query,
     streams::{Asked, page},
     write::{self, encode, is_base64, stream_name},
 };
-use crate::{gateway::frame, postgres::history::WholeEvent};
+use crate::{access::principal::Principal, gateway::frame, postgres::history::WholeEvent};
 
 /// Its routes below this path: `/` for the root, where the gateway's own routes come first.
 pub(super) fn routes(path: &str) -> Router<Arc<App>> {
@@ -54,11 +53,12 @@ struct Event {
 
 async fn read(
     State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
     Path(stream): Path<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    gate::stream(&app)?;
     let stream = stream_name(&stream)?;
+    who.may_read_stream(stream.as_str())?;
     let found = page(&app, &stream, &Asked::of(&Query::of(&uri))?).await?;
     let pagination = Pagination { next_offset: found.next_offset };
     let payload = found.events.into_iter().map(shown).collect();

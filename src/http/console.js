@@ -75,6 +75,16 @@ class Parser {
 /** The server does not want us to come back. */
 class Refused extends Error {}
 
+/** The server wants to know who is asking, or does not believe it. */
+class Unproven extends Refused {}
+
+/**
+ * What shows who is asking, where the gateway wants to know. It is kept nowhere but in the
+ * field that it was pasted into, and goes into a header, never into an address.
+ */
+const proof = () => document.getElementById("token").value.trim();
+const authorization = () => (proof() === "" ? {} : { authorization: `Bearer ${proof()}` });
+
 /**
  * Follows a stream through lost connections until it is stopped or refused.
  *
@@ -89,6 +99,7 @@ class Follower {
   #failures = 0;
   #silence = SILENCE;
   #stopped = false;
+  #admitted = false;
   #connection = null;
   #wake = () => {};
 
@@ -106,7 +117,7 @@ class Follower {
         await this.#connect();
       } catch (error) {
         if (this.#stopped) return;
-        if (error instanceof Refused) return this.#on.refused(error.message);
+        if (error instanceof Refused) return this.#on.refused(error);
         why = error.message;
       }
       if (this.#stopped) return;
@@ -143,11 +154,12 @@ class Follower {
   async #connect() {
     const connection = new AbortController();
     this.#connection = connection;
-    const headers = { accept: "text/event-stream" };
+    const headers = { accept: "text/event-stream", ...authorization() };
     if (this.cursor !== "") headers["last-event-id"] = this.cursor;
     const watch = new Watch(this.#silence, () => connection.abort());
     try {
       const init = { headers, cache: "no-store", signal: connection.signal };
+      await this.#admit(init);
       const answer = await fetch(this.#address, init);
       await this.#check(answer);
       this.#failures = 0;
@@ -166,13 +178,21 @@ class Follower {
     }
   }
 
-  async #check(answer) {
+  /** A token opens this page only if it has the right to: the page's own address says so. */
+  async #admit(init) {
+    if (this.#admitted || proof() === "") return;
+    await this.#check(await fetch("./", init), "text/html");
+    this.#admitted = true;
+  }
+
+  async #check(answer, expected = "text/event-stream") {
     const { status } = answer;
     const kind = answer.headers.get("content-type") ?? "";
-    if (status === 200 && kind.startsWith("text/event-stream")) return;
+    if (status === 200 && kind.startsWith(expected)) return;
     if (status === 204) throw new Refused("The gateway has nothing more to send.");
     const detail = await answer.json().then(({ detail }) => detail, () => null);
     const why = detail ?? `The gateway answered ${status} ${answer.statusText}`.trim();
+    if (status === 401) throw new Unproven(why);
     const passing = status === 429 || status === 408 || status >= 500;
     throw passing ? new Error(why) : new Refused(why);
   }
@@ -382,7 +402,7 @@ function follow(chosen) {
     opened: (cursor) => opened(cursor),
     event: (event) => receive(event),
     lost: (why, pause) => disconnected(why, pause),
-    refused: (why) => refused(why),
+    refused: (error) => refused(error),
   });
   follower = mine;
   mine.run();
@@ -428,12 +448,19 @@ function disconnected(why, pause) {
   showCountdown();
 }
 
-function refused(why) {
+function refused(error) {
   follower = null;
   comeback = null;
-  at("problem").textContent = why;
+  if (error instanceof Unproven) askForProof();
+  at("problem").textContent = error.message;
   at("problem").hidden = false;
   show("failed", "Refused");
+}
+
+/** The field for a token is for gateways that ask for one. */
+function askForProof() {
+  at("proof").hidden = false;
+  at("token").focus();
 }
 
 function wentLive() {
@@ -547,7 +574,7 @@ function bodyOf(id, row, data) {
   const bar = element(
     "div", { className: "row" },
     element("span", {}, "cursor ", element("code", { textContent: id })),
-    whole,
+    ...(proof() === "" ? [whole] : []), // a link shows no token
     copyButton("Copy cursor", () => id),
     copyButton("Copy payload", () => data),
   );
@@ -652,6 +679,7 @@ function showCommands() {
   else for (const name of consumers) address.searchParams.append("consumer", name);
   if (types !== "") address.searchParams.set("types", types);
   if (from !== "") headers.push(`Last-Event-ID: ${from}`);
+  if (proof() !== "") headers.push("Authorization: Bearer …");
   const options = headers.map((header) => `-H ${shell(header)}`);
   at("curl").textContent = ["curl -N", ...options, shell(address.href)].join(" ");
   const type = names(types)[0] ?? "insert";

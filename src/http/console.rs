@@ -1,9 +1,13 @@
 //! The page for people: a page, its style and its script, all out of this binary.
 
 use axum::{
-    http::header,
+    Extension,
+    http::{HeaderName, header},
     response::{IntoResponse, Response},
 };
+
+use super::error::Problem;
+use crate::access::principal::{Kind, Principal};
 
 const PAGE: &str = include_str!("console.html");
 const STYLE: &str = include_str!("console.css");
@@ -16,9 +20,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// `GET /`.
-pub(super) async fn page() -> Response {
-    served("text/html; charset=utf-8", PAGE)
+/// `GET /`. Who shows no proof gets the page too, and is asked for one by it: the page itself
+/// says nothing about anybody.
+pub(super) async fn page(Extension(who): Extension<Principal>) -> Result<Response, Problem> {
+    if *who.kind() != Kind::Nobody {
+        who.may_see_console()?;
+    }
+    Ok(served("text/html; charset=utf-8", PAGE))
 }
 
 /// `GET /console.css`.
@@ -38,6 +46,11 @@ fn served(kind: &'static str, text: &'static str) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
+        (header::VARY, "authorization, cookie"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
     ];
     (headers, text).into_response()
 }

@@ -1,13 +1,14 @@
 //! Which web origins may read across origins.
 
-use axum::http::{HeaderName, HeaderValue, Method, Uri, request::Parts};
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::{Auth, Settings};
+use super::Settings;
+use crate::access::Modes;
 
 /// The layer for these settings. Credentials go with exact origins only. In the open mode
 /// pages on this very machine may read, so that a page under development just works.
-pub(super) fn layer(settings: &Settings) -> CorsLayer {
+pub(super) fn layer(settings: &Settings, modes: Modes) -> CorsLayer {
     let layer =
         CorsLayer::new().allow_methods([Method::GET, Method::HEAD, Method::POST]).allow_headers(
             [
@@ -27,28 +28,19 @@ pub(super) fn layer(settings: &Settings) -> CorsLayer {
     } else if !origins.is_empty() {
         let exact = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
         layer.allow_origin(AllowOrigin::list(exact)).allow_credentials(true)
-    } else if settings.auth == Auth::Open {
-        layer.allow_origin(AllowOrigin::predicate(is_loopback))
+    } else if modes.is_open() {
+        layer.allow_origin(AllowOrigin::predicate(|origin, _| {
+            origin.to_str().is_ok_and(is_loopback)
+        }))
     } else {
         layer
     }
 }
 
-/// Whether pages of this origin may make a browser write.
-pub(super) fn allows(settings: &Settings, origin: &HeaderValue) -> bool {
-    let listed = |known: &String| known == "*" || known.as_bytes() == origin.as_bytes();
-    settings.cors_origins.iter().any(listed)
-        || settings.auth == Auth::Open && is_loopback_origin(origin)
-}
-
-fn is_loopback(origin: &HeaderValue, _: &Parts) -> bool {
-    is_loopback_origin(origin)
-}
-
-fn is_loopback_origin(origin: &HeaderValue) -> bool {
+/// An origin on this very machine.
+pub(super) fn is_loopback(origin: &str) -> bool {
     let host = |uri: Uri| uri.host().map(ToOwned::to_owned);
-    let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
-    let host = origin.and_then(host).unwrap_or_default();
+    let host = origin.parse::<Uri>().ok().and_then(host).unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }

@@ -2,10 +2,14 @@
 
 mod write;
 
+use std::time::Duration;
+
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+
+use crate::access::{Denied, Missing, principal::Refused};
 
 /// A refusal: a status, and a sentence that says what was wrong and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +19,19 @@ pub struct Problem {
     retry_after: Option<u32>,
     /// The version of the stream that it is about.
     current: Option<i64>,
+    reason: Option<&'static str>,
+    bad_proof: bool,
+}
+
+/// Beside the answer, for whoever writes down who was refused.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    /// In a word: one of a few.
+    pub(super) reason: &'static str,
+    /// What says who is asking cannot be believed.
+    pub(super) bad_proof: bool,
+    /// For people.
+    pub(super) detail: String,
 }
 
 impl Problem {
@@ -31,6 +48,34 @@ impl Problem {
     /// Somebody was named who may not.
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, detail)
+    }
+
+    /// Who is asking was not found out.
+    #[must_use]
+    pub fn denied(denied: Denied) -> Self {
+        let problem = match denied.what {
+            Missing::Means => Self::unavailable(denied.detail),
+            Missing::Proof | Missing::GoodProof => Self::unauthorized(denied.detail),
+        };
+        let bad_proof = denied.what == Missing::GoodProof;
+        Self { reason: Some(denied.reason), bad_proof, ..problem }
+    }
+
+    /// A foreign page may have made the browser ask.
+    #[must_use]
+    pub fn forged() -> Self {
+        let detail = "nothing says that a page of ours asks for this: list its origin in \
+                      --cors-origins if it may, or send Authorization: Bearer";
+        Self { reason: Some("cross-site"), ..Self::forbidden(detail) }
+    }
+
+    /// Too much of it.
+    #[must_use]
+    pub fn too_many(wait: Duration) -> Self {
+        let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+        let detail = format!("too much was asked for at once: try again in {seconds} s");
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, detail);
+        Self { retry_after: Some(seconds), ..problem }
     }
 
     /// There is no such thing, or none for the one who asks.
@@ -52,6 +97,17 @@ impl Problem {
     /// A fault of ours.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    }
+
+    /// What is to be written down about it.
+    fn refusal(&self) -> Option<Refusal> {
+        let reason = self.reason.or(match self.status {
+            StatusCode::UNAUTHORIZED => Some("no-proof"),
+            StatusCode::FORBIDDEN => Some("forbidden"),
+            _ => None,
+        });
+        let (bad_proof, detail) = (self.bad_proof, self.detail.clone());
+        reason.map(|reason| Refusal { reason, bad_proof, detail })
     }
 
     /// What was wrong, and what to do.
@@ -83,7 +139,14 @@ impl Problem {
     }
 
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), retry_after: None, current: None }
+        let detail = detail.into();
+        Self { status, detail, retry_after: None, current: None, reason: None, bad_proof: false }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        Self::forbidden(refused.to_string())
     }
 }
 
@@ -91,6 +154,9 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (self.status, kind, self.json().to_string()).into_response();
+        if let Some(refusal) = self.refusal() {
+            response.extensions_mut().insert(refusal);
+        }
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -19,11 +19,12 @@ use super::{
     App,
     direct::{Detachable, Detached},
     error::Problem,
-    identity,
+    guard, identity,
     query::Query,
     whole::Whole,
 };
 use crate::{
+    access::principal::Principal,
     consumer::ConsumerId,
     cursor::{Cursor, InvalidCursor},
     event::EventId,
@@ -43,33 +44,40 @@ pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 /// `GET /events`.
 pub(super) async fn subscribe(
     State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
     uri: Uri,
     headers: HeaderMap,
     detachable: Option<Extension<Detachable>>,
 ) -> Result<Response, Problem> {
     let query = Query::of(&uri);
     let request = Request {
-        consumers: identity::consumers(app.settings.auth, &headers, &query)?,
+        consumers: identity::consumers(&who, &headers, &query)?,
         cursor: cursor(&headers, &query)?,
         kinds: kinds(&query)?,
         amended: amended(&query)?,
     };
     let limits = &app.settings.limits;
     if !app.gateway.has_room(&request.consumers, limits.streams, limits.streams_of_a_consumer) {
-        return Ok(overloaded());
+        return Ok(overloaded(FULL));
     }
-    Ok(streamed(app.gateway.subscribe(request), detachable.is_some()))
+    let ending = match guard::open_stream(&app, &who) {
+        Ok(ending) => ending,
+        Err(answer) => return Ok(*answer),
+    };
+    let subscription = app.gateway.subscribe(request).ending_with(ending);
+    Ok(streamed(subscription, detachable.is_some()))
 }
 
 /// `GET /events/{id}`.
 pub(super) async fn one(
     State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
     Path(id): Path<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let query = Query::of(&uri);
-    let consumers = identity::any_consumers(app.settings.auth, &headers, &query)?;
+    let consumers = identity::any_consumers(&headers, &query)?;
     let id: EventId = id.parse().map_err(|_| {
         Problem::bad_request(format!("{id:?} is no event's id: an id is a whole number"))
     })?;
@@ -79,7 +87,8 @@ pub(super) async fn one(
         Problem::unavailable("PostgreSQL cannot be asked just now; try again")
     };
     let event = app.gateway.event(id).await.map_err(failed)?;
-    let Some(event) = event.filter(|event| may_see(consumers.as_deref(), event)) else {
+    let may_see = |event: &WholeEvent| is_of(consumers.as_deref(), event) && may_see(&who, event);
+    let Some(event) = event.filter(may_see) else {
         return Err(Problem::not_found(format!("there is no event {id} for this consumer")));
     };
     if !amended {
@@ -124,11 +133,15 @@ fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
     Ok(Some(kinds.into_iter().collect()))
 }
 
-/// Asks the client to try again in some seconds. An `EventSource` gives up for good at any
+/// Who found no room may try again after this.
+pub(super) const FULL: Duration = Duration::from_secs(5);
+
+/// Asks the client to try again after so long, or up to twice that. An `EventSource` gives up for good at any
 /// status but 200, so this is one.
-pub(super) fn overloaded() -> Response {
+pub(super) fn overloaded(wait: Duration) -> Response {
+    let wait = wait.max(Duration::from_secs(1));
     let mut body = String::new();
-    put_retry(&mut body, Duration::from_secs(5), Duration::from_secs(5));
+    put_retry(&mut body, wait, wait);
     let headers =
         [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     (headers, body).into_response()
@@ -151,7 +164,15 @@ fn streamed(subscription: Subscription, detachable: bool) -> Response {
     (headers, Body::new(StreamBody::new(frames))).into_response()
 }
 
-fn may_see(consumers: Option<&[ConsumerId]>, event: &WholeEvent) -> bool {
+/// Of what is nobody's own, those who may read the stream, or everything.
+fn may_see(who: &Principal, event: &WholeEvent) -> bool {
+    let consumer = event.subscriber.as_deref().map(ConsumerId::logged);
+    consumer.is_some_and(|consumer| who.may_read(&consumer).is_ok())
+        || event.stream.as_deref().is_some_and(|stream| who.may_read_stream(stream).is_ok())
+        || who.may_read_all().is_ok()
+}
+
+fn is_of(consumers: Option<&[ConsumerId]>, event: &WholeEvent) -> bool {
     let its = |consumer: &ConsumerId| Some(consumer.as_str()) == event.subscriber.as_deref();
     consumers.is_none_or(|consumers| consumers.iter().any(its))
 }

@@ -25,6 +25,7 @@ use crate::{
         hub::Seat,
         signal::{GapReason, Signal, put_retry},
         strict::{Piece, Strict},
+        subscription::Ending,
         versions::{Step, Versions},
     },
     order::Position,
@@ -82,7 +83,7 @@ impl Source {
 }
 
 /// The source as an answer that nothing on the way may buffer.
-pub(super) fn streamed(gateway: &Arc<Gateway>, source: Source) -> Response {
+pub(super) fn streamed(gateway: &Arc<Gateway>, source: Source, ending: Option<Ending>) -> Response {
     let feed = Feed {
         gateway: Arc::clone(gateway),
         _seat: gateway.occupy(),
@@ -90,6 +91,7 @@ pub(super) fn streamed(gateway: &Arc<Gateway>, source: Source) -> Response {
         heartbeat: Box::pin(sleep(gateway.heartbeat())),
         said: Some(said(source)),
         greeted: false,
+        ending,
     };
     let frames = stream::unfold(feed, async |mut feed| {
         let bytes = feed.next().await?;
@@ -111,6 +113,7 @@ struct Feed {
     /// The source, at work; none when it has ended.
     said: Option<BoxFuture<'static, (Source, Option<Said>)>>,
     greeted: bool,
+    ending: Option<Ending>,
 }
 
 /// Clients that lose the connection come back after this, and up to as much later again.
@@ -140,13 +143,20 @@ impl Feed {
 
     async fn wait(&mut self) -> Option<Bytes> {
         let said = self.said.as_mut()?;
+        let ending = async {
+            match &mut self.ending {
+                Some(ending) => ending.await,
+                None => std::future::pending().await,
+            }
+        };
         let heard = select! {
+            reason = ending => return Some(self.closing(reason)),
             heard = said => heard,
             () = &mut self.heartbeat => return Some(self.text(Signal::Heartbeat)),
         };
         let (source, what) = heard;
         self.said = None;
-        let Some(what) = what else { return Some(self.closing()) };
+        let Some(what) = what else { return Some(self.closing("shutdown")) };
         self.after = source.after();
         let bytes = match what {
             Said::Events(events) => frames(&source, &events),
@@ -163,10 +173,11 @@ impl Feed {
     }
 
     /// Clients come back spread over the time in which this gateway drains.
-    fn closing(&self) -> Bytes {
+    fn closing(&mut self, reason: &'static str) -> Bytes {
+        self.said = None;
         let mut out = String::new();
         put_retry(&mut out, Duration::ZERO, self.gateway.drain());
-        Signal::Closing { reason: "shutdown" }.put(&mut out, Some(&cursor(self.after)));
+        Signal::Closing { reason }.put(&mut out, Some(&cursor(self.after)));
         out.into()
     }
 }

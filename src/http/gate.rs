@@ -1,49 +1,37 @@
-//! Who may write, and read what is not one consumer's alone. Until there are rights: anybody in
-//! the open mode, and nobody elsewhere.
+//! Who may write, and read what is not one consumer's alone.
 
-use axum::http::{HeaderMap, header};
+use super::{App, error::Problem};
+use crate::{
+    access::{RetryAfter, principal::Principal},
+    event::draft::Draft,
+    gateway::writer::Writer,
+};
 
-use super::{App, Auth, cors, error::Problem};
-use crate::gateway::writer::Writer;
-
-/// What writes, for one who may write.
-pub(super) fn write<'a>(app: &'a App, headers: &HeaderMap) -> Result<&'a Writer, Problem> {
+/// What writes, for one who may write something: asked before a body is read.
+pub(super) fn writer<'a>(app: &'a App, who: &Principal) -> Result<&'a Writer, Problem> {
     let writer = app.gateway.writer();
     let writer = writer.ok_or_else(|| Problem::forbidden("writing is switched off (--writing)"))?;
-    open(app, "write")?;
-    from_a_page_of_ours(app, headers)?;
+    who.may_write_anything()?;
     Ok(writer)
 }
 
-/// Whether one may read a stream.
-pub(super) fn stream(app: &App) -> Result<(), Problem> {
-    open(app, "read streams")
+/// Whether one may write each of these: for its consumer, and into its stream.
+pub(super) fn each(who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
+    drafts.iter().try_for_each(|draft| one(who, draft))
 }
 
-/// Whether one may read everything.
-pub(super) fn all(app: &App) -> Result<(), Problem> {
-    open(app, "read everything")
-}
-
-fn open(app: &App, what: &str) -> Result<(), Problem> {
-    match app.settings.auth {
-        Auth::Open => Ok(()),
-        Auth::TrustedHeader => Err(Problem::forbidden(format!(
-            "nobody may {what} here: --auth trusted-header says who reads which consumer's \
-             events, and no more"
-        ))),
+/// The same of one.
+pub(super) fn one(who: &Principal, draft: &Draft) -> Result<(), Problem> {
+    if let Some(subscriber) = &draft.subscriber {
+        who.may_write_to(subscriber)?;
     }
+    if let Some(place) = &draft.place {
+        who.may_write_stream(place.stream.as_str())?;
+    }
+    Ok(())
 }
 
-/// A page of somebody else's can make a browser send a form anywhere. Browsers say where such
-/// a request comes from; what is no browser says nothing.
-fn from_a_page_of_ours(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    if cors::allows(&app.settings, origin) {
-        return Ok(());
-    }
-    let origin = String::from_utf8_lossy(origin.as_bytes());
-    Err(Problem::forbidden(format!(
-        "pages of {origin} may not write here: list that origin in --cors-origins if they shall"
-    )))
+/// Whether one may write so many events now.
+pub(super) fn pace(app: &App, who: &Principal, events: usize) -> Result<(), Problem> {
+    app.access.append(who, events).map_err(|RetryAfter(wait)| Problem::too_many(wait))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::header,
     response::{IntoResponse, Response},
@@ -11,6 +11,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{App, error::Problem};
+use crate::access::principal::Principal;
 
 /// `GET /healthz`: the program runs.
 pub(super) async fn alive() -> Json<Value> {
@@ -29,7 +30,11 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, Pr
 }
 
 /// `GET /metrics`, in the text format that Prometheus reads.
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
+pub(super) async fn metrics(
+    State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
+) -> Result<Response, Problem> {
+    who.may_see_metrics()?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.gateway.metrics().render()).into_response()
+    Ok(([(header::CONTENT_TYPE, kind)], app.gateway.metrics().render()).into_response())
 }

@@ -1,13 +1,16 @@
-//! Who is asking.
+//! Whose events a request is about.
 //!
-//! Until there are other proofs, a consumer is named by the `X-Consumer-Id` header, which
-//! something in front has set, or in the open mode by the query, since a browser's
-//! `EventSource` can set no header. A query beside the header can narrow it, never widen it.
+//! The `X-Consumer-Id` header names the consumer, or the query, since a browser's
+//! `EventSource` can set no header; else the token or the key does. A query beside the header
+//! can narrow it, never widen it. Whoever asks must have the right to read what is named.
 
 use axum::http::HeaderMap;
 
-use super::{Auth, error::Problem, query::Query};
-use crate::consumer::{ConsumerId, InvalidConsumer};
+use super::{error::Problem, query::Query};
+use crate::{
+    access::principal::{Kind, Principal},
+    consumer::{ConsumerId, InvalidConsumer},
+};
 
 /// The header that names the consumer.
 pub(super) const CONSUMER: &str = "x-consumer-id";
@@ -15,39 +18,47 @@ pub(super) const CONSUMER: &str = "x-consumer-id";
 /// As many consumers one connection may follow.
 const MOST: usize = 32;
 
-/// The consumers that a request is about: at least one.
+/// The consumers that a request is about: at least one, and all of them may be read.
 pub(super) fn consumers(
-    auth: Auth,
+    who: &Principal,
     headers: &HeaderMap,
     query: &Query,
 ) -> Result<Box<[ConsumerId]>, Problem> {
-    let asked = asked(query)?;
-    match (header(headers)?, auth) {
-        (Some(named), _) => narrowed(named, &asked),
-        (None, Auth::Open) if !asked.is_empty() => Ok(asked.into()),
-        (None, Auth::Open) => Err(Problem::unauthorized(
-            "name the consumer: with the header X-Consumer-Id, or with ?consumer= in the address",
-        )),
-        (None, Auth::TrustedHeader) => Err(Problem::unauthorized(
-            "the header X-Consumer-Id is missing: what stands in front of EventPiper sets it",
-        )),
-    }
+    let consumers = match any_consumers(headers, query)? {
+        Some(named) => named,
+        None => [own(who)?].into(),
+    };
+    consumers.iter().try_for_each(|consumer| who.may_read(consumer))?;
+    Ok(consumers)
 }
 
-/// The consumers that a request is about, where it names any.
+/// The consumers that a request names, if it names any.
 pub(super) fn any_consumers(
-    auth: Auth,
     headers: &HeaderMap,
     query: &Query,
 ) -> Result<Option<Box<[ConsumerId]>>, Problem> {
-    let named = headers.contains_key(CONSUMER) || query.first("consumer").is_some();
-    if auth == Auth::Open && !named {
-        return Ok(None);
+    let asked = asked(query)?;
+    match header(headers)? {
+        Some(named) => narrowed(named, &asked).map(Some),
+        None => Ok((!asked.is_empty()).then(|| asked.into())),
     }
-    consumers(auth, headers, query).map(Some)
 }
 
-fn header(headers: &HeaderMap) -> Result<Option<ConsumerId>, Problem> {
+/// Whose events those get who name nobody.
+fn own(who: &Principal) -> Result<ConsumerId, Problem> {
+    who.consumer().cloned().ok_or_else(|| match who.kind() {
+        Kind::Anybody => Problem::unauthorized(
+            "name the consumer: with the header X-Consumer-Id, or with ?consumer= in the address",
+        ),
+        kind => Problem::bad_request(format!(
+            "this {} names no consumer of its own: expected ?consumer= in the address",
+            kind.as_str()
+        )),
+    })
+}
+
+/// The consumer that the header names.
+pub(super) fn header(headers: &HeaderMap) -> Result<Option<ConsumerId>, Problem> {
     let mut values = headers.get_all(CONSUMER).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -58,7 +69,8 @@ fn header(headers: &HeaderMap) -> Result<Option<ConsumerId>, Problem> {
     named(name.trim()).map(Some)
 }
 
-fn asked(query: &Query) -> Result<Vec<ConsumerId>, Problem> {
+/// The consumers that the query names.
+pub(super) fn asked(query: &Query) -> Result<Vec<ConsumerId>, Problem> {
     let mut asked = Vec::new();
     for name in query.all("consumer") {
         let consumer = named(name)?;
@@ -99,13 +111,13 @@ mod tests {
 
     use super::*;
 
-    fn check(auth: Auth, header: &[&str], query: &str) -> Result<String, u16> {
+    fn check(header: &[&str], query: &str) -> Result<String, u16> {
         let mut headers = HeaderMap::new();
         for value in header {
             headers.append(CONSUMER, HeaderValue::from_str(value).unwrap());
         }
         let query = Query::of(&format!("/events?{query}").parse().unwrap());
-        match consumers(auth, &headers, &query) {
+        match consumers(&Principal::anybody(), &headers, &query) {
             Ok(consumers) => {
                 let names: Vec<_> = consumers.iter().map(ConsumerId::as_str).collect();
                 Ok(names.join(" "))
@@ -124,46 +136,40 @@ mod tests {
             query in "[a-z=&%0-9A-F+]{0,40}",
         ) {
             let header: Vec<&str> = header.iter().map(String::as_str).collect();
-            for auth in [Auth::Open, Auth::TrustedHeader] {
-                if let Ok(names) = check(auth, &header, &query) {
-                    proptest::prop_assert!(!names.trim().is_empty());
-                    proptest::prop_assert!(!names.chars().any(char::is_control));
-                }
+            if let Ok(names) = check(&header, &query) {
+                proptest::prop_assert!(!names.trim().is_empty());
+                proptest::prop_assert!(!names.chars().any(char::is_control));
             }
         }
     }
 
     #[test]
     fn a_consumer_is_named_by_header_or_query() {
-        use Auth::{Open, TrustedHeader};
-        assert_eq!(check(Open, &["toto"], ""), Ok("toto".into()));
-        assert_eq!(check(Open, &[], "consumer=toto"), Ok("toto".into()));
-        assert_eq!(check(Open, &[], "consumer=a&consumer=b&consumer=a"), Ok("a b".into()));
-        assert_eq!(check(Open, &[], "consumer=%C5%BB%20x"), Ok("Ż x".into()));
-        assert_eq!(check(TrustedHeader, &["toto"], ""), Ok("toto".into()));
+        assert_eq!(check(&["toto"], ""), Ok("toto".into()));
+        assert_eq!(check(&[], "consumer=toto"), Ok("toto".into()));
+        assert_eq!(check(&[], "consumer=a&consumer=b&consumer=a"), Ok("a b".into()));
+        assert_eq!(check(&[], "consumer=%C5%BB%20x"), Ok("Ż x".into()));
     }
 
     #[test]
     fn nobody_is_nobody() {
-        use Auth::{Open, TrustedHeader};
-        assert_eq!(check(Open, &[], ""), Err(401));
-        assert_eq!(check(Open, &[""], ""), Err(401));
-        assert_eq!(check(Open, &[], "consumer="), Err(401));
-        assert_eq!(check(TrustedHeader, &[], "consumer=toto"), Err(401));
+        assert_eq!(check(&[], ""), Err(401));
+        assert_eq!(check(&[""], ""), Err(401));
+        assert_eq!(check(&[], "consumer="), Err(401));
     }
 
     #[test]
     fn a_query_narrows_the_header_and_never_widens_it() {
-        assert_eq!(check(Auth::TrustedHeader, &["toto"], "consumer=toto"), Ok("toto".into()));
-        assert_eq!(check(Auth::TrustedHeader, &["toto"], "consumer=other"), Err(403));
-        assert_eq!(check(Auth::Open, &["toto"], "consumer=toto&consumer=other"), Err(403));
+        assert_eq!(check(&["toto"], "consumer=toto"), Ok("toto".into()));
+        assert_eq!(check(&["toto"], "consumer=other"), Err(403));
+        assert_eq!(check(&["toto"], "consumer=toto&consumer=other"), Err(403));
     }
 
     #[test]
     fn what_is_ambiguous_or_unreadable_is_refused() {
-        assert_eq!(check(Auth::Open, &["a", "b"], ""), Err(400));
-        assert_eq!(check(Auth::Open, &["a", "a"], ""), Err(400));
-        assert_eq!(check(Auth::Open, &[], "consumer=a%0Ab"), Err(400));
-        assert_eq!(check(Auth::Open, &[&"x".repeat(2000)], ""), Err(400));
+        assert_eq!(check(&["a", "b"], ""), Err(400));
+        assert_eq!(check(&["a", "a"], ""), Err(400));
+        assert_eq!(check(&[], "consumer=a%0Ab"), Err(400));
+        assert_eq!(check(&[&"x".repeat(2000)], ""), Err(400));
     }
 }

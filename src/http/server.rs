@@ -1,7 +1,7 @@
-//! Sockets: accepts connections, serves HTTP/1.1 and clear-text HTTP/2 on them, and lets
-//! them end in good order.
+//! Sockets: accepts connections, serves HTTP/1.1 and HTTP/2 on them, and lets them end in good
+//! order.
 
-use std::{io, mem, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt::Display, io, mem, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{
@@ -11,23 +11,26 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::graceful::GracefulConnection,
+    server::{conn::auto, graceful::GracefulConnection},
 };
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpSocket, TcpStream},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use super::{
     Limits, Settings, direct,
+    listener::{Accepted, Listener},
     opening::{self, Opening},
+    tls::Tls,
 };
-use crate::gateway::subscription::Subscription;
+use crate::{access::networks::Peer, gateway::subscription::Subscription};
 
 /// What an HTTP/2 stream may buffer. A slow client costs no more; frames that are larger go
 /// through all the same.
@@ -36,23 +39,9 @@ const BUFFER: usize = 16 << 10;
 /// Vanished clients are found by the kernel: after this silence it asks, a few times.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// As many may wait to be accepted as the system allows (`net.core.somaxconn`). Where they are
-/// more than that, the kernel drops their handshakes, and they hang for up to half a minute: a
-/// storm of clients that come back must find room.
-const BACKLOG: u32 = 1 << 16;
-
-/// A socket that listens on this address.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A gateway that starts again finds its port in use by connections that it closed.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// Serves until `shutdown`, then lets open requests end for as long as the drain may take.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     router: Router,
     settings: &Settings,
     shutdown: CancellationToken,
@@ -60,20 +49,35 @@ pub async fn serve(
     let connections = Connections {
         router,
         limits: settings.limits.clone(),
+        tls: settings.tls.as_ref().map(Tls::acceptor),
         open: TaskTracker::new(),
         cut: CancellationToken::new(),
         shutdown: shutdown.clone(),
     };
     let connections = Arc::new(connections);
-    shutdown.run_until_cancelled(connections.accept(&listener)).await;
+    let listener = listener.into();
+    tokio::select! {
+        () = connections.accept(&listener) => {}
+        () = keep(settings.tls.as_deref()) => {}
+        () = shutdown.cancelled() => {}
+    }
     drop(listener);
     connections.end(settings.drain).await;
+}
+
+/// Keeps the certificate up to date, where there is one.
+async fn keep(tls: Option<&Tls>) {
+    match tls {
+        Some(tls) => tls.keep().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The connections of one server, and what they are served with.
 struct Connections {
     router: Router,
     limits: Limits,
+    tls: Option<TlsAcceptor>,
     open: TaskTracker,
     /// Ends those that did not end in time.
     cut: CancellationToken,
@@ -81,16 +85,16 @@ struct Connections {
 }
 
 impl Connections {
-    async fn accept(self: &Arc<Self>, listener: &TcpListener) {
+    async fn accept(self: &Arc<Self>, listener: &Listener) {
         let mut exhausted = false;
         loop {
             match listener.accept().await {
-                Ok((socket, peer)) if self.open.len() >= self.limits.connections => {
-                    debug!(%peer, open = self.open.len(), "closing a connection beyond the limit");
+                Ok(socket) if self.open.len() >= self.limits.connections => {
+                    debug!(open = self.open.len(), "closing a connection beyond the limit");
                     drop(socket);
                 }
-                Ok((socket, _)) => {
-                    self.spawn(serve_one(Arc::clone(self), socket));
+                Ok(socket) => {
+                    self.take(socket);
                     if mem::take(&mut exhausted) {
                         info!("connections are accepted again");
                     }
@@ -106,6 +110,21 @@ impl Connections {
                     sleep(Duration::from_millis(100)).await;
                 }
             }
+        }
+    }
+
+    fn take(self: &Arc<Self>, socket: Accepted) {
+        match (socket, &self.tls) {
+            (Accepted::Tcp(socket, peer), tls) => {
+                if let Err(error) = prepare(&socket) {
+                    debug!(%error, "a socket takes no options");
+                }
+                match tls {
+                    None => self.spawn(serve_one(Arc::clone(self), socket, peer)),
+                    Some(tls) => self.spawn(serve_tls(Arc::clone(self), tls.clone(), socket, peer)),
+                }
+            }
+            (Accepted::Unix(socket), _) => self.spawn(serve_unix(Arc::clone(self), socket)),
         }
     }
 
@@ -129,25 +148,54 @@ impl Connections {
 }
 
 /// Boxes what is large: a task takes the room of its largest state for as long as it lives.
-async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream) {
-    if let Err(error) = prepare(&socket) {
-        debug!(%error, "a socket takes no options");
-    }
-    let (router, limits) = (connections.router.clone(), &connections.limits);
-    let shutdown = connections.shutdown.clone();
+async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: Peer) {
+    let limits = &connections.limits;
     let opening = timeout(limits.head_within, Box::pin(opening::of(&socket))).await;
     let (request, len) = match opening {
-        Ok(Ok(Opening::Http2)) => return Box::pin(http2(socket, router, shutdown)).await,
-        Ok(Ok(Opening::Http1)) => return Box::pin(http1(socket, router, limits, shutdown)).await,
+        Ok(Ok(Opening::Http2)) => return Box::pin(http2(&connections, socket, peer)).await,
+        Ok(Ok(Opening::Http1)) => return Box::pin(http1(&connections, socket, peer)).await,
         Ok(Ok(Opening::Stream { request, len })) => (request, len),
         Ok(Err(_)) | Err(_) => return,
     };
-    match Box::pin(direct::answer(&mut socket, router, *request, len)).await {
+    let mut request = *request;
+    request.extensions_mut().insert(peer);
+    let router = connections.router.clone();
+    match Box::pin(direct::answer(&mut socket, router, request, len)).await {
         // Streams live long: they get a task of their own, which knows no other state.
         Ok(Some(subscription)) => connections.spawn(stream(socket, subscription)),
         Ok(None) => drop(socket.shutdown().await),
         Err(error) => debug!(%error, "a stream could not be opened"),
     }
+}
+
+/// Streams stay with hyper here: the encryption alone holds more than it does.
+async fn serve_tls(connections: Arc<Connections>, tls: TlsAcceptor, socket: TcpStream, peer: Peer) {
+    let within = connections.limits.head_within;
+    let socket = match timeout(within, Box::pin(tls.accept(socket))).await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(error)) => return debug!(%error, %peer, "no TLS handshake"),
+        Err(_) => return,
+    };
+    if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
+        Box::pin(http2(&connections, socket, peer)).await;
+    } else {
+        Box::pin(http1(&connections, socket, peer)).await;
+    }
+}
+
+/// A proxy on this machine keeps its connections, and sends all sorts of requests on them.
+async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
+    let limits = &connections.limits;
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_within)
+        .max_buf_size(limits.head);
+    builder.http2().timer(TokioTimer::new()).max_send_buf_size(BUFFER);
+    let service = service_fn(answer(&connections, Peer::Unix));
+    let connection = builder.serve_connection(TokioIo::new(socket), service);
+    until_ended(connection, &connections.shutdown).await;
 }
 
 async fn stream(socket: TcpStream, subscription: Box<Subscription>) {
@@ -162,29 +210,37 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
-async fn http1(socket: TcpStream, router: Router, limits: &Limits, shutdown: CancellationToken) {
+async fn http1<S>(connections: &Connections, socket: S, peer: Peer)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &connections.limits;
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_within)
         .max_buf_size(limits.head)
-        .serve_connection(TokioIo::new(socket), service_fn(answer(router)));
-    until_ended(connection, shutdown).await;
+        .serve_connection(TokioIo::new(socket), service_fn(answer(connections, peer)));
+    until_ended(connection, &connections.shutdown).await;
 }
 
-async fn http2(socket: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn http2<S>(connections: &Connections, socket: S, peer: Peer)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE)
         .max_send_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(socket), service_fn(answer(router)));
-    until_ended(connection, shutdown).await;
+        .max_header_list_size(u32::try_from(connections.limits.head).unwrap_or(u32::MAX))
+        .serve_connection(TokioIo::new(socket), service_fn(answer(connections, peer)));
+    until_ended(connection, &connections.shutdown).await;
 }
 
 /// Serves a connection; after the shutdown, what is open on it and no more.
-async fn until_ended<C: GracefulConnection<Error = hyper::Error>>(
-    connection: C,
-    shutdown: CancellationToken,
-) {
+async fn until_ended<C>(connection: C, shutdown: &CancellationToken)
+where
+    C: GracefulConnection<Error: Display>,
+{
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -200,8 +256,13 @@ async fn until_ended<C: GracefulConnection<Error = hyper::Error>>(
 
 /// The router as hyper calls it.
 fn answer(
-    router: Router,
-) -> impl Fn(Request<Incoming>) -> tower::util::Oneshot<Router, Request<Body>> + Clone {
-    let router = Arc::new(router);
-    move |request| Router::clone(&router).oneshot(request.map(Body::new))
+    connections: &Connections,
+    peer: Peer,
+) -> impl Fn(Request<Incoming>) -> tower::util::Oneshot<Router, Request<Body>> + Clone + use<> {
+    let router = Arc::new(connections.router.clone());
+    move |request| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        Router::clone(&router).oneshot(request)
+    }
 }

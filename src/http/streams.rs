@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
     http::{HeaderMap, Uri, header},
     response::{IntoResponse, Response},
@@ -16,12 +16,13 @@ use super::{
     error::Problem,
     events,
     feed::{self, Source},
-    gate,
+    guard,
     query::Query,
     whole::Whole,
     write::{stream_name, version_number},
 };
 use crate::{
+    access::principal::Principal,
     event::name::StreamName,
     postgres::{
         error::Chain,
@@ -55,15 +56,16 @@ const MOST_BYTES: i64 = 4 << 20;
 /// `GET /streams/{stream}`.
 pub(super) async fn read(
     State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
     Path(stream): Path<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    gate::stream(&app)?;
     let (stream, query) = (stream_name(&stream)?, Query::of(&uri));
+    who.may_read_stream(stream.as_str())?;
     let after = after(&headers, &query)?;
     if wants_events(&headers) {
-        return follow(&app, stream, after, &query);
+        return follow((&app, &who), stream, after, &query);
     }
     let found = page(&app, &stream, &Asked::of(&query)?).await?;
     Ok(shown(&stream, &found))
@@ -119,7 +121,8 @@ impl Asked {
     }
 }
 
-fn wants_events(headers: &HeaderMap) -> bool {
+/// The client reads event streams: a browser's `EventSource` says so.
+pub(super) fn wants_events(headers: &HeaderMap) -> bool {
     let accept = headers.get_all(header::ACCEPT).iter();
     let mut accept = accept.filter_map(|value| value.to_str().ok());
     accept.any(|value| value.contains("text/event-stream"))
@@ -135,7 +138,7 @@ fn after(headers: &HeaderMap, query: &Query) -> Result<Option<i64>, Problem> {
 }
 
 fn follow(
-    app: &App,
+    (app, who): (&App, &Principal),
     stream: StreamName,
     after: Option<i64>,
     query: &Query,
@@ -145,10 +148,14 @@ fn follow(
         None => Asked::of(query)?.offset.unwrap_or(1).max(1),
     };
     if !app.gateway.has_room(&[], app.settings.limits.streams, 0) {
-        return Ok(events::overloaded());
+        return Ok(events::overloaded(events::FULL));
     }
+    let ending = match guard::open_stream(app, who) {
+        Ok(ending) => ending,
+        Err(answer) => return Ok(*answer),
+    };
     let versions = app.gateway.versions(stream, first);
-    Ok(feed::streamed(&app.gateway, Source::Stream(Box::new(versions))))
+    Ok(feed::streamed(&app.gateway, Source::Stream(Box::new(versions)), ending))
 }
 
 fn shown(stream: &StreamName, found: &Found) -> Response {

@@ -11,7 +11,7 @@ mod precondition;
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, Uri, header},
@@ -26,6 +26,7 @@ pub(super) use self::{
 };
 use super::{App, error::Problem, gate};
 use crate::{
+    access::principal::Principal,
     event::{
         draft::{Draft, Expected, Place},
         name::{InvalidName, StreamName},
@@ -36,17 +37,20 @@ use crate::{
 /// `POST /events`.
 pub(super) async fn publish(
     State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let writer = gate::write(&app, &headers)?;
+    let writer = gate::writer(&app, &who)?;
     if Kind::of(&headers)? == Kind::Lines {
-        return import::import(Arc::clone(&app), writer, body);
+        return import::import(Arc::clone(&app), who, writer, body);
     }
     let (text, _room) = body::read(writer, &app.settings.limits, &headers, body).await?;
     let mut given = event::parse(&text, Form::Event, app.settings.limits.event)?;
     key::apply(&headers, uri.path(), &mut given.drafts)?;
+    gate::each(&who, &given.drafts)?;
+    gate::pace(&app, &who, given.drafts.len())?;
     amendment::check(&app.gateway, &given.drafts).await?;
     let written = writer.append(given.drafts).await?;
     Ok(published(&written, given.one))
@@ -55,6 +59,7 @@ pub(super) async fn publish(
 /// `POST /streams/{stream}`.
 pub(super) async fn append(
     State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
     Path(stream): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -63,13 +68,14 @@ pub(super) async fn append(
     let stream = stream_name(&stream)?;
     let expected = precondition::of(&headers)?;
     let by_header = expected != Expected::Any;
-    let appended = append_to(&app, &stream, expected, &uri, &headers, body).await;
+    let appended = append_to((&app, &who), &stream, expected, &uri, &headers, body).await;
     appended.map_err(|problem| if by_header { problem.as_precondition() } else { problem })
 }
 
 /// `POST /streams/{stream}/{version}`.
 pub(super) async fn append_at(
     State(app): State<Arc<App>>,
+    Extension(who): Extension<Principal>,
     Path((stream, version)): Path<(String, String)>,
     uri: Uri,
     headers: HeaderMap,
@@ -77,18 +83,19 @@ pub(super) async fn append_at(
 ) -> Result<Response, Problem> {
     let (stream, version) = (stream_name(&stream)?, version_number(&version)?);
     let expected = both(Expected::Version(version), precondition::of(&headers)?)?;
-    append_to(&app, &stream, expected, &uri, &headers, body).await
+    append_to((&app, &who), &stream, expected, &uri, &headers, body).await
 }
 
 async fn append_to(
-    app: &App,
+    (app, who): (&App, &Principal),
     stream: &StreamName,
     expected: Expected,
     uri: &Uri,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let writer = gate::write(app, headers)?;
+    let writer = gate::writer(app, who)?;
+    who.may_write_stream(stream.as_str())?;
     if Kind::of(headers)? == Kind::Lines {
         return Err(Problem::unsupported("lines of JSON are taken by POST /events"));
     }
@@ -96,6 +103,8 @@ async fn append_to(
     let mut given = event::parse(&text, Form::Appended(stream), app.settings.limits.event)?;
     expect(&mut given.drafts, expected)?;
     key::apply(headers, uri.path(), &mut given.drafts)?;
+    gate::each(who, &given.drafts)?;
+    gate::pace(app, who, given.drafts.len())?;
     amendment::check(&app.gateway, &given.drafts).await?;
     let written = writer.append(given.drafts).await?;
     Ok(appended(stream, &written, given.one))

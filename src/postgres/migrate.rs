@@ -12,7 +12,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
@@ -43,6 +43,7 @@ const MIGRATIONS: [Migration; 6] = [
         name: "0008_corrections_and_retention",
         sql: include_str!("../../migrations/0008_corrections_and_retention.sql"),
     },
+    Migration { number: 9, name: "0009_keys", sql: include_str!("../../migrations/0009_keys.sql") },
 ];
 
 /// The oldest server that has what the schema needs (`xid8`).

@@ -1,6 +1,6 @@
 //! What is on the wire beside the events themselves.
 
-use event_piper::http::Auth;
+use event_piper::access::Modes;
 use serde_json::json;
 
 use crate::support::{
@@ -53,7 +53,7 @@ async fn a_refusal_says_what_was_wrong() {
 async fn behind_a_proxy_only_the_header_counts() {
     let database = Database::create().await;
     let mut settings = Settings::default();
-    settings.http.auth = Auth::TrustedHeader;
+    settings.access.modes = Modes::TRUSTED_HEADER;
     let app = App::start_with(&database.url(), settings).await;
     assert_eq!(app.get("/events?consumer=toto", &[]).await.status, 401);
     assert_eq!(app.get("/events?consumer=titi", &[TOTO]).await.status, 403);

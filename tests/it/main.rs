@@ -1,5 +1,6 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
+mod access;
 mod amend;
 mod append;
 mod append_command;

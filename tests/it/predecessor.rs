@@ -1,6 +1,6 @@
 //! The predecessor's append service and reader, as its clients know them, served at the root.
 
-use event_piper::http::Auth;
+use event_piper::access::Modes;
 use serde_json::json;
 
 use crate::support::{
@@ -13,7 +13,7 @@ async fn app(path: &str) -> (Database, App) {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.http.append_path = Some(path.to_owned());
-    assert_eq!(settings.http.auth, Auth::Open);
+    assert_eq!(settings.access.modes, Modes::OPEN);
     let app = App::start_with(&database.url(), settings).await;
     (database, app)
 }

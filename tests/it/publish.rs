@@ -1,6 +1,6 @@
 //! `POST /events`: one event or several, all or nothing, once.
 
-use event_piper::{gateway::writer, http::Auth};
+use event_piper::{access::Modes, gateway::writer};
 use serde_json::json;
 
 use crate::support::{
@@ -244,7 +244,7 @@ async fn writing_is_for_the_open_mode_and_can_be_switched_off() {
     let reader = App::start_with(&database.url(), settings).await;
     refused(&reader.post("/events", body).await, 403, "--writing");
     let mut settings = Settings::default();
-    settings.http.auth = Auth::TrustedHeader;
+    settings.access.modes = Modes::TRUSTED_HEADER;
     let trusting = App::start_with(&database.url(), settings).await;
     let toto = [("X-Consumer-Id", "toto")];
     refused(&post(trusting.address, "/events", &toto, body).await, 403, "write");

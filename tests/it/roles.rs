@@ -221,3 +221,42 @@ async fn as_gateway_there_is_nothing_to_migrate_and_the_doctor_is_content() {
     let findings = examine(&server).await;
     assert!(findings.iter().all(|finding| finding.severity == Severity::Ok), "{findings:#?}");
 }
+
+#[tokio::test]
+async fn a_gateway_with_exactly_these_rights_serves_streams_and_keys_and_writes() {
+    use event_piper::access::{Modes, keys::NewKey};
+
+    use crate::support::{
+        app::{App, Settings},
+        sse_client::{Stream, post},
+    };
+
+    let database = granted().await;
+    let login = format!("gateway_{}", database.name());
+    let owner = database.connect().await;
+    let create = format!(
+        "create role {login} login; grant event_piper_gateway, event_piper_writer to {login}"
+    );
+    owner.batch_execute(&create).await.unwrap();
+    let key = NewKey::generate();
+    let rights =
+        r#"{"read": ["toto"], "write": ["toto"], "write_streams": ["s"], "read_streams": ["s"]}"#;
+    let stored = (&*key.id.to_string(), &key.hash[..]);
+    event_piper::postgres::keys::create(&owner, stored, "toto", rights, None).await.unwrap();
+
+    let url = database.url().replace("user=postgres", &format!("user={login}"));
+    let mut settings = Settings::default();
+    settings.access.modes = Modes { keys: true, ..Modes::OPEN };
+    let app = App::start_with(&url, settings).await;
+    let bearer = format!("Bearer {}", key.text);
+    let headers = [("Authorization", &*bearer)];
+    let mut stream = Stream::open(app.address, "/events", &headers).await.joined().await;
+    let event = r#"{"type": "t", "subscriber": "toto", "payload": 1}"#;
+    assert_eq!(post(app.address, "/events", &headers, event).await.status, 201);
+    assert_eq!(stream.event().await.row(), 1);
+    let data = r#"{"type": "t", "data": {}}"#;
+    assert_eq!(post(app.address, "/streams/s", &headers, data).await.status, 200);
+    assert_eq!(app.get("/streams/s", &headers).await.json()["version"], 1);
+    let mut replay = Stream::open(app.address, "/events?lastEventId=0", &headers).await;
+    assert_eq!(replay.event().await.row(), 1);
+}

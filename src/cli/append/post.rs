@@ -11,12 +11,16 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::lines::Line;
-use crate::cli::tail::{client, refusal, root};
+use crate::cli::{
+    tail::{client, refusal, root},
+    token::Token,
+};
 
 /// See the module.
 pub(super) struct Post {
     client: Client,
     url: Url,
+    token: Token,
 }
 
 /// Between attempts, at first and at most.
@@ -41,7 +45,7 @@ enum Sent {
 }
 
 impl Post {
-    pub(super) fn new(url: &Url) -> anyhow::Result<Self> {
+    pub(super) fn new(url: &Url, token: Token) -> anyhow::Result<Self> {
         let (client, mut url) = (client(url)?, url.clone());
         let web = ["http", "https"].contains(&url.scheme());
         let Some(mut path) = url.path_segments_mut().ok().filter(|_| web) else {
@@ -49,7 +53,7 @@ impl Post {
         };
         path.pop_if_empty().push("events");
         drop(path);
-        Ok(Self { client, url })
+        Ok(Self { client, url, token })
     }
 
     /// Returns when these are written, all of them.
@@ -72,7 +76,10 @@ impl Post {
 
     async fn attempt(&self, body: String) -> anyhow::Result<Sent> {
         let request = self.client.post(self.url.clone()).timeout(ANSWERING);
-        let request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+        let mut request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+        if let Some(bearer) = self.token.header()? {
+            request = request.header(header::AUTHORIZATION, bearer);
+        }
         let response = match request.send().await {
             Ok(response) => response,
             Err(error) if error.is_builder() => return Err(error).context("asking the gateway"),

@@ -17,13 +17,14 @@ use futures::{StreamExt, stream};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use serde_json::json;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{body::ARRIVING, event};
 use crate::{
+    access::{RetryAfter, principal::Principal},
     event::draft::Draft,
     gateway::writer::{Room, Writer},
-    http::{App, error::Problem, write::Form},
+    http::{App, error::Problem, gate, write::Form},
 };
 
 /// A batch: large enough that the wait for the disk is nothing, small enough that readers do
@@ -36,13 +37,19 @@ const MOST_BYTES: usize = 256 << 10;
 const TELL: Duration = Duration::from_secs(1);
 
 /// The answer to a body of lines.
-pub(super) fn import(app: Arc<App>, writer: &Writer, body: Body) -> Result<Response, Problem> {
+pub(super) fn import(
+    app: Arc<App>,
+    who: Principal,
+    writer: &Writer,
+    body: Body,
+) -> Result<Response, Problem> {
     // For a batch, which may have the largest event behind all the others, and what has come
     // of the next.
     let room =
         writer.room(app.settings.limits.event.saturating_mul(2).saturating_add(MOST_BYTES))?;
     let import = Import {
         app,
+        who,
         body: body.into_data_stream(),
         rest: BytesMut::new(),
         lines: 0,
@@ -62,6 +69,7 @@ pub(super) fn import(app: Arc<App>, writer: &Writer, body: Body) -> Result<Respo
 
 struct Import {
     app: Arc<App>,
+    who: Principal,
     body: BodyDataStream,
     /// What has come and was not read as lines yet.
     rest: BytesMut,
@@ -130,6 +138,9 @@ impl Import {
             self.written = self.lines;
             return Ok(false);
         }
+        admit(&app, &self.who, drafts.len())
+            .await
+            .map_err(|problem| (self.written + 1, problem))?;
         let written = writer.append(drafts).await;
         let written = written.map_err(|refusal| (self.written + 1, refusal.into()))?;
         self.last = written.last().map(|written| written.id.get());
@@ -140,7 +151,8 @@ impl Import {
     fn read(&self, line: &[u8]) -> Result<Draft, Problem> {
         let text = std::str::from_utf8(line);
         let text = text.map_err(|_| Problem::bad_request("the line is not UTF-8"))?;
-        event::one(text, Form::Event, self.app.settings.limits.event)
+        let draft = event::one(text, Form::Event, self.app.settings.limits.event)?;
+        gate::one(&self.who, &draft).map(|()| draft)
     }
 
     /// The next line, without its end; none behind the last.
@@ -178,4 +190,13 @@ impl Import {
         }
         Ok(())
     }
+}
+
+/// Waits until so many events may be written: who sends without end is slowed, not refused. A
+/// proof that has ended meanwhile ends this, too.
+async fn admit(app: &App, who: &Principal, events: usize) -> Result<(), Problem> {
+    while let Err(RetryAfter(wait)) = app.access.append(who, events) {
+        sleep(wait).await;
+    }
+    app.access.holds(who).map_err(Problem::denied)
 }

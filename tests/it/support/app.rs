@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use event_piper::{
+    access::{self, Access},
     gateway::{self, Gateway},
-    http::{self, Auth},
+    http::{self, Listener},
     metrics::Metrics,
     order::Hold,
     postgres::server::Server,
@@ -21,6 +22,7 @@ use super::{
 pub(crate) struct App {
     pub(crate) address: SocketAddr,
     pub(crate) gateway: Arc<Gateway>,
+    access: Arc<Access>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -28,6 +30,7 @@ pub(crate) struct App {
 /// What a test can turn.
 pub(crate) struct Settings {
     pub(crate) gateway: gateway::Settings,
+    pub(crate) access: access::Settings,
     pub(crate) http: http::Settings,
 }
 
@@ -44,13 +47,13 @@ impl Default for Settings {
             writer: Some(gateway::writer::Settings::default()),
         };
         let http = http::Settings {
-            auth: Auth::Open,
             cors_origins: Vec::new(),
             drain,
             limits: http::Limits::default(),
+            tls: None,
             append_path: None,
         };
-        Self { gateway, http }
+        Self { gateway, access: access::Settings::default(), http }
     }
 }
 
@@ -88,14 +91,26 @@ impl App {
 
     fn launch_on(listener: TcpListener, url: &str, settings: Settings) -> Self {
         let address = listener.local_addr().unwrap();
+        Self::launch_at(listener.into(), address, url, settings)
+    }
+
+    /// The same at a place of any kind; `address` is what tests ask, if it is one.
+    pub(crate) fn launch_at(
+        listener: Listener,
+        address: SocketAddr,
+        url: &str,
+        settings: Settings,
+    ) -> Self {
         let server = Server::parse(url).unwrap();
-        let gateway = Gateway::start(&server, settings.gateway, Arc::new(Metrics::new()));
-        let router = http::router(Arc::clone(&gateway), settings.http.clone());
+        let metrics = Arc::new(Metrics::new());
+        let gateway = Gateway::start(&server, settings.gateway, Arc::clone(&metrics));
+        let access = Access::start(settings.access, &server, metrics);
+        let router = http::router(Arc::clone(&gateway), Arc::clone(&access), settings.http.clone());
         let (shutdown, http) = (CancellationToken::new(), settings.http);
         let until = shutdown.clone();
         let serving =
             tokio::spawn(async move { http::serve(listener, router, &http, until).await });
-        Self { address, gateway, shutdown, serving }
+        Self { address, gateway, access, shutdown, serving }
     }
 
     /// Waits until events move.
@@ -137,5 +152,6 @@ impl App {
         self.gateway.close();
         self.serving.await.unwrap();
         self.gateway.stop().await;
+        self.access.stop().await;
     }
 }

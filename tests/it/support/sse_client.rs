@@ -177,6 +177,12 @@ impl Stream {
         Self::try_open(address, path, headers).await.expect("a stream opens")
     }
 
+    /// The status of an answer, whose body may never end.
+    pub(crate) async fn status(address: SocketAddr, path: &str) -> u16 {
+        let socket = TcpStream::connect(address).await.unwrap();
+        send(socket, "GET", path, &[]).await.expect("an answer comes").1
+    }
+
     /// Opens a stream, if somebody is there.
     pub(crate) async fn try_open(
         address: SocketAddr,

@@ -1,0 +1,458 @@
+//! Who may: what a request shows of who sends it, and what they are allowed.
+//!
+//! [`Access`] turns a [`Proof`] into a [`Principal`], or says why not; the principal is asked
+//! for each right. There are four kinds of proof, which can be combined: a header that a
+//! trusted proxy sets, [tokens](token) of trusted issuers, [keys] of our own, and [tickets](ticket)
+//! that stand for one of these. A bad proof is never no proof.
+
+mod crypto;
+pub mod jwks;
+mod kept;
+pub mod keys;
+pub mod networks;
+pub mod principal;
+pub mod rights;
+mod throttle;
+pub mod ticket;
+pub mod token;
+
+use std::{
+    num::NonZeroU32,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use secrecy::SecretString;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::throttle::{Limits, RetryAfter};
+use self::{
+    keys::KeyRing,
+    networks::{Networks, Peer},
+    principal::{Kind, Principal},
+    rights::Rights,
+    throttle::Throttle,
+    ticket::{Issued, NoTicket, Tickets},
+    token::{Issuer, Tokens},
+};
+use crate::{
+    consumer::ConsumerId,
+    metrics::{Metrics, Reason},
+    postgres::{keys::KeyTable, server::Server},
+};
+
+/// What an operator can turn about who may do what.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which proofs count.
+    pub modes: Modes,
+    /// Whose `X-Consumer-Id` and `X-Forwarded-For` are believed.
+    pub trusted_proxies: Networks,
+    /// What those may do whom a trusted proxy names.
+    pub header_rights: Rights,
+    /// Who may read the metrics without any proof.
+    pub metrics_from: Networks,
+    /// Whose tokens are believed.
+    pub issuers: Vec<Issuer>,
+    /// The cookie in which browsers may bring a token.
+    pub cookie: Option<String>,
+    /// Web origins whose pages may write by way of that cookie.
+    pub origins: Vec<String>,
+    /// What signs tickets, and what signed them until lately.
+    pub ticket_keys: Vec<SecretString>,
+    /// How much each principal may ask for.
+    pub limits: Limits,
+}
+
+impl Default for Settings {
+    /// The open mode.
+    fn default() -> Self {
+        Self {
+            modes: Modes::OPEN,
+            trusted_proxies: Networks::loopback(),
+            header_rights: Rights::default(),
+            metrics_from: Networks::loopback(),
+            issuers: Vec::new(),
+            cookie: None,
+            origins: Vec::new(),
+            ticket_keys: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Which proofs count. None: the open mode, in which nobody needs any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Modes {
+    /// The header that a trusted proxy sets.
+    pub trusted_header: bool,
+    /// Tokens of trusted issuers.
+    pub jwt: bool,
+    /// Keys of our own.
+    pub keys: bool,
+}
+
+impl Modes {
+    /// Anybody may do anything: for loopback addresses.
+    pub const OPEN: Self = Self { trusted_header: false, jwt: false, keys: false };
+    /// Something in front has authenticated the caller.
+    pub const TRUSTED_HEADER: Self = Self { trusted_header: true, jwt: false, keys: false };
+
+    /// Nobody needs a proof.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        self == Self::OPEN
+    }
+}
+
+/// What a request shows of who sends it. No `Debug`: there are secrets.
+pub struct Proof {
+    /// The other end of the connection.
+    pub peer: Peer,
+    /// `X-Consumer-Id`.
+    pub consumer: Option<ConsumerId>,
+    /// `Authorization: Bearer`.
+    pub bearer: Option<String>,
+    /// The token in the cookie.
+    pub cookie: Option<String>,
+    /// `?ticket=`, and whether its stream is opened again.
+    pub ticket: Option<(String, bool)>,
+}
+
+/// Why a request is refused before it was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Denied {
+    /// What it is that is missing.
+    pub what: Missing,
+    /// In a word, for metrics: one of a few.
+    pub reason: &'static str,
+    /// For people. Shows nothing of the proof.
+    pub detail: String,
+}
+
+/// What it is that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// A proof.
+    Proof,
+    /// A proof that is good.
+    GoodProof,
+    /// Something of ours, without which no proof can be checked; or room.
+    Means,
+}
+
+impl Denied {
+    /// Nothing says who is asking.
+    pub fn none(detail: impl Into<String>) -> Self {
+        Self { what: Missing::Proof, reason: "no-proof", detail: detail.into() }
+    }
+
+    /// What says who is asking cannot be believed.
+    pub fn bad(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self { what: Missing::GoodProof, reason, detail: detail.into() }
+    }
+
+    fn later(detail: impl Into<String>) -> Self {
+        Self { what: Missing::Means, reason: "unavailable", detail: detail.into() }
+    }
+}
+
+/// What ends a stream before its time, and answers why: `expired` or `revoked`. Holds the
+/// stream's room until it is dropped.
+pub type Ending = Pin<Box<dyn Future<Output = &'static str> + Send>>;
+
+/// Why a stream cannot be opened.
+#[derive(Debug)]
+pub enum NoStream {
+    /// The principal has as many as it may.
+    Full,
+    /// The ticket was used.
+    Denied(Denied),
+}
+
+/// Who may. Its task ends with [`stop`](Self::stop).
+#[derive(Debug)]
+pub struct Access {
+    settings: Settings,
+    anybody: Principal,
+    tokens: Tokens,
+    keys: KeyRing,
+    tickets: Tickets,
+    throttle: Throttle,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// A revoked key ends its streams within about this time.
+const KEYS_EVERY: u32 = 2;
+/// Keys that an issuer has withdrawn are forgotten within this time.
+const ISSUERS_EVERY: u32 = 300;
+const FORGET_EVERY: u32 = 10;
+
+impl Access {
+    /// Starts to keep keys up to date; those of `--auth keys` are in the database on `server`.
+    #[must_use]
+    pub fn start(settings: Settings, server: &Server, metrics: Arc<Metrics>) -> Arc<Self> {
+        let access = Arc::new(Self {
+            tokens: Tokens::new(settings.issuers.clone()),
+            keys: KeyRing::new(KeyTable::new(server)),
+            tickets: Tickets::new(&settings.ticket_keys),
+            throttle: Throttle::new(settings.limits),
+            anybody: Principal::anybody(),
+            settings,
+            metrics,
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+        });
+        if !access.modes().is_open() {
+            let (access, shutdown) = (Arc::clone(&access), access.shutdown.clone());
+            let tasks = access.tasks.clone();
+            tasks.spawn(async move {
+                shutdown.run_until_cancelled(access.keep()).await;
+            });
+        }
+        access
+    }
+
+    /// Stops, and waits until that is done.
+    pub async fn stop(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Which proofs count.
+    #[must_use]
+    pub fn modes(&self) -> Modes {
+        self.settings.modes
+    }
+
+    /// The cookie in which browsers may bring a token.
+    #[must_use]
+    pub fn cookie(&self) -> Option<&str> {
+        self.settings.cookie.as_deref()
+    }
+
+    /// Whether pages of this web origin may write by way of the cookie.
+    #[must_use]
+    pub fn allows_origin(&self, origin: &str) -> bool {
+        self.settings.origins.iter().any(|listed| listed == origin)
+    }
+
+    /// Whose `X-Consumer-Id` and `X-Forwarded-For` are believed.
+    #[must_use]
+    pub fn trusts(&self, peer: Peer) -> bool {
+        self.settings.trusted_proxies.contain(peer)
+    }
+
+    /// Who may read the metrics without any other proof than this address.
+    #[must_use]
+    pub fn metrics_reader(&self, peer: Peer) -> Option<Principal> {
+        let rights = Rights { metrics: true, ..Rights::default() };
+        let listed = self.settings.metrics_from.contain(peer);
+        listed.then(|| Principal::new(peer.to_string(), Kind::Address, None, rights, None))
+    }
+
+    /// Who sends this request.
+    pub async fn authenticate(&self, proof: &Proof) -> Result<Principal, Denied> {
+        if self.modes().is_open() {
+            return Ok(self.anybody.clone());
+        }
+        if let Some((ticket, again)) = &proof.ticket {
+            return self.by_ticket(ticket, *again);
+        }
+        if let Some(bearer) = &proof.bearer
+            && let Some(checked) = self.by_bearer(bearer, proof).await
+        {
+            return checked;
+        }
+        if let Some(cookie) = &proof.cookie {
+            return self.tokens.check(cookie).await;
+        }
+        self.by_header(proof)
+    }
+
+    fn by_ticket(&self, ticket: &str, again: bool) -> Result<Principal, Denied> {
+        let who = self.tickets.check(ticket, again)?;
+        match who.key() {
+            Some(key) if !self.keys.counts(key) => {
+                Err(Denied::bad("revoked", "the key that the ticket was given for was revoked"))
+            }
+            _ => Ok(who),
+        }
+    }
+
+    /// `None`: it is no proof of ours, and a trusted proxy, which has looked at it itself,
+    /// says who it is.
+    async fn by_bearer(&self, bearer: &str, proof: &Proof) -> Option<Result<Principal, Denied>> {
+        let modes = self.modes();
+        if modes.keys && bearer.starts_with(keys::PREFIX) {
+            return Some(self.keys.check(bearer).await);
+        }
+        if modes.jwt {
+            return Some(self.tokens.check(bearer).await);
+        }
+        if modes.trusted_header && proof.consumer.is_some() && self.trusts(proof.peer) {
+            return None;
+        }
+        Some(Err(Denied::bad("malformed", "no such token or key is accepted here")))
+    }
+
+    fn by_header(&self, proof: &Proof) -> Result<Principal, Denied> {
+        match &proof.consumer {
+            Some(consumer) if self.modes().trusted_header => {
+                if !self.trusts(proof.peer) {
+                    let detail = format!(
+                        "X-Consumer-Id is believed of trusted proxies only, and {} is none of \
+                         --trusted-proxies",
+                        proof.peer
+                    );
+                    return Err(Denied::bad("untrusted-proxy", detail));
+                }
+                Ok(self.named(consumer))
+            }
+            _ => Err(Denied::none(self.expected())),
+        }
+    }
+
+    /// A trusted proxy names this consumer: it reads its own events, and whatever else
+    /// everybody may who is named so.
+    fn named(&self, consumer: &ConsumerId) -> Principal {
+        let rights = self.settings.header_rights.clone();
+        Principal::new(consumer.as_str(), Kind::Header, Some(consumer.clone()), rights, None)
+    }
+
+    fn expected(&self) -> String {
+        let Modes { trusted_header, jwt, keys } = self.modes();
+        let header = "the header X-Consumer-Id, which what stands in front of EventPiper sets";
+        let mut proofs = Vec::new();
+        if jwt {
+            proofs.push("Authorization: Bearer with a token (in an EventSource's address: ?ticket= of POST /tickets)");
+        }
+        if keys {
+            proofs.push("Authorization: Bearer with a key (ep_...)");
+        }
+        if trusted_header {
+            proofs.push(header);
+        }
+        format!("nothing says who is asking: expected {}", proofs.join(", or "))
+    }
+
+    /// Whether this address is listened to: not for a while after too many bad proofs.
+    pub fn listen(&self, from: Peer) -> Result<(), RetryAfter> {
+        match from {
+            Peer::Ip(address) => self.throttle.listen(address),
+            Peer::Unix => Ok(()),
+        }
+    }
+
+    /// Counts a refusal; a bad proof also against its address.
+    pub fn note(&self, reason: &'static str, bad_proof_from: Option<Peer>) {
+        self.metrics.denied.get_or_create(&Reason { reason }).inc();
+        if let Some(Peer::Ip(address)) = bad_proof_from {
+            self.throttle.failed(address);
+        }
+    }
+
+    /// Counts a request against what its principal may ask for in a second.
+    pub fn request(&self, who: &Principal) -> Result<(), RetryAfter> {
+        if *who.kind() == Kind::Anybody { Ok(()) } else { self.throttle.request(who.name()) }
+    }
+
+    /// Counts events against what their principal may append in a second.
+    pub fn append(&self, who: &Principal, events: usize) -> Result<(), RetryAfter> {
+        let events = NonZeroU32::new(u32::try_from(events).unwrap_or(u32::MAX));
+        match events {
+            Some(events) if *who.kind() != Kind::Anybody => {
+                self.throttle.append(who.name(), events, self.settings.limits.appends)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes room for a stream of this principal's, and uses its ticket. Answers what ends the
+    /// stream before its time.
+    pub fn open_stream(self: &Arc<Self>, who: &Principal) -> Result<Option<Ending>, NoStream> {
+        if *who.kind() == Kind::Anybody {
+            return Ok(None);
+        }
+        let room = self.throttle.stream(who.name()).ok_or(NoStream::Full)?;
+        if let Kind::Ticket { id, again, .. } = who.kind() {
+            self.tickets.redeem(*id, *again).map_err(NoStream::Denied)?;
+        }
+        let (expired, revoked) = (expired(who.expires()), self.revoked(who));
+        Ok(Some(Box::pin(async move {
+            let _room = room;
+            tokio::select! {
+                () = expired => "expired",
+                () = revoked => "revoked",
+            }
+        })))
+    }
+
+    fn revoked(&self, who: &Principal) -> impl Future<Output = ()> + Send + use<> {
+        let revoked = who.key().map(|key| self.keys.revoked(key));
+        async move {
+            match revoked {
+                Some(revoked) => revoked.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Whether a proof that was good still is: for what takes long.
+    pub fn holds(&self, who: &Principal) -> Result<(), Denied> {
+        if who.expires().is_some_and(|expires| expires <= SystemTime::now()) {
+            return Err(Denied::bad("expired", "the token or key has expired meanwhile"));
+        }
+        match who.key() {
+            Some(key) if !self.keys.counts(key) => {
+                Err(Denied::bad("revoked", "the key was revoked meanwhile"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A ticket for what this one may follow, or of that only these consumers.
+    pub fn issue(
+        &self,
+        who: &Principal,
+        consumers: Option<&[ConsumerId]>,
+    ) -> Result<Issued, NoTicket> {
+        self.metrics.tickets.inc();
+        self.tickets.issue(who, consumers)
+    }
+
+    /// Keeps up with the table of keys and with the issuers, and forgets who has been quiet.
+    async fn keep(&self) {
+        let mut ticks = interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for second in 0_u32.. {
+            ticks.tick().await;
+            if self.modes().jwt && second.is_multiple_of(ISSUERS_EVERY) {
+                self.tokens.renew().await;
+            }
+            if self.modes().keys && second.is_multiple_of(KEYS_EVERY) {
+                self.keys.renew().await;
+            }
+            if second.is_multiple_of(FORGET_EVERY) {
+                self.throttle.forget();
+                self.tickets.forget();
+            }
+        }
+    }
+}
+
+/// Waits until then, in steps: a clock that is set meanwhile, or a machine that was asleep,
+/// shall not prolong what has ended.
+async fn expired(at: Option<SystemTime>) {
+    const STEP: Duration = Duration::from_mins(1);
+    let Some(at) = at else { return std::future::pending().await };
+    while let Ok(left) = at.duration_since(SystemTime::now()) {
+        sleep(left.clamp(Duration::from_millis(1), STEP)).await;
+    }
+}

@@ -1,0 +1,317 @@
+//! The keys that an issuer signs with: from a file, a setting, or its JWKS address.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jsonwebtoken::{
+    Algorithm, AlgorithmFamily, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
+};
+use reqwest::{Client, Url, redirect};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::kept::{Floor, Kept};
+
+/// Where an issuer's keys are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// At this address, as a JSON Web Key Set (RFC 7517).
+    Url(Url),
+    /// In this file: a public key as PEM, or a JSON Web Key or a set of them.
+    File(PathBuf),
+    /// A secret that the issuer shares with us.
+    Secret(SecretString),
+}
+
+/// Fetches that a token's unknown `kid` causes lie at least this far apart.
+const FLOOR: Floor = Floor::Refuse(Duration::from_secs(10));
+/// An issuer that is slower than this is down.
+const WITHIN: Duration = Duration::from_secs(5);
+/// A set of keys is a few kilobytes.
+const LARGEST: usize = 256 << 10;
+/// An issuer has two or three at a time.
+const MOST: usize = 64;
+
+/// Why keys cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The issuer cannot be reached.
+    #[error("asking {url} for its keys")]
+    Fetch {
+        /// Its JWKS address.
+        url: Url,
+        /// What happened.
+        source: reqwest::Error,
+    },
+    /// The issuer answers something else.
+    #[error("asking {url} for its keys: {what}")]
+    Answer {
+        /// Its JWKS address.
+        url: Url,
+        /// What is wrong about it.
+        what: String,
+    },
+    /// The file cannot be read.
+    #[error("reading the keys in {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// There is no key in it that can be used.
+    #[error("there is no public key to check signatures with in {place}")]
+    None {
+        /// Where they were looked for.
+        place: String,
+    },
+}
+
+/// Whether there is a key in this file that can be used.
+pub fn check_file(path: &Path) -> Result<(), KeysError> {
+    let failed = |source| KeysError::Read { path: path.to_owned(), source };
+    let text = std::fs::read(path).map_err(failed)?;
+    if KeySet::parse(&text).keys.is_empty() {
+        return Err(KeysError::None { place: path.display().to_string() });
+    }
+    Ok(())
+}
+
+/// The keys of one issuer.
+#[derive(Debug)]
+pub(super) struct Keys {
+    source: Source,
+    client: Client,
+    kept: Kept<KeySet>,
+}
+
+/// What one fetch brought. Two are the same when their texts are.
+#[derive(Debug)]
+pub(super) struct KeySet {
+    keys: Vec<Key>,
+    text: [u8; 32],
+}
+
+impl PartialEq for KeySet {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+/// A key, and what it may be used for: never more than one family of algorithms.
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    id: Option<String>,
+    pub(super) public: DecodingKey,
+    algorithms: Vec<Algorithm>,
+}
+
+impl Keys {
+    pub(super) fn new(source: Source) -> Self {
+        // Whoever was first in this process has set the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .user_agent(concat!("event-piper/", env!("CARGO_PKG_VERSION")))
+            .timeout(WITHIN)
+            .redirect(redirect::Policy::none());
+        let client = client.build().expect("these settings make a client");
+        Self { source, client, kept: Kept::new(FLOOR) }
+    }
+
+    /// Fetches them, as is done from time to time: a key that the issuer has withdrawn is
+    /// forgotten.
+    pub(super) async fn renew(&self) -> Result<(), KeysError> {
+        self.kept.renew(self.fetch()).await
+    }
+
+    /// Whether any were ever had.
+    pub(super) fn are_known(&self) -> bool {
+        self.kept.get().is_some()
+    }
+
+    /// The key of this name for this algorithm, asking the issuer again when there is none.
+    pub(super) async fn find(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Option<Key>, KeysError> {
+        let known = self.kept.get();
+        let found = known.as_ref().and_then(|keys| keys.find(id, algorithm));
+        if found.is_some() || matches!(self.source, Source::Secret(_)) && known.is_some() {
+            return Ok(found);
+        }
+        let more = self.kept.beyond(known.as_ref(), self.fetch()).await?;
+        Ok(more.and_then(|keys| keys.find(id, algorithm)))
+    }
+
+    async fn fetch(&self) -> Result<KeySet, KeysError> {
+        let (text, place) = match &self.source {
+            Source::Secret(secret) => return Ok(KeySet::of_secret(secret)),
+            Source::Url(url) => (self.download(url).await?, url.to_string()),
+            Source::File(path) => {
+                let text = tokio::fs::read(path).await;
+                let failed = |source| KeysError::Read { path: path.clone(), source };
+                (text.map_err(failed)?, path.display().to_string())
+            }
+        };
+        let keys = KeySet::parse(&text);
+        if keys.keys.is_empty() { Err(KeysError::None { place }) } else { Ok(keys) }
+    }
+
+    async fn download(&self, url: &Url) -> Result<Vec<u8>, KeysError> {
+        let failed = |source: reqwest::Error| KeysError::Fetch {
+            url: url.clone(),
+            source: source.without_url(),
+        };
+        let wrong = |what: String| KeysError::Answer { url: url.clone(), what };
+        let mut answer = self.client.get(url.clone()).send().await.map_err(failed)?;
+        if answer.status() != reqwest::StatusCode::OK {
+            return Err(wrong(format!("it answers {}", answer.status())));
+        }
+        let mut text = Vec::new();
+        while let Some(part) = answer.chunk().await.map_err(failed)? {
+            text.extend_from_slice(&part);
+            if text.len() > LARGEST {
+                return Err(wrong(format!("the answer is longer than {LARGEST} bytes")));
+            }
+        }
+        Ok(text)
+    }
+}
+
+impl KeySet {
+    fn of_secret(secret: &SecretString) -> Self {
+        let key = DecodingKey::from_secret(secret.expose_secret().as_bytes());
+        let algorithms = AlgorithmFamily::Hmac.algorithms().to_vec();
+        Self { keys: vec![Key { id: None, public: key, algorithms }], text: [0; 32] }
+    }
+
+    /// Those that can be used, of what may hold others too.
+    fn parse(text: &[u8]) -> Self {
+        let keys = match serde_json::from_slice::<Value>(text) {
+            Ok(mut json) => match json.get_mut("keys").map(Value::take) {
+                Some(Value::Array(keys)) => keys.into_iter().take(MOST).filter_map(jwk).collect(),
+                Some(_) => Vec::new(),
+                None => jwk(json).into_iter().collect(),
+            },
+            Err(_) => pem(text).into_iter().collect(),
+        };
+        Self { keys, text: Sha256::digest(text).into() }
+    }
+
+    /// A key without a name is for tokens with any; a token without one needs the only key
+    /// there is for its algorithm.
+    fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<Key> {
+        let mut fitting = self.keys.iter().filter(|key| {
+            let named = id.is_none() || key.id.is_none() || key.id.as_deref() == id;
+            named && key.algorithms.contains(&algorithm)
+        });
+        let first = fitting.next()?;
+        (id.is_some() || fitting.next().is_none()).then(|| first.clone())
+    }
+}
+
+/// A key to check signatures with. A secret has no place in a published set.
+fn jwk(json: Value) -> Option<Key> {
+    let jwk: Jwk = serde_json::from_value(json).ok()?;
+    if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
+        return None;
+    }
+    let mut algorithms = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => AlgorithmFamily::Rsa.algorithms().to_vec(),
+        AlgorithmParameters::EllipticCurve(it) if it.curve == EllipticCurve::P256 => {
+            vec![Algorithm::ES256]
+        }
+        AlgorithmParameters::EllipticCurve(it) if it.curve == EllipticCurve::P384 => {
+            vec![Algorithm::ES384]
+        }
+        AlgorithmParameters::OctetKeyPair(it) if it.curve == EllipticCurve::Ed25519 => {
+            vec![Algorithm::EdDSA]
+        }
+        _ => return None,
+    };
+    if let Some(only) = jwk.common.key_algorithm {
+        algorithms.retain(|algorithm| is(only, *algorithm));
+    }
+    let key = DecodingKey::from_jwk(&jwk).ok()?;
+    (!algorithms.is_empty()).then_some(Key { id: jwk.common.key_id, public: key, algorithms })
+}
+
+fn is(only: KeyAlgorithm, algorithm: Algorithm) -> bool {
+    only.to_string() == format!("{algorithm:?}")
+}
+
+fn pem(text: &[u8]) -> Option<Key> {
+    let rsa = || {
+        let key = DecodingKey::from_rsa_pem(text).ok()?;
+        Some((key, AlgorithmFamily::Rsa.algorithms().to_vec()))
+    };
+    let curve = || {
+        let key = DecodingKey::from_ec_pem(text).ok()?;
+        // An uncompressed point: its length tells the curve.
+        let algorithm = match key.try_get_as_bytes().ok()?.len() {
+            65 => Algorithm::ES256,
+            97 => Algorithm::ES384,
+            _ => return None,
+        };
+        Some((key, vec![algorithm]))
+    };
+    let edwards = || Some((DecodingKey::from_ed_pem(text).ok()?, vec![Algorithm::EdDSA]));
+    let (key, algorithms) = rsa().or_else(curve).or_else(edwards)?;
+    Some(Key { id: None, public: key, algorithms })
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+
+    use super::*;
+
+    #[test]
+    fn a_pem_file_is_for_the_algorithms_of_its_key_only() {
+        for (kind, algorithm) in [
+            (&PKCS_ECDSA_P256_SHA256, Algorithm::ES256),
+            (&PKCS_ECDSA_P384_SHA384, Algorithm::ES384),
+            (&PKCS_ED25519, Algorithm::EdDSA),
+        ] {
+            let pair = KeyPair::generate_for(kind).unwrap();
+            let keys = KeySet::parse(pair.public_key_pem().as_bytes());
+            assert!(keys.find(Some("any"), algorithm).is_some(), "{algorithm:?}");
+            for other in [Algorithm::HS256, Algorithm::RS256] {
+                assert!(keys.find(None, other).is_none(), "{algorithm:?} as {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_set_only_public_keys_for_signatures_count() {
+        let json = r#"{"keys": [
+            {"kty": "RSA", "kid": "enc", "use": "enc", "alg": "RSA-OAEP", "n": "AQAB", "e": "AQAB"},
+            {"kty": "oct", "kid": "secret", "k": "c2VjcmV0"},
+            {"kty": "XYZ", "kid": "new"},
+            {"kty": "EC", "kid": "odd", "crv": "P-521", "x": "AQAB", "y": "AQAB"},
+            {"kty": "RSA", "kid": "a", "alg": "RS256", "n": "AQAB", "e": "AQAB"},
+            {"kty": "RSA", "kid": "b", "use": "sig", "n": "AQAB", "e": "AQAB"}
+        ]}"#;
+        let keys = KeySet::parse(json.as_bytes());
+        assert_eq!(keys.keys.len(), 2);
+        assert!(keys.find(Some("a"), Algorithm::RS256).is_some());
+        assert!(keys.find(Some("a"), Algorithm::PS256).is_none(), "the key says which");
+        assert!(keys.find(Some("b"), Algorithm::PS256).is_some());
+        assert!(keys.find(Some("secret"), Algorithm::HS256).is_none());
+        assert!(keys.find(Some("c"), Algorithm::RS256).is_none());
+        assert!(keys.find(None, Algorithm::RS256).is_none(), "two would do: which?");
+        assert!(keys.find(None, Algorithm::PS256).is_some());
+    }
+
+    #[test]
+    fn what_is_no_key_is_none() {
+        for text in ["", "{}", "[]", r#"{"keys": 1}"#, "-----BEGIN PUBLIC KEY-----", "secret"] {
+            assert!(KeySet::parse(text.as_bytes()).keys.is_empty(), "{text}");
+        }
+    }
+}

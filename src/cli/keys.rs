@@ -1,0 +1,162 @@
+//! `event-piper keys`: makes, lists and revokes keys of writers and machines.
+
+use std::{
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+
+use super::on_database;
+use crate::{
+    access::{
+        keys::{KeyId, NewKey},
+        rights::{Patterns, Rights},
+    },
+    config::{Config, Flags},
+    consumer::ConsumerId,
+    postgres::{
+        keys::{self, StoredKey},
+        server::Server,
+    },
+};
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Make a key, and print it: it cannot be shown again
+    Create {
+        #[command(flatten)]
+        granted: Granted,
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// List the keys, also those that count no more
+    List(Flags),
+    /// Revoke a key: it ends its streams, and opens none any more
+    Revoke {
+        /// Which one, as `keys list` shows it
+        #[arg(value_name = "ID")]
+        id: String,
+        #[command(flatten)]
+        flags: Flags,
+    },
+}
+
+/// Whom a key is for, and what for.
+#[derive(clap::Args)]
+pub(super) struct Granted {
+    /// Whom it is for; shows in logs. Without --read it may read the events of this name
+    #[arg(long)]
+    name: ConsumerId,
+    /// A consumer whose events it may read, or a pattern with *; several times for several
+    #[arg(long, value_name = "PATTERN")]
+    read: Vec<String>,
+    /// A consumer for whom it may write events
+    #[arg(long, value_name = "PATTERN")]
+    write: Vec<String>,
+    /// A stream that it may read
+    #[arg(long, value_name = "PATTERN")]
+    read_streams: Vec<String>,
+    /// A stream that it may append to
+    #[arg(long, value_name = "PATTERN")]
+    write_streams: Vec<String>,
+    /// It may read everything
+    #[arg(long)]
+    all: bool,
+    /// It may use the console
+    #[arg(long)]
+    console: bool,
+    /// It may read the metrics
+    #[arg(long)]
+    metrics: bool,
+    /// For how long it counts, such as 90d [default: until it is revoked]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    expires_in: Option<Duration>,
+}
+
+impl Command {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Create { granted, flags } => {
+                let config = super::load(flags)?;
+                on_database(config, async |server| create(server, &granted).await).await
+            }
+            Self::List(flags) => on_database(super::load(flags)?, list).await,
+            Self::Revoke { id, flags } => {
+                let config: Config = super::load(flags)?;
+                on_database(config, async |server| revoke(server, &id).await).await
+            }
+        }
+    }
+}
+
+async fn create(server: &Server, granted: &Granted) -> anyhow::Result<ExitCode> {
+    let rights = serde_json::to_string(&granted.rights()?).context("writing the rights down")?;
+    let expires = granted.expires_in.map(|life| {
+        SystemTime::now().checked_add(life).context("--expires-in: that is beyond all times")
+    });
+    let client = server.client().await.with_context(|| format!("connecting to {server}"))?;
+    let key = NewKey::generate();
+    let (id, name) = (key.id.to_string(), granted.name.as_str());
+    keys::create(&client, (&id, &key.hash), name, &rights, expires.transpose()?)
+        .await
+        .context("storing the key: is the schema up to date (event-piper migrate)?")?;
+    // The key alone goes to the output, so that it can be put where it belongs at once.
+    eprintln!("key {id} of {name:?}; it is shown this once:");
+    println!("{}", key.text);
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Granted {
+    fn rights(&self) -> anyhow::Result<Rights> {
+        let patterns = |flag: &str, texts: &[String]| {
+            let patterns = Patterns::new(texts.iter().map(String::as_str));
+            patterns.with_context(|| format!("--{flag}"))
+        };
+        let read = (!self.read.is_empty()).then(|| patterns("read", &self.read)).transpose()?;
+        Ok(Rights {
+            read,
+            write: patterns("write", &self.write)?,
+            read_streams: patterns("read-streams", &self.read_streams)?,
+            write_streams: patterns("write-streams", &self.write_streams)?,
+            all: self.all,
+            console: self.console,
+            metrics: self.metrics,
+        })
+    }
+}
+
+async fn list(server: &Server) -> anyhow::Result<ExitCode> {
+    let client = server.client().await.with_context(|| format!("connecting to {server}"))?;
+    let keys = keys::all(&client).await.context("reading the keys")?;
+    for StoredKey { id, name, rights, created, expires, revoked, .. } in keys {
+        let day = |time| humantime::format_rfc3339_seconds(time).to_string();
+        let state = match (revoked, expires) {
+            (Some(revoked), _) => format!("revoked {}", day(revoked)),
+            (None, Some(expires)) if expires <= SystemTime::now() => {
+                format!("expired {}", day(expires))
+            }
+            (None, Some(expires)) => format!("until {}", day(expires)),
+            (None, None) => "counts".to_owned(),
+        };
+        println!("{id}  {name:?}  since {}  {state}  {rights}", day(created));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn revoke(server: &Server, id: &str) -> anyhow::Result<ExitCode> {
+    // Whoever pastes the whole key means its name.
+    let id = id.strip_prefix("ep_").unwrap_or(id).split('_').next().unwrap_or_default();
+    let Ok(id) = id.parse::<KeyId>() else {
+        bail!(
+            "{id:?} is no key's id: expected 16 letters and digits, as event-piper keys list shows them"
+        )
+    };
+    let client = server.client().await.with_context(|| format!("connecting to {server}"))?;
+    if !keys::revoke(&client, &id.to_string()).await.context("revoking the key")? {
+        bail!("there is no key {id} that counts");
+    }
+    println!("revoked {id}");
+    Ok(ExitCode::SUCCESS)
+}

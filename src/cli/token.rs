@@ -1,0 +1,34 @@
+//! What shows a gateway who is asking: a token or a key.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, anyhow};
+use reqwest::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+
+/// Where the token is, for a gateway that asks for one.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Token {
+    /// A token or a key, for a gateway that asks for one; better in the variable or a file
+    #[arg(long, env = "EVENT_PIPER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<SecretString>,
+    /// A file that holds it; read again each time, for tokens that are renewed
+    #[arg(long, env = "EVENT_PIPER_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+}
+
+impl Token {
+    /// The header, if there is a token.
+    pub(super) fn header(&self) -> anyhow::Result<Option<HeaderValue>> {
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => token.expose_secret().to_owned(),
+            (None, Some(path)) => fs::read_to_string(path)
+                .with_context(|| format!("reading the token in {}", path.display()))?,
+            (None, None) => return Ok(None),
+        };
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+            .map_err(|_| anyhow!("the token has characters that no token has"))?;
+        bearer.set_sensitive(true);
+        Ok(Some(bearer))
+    }
+}

@@ -1,0 +1,308 @@
+//! The settings of who may do what.
+
+use std::{collections::HashSet, fs, num::NonZeroU32, path::PathBuf, time::Duration};
+
+use jsonwebtoken::Algorithm;
+use reqwest::Url;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use super::{
+    sources::Sources,
+    value::{self, Expected},
+};
+use crate::{
+    access::{
+        Limits, Modes, Settings,
+        jwks::{self, Source},
+        networks::Networks,
+        rights::Rights,
+        token::Issuer,
+    },
+    http::Place,
+    postgres::error::Chain,
+};
+
+type Parsed<T> = Result<T, Expected>;
+
+/// A shorter secret can be found by trying.
+const SHORTEST_SECRET: usize = 16;
+/// A certificate's clock is not further off than this.
+const LONGEST_LEEWAY: Duration = Duration::from_mins(5);
+
+/// Everything about who may do what, at a gateway that listens there.
+pub(super) fn settings(from: &mut Sources, listen: &Place, origins: &[String]) -> Settings {
+    let given = from.optional("auth", modes);
+    let modes = modes_at(listen, given, from);
+    let issuers = issuers(from, modes);
+    Settings {
+        modes,
+        issuers,
+        trusted_proxies: from.setting("trusted-proxies", networks),
+        header_rights: from.setting("header-rights", rights),
+        metrics_from: from.setting("metrics-from", networks),
+        cookie: from.optional("jwt-cookie", cookie),
+        origins: origins.to_vec(),
+        ticket_keys: from.optional("ticket-key", ticket_keys).unwrap_or_default(),
+        limits: Limits {
+            streams: from.setting("max-streams-per-principal", value::limit),
+            requests: from.setting("max-requests-per-principal", rate),
+            appends: from.setting("max-appends-per-principal", rate),
+        },
+    }
+}
+
+/// Open is for this machine; anything wider is somebody's explicit choice.
+fn modes_at(listen: &Place, given: Option<Modes>, from: &mut Sources) -> Modes {
+    match given {
+        Some(modes) if modes.is_open() && !listen.is_local() => from.wrong(format!(
+            "--auth open: is for loopback addresses only, and --listen is {listen}: expected some \
+             of trusted-header, jwt, keys"
+        )),
+        None if !listen.is_local() => from.wrong(format!(
+            "--listen {listen}: reachable from other machines, so say who is believed: expected \
+             --auth trusted-header (something in front authenticates callers and sets \
+             X-Consumer-Id), jwt (tokens), keys (keys of our own), or a loopback address"
+        )),
+        _ => {}
+    }
+    given.unwrap_or(Modes::OPEN)
+}
+
+/// One issuer as it is written down: in settings of its own, or in a file of several.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Written {
+    issuer: String,
+    audience: Vec<String>,
+    algorithms: Vec<String>,
+    jwks_url: Option<String>,
+    key_file: Option<PathBuf>,
+    secret_file: Option<PathBuf>,
+    #[serde(skip)]
+    secret: Option<SecretString>,
+    consumer_claim: Option<String>,
+    rights_claim: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Several {
+    #[serde(rename = "issuer")]
+    issuers: Vec<Written>,
+}
+
+fn issuers(from: &mut Sources, modes: Modes) -> Vec<Issuer> {
+    let one = one(from);
+    let several = from.optional("jwt-issuers-file", several).unwrap_or_default();
+    let claims = (
+        from.setting("jwt-consumer-claim", name),
+        from.setting("jwt-rights-claim", name),
+        from.setting("jwt-leeway", leeway),
+    );
+    if !modes.jwt {
+        return Vec::new();
+    }
+    let written = one.map(|one| ("--jwt-issuer", one)).into_iter();
+    let written = written.chain(several.into_iter().map(|it| ("--jwt-issuers-file", it)));
+    let issuers: Vec<_> = written
+        .filter_map(|(place, written)| {
+            let issuer = written.finish(&claims);
+            issuer.map_err(|wrong| from.wrong(format!("{place}: {wrong}"))).ok()
+        })
+        .collect();
+    let mut names = HashSet::new();
+    if let Some(twice) = issuers.iter().find(|issuer| !names.insert(&issuer.name)) {
+        from.wrong(format!("--jwt-issuers-file: the issuer {:?} is there twice", twice.name));
+    }
+    if issuers.is_empty() {
+        from.wrong(
+            "--auth jwt: says that tokens are believed, but not whose: expected --jwt-issuer, \
+             --jwt-audience, and one of --jwt-jwks-url, --jwt-key-file, --jwt-secret-file"
+                .into(),
+        );
+    }
+    issuers
+}
+
+fn one(from: &mut Sources) -> Option<Written> {
+    let issuer = from.optional("jwt-issuer", name);
+    let audience = from.optional("jwt-audience", list);
+    let algorithms = from.optional("jwt-algorithms", list);
+    let jwks_url = from.optional("jwt-jwks-url", name);
+    let key_file = from.optional("jwt-key-file", value::path);
+    let secret = from.optional("jwt-secret", secret);
+    Some(Written {
+        issuer: issuer?,
+        audience: audience.unwrap_or_default(),
+        algorithms: algorithms.unwrap_or_default(),
+        jwks_url,
+        key_file,
+        secret,
+        ..Written::default()
+    })
+}
+
+fn several(path: &str) -> Parsed<Vec<Written>> {
+    let text = fs::read_to_string(path).map_err(|e| format!("a file that can be read ({e})"))?;
+    // The message alone: what stands around it is nobody's business.
+    let several: Result<Several, _> = toml::from_str(&text);
+    Ok(several.map_err(|e| format!("a TOML file of [[issuer]] tables ({})", e.message()))?.issuers)
+}
+
+impl Written {
+    fn finish(self, claims: &(String, String, Duration)) -> Parsed<Issuer> {
+        let name = self.issuer.clone();
+        if name.is_empty() {
+            return Err(
+                "an issuer has no name: expected issuer = \"...\", as in the claim iss".into()
+            );
+        }
+        if self.audience.is_empty() {
+            return Err(format!(
+                "the tokens of {name:?} may be for anybody: expected whom they must be for (audience)"
+            ));
+        }
+        let (consumer, rights, leeway) = claims;
+        let consumer_claim = self.consumer_claim.clone().unwrap_or_else(|| consumer.clone());
+        let rights_claim = self.rights_claim.clone().unwrap_or_else(|| rights.clone());
+        let audience = self.audience.clone();
+        let given = self.algorithms.clone();
+        let keys = self.source()?;
+        let algorithms = algorithms(&given, &keys)?;
+        Ok(Issuer {
+            name,
+            audience,
+            algorithms,
+            keys,
+            consumer_claim,
+            rights_claim,
+            leeway: *leeway,
+        })
+    }
+
+    fn source(self) -> Parsed<Source> {
+        let secret = match self.secret_file {
+            Some(path) => Some(secret(
+                &fs::read_to_string(&path)
+                    .map_err(|e| format!("the file {} cannot be read ({e})", path.display()))?,
+            )?),
+            None => self.secret,
+        };
+        match (self.jwks_url, self.key_file, secret) {
+            (Some(url), None, None) => Ok(Source::Url(self::url(&url)?)),
+            (None, Some(path), None) => jwks::check_file(&path)
+                .map(|()| Source::File(path))
+                .map_err(|error| Chain(&error).to_string()),
+            (None, None, Some(secret)) => Ok(Source::Secret(secret)),
+            (None, None, None) => Err(format!(
+                "the keys of {:?} are nowhere: expected one of jwks-url, key-file, secret-file",
+                self.issuer
+            )),
+            _ => Err(format!(
+                "the keys of {:?} are in several places: expected one of jwks-url, key-file, secret-file",
+                self.issuer
+            )),
+        }
+    }
+}
+
+/// A secret is for HMAC alone, and a public key never: else anybody could sign with it.
+fn algorithms(given: &[String], keys: &Source) -> Parsed<Vec<Algorithm>> {
+    let is_secret = matches!(keys, Source::Secret(_));
+    let fitting = |algorithm: &Algorithm| {
+        is_secret == matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
+    };
+    if given.is_empty() {
+        let usual = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+        return Ok(usual.into_iter().filter(fitting).collect());
+    }
+    let parse = |name: &String| {
+        let algorithm = name.parse::<Algorithm>().ok().filter(fitting);
+        algorithm.ok_or_else(|| {
+            let expected = if is_secret {
+                "HS256, HS384, HS512"
+            } else {
+                "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA"
+            };
+            format!("{name:?} is no algorithm for these keys: expected some of {expected}")
+        })
+    };
+    given.iter().map(parse).collect()
+}
+
+fn modes(text: &str) -> Parsed<Modes> {
+    let expected = || "open, or some of trusted-header, jwt, keys, separated by commas".to_owned();
+    if text == "open" {
+        return Ok(Modes::OPEN);
+    }
+    let mut modes = Modes::OPEN;
+    for mode in text.split(',').map(str::trim) {
+        match mode {
+            "trusted-header" => modes.trusted_header = true,
+            "jwt" => modes.jwt = true,
+            "keys" => modes.keys = true,
+            _ => return Err(expected()),
+        }
+    }
+    Ok(modes)
+}
+
+fn networks(text: &str) -> Parsed<Networks> {
+    text.parse().map_err(|()| {
+        "addresses and networks separated by commas, such as 10.0.0.7 or 10.1.0.0/16".into()
+    })
+}
+
+fn rights(text: &str) -> Parsed<Rights> {
+    serde_json::from_str(text)
+        .map_err(|e| format!(r#"rights such as {{"write": ["shop-*"], "all": true}} ({e})"#))
+}
+
+fn list(text: &str) -> Parsed<Vec<String>> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let names: Vec<_> = names.map(ToOwned::to_owned).collect();
+    if names.is_empty() { Err("names separated by commas".into()) } else { Ok(names) }
+}
+
+fn name(text: &str) -> Parsed<String> {
+    if text.trim().is_empty() { Err("a name".into()) } else { Ok(text.to_owned()) }
+}
+
+/// What a cookie may be called (RFC 6265, section 4.1.1).
+fn cookie(text: &str) -> Parsed<String> {
+    let fine = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+    let named = !text.is_empty() && text.bytes().all(fine);
+    if named { Ok(text.to_owned()) } else { Err("a cookie's name, such as token".into()) }
+}
+
+fn leeway(text: &str) -> Parsed<Duration> {
+    let short = value::duration(text).ok().filter(|it| *it <= LONGEST_LEEWAY);
+    short.ok_or_else(|| format!("a duration of at most {LONGEST_LEEWAY:?}, such as 5s"))
+}
+
+fn url(text: &str) -> Parsed<Url> {
+    let url = text.parse::<Url>().ok();
+    let url = url.filter(|it| ["http", "https"].contains(&it.scheme()) && it.has_host());
+    url.ok_or_else(|| {
+        format!("{text:?} is given, expected an address such as https://issuer.example/jwks.json")
+    })
+}
+
+fn secret(text: &str) -> Parsed<SecretString> {
+    let secret = SecretString::from(text.trim());
+    if secret.expose_secret().len() < SHORTEST_SECRET {
+        return Err(format!(
+            "a secret of at least {SHORTEST_SECRET} bytes, better 32, such as openssl rand -base64 32 makes"
+        ));
+    }
+    Ok(secret)
+}
+
+fn ticket_keys(text: &str) -> Parsed<Vec<SecretString>> {
+    text.lines().filter(|line| !line.trim().is_empty()).map(secret).collect()
+}
+
+fn rate(text: &str) -> Parsed<NonZeroU32> {
+    text.parse().map_err(|_| "a number from 1".into())
+}

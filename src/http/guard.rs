@@ -1,0 +1,178 @@
+//! At the door: finds out who sends a request before anything else looks at it, and writes
+//! down who was refused and why.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderValue, Method, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tracing::info;
+
+use super::{
+    App,
+    error::{Problem, Refusal},
+    events::{FULL, overloaded},
+    proof,
+};
+use crate::{
+    access::{
+        Denied, Ending, Missing, NoStream, RetryAfter,
+        networks::Peer,
+        principal::{Kind, Principal},
+    },
+    metrics::Reason,
+};
+
+/// What these lines are found by: `--log event_piper::audit=info`.
+const AUDIT: &str = "event_piper::audit";
+
+/// Puts a [`Principal`] into the request, or refuses it.
+pub(super) async fn guard(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let visit = Visit::of(&app, &request);
+    let response = match admit(&app, &visit, &request).await {
+        Ok(who) => {
+            visit.note_use(&who);
+            request.extensions_mut().insert(who.clone());
+            let response = next.run(request).await;
+            visit.note_refusal(&app, Some(&who), &response);
+            response
+        }
+        Err(Refused::Now(problem)) => {
+            let response = problem.into_response();
+            visit.note_refusal(&app, None, &response);
+            response
+        }
+        Err(Refused::Later(wait)) => visit.later(&app, wait),
+    };
+    challenged(&app, response)
+}
+
+enum Refused {
+    Now(Problem),
+    Later(RetryAfter),
+}
+
+/// Not `async` as a whole: the request, whose body cannot be shared, is not held across a wait.
+fn admit<'a>(
+    app: &'a App,
+    visit: &Visit,
+    request: &Request,
+) -> impl Future<Output = Result<Principal, Refused>> + Send + use<'a> {
+    let access = &app.access;
+    let heard = access.listen(visit.from).map_err(Refused::Later);
+    let proof = heard.and_then(|()| proof::of(access, request).map_err(Refused::Now));
+    let metrics = request.uri().path() == "/metrics" && proof::is_direct(request);
+    let reader = metrics.then(|| access.metrics_reader(visit.peer)).flatten();
+    let modes = access.modes();
+    let signs_in = request.uri().path() == "/" && (modes.jwt || modes.keys);
+    let stream = visit.stream;
+    async move {
+        let who = match access.authenticate(&proof?).await {
+            Ok(who) => who,
+            Err(denied) => match (denied.what, reader) {
+                (Missing::Proof, Some(reader)) => return Ok(reader),
+                (Missing::Proof, None) if signs_in => return Ok(Principal::nobody()),
+                (Missing::Means, _) if stream => return Err(Refused::Later(MEANS_BACK)),
+                _ => return Err(Refused::Now(Problem::denied(denied))),
+            },
+        };
+        access.request(&who).map_err(Refused::Later)?;
+        Ok(who)
+    }
+}
+
+/// What no proof can be checked without may be back after this.
+const MEANS_BACK: RetryAfter = RetryAfter(Duration::from_secs(5));
+
+/// Takes room for a stream, and uses the ticket that opens it.
+pub(super) fn open_stream(app: &App, who: &Principal) -> Result<Option<Ending>, Box<Response>> {
+    let full = || {
+        let refused = &app.gateway.metrics().refused;
+        refused.get_or_create(&Reason { reason: "streams-of-a-principal" }).inc();
+        overloaded(FULL)
+    };
+    let opened = app.access.open_stream(who);
+    opened.map_err(|no| {
+        Box::new(match no {
+            NoStream::Full | NoStream::Denied(Denied { what: Missing::Means, .. }) => full(),
+            NoStream::Denied(denied) => Problem::denied(denied).into_response(),
+        })
+    })
+}
+
+/// A request, as it is written down: no query, no header that could hold a secret.
+struct Visit {
+    peer: Peer,
+    from: Peer,
+    method: Method,
+    path: String,
+    stream: bool,
+}
+
+impl Visit {
+    fn of(app: &App, request: &Request) -> Self {
+        Self {
+            peer: proof::peer(request),
+            from: proof::origin(&app.access, request),
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            stream: proof::opens_stream(request),
+        }
+    }
+
+    /// Keys and tickets leave a trace wherever they are used.
+    fn note_use(&self, who: &Principal) {
+        let (action, id) = match who.kind() {
+            Kind::Key(id) => ("key used", id.to_string()),
+            Kind::Ticket { id, .. } => ("ticket shown", id.to_string()),
+            _ => return,
+        };
+        let Self { from, method, path, .. } = self;
+        info!(target: AUDIT, action, who = ?who.name(), id, %from, %method, ?path, "audit: {action}");
+    }
+
+    fn note_refusal(&self, app: &App, who: Option<&Principal>, response: &Response) {
+        let Some(refusal) = response.extensions().get::<Refusal>() else { return };
+        let Refusal { reason, bad_proof, detail } = refusal;
+        app.access.note(reason, bad_proof.then_some(self.from));
+        let (name, kind) = who.map_or(("", "nobody"), |who| (&**who.name(), who.kind().as_str()));
+        let Self { from, method, path, .. } = self;
+        let status = response.status().as_u16();
+        info!(
+            target: AUDIT,
+            action = "refused", who = ?name, kind, %from, %method, ?path, status, reason, why = ?detail,
+            "audit: refused"
+        );
+    }
+
+    /// Answers that there is too much of something. An `EventSource` would never come back
+    /// after a 429.
+    fn later(&self, app: &App, RetryAfter(wait): RetryAfter) -> Response {
+        app.access.note("throttled", None);
+        if self.stream { overloaded(wait) } else { Problem::too_many(wait).into_response() }
+    }
+}
+
+/// RFC 9110, section 11.6.1: a 401 says what would be a proof.
+fn challenged(app: &App, mut response: Response) -> Response {
+    let modes = app.access.modes();
+    if response.status() == 401 && (modes.jwt || modes.keys) {
+        let bad = response.extensions().get::<Refusal>().is_some_and(|it| it.bad_proof);
+        let challenge = if bad {
+            "Bearer realm=\"event-piper\", error=\"invalid_token\""
+        } else {
+            "Bearer realm=\"event-piper\""
+        };
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    response
+}

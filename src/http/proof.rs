@@ -1,0 +1,152 @@
+//! What a request shows of who sends it, gathered from its head: where nothing may be
+//! ambiguous.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderName, Method, header, uri::Authority},
+};
+
+use super::{
+    cors, error::Problem, events::LAST_EVENT_ID, identity, query::Query, streams::wants_events,
+};
+use crate::access::{Access, Denied, Proof, networks::Peer};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The other end of the connection that the request came by.
+pub(super) fn peer(request: &Request) -> Peer {
+    let known = request.extensions().get::<Peer>().copied();
+    known.unwrap_or(Peer::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+}
+
+/// Where the request came from first, as far as those say so who are trusted.
+pub(super) fn origin(access: &Access, request: &Request) -> Peer {
+    let peer = peer(request);
+    if !access.trusts(peer) {
+        return peer;
+    }
+    let lists = request.headers().get_all(FORWARDED_FOR).iter().rev();
+    let hops = lists.flat_map(|list| list.to_str().unwrap_or_default().rsplit(','));
+    // Each proxy adds whom it has seen at the end: the last one that is no proxy of ours.
+    let mut origin = peer;
+    for hop in hops {
+        let Some(address) = address(hop.trim()) else { break };
+        origin = Peer::Ip(address);
+        if !access.trusts(origin) {
+            break;
+        }
+    }
+    origin
+}
+
+fn address(hop: &str) -> Option<IpAddr> {
+    let bare = || hop.trim_matches(['[', ']']).parse().ok();
+    bare().or_else(|| hop.parse::<SocketAddr>().ok().map(|it| it.ip()))
+}
+
+/// It came straight from its peer, by no proxy that says so.
+pub(super) fn is_direct(request: &Request) -> bool {
+    let headers = request.headers();
+    ["x-forwarded-for", "forwarded", "via", "x-real-ip", identity::CONSUMER]
+        .iter()
+        .all(|name| !headers.contains_key(*name))
+}
+
+/// What the request shows.
+pub(super) fn of(access: &Access, request: &Request) -> Result<Proof, Problem> {
+    let (headers, query) = (request.headers(), Query::of(request.uri()));
+    if query.first("access_token").is_some() {
+        // RFC 6750, section 5.3: addresses end up in logs.
+        return Err(Problem::denied(Denied::bad(
+            "token-in-address",
+            "a token does not belong into an address: expected Authorization: Bearer, or ?ticket= of POST /tickets",
+        )));
+    }
+    let proof = Proof {
+        peer: peer(request),
+        consumer: identity::header(headers)?,
+        bearer: bearer(headers)?,
+        cookie: access.cookie().map(|name| cookie(headers, name)).transpose()?.flatten(),
+        ticket: ticket(request, &query)?,
+    };
+    if proof.bearer.is_some() && proof.ticket.is_some() {
+        return Err(Problem::bad_request("there is a token and a ticket: expected one of them"));
+    }
+    let shown = proof.bearer.is_some() || proof.ticket.is_some();
+    let ambient = !shown && (proof.cookie.is_some() || access.modes().is_open());
+    if ambient { not_forged(access, request).map(|()| proof) } else { Ok(proof) }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::bad_request("the header Authorization was sent more than once"));
+    }
+    let value = value.to_str().unwrap_or_default();
+    // What is no bearer's token stays what it is: a proof that nobody believes.
+    let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
+    let token = if scheme.eq_ignore_ascii_case("bearer") { rest.trim() } else { value };
+    Ok(Some(token.to_owned()))
+}
+
+fn cookie(headers: &HeaderMap, name: &str) -> Result<Option<String>, Problem> {
+    let lists = headers.get_all(header::COOKIE).iter().filter_map(|list| list.to_str().ok());
+    let pairs =
+        lists.flat_map(|list| list.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let mut values = pairs.filter(|(known, _)| *known == name).map(|(_, value)| value);
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(Problem::bad_request(format!("the cookie {name} was sent more than once")));
+    }
+    Ok(first.map(|value| value.trim_matches('"').to_owned()))
+}
+
+fn ticket(request: &Request, query: &Query) -> Result<Option<(String, bool)>, Problem> {
+    let mut tickets = query.all("ticket");
+    let Some(ticket) = tickets.next() else { return Ok(None) };
+    if tickets.next().is_some() {
+        return Err(Problem::bad_request("there are several tickets: expected one"));
+    }
+    if !opens_stream(request) {
+        let detail = "a ticket opens an event stream, and nothing else";
+        return Err(Problem::denied(Denied::bad("ticket", detail)));
+    }
+    let cursor = request.headers().get(LAST_EVENT_ID);
+    let again = cursor.is_some_and(|cursor| !cursor.as_bytes().trim_ascii().is_empty());
+    Ok(Some((ticket.to_owned(), again)))
+}
+
+/// The request is for an event stream, whose client takes any status but a 200 for a reason
+/// never to come back.
+pub(super) fn opens_stream(request: &Request) -> bool {
+    let path = request.uri().path();
+    let of_stream = || path.starts_with("/streams/") && wants_events(request.headers());
+    request.method() == Method::GET && (path == "/events" || path == "/all" || of_stream())
+}
+
+/// A browser sends cookies with whatever a foreign page makes it ask for, and reaches this
+/// machine's loopback from there. So what changes something must say that it comes from a page
+/// of ours; in the open mode, where a browser sends it.
+fn not_forged(access: &Access, request: &Request) -> Result<(), Problem> {
+    if request.method().is_safe() {
+        return Ok(());
+    }
+    let open = access.modes().is_open();
+    let header = |name: &str| request.headers().get(name).and_then(|it| it.to_str().ok());
+    let host = header("host").or_else(|| request.uri().authority().map(Authority::as_str));
+    let from_here = match (header("sec-fetch-site"), header("origin")) {
+        (Some("same-origin"), _) => true,
+        (_, Some(origin)) => {
+            let authority = origin.split_once("://").map(|(_, authority)| authority);
+            access.allows_origin(origin)
+                || authority.is_some() && authority == host
+                || open && cors::is_loopback(origin)
+        }
+        (None, None) => open,
+        _ => false,
+    };
+    if from_here { Ok(()) } else { Err(Problem::forged()) }
+}

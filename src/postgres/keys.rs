@@ -1,0 +1,124 @@
+//! The table of keys. What a key looks like, and what its rights mean, is not known here.
+
+use std::time::{Duration, SystemTime};
+
+use deadpool_postgres::{Pool, PoolError};
+use tokio::time::timeout;
+use tokio_postgres::{GenericClient, Row};
+
+use super::server::Server;
+
+/// A key as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredKey {
+    /// The part of the key that names it.
+    pub id: String,
+    /// Whom it was made for.
+    pub name: String,
+    /// The SHA-256 of its secret part.
+    pub hash: Vec<u8>,
+    /// What it may be used for: JSON.
+    pub rights: String,
+    /// Since when there is it.
+    pub created: SystemTime,
+    /// When it ends, if it does.
+    pub expires: Option<SystemTime>,
+    /// Since when it counts no more.
+    pub revoked: Option<SystemTime>,
+}
+
+/// Why keys cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// No connection could be had.
+    #[error("connecting to PostgreSQL")]
+    Connect(#[from] PoolError),
+    /// The query failed.
+    #[error("reading the keys")]
+    Read(#[from] tokio_postgres::Error),
+    /// PostgreSQL did not answer.
+    #[error("PostgreSQL did not answer within {} s", WITHIN.as_secs())]
+    Silent,
+}
+
+/// The table is small, and a gateway waits for it.
+const WITHIN: Duration = Duration::from_secs(5);
+
+const COLUMNS: &str = "id, name, hash, rights::text, created_at, expires_at, revoked_at";
+
+/// As many keys are looked at; the newest, should there be more.
+const MOST: i64 = 10_000;
+
+const CREATE: &str = "
+insert into event_piper_keys (id, name, hash, rights, expires_at)
+values ($1, $2, $3, $4::text::jsonb, $5)";
+
+const REVOKE: &str = "
+update event_piper_keys set revoked_at = now() where id = $1 and revoked_at is null";
+
+/// Reads the keys that count, over a connection of its own that it keeps.
+#[derive(Debug)]
+pub struct KeyTable(Pool);
+
+impl KeyTable {
+    /// The table on this server.
+    #[must_use]
+    pub fn new(server: &Server) -> Self {
+        Self(server.named("event-piper keys").pool(1))
+    }
+
+    /// The keys that count now.
+    pub async fn current(&self) -> Result<Vec<StoredKey>, KeysError> {
+        let reading = async {
+            let client = self.0.get().await?;
+            Ok(list(&**client, "where revoked_at is null and coalesce(expires_at > now(), true)")
+                .await?)
+        };
+        timeout(WITHIN, reading).await.unwrap_or(Err(KeysError::Silent))
+    }
+}
+
+/// All keys, also those that count no more, the newest first.
+pub async fn all(client: &impl GenericClient) -> Result<Vec<StoredKey>, tokio_postgres::Error> {
+    list(client, "").await
+}
+
+async fn list(
+    client: &impl GenericClient,
+    which: &str,
+) -> Result<Vec<StoredKey>, tokio_postgres::Error> {
+    let query = format!(
+        "select {COLUMNS} from event_piper_keys {which} order by created_at desc, id limit {MOST}"
+    );
+    client.query(&query, &[]).await?.iter().map(StoredKey::read).collect()
+}
+
+/// Stores a key.
+pub async fn create(
+    client: &impl GenericClient,
+    (id, hash): (&str, &[u8]),
+    name: &str,
+    rights: &str,
+    expires: Option<SystemTime>,
+) -> Result<(), tokio_postgres::Error> {
+    client.execute(CREATE, &[&id, &name, &hash, &rights, &expires]).await.map(drop)
+}
+
+/// Revokes a key; `false` when none of this name counts.
+pub async fn revoke(client: &impl GenericClient, id: &str) -> Result<bool, tokio_postgres::Error> {
+    Ok(client.execute(REVOKE, &[&id]).await? > 0)
+}
+
+impl StoredKey {
+    fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            id: row.try_get(0)?,
+            name: row.try_get(1)?,
+            hash: row.try_get(2)?,
+            rights: row.try_get(3)?,
+            created: row.try_get(4)?,
+            expires: row.try_get(5)?,
+            revoked: row.try_get(6)?,
+        })
+    }
+}

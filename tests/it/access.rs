@@ -1,0 +1,12 @@
+//! Who may do what: proofs, good and bad, and what they open.
+
+mod console;
+mod hostile;
+mod issuer;
+mod keys;
+mod limits;
+mod proxies;
+mod rights;
+mod sockets;
+mod tickets;
+mod tokens;

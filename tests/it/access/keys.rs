@@ -1,0 +1,156 @@
+//! Keys: made, used, and revoked.
+
+use std::{net::SocketAddr, process::Output};
+
+use event_piper::access::Modes;
+use tokio::process::Command;
+
+use super::issuer::bearer;
+use crate::support::{
+    app::{App, Settings},
+    postgres::Database,
+    sse_client::{Stream, ask},
+};
+
+async fn app() -> (Database, App) {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.access.modes = Modes { keys: true, ..Modes::OPEN };
+    settings.access.metrics_from = "10.9.9.9".parse().unwrap();
+    let app = App::start_with(&database.url(), settings).await;
+    (database, app)
+}
+
+async fn keys(database: &Database, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));
+    command.arg("keys").args(args).args(["--database-url", &database.url()]).kill_on_drop(true);
+    command.output().await.unwrap()
+}
+
+async fn create(database: &Database, args: &[&str]) -> String {
+    let made = keys(database, &[&["create"], args].concat()).await;
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8(made.stdout).unwrap().trim().to_owned()
+}
+
+async fn status(address: SocketAddr, path: &str, key: &str) -> u16 {
+    ask(address, "GET", path, &[("Authorization", &bearer(key))]).await.status
+}
+
+#[tokio::test]
+async fn a_key_opens_what_it_was_made_for_at_once() {
+    let (database, app) = app().await;
+    let key = create(&database, &["--name", "shop", "--read", "shop-*", "--metrics"]).await;
+    assert!(key.starts_with("ep_") && key.len() == 63, "{key}");
+    let header = bearer(&key);
+    let headers = [("Authorization", &*header)];
+    Stream::open(app.address, "/events?consumer=shop-1", &headers).await.joined().await;
+    for (path, expected) in [
+        ("/events?consumer=toto", 403),
+        ("/events", 400),
+        ("/metrics", 200),
+        ("/", 403),
+        ("/events/1", 404),
+    ] {
+        assert_eq!(status(app.address, path, &key).await, expected, "{path}");
+    }
+    let own = create(&database, &["--name", "toto"]).await;
+    Stream::open(app.address, "/events", &[("Authorization", &bearer(&own))]).await.joined().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_ends_its_streams_and_its_tickets() {
+    let (database, app) = app().await;
+    let key = create(&database, &["--name", "toto"]).await;
+    let header = bearer(&key);
+    let headers = [("Authorization", &*header)];
+    let mut stream = Stream::open(app.address, "/events", &headers).await.joined().await;
+    let given = [headers[0], ("Content-Length", "0")];
+    let ticket = ask(app.address, "POST", "/tickets", &given).await.json()["ticket"].clone();
+    let path = format!("/events?ticket={}", ticket.as_str().unwrap());
+    let mut ticketed = Stream::open(app.address, &path, &[]).await.joined().await;
+
+    let revoked = keys(&database, &["revoke", &key]).await;
+    assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
+    for stream in [&mut stream, &mut ticketed] {
+        assert_eq!(stream.signal("$closing").await.data, r#"{"reason":"revoked"}"#);
+        assert_eq!(stream.next().await, None);
+    }
+    assert_eq!(status(app.address, "/events", &key).await, 401);
+    let back = ask(app.address, "GET", &path, &[("Last-Event-ID", "0")]).await;
+    assert_eq!(back.status, 401);
+    let again = keys(&database, &["revoke", &key]).await;
+    assert!(!again.status.success());
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_right_to_the_letter_opens_nothing() {
+    let (database, app) = app().await;
+    let key = create(&database, &["--name", "toto"]).await;
+    let other = create(&database, &["--name", "titi"]).await;
+    let (id, secret) = (&key[..19], &other[20..]);
+    let last = if key.ends_with('A') { "E" } else { "A" };
+    for wrong in [
+        &format!("{id}_{secret}"),
+        &format!("{}{last}", &key[..key.len() - 1]),
+        &key[..key.len() - 1],
+        &format!("{key}A"),
+        "ep_0000000000000000_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        "ep_",
+    ] {
+        assert_eq!(status(app.address, "/events", wrong).await, 401, "{wrong}");
+    }
+    let expired = create(&database, &["--name", "toto", "--expires-in", "1ms"]).await;
+    assert_eq!(status(app.address, "/events", &expired).await, 401);
+}
+
+#[tokio::test]
+async fn nobody_can_read_a_key_out_of_the_table_or_the_list() {
+    let (database, _app) = app().await;
+    let key =
+        create(&database, &["--name", "toto", "--write", "shop-*", "--expires-in", "90d"]).await;
+    let listed = keys(&database, &["list"]).await;
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for expected in [&key[3..19], "\"toto\"", "until ", r#"{"write": ["shop-*"]}"#] {
+        assert!(listed.contains(expected), "{expected} in {listed}");
+    }
+    let row = database.connect().await;
+    let row = row.query_one("select event_piper_keys::text from event_piper_keys", &[]).await;
+    let row: String = row.unwrap().get(0);
+    assert!(!row.contains(&key[20..]) && !listed.contains(&key[20..]));
+}
+
+#[tokio::test]
+async fn keys_are_kept_while_postgresql_is_away() {
+    let server = crate::support::postgres::TestServer::start_own("").await;
+    let database = Database::create_on_own(&server).await;
+    let mut settings = Settings::default();
+    settings.access.modes = Modes { keys: true, ..Modes::OPEN };
+    let app = App::start_with(&database.url(), settings).await;
+    let key = create(&database, &["--name", "toto"]).await;
+    let header = bearer(&key);
+    let headers = [("Authorization", &*header)];
+    let mut stream = Stream::open(app.address, "/events", &headers).await.joined().await;
+    server.stop(crate::support::postgres::Stop::Fast).await;
+    let mut meanwhile = Stream::open(app.address, "/events", &headers).await;
+    meanwhile.signal("heartbeat").await;
+    stream.signal("heartbeat").await;
+    assert_eq!(status(app.address, "/events", "ep_bad").await, 401);
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_right_is_refused_by_the_command() {
+    let database = Database::create().await;
+    for (args, says) in [
+        (&["--name", "toto", "--read", ""][..], "--read"),
+        (&["--name", "a\nb"], "control character"),
+        (&["--name", "toto", "--expires-in", "soon"], "--expires-in"),
+        (&["--read", "toto"], "--name"),
+    ] {
+        let made = keys(&database, &[&["create"], args].concat()).await;
+        let error = String::from_utf8_lossy(&made.stderr).into_owned();
+        assert!(!made.status.success() && error.contains(says), "{args:?}: {error}");
+    }
+    let none = keys(&database, &["revoke", "toto"]).await;
+    assert!(String::from_utf8_lossy(&none.stderr).contains("no key's id"));
+}

@@ -1,0 +1,80 @@
+//! The header of a proxy: believed of those that are listed, and of nobody else.
+
+use event_piper::access::Modes;
+
+use crate::support::{
+    app::{App, Settings},
+    postgres::Database,
+    sse_client::{Stream, ask},
+};
+
+const TOTO: (&str, &str) = ("X-Consumer-Id", "toto");
+
+async fn behind(proxies: &str) -> (Database, App) {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.access.modes = Modes::TRUSTED_HEADER;
+    settings.access.trusted_proxies = proxies.parse().unwrap();
+    let app = App::start_with(&database.url(), settings).await;
+    (database, app)
+}
+
+#[tokio::test]
+async fn a_listed_proxy_is_believed_and_nobody_else() {
+    let (_database, app) = behind("127.0.0.0/8").await;
+    Stream::open(app.address, "/events", &[TOTO]).await.joined().await;
+    let (_database, app) = behind("10.0.0.0/8,::1").await;
+    for headers in [&[TOTO][..], &[TOTO, ("X-Forwarded-For", "10.0.0.1")]] {
+        let answer = app.get("/events", headers).await;
+        assert_eq!(answer.status, 401);
+        assert!(answer.json()["detail"].as_str().unwrap().contains("--trusted-proxies"));
+    }
+    let counted = app.metric("denied_total{reason=\"untrusted-proxy\"}").await;
+    assert_eq!(counted, 2);
+}
+
+#[tokio::test]
+async fn who_is_named_by_a_proxy_reads_its_own_and_has_no_other_right() {
+    let (database, app) = behind("127.0.0.1").await;
+    let row = "insert into events (type, subscriber, payload) values ('t', 'titi', '1')";
+    database.connect().await.batch_execute(row).await.unwrap();
+    for (path, status) in
+        [("/events?consumer=titi", 403), ("/events/1", 404), ("/metrics", 403), ("/", 403)]
+    {
+        assert_eq!(app.get(path, &[TOTO]).await.status, status, "{path}");
+    }
+    assert_eq!(app.get("/", &[]).await.status, 401);
+    assert_eq!(app.get("/metrics", &[]).await.status, 200, "asked from this machine");
+    let forwarded = [("X-Forwarded-For", "203.0.113.7")];
+    assert_eq!(app.get("/metrics", &forwarded).await.status, 401, "by way of the proxy");
+    let token = [TOTO, ("Authorization", "Bearer of the proxy's")];
+    Stream::open(app.address, "/events", &token).await.joined().await;
+    assert_eq!(app.get("/events?consumer=toto", &token[1..]).await.status, 401);
+}
+
+#[tokio::test]
+async fn what_else_a_named_consumer_may_is_a_setting() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.access.modes = Modes::TRUSTED_HEADER;
+    settings.access.header_rights = serde_json::from_str(r#"{"console": true}"#).unwrap();
+    let app = App::start_with(&database.url(), settings).await;
+    assert_eq!(app.get("/", &[TOTO]).await.status, 200);
+    assert_eq!(app.get("/metrics", &[TOTO]).await.status, 403);
+    Stream::open(app.address, "/events", &[TOTO]).await.joined().await;
+}
+
+#[tokio::test]
+async fn a_web_page_cannot_write_through_an_open_gateway_on_this_machine() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let write = async |headers: &[(&str, &str)]| {
+        let headers = [&[("Content-Length", "0")], headers].concat();
+        ask(app.address, "POST", "/tickets", &headers).await.status
+    };
+    // 400 is the handler's own answer: in the open mode nobody needs a ticket.
+    assert_eq!(write(&[]).await, 400);
+    assert_eq!(write(&[("Origin", "http://localhost:8000")]).await, 400);
+    assert_eq!(write(&[("Origin", "https://evil.example")]).await, 403);
+    assert_eq!(write(&[("Sec-Fetch-Site", "cross-site")]).await, 403);
+}
