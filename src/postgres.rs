@@ -11,6 +11,7 @@ pub mod event_log;
 pub mod history;
 pub mod listener;
 pub mod migrate;
+pub mod pumps;
 pub mod reachable;
 pub mod server;
 mod tls;

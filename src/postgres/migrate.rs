@@ -12,7 +12,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
@@ -37,6 +37,11 @@ const MIGRATIONS: [Migration; 5] = [
         number: 5,
         name: "0005_events_pruned",
         sql: include_str!("../../migrations/0005_events_pruned.sql"),
+    },
+    Migration {
+        number: 10,
+        name: "0010_pumps",
+        sql: include_str!("../../migrations/0010_pumps.sql"),
     },
 ];
 
