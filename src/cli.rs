@@ -4,6 +4,7 @@ mod doctor;
 mod healthcheck;
 mod migrate;
 mod psql;
+mod pump;
 mod serve;
 mod tail;
 
@@ -56,6 +57,8 @@ enum Command {
     Healthcheck(Flags),
     /// Follow a gateway from the terminal, through lost connections
     Tail(tail::Args),
+    /// Keep aggregators up to date: services that are given every event, over HTTP
+    Pump(Box<pump::Args>),
 }
 
 /// Runs the command that this process was started with.
@@ -78,6 +81,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
         Command::Tail(args) => tail::tail(args).await,
+        Command::Pump(args) => pump::pump(*args).await,
     }
 }
 

@@ -4,6 +4,7 @@
 //! and this module puts together what the rest of the program takes. Whatever is wrong is
 //! reported at once.
 
+pub mod aggregator;
 pub mod sources;
 mod value;
 
@@ -11,12 +12,15 @@ use std::net::SocketAddr;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use self::sources::Sources;
-pub use self::sources::{Flags, WrongSettings};
+pub use self::{
+    aggregator::AggregatorFlags,
+    sources::{Flags, WrongSettings},
+};
+use self::{aggregator::Given, sources::Sources};
 use crate::{
     gateway, http,
     postgres::{embedded, server::Server},
-    telemetry,
+    pump, telemetry,
 };
 
 /// Everything that an operator can turn, checked.
@@ -34,6 +38,8 @@ pub struct Config {
     pub http: http::Settings,
     /// The logs'.
     pub telemetry: telemetry::Settings,
+    /// The pumps', one for each aggregator.
+    pub aggregators: Vec<pump::Settings>,
 }
 
 /// Where the log is.
@@ -53,7 +59,25 @@ pub enum Database {
 impl Config {
     /// Reads the settings of this process.
     pub fn load(flags: Flags) -> Result<Self, WrongSettings> {
-        Self::from_sources(Sources::new(flags, &|name| std::env::var(name).ok()))
+        Self::from_sources(Sources::new(flags, &variable))
+    }
+
+    /// Reads them for pumps: for the one that these flags name, else for those of the file.
+    pub fn load_for_pumps(
+        flags: Flags,
+        aggregator: AggregatorFlags,
+    ) -> Result<Self, WrongSettings> {
+        let mut from = Sources::new(flags, &variable);
+        let named = Given::flags(aggregator, &variable, &mut from.wrong);
+        let named = named.map(Given::settings);
+        if named.is_some() {
+            from.aggregators.clear();
+        } else if from.aggregators.is_empty() {
+            from.wrong("--to: expected the aggregator's URL, or [[aggregator]] in --config".into());
+        }
+        let mut config = Self::from_sources(from)?;
+        config.aggregators.extend(named.flatten());
+        Ok(config)
     }
 
     fn from_sources(mut from: Sources) -> Result<Self, WrongSettings> {
@@ -83,8 +107,29 @@ impl Config {
             format: from.setting("log-format", value::format),
         };
         let migrate = from.setting("migrate", value::switch);
-        from.finish(Self { database, listen, migrate, gateway, http, telemetry })
+        let aggregators = aggregators(&mut from);
+        from.finish(Self { database, listen, migrate, gateway, http, telemetry, aggregators })
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn aggregators(from: &mut Sources) -> Vec<pump::Settings> {
+    let tables = std::mem::take(&mut from.aggregators).into_iter();
+    let parsed =
+        tables.filter_map(|(path, table)| Given::table(&path, table, &mut from.wrong).settings());
+    let parsed: Vec<pump::Settings> = parsed.collect();
+    for (index, it) in parsed.iter().enumerate() {
+        if parsed[..index].iter().any(|other| other.name == it.name) {
+            let name = &it.name;
+            from.wrong(format!(
+                "[[aggregator]] {name:?} is there twice: expected names of their own"
+            ));
+        }
+    }
+    parsed
 }
 
 fn database(from: &mut Sources) -> Database {

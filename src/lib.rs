@@ -8,7 +8,7 @@
 //! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`sse`] | the words and the rules: pure, no clock, no I/O |
 //! | 1 | [`postgres`] | the only SQL |
 //! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
-//! | 3 | [`http`] | what users see on the wire |
+//! | 3 | [`http`], [`pump`] | what users see on the wire; what aggregators are fed with |
 //! | 4 | [`cli`] | composition: wires everything, nobody imports it |
 //!
 //! [`config`], [`metrics`] and [`telemetry`] stand beside the layers.
@@ -23,5 +23,6 @@ pub mod http;
 pub mod metrics;
 pub mod order;
 pub mod postgres;
+pub mod pump;
 pub mod sse;
 pub mod telemetry;

@@ -1,5 +1,7 @@
 //! What is counted, in the names of the Prometheus conventions.
 
+pub mod pump;
+
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::{
@@ -70,6 +72,8 @@ pub struct Metrics {
     pub pool: Family<State, Gauge>,
     /// HTTP requests by route and status.
     pub requests: Family<Route, Counter>,
+    /// Those of the pumps.
+    pub pumps: pump::Pumps,
 }
 
 /// Which of several states.
@@ -134,6 +138,7 @@ impl Metrics {
             notification_queue: Fraction::default(),
             pool: Family::default(),
             requests: Family::default(),
+            pumps: pump::Pumps::default(),
         };
         metrics.register();
         metrics
@@ -176,6 +181,7 @@ impl Metrics {
         );
         add.metric("pool_connections", "Pooled connections by state", &self.pool);
         add.metric("http_requests", "Requests by route and status", &self.requests);
+        self.pumps.register(&mut add);
     }
 
     /// All of them in the text format that Prometheus reads.

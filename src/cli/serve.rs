@@ -27,13 +27,19 @@ use crate::{
     postgres::{embedded, error::Chain, migrate::migrate, reachable, server::Server},
 };
 
-/// Serves until a signal. The first one drains; a second one leaves at once, and whatever is
-/// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::new()?;
     allow_open_files(config.http.limits.streams);
     let shutdown = CancellationToken::new();
-    let work = run(config, shutdown.clone());
+    until_signals(Box::pin(run(config, shutdown.clone())), shutdown).await
+}
+
+/// Works until a signal. The first one drains; a second one leaves at once, and whatever is
+/// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
+pub(super) async fn until_signals(
+    work: impl Future<Output = anyhow::Result<()>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
     tokio::pin!(work);
     tokio::select! {
         outcome = &mut work => return done(outcome),
@@ -84,7 +90,7 @@ async fn prepare_and_serve(
 }
 
 /// Waits for a server that is not there yet, and brings the schema up to date.
-async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
+pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
     loop {
         wait_for(server).await?;
         if !config.migrate {
@@ -115,13 +121,16 @@ async fn run_gateway(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) {
-    let gateway = Gateway::start(server, config.gateway.clone(), Arc::new(Metrics::new()));
+    let metrics = Arc::new(Metrics::new());
+    let gateway = Gateway::start(server, config.gateway.clone(), Arc::clone(&metrics));
+    let pumps = super::pump::start(server, &gateway, &config.aggregators, &metrics, &shutdown);
     let router = http::router(Arc::clone(&gateway), config.http.clone());
     let goodbye = async {
         shutdown.cancelled().await;
         gateway.close();
     };
     tokio::join!(http::serve(listener, router, &config.http, shutdown.clone()), goodbye);
+    pumps.wait().await;
     gateway.stop().await;
 }
 

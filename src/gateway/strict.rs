@@ -132,6 +132,25 @@ impl Strict {
         }
     }
 
+    /// The next piece that is there already; nothing when all that is settled by now was
+    /// handed over, or the gateway ends.
+    ///
+    /// Nothing is lost when the future is dropped before it is ready.
+    pub async fn available(&mut self) -> Option<Piece> {
+        loop {
+            let horizon = *self.horizon.borrow_and_update();
+            let known = Some(horizon.epoch) == self.epoch;
+            if horizon.closing || (known && self.after >= horizon.settled) {
+                return None;
+            }
+            if horizon.epoch == 0 {
+                self.horizon.changed().await.ok()?;
+            } else if let Some(piece) = self.look(horizon).await {
+                return Some(piece);
+            }
+        }
+    }
+
     /// Reads on as far as the log is settled. Nothing, when nothing came of it.
     async fn look(&mut self, horizon: Horizon) -> Option<Piece> {
         match self.epoch {
@@ -159,7 +178,13 @@ impl Strict {
         if self.after <= horizon.head {
             return true;
         }
-        let drawn = persistently(|| self.history.drawn()).await;
+        let mut patience = Patience::default();
+        let drawn = loop {
+            match self.history.drawn().await {
+                Ok(drawn) => break drawn,
+                Err(error) => patience.wait(&error).await,
+            }
+        };
         drawn.is_none_or(|drawn| self.after <= drawn)
     }
 
@@ -175,15 +200,22 @@ impl Strict {
     /// not told yet. That is asked after the page was read, so that it knows of all that the
     /// page lacks.
     async fn read(&self, upto: EventId) -> (WholePage, Option<EventId>) {
-        persistently(async || {
-            let page = self.history.everybodys((self.after, upto), PAGE).await?;
-            if is_whole(&page, self.after, upto) {
-                return Ok((page, None));
+        let mut patience = Patience::default();
+        loop {
+            match self.try_read(upto).await {
+                Ok(read) => return read,
+                Err(error) => patience.wait(&error).await,
             }
-            let pruned = self.history.ever_pruned().await?;
-            Ok((page, Some(pruned).filter(|pruned| *pruned > self.told.max(self.after))))
-        })
-        .await
+        }
+    }
+
+    async fn try_read(&self, upto: EventId) -> Result<(WholePage, Option<EventId>), HistoryError> {
+        let page = self.history.everybodys((self.after, upto), PAGE).await?;
+        if is_whole(&page, self.after, upto) {
+            return Ok((page, None));
+        }
+        let pruned = self.history.ever_pruned().await?;
+        Ok((page, Some(pruned).filter(|pruned| *pruned > self.told.max(self.after))))
     }
 }
 
@@ -194,15 +226,22 @@ fn is_whole(page: &WholePage, after: EventId, upto: EventId) -> bool {
     i64::try_from(page.events.len()) == Ok(upto.get() - after.get())
 }
 
-/// Asks until there is an answer.
-async fn persistently<T>(mut ask: impl AsyncFnMut() -> Result<T, HistoryError>) -> T {
-    let (mut pause, longest) = BACKOFF;
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => debug!(error = %Chain(&error), "a strict reader waits for PostgreSQL"),
-        }
-        sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-        pause = (2 * pause).min(longest);
+/// Waits between attempts, which are made until there is an answer.
+#[derive(Debug)]
+struct Patience {
+    pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { pause: BACKOFF.0 }
+    }
+}
+
+impl Patience {
+    async fn wait(&mut self, error: &HistoryError) {
+        debug!(error = %Chain(error), "a strict reader waits for PostgreSQL");
+        sleep(self.pause.mul_f64(0.5 + fastrand::f64())).await;
+        self.pause = (2 * self.pause).min(BACKOFF.1);
     }
 }
