@@ -1,8 +1,10 @@
--- Three roles, none of which can log in by itself: grant them to those that do.
+-- Four roles, none of which can log in by itself: grant them to those that do.
 --
 --     event_piper_owner     owns the tables; migrates and prunes
 --     event_piper_writer    may INSERT events, and nothing else
 --     event_piper_gateway   may read what delivery needs, and nothing else
+--     event_piper_pump      the same, and keeps checkpoints and dead letters of aggregators; for
+--                           `event-piper pump`, and for a gateway that runs pumps
 --
 --     create role shop login password '...';
 --     grant event_piper_writer to shop;
@@ -15,7 +17,8 @@ declare
     name text;
 begin
     foreach name in array
-        array['event_piper_owner', 'event_piper_writer', 'event_piper_gateway']
+        array['event_piper_owner', 'event_piper_writer', 'event_piper_gateway',
+              'event_piper_pump']
     loop
         if not exists (select from pg_roles where rolname = name) then
             execute format('create role %I nologin', name);
@@ -30,6 +33,8 @@ $$;
 alter table events owner to event_piper_owner;
 alter table events_pruned owner to event_piper_owner;
 alter table event_piper_migrations owner to event_piper_owner;
+alter table event_piper_pumps owner to event_piper_owner;
+alter table event_piper_dead_letters owner to event_piper_owner;
 alter function event_piper_admits(text, text, text, bigint, xid8) owner to event_piper_owner;
 alter function event_piper_doorbell() owner to event_piper_owner;
 alter function event_piper_append_only() owner to event_piper_owner;
@@ -46,3 +51,9 @@ grant execute on function event_piper_admits(text, text, text, bigint, xid8) to 
 
 grant select on events, events_pruned, event_piper_migrations to event_piper_gateway;
 grant select on sequence events_id_seq to event_piper_gateway;
+
+-- A pump enrols its aggregator, moves its checkpoint, and notes what the aggregator refused. To
+-- forget an aggregator for good is the owner's.
+grant event_piper_gateway to event_piper_pump;
+grant select, insert, update on event_piper_pumps to event_piper_pump;
+grant select, insert, update, delete on event_piper_dead_letters to event_piper_pump;

@@ -1,5 +1,6 @@
 //! What pumps keep in the database: the lease, the checkpoint, and the dead letters.
 
+use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Row, types::ToSql};
 
 use super::{
@@ -74,10 +75,24 @@ pub struct Checkpoint {
     pub booted: bool,
 }
 
+/// A connection that ends when it is dropped, also when an answer is still missing: whoever
+/// waits for the lock on the other side must not wait for that.
+#[derive(Debug)]
+struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
 /// A connection that wants the lease of one aggregator.
 #[derive(Debug)]
 pub struct Candidate {
-    client: Client,
+    session: Session,
     name: String,
     number: i32,
 }
@@ -85,7 +100,7 @@ pub struct Candidate {
 /// The connection that holds the lease of one aggregator. It ends with the value.
 #[derive(Debug)]
 pub struct Seat {
-    client: Client,
+    session: Session,
     name: String,
     epoch: i64,
 }
@@ -137,36 +152,34 @@ impl Letter {
 impl Candidate {
     /// Connects, and enrols the aggregator where it is new.
     pub async fn connect(server: &Server, name: &str) -> Result<Self> {
-        let client = server.named("event-piper pump").client().await?;
+        let (client, connection) = server.named("event-piper pump").connect().await?;
+        // What goes wrong on the connection, the next statement reports.
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        let session = Session { client, connection };
+        let client = &session.client;
         client.batch_execute(SESSION).await?;
         if client.query_opt(NUMBER, &[&name]).await?.is_none() {
             client.execute(ENROL, &[&name]).await?;
         }
         let number = client.query_one(NUMBER, &[&name]).await?.get(0);
-        Ok(Self { client, name: name.to_owned(), number })
+        Ok(Self { name: name.to_owned(), number, session })
     }
 
     /// Tries to get the lease: `false` while another pump has it.
     pub async fn try_lock(&self) -> Result<bool> {
-        Ok(self.client.query_one(TRY_LOCK, &[&CLASS, &self.number]).await?.get(0))
+        Ok(self.session.client.query_one(TRY_LOCK, &[&CLASS, &self.number]).await?.get(0))
     }
 
     /// Takes over, once the lock is had. From now on the checkpoint obeys nobody else.
     pub async fn take_over(self) -> Result<(Seat, Checkpoint)> {
-        let row = self.client.query_one(TAKE_OVER, &[&self.name]).await?;
+        let row = self.session.client.query_one(TAKE_OVER, &[&self.name]).await?;
         let checkpoint =
             Checkpoint { position: row.get(1), delivered: row.get(2), booted: row.get(3) };
-        Ok((Seat { client: self.client, name: self.name, epoch: row.get(0) }, checkpoint))
+        Ok((Seat { session: self.session, name: self.name, epoch: row.get(0) }, checkpoint))
     }
 }
 
 impl Seat {
-    /// The connection, for queries.
-    #[must_use]
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
     /// Which takeover this is.
     #[must_use]
     pub fn epoch(&self) -> i64 {
@@ -178,12 +191,12 @@ impl Seat {
         let Checkpoint { position, delivered, booted } = checkpoint;
         let values: [&(dyn ToSql + Sync); 5] =
             [&self.name, &self.epoch, position, delivered, booted];
-        Ok(self.client.execute(SAVE, &values).await? == 1)
+        Ok(self.session.client.execute(SAVE, &values).await? == 1)
     }
 
     /// Looks whether the lease is still held, and what there is to do.
     pub async fn beat(&self) -> Result<Beat> {
-        let row = self.client.query_opt(BEAT, &[&self.name, &self.epoch]).await?;
+        let row = self.session.client.query_opt(BEAT, &[&self.name, &self.epoch]).await?;
         Ok(row.map_or(
             Beat { held: false, newest: EventId::ZERO, retries: Vec::new(), letters: 0 },
             |row| Beat {
@@ -199,23 +212,28 @@ impl Seat {
     pub async fn note(&self, event: EventId, letter: Letter, reason: &str) -> Result<bool> {
         let state = letter.as_str();
         let values: [&(dyn ToSql + Sync); 5] = [&self.name, &self.epoch, &event, &state, &reason];
-        Ok(self.client.execute(NOTE_LETTER, &values).await? == 1)
+        Ok(self.session.client.execute(NOTE_LETTER, &values).await? == 1)
     }
 
     /// What has become of an event that was refused.
     pub async fn letter(&self, event: EventId) -> Result<Option<Letter>> {
-        let row = self.client.query_opt(LETTER, &[&self.name, &event]).await?;
+        let row = self.session.client.query_opt(LETTER, &[&self.name, &event]).await?;
         Ok(row.and_then(|row| Letter::parse(row.get(0))))
     }
 
     /// The aggregator has taken these after all.
     pub async fn forget(&self, first: EventId, last: EventId) -> Result<()> {
-        self.client.execute(FORGET_LETTERS, &[&self.name, &first, &last]).await.map(drop)
+        self.session.client.execute(FORGET_LETTERS, &[&self.name, &first, &last]).await.map(drop)
     }
 
     /// The last id that was drawn; where the role may not see that, the newest event's.
     pub async fn end_of_log(&self) -> Result<EventId> {
-        Ok(self.client.query_one(&END.replace("DRAWN", event_log::DRAWN), &[]).await?.get(0))
+        Ok(self
+            .session
+            .client
+            .query_one(&END.replace("DRAWN", event_log::DRAWN), &[])
+            .await?
+            .get(0))
     }
 }
 

@@ -27,7 +27,11 @@ pub enum Start {
 #[must_use]
 pub fn resume(seen: Seen, known: Checkpoint, start: Start, newest: EventId) -> Checkpoint {
     match (seen, known.position) {
-        // It has never had anything, or has lost it: all of it again.
+        // It has what it was given, which is nothing: what there was, was not for it.
+        (Seen::Nothing, Some(_)) if known.delivered == EventId::ZERO => {
+            Checkpoint { booted: false, ..known }
+        }
+        // It has lost what it had, or nothing is known of it: all of it.
         (Seen::Nothing, _) => {
             Checkpoint { position: Some(EventId::ZERO), delivered: EventId::ZERO, booted: false }
         }
@@ -46,7 +50,8 @@ pub fn resume(seen: Seen, known: Checkpoint, start: Start, newest: EventId) -> C
                 Start::Beginning => EventId::ZERO,
                 Start::Now => newest,
             };
-            Checkpoint { position: Some(position), delivered: EventId::ZERO, booted: true }
+            // Counts as delivered: should it want a bootstrap one day, that is all of history.
+            Checkpoint { position: Some(position), delivered: position, booted: true }
         }
     }
 }
@@ -72,6 +77,8 @@ mod tests {
             (Seen::Nothing, never, at(0, 0, false)),
             (Seen::Nothing, at(50, 40, false), at(0, 0, false)),
             (Seen::Nothing, at(50, 40, true), at(0, 0, false)),
+            (Seen::Nothing, at(50, 0, true), at(50, 0, false)),
+            (Seen::Nothing, at(50, 50, true), at(0, 0, false)),
             (Seen::Unsaid, never, at(0, 0, true)),
             (Seen::Unsaid, at(50, 40, false), at(50, 40, false)),
             (Seen::Unsaid, at(50, 40, true), at(50, 40, true)),
@@ -94,6 +101,6 @@ mod tests {
     fn who_says_nothing_may_begin_with_the_next_event() {
         let newest = EventId::new(100);
         let now = resume(Seen::Unsaid, Checkpoint::default(), Start::Now, newest);
-        assert_eq!(now, at(100, 0, true));
+        assert_eq!(now, at(100, 100, true));
     }
 }

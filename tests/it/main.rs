@@ -12,6 +12,7 @@ mod live;
 mod load;
 mod migrate;
 mod order;
+mod pump;
 mod reconnect;
 mod replay;
 mod roles;
