@@ -42,25 +42,27 @@ const OPEN_FILES: u64 = 15_500;
 type Figure = fn(&Run) -> anyhow::Result<Vec<Table>>;
 
 /// By name, in the order in which they are measured.
-const FIGURES: [(&str, Figure); 8] = [
+const FIGURES: [(&str, Figure); 9] = [
     ("writers", figures::writers::measure),
     ("latency", figures::latency::measure),
     ("fanout", figures::fanout::measure),
     ("idle", figures::idle::measure),
     ("replay", figures::replay::measure),
+    ("pump", figures::pump::measure),
     ("storm", figures::storm::measure),
     ("start", figures::start::measure),
     ("ceiling", figures::ceiling::measure),
 ];
 
 /// What they leave, in the order of the report.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "writers",
     "writers-now-and-then",
     "latency",
     "fanout",
     "idle",
     "replay",
+    "pump",
     "storm",
     "start",
     "ceiling",
