@@ -300,6 +300,46 @@ mod tests {
     }
 
     #[test]
+    fn aggregators_are_tables_of_the_file() {
+        let file = File::new(
+            "hold = '1s'\n[[aggregator]]\nto = 'http://h:1/a'\nonly-types = ['a', 'b']\n\
+             [aggregator.fields]\nn = 'id'\nkind = \"'x'\"\n\
+             [[aggregator]]\nname = 'other'\nto = 'http://h/'\non-refusal = 'set-aside'\n",
+        );
+        let config = load(&[("config", file.path())], &[]).unwrap();
+        let [one, other] = &config.aggregators[..] else { panic!("not two") };
+        assert_eq!((one.name.as_str(), one.target.port), ("http://h:1/a", 1));
+        assert_eq!(one.target.base, "/a/");
+        assert_eq!(one.shape.filter.types, ["a", "b"]);
+        assert_eq!(one.shape.fields, "kind = 'x', n = id".parse().unwrap());
+        assert_eq!((other.name.as_str(), other.target.port), ("other", 80));
+        assert_eq!(other.on_refusal, pump::OnRefusal::SetAside);
+    }
+
+    #[test]
+    fn what_is_wrong_with_aggregators_is_said_without_their_secrets() {
+        let file = File::new(
+            "[[aggregator]]\nto = 'http://u:hunter2@h/'\nsigning-key = 'whsec_hunter2'\n\
+             bach-path = 'x'\n[[aggregator]]\nname = 'x'\n\
+             [[aggregator]]\nto = 'http://h'\nname = 'y'\ntimeout = 'soon'\n\
+             [[aggregator]]\nto = 'http://h'\nname = 'z'\n\
+             [[aggregator]]\nto = 'http://h'\nname = 'z'\n",
+        );
+        let complaints = complaints(&[("config", file.path())], &[]).join("\n");
+        for expected in [
+            "to of an",
+            "signing-key of",
+            "bach-path of",
+            "expected `to`",
+            "timeout of",
+            "\"z\" is there twice",
+        ] {
+            assert!(complaints.contains(expected), "{expected} in:\n{complaints}");
+        }
+        assert!(!complaints.contains("hunter2"), "{complaints}");
+    }
+
+    #[test]
     fn an_empty_variable_is_none() {
         load(&[], &[("DATABASE_URL", ""), ("EVENT_PIPER_HOLD", "")]).unwrap();
     }

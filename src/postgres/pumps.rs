@@ -27,8 +27,8 @@ const BEAT: &str = "
 select epoch = $2, coalesce((select id from events order by id desc limit 1), 0),
        array(select event_id from event_piper_dead_letters
              where pump = $1 and state = 'retry' order by event_id limit 100),
-       (select count(*) from event_piper_dead_letters
-        where pump = $1 and state in ('blocking', 'set-aside', 'retry'))
+       (select count(*) from event_piper_dead_letters where pump = $1 and state <> 'skipped'),
+       (select coalesce(max(event_id), 0) from event_piper_dead_letters where pump = $1)
 from event_piper_pumps where name = $1";
 
 const NOTE_LETTER: &str = "
@@ -106,7 +106,7 @@ pub struct Seat {
 }
 
 /// What a look at the lease shows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Beat {
     /// Nobody else has taken over.
     pub held: bool,
@@ -114,8 +114,10 @@ pub struct Beat {
     pub newest: EventId,
     /// Events that were refused, and shall be sent again.
     pub retries: Vec<EventId>,
-    /// Events that were refused, and are not skipped.
+    /// How many events were refused, and are not skipped.
     pub letters: i64,
+    /// The last event that was refused.
+    pub last_letter: EventId,
 }
 
 /// What has become of an event that was refused.
@@ -197,15 +199,15 @@ impl Seat {
     /// Looks whether the lease is still held, and what there is to do.
     pub async fn beat(&self) -> Result<Beat> {
         let row = self.session.client.query_opt(BEAT, &[&self.name, &self.epoch]).await?;
-        Ok(row.map_or(
-            Beat { held: false, newest: EventId::ZERO, retries: Vec::new(), letters: 0 },
-            |row| Beat {
-                held: row.get(0),
-                newest: row.get(1),
-                retries: row.get(2),
-                letters: row.get(3),
-            },
-        ))
+        let beat = |row: Row| Beat {
+            held: row.get(0),
+            newest: row.get(1),
+            retries: row.get(2),
+            letters: row.get(3),
+            last_letter: row.get(4),
+        };
+        // Whoever has been forgotten holds nothing.
+        Ok(row.map(beat).unwrap_or_default())
     }
 
     /// Notes an event that was refused; `false` when somebody else has taken over.

@@ -152,6 +152,8 @@ pub struct Aggregator {
     connection: Option<Connection>,
     /// It lets a connection be used again.
     keeps: bool,
+    /// Connections in a row that ended after one answer.
+    lone: u32,
 }
 
 #[derive(Debug)]
@@ -177,13 +179,17 @@ impl Aggregator {
     /// Not connected yet.
     #[must_use]
     pub fn new(target: Target) -> Self {
-        Self { target, connection: None, keeps: true }
+        Self { target, connection: None, keeps: true, lone: 0 }
     }
 
     /// Asks what it has.
     pub async fn latest(&mut self) -> Result<Latest, Failure> {
         let path = "events/latest";
-        let reply = self.request(Method::GET, path, "latest", Bytes::new()).await?;
+        let reply = match self.request(Method::GET, path, "latest", Bytes::new()).await {
+            // It was opened for this: there is nothing to be asked again at once.
+            Err(Failure::Closed) => return Err(self.target.unreachable(turned_away())),
+            reply => reply?,
+        };
         match reply.status {
             StatusCode::OK => {
                 // Whatever is no JSON is no event of ours either.
@@ -222,15 +228,21 @@ impl Aggregator {
         }
     }
 
-    /// One answer and no more is how some close every connection without a word.
     fn has_ended(&mut self) -> bool {
         let Some(connection) = &self.connection else { return true };
         let ended = connection.sender.is_closed();
         if ended {
-            self.keeps &= connection.answers > 1;
-            self.connection = None;
+            self.note_end();
         }
         ended
+    }
+
+    /// One answer and no more, again and again, is how some close every connection without a
+    /// word.
+    fn note_end(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        self.lone = if connection.answers > 1 { 0 } else { self.lone + 1 };
+        self.keeps &= self.lone < 2;
     }
 
     async fn request(
@@ -272,7 +284,7 @@ impl Aggregator {
             Ok(response) => response,
             // It never left.
             Err(error) if error.is_canceled() || error.is_closed() => {
-                self.keeps &= connection.answers > 1;
+                self.note_end();
                 return Err(Failure::Closed);
             }
             Err(source) => return Err(Failure::Broken { doing, source }),
@@ -296,7 +308,7 @@ impl Aggregator {
 
 impl Target {
     async fn connect(&self) -> Result<Connection, Failure> {
-        let failed = |source| Failure::Connect { host: self.host.clone(), port: self.port, source };
+        let failed = |source| self.unreachable(source);
         let host = self.host.trim_matches(['[', ']']);
         let socket = TcpStream::connect((host, self.port)).await.map_err(failed)?;
         socket.set_nodelay(true).map_err(failed)?;
@@ -305,6 +317,10 @@ impl Target {
         let connector = TlsConnector::from(Arc::clone(tls));
         let socket = connector.connect(name.map_err(failed)?, socket).await.map_err(failed)?;
         shake_hands(socket).await.map_err(failed)
+    }
+
+    fn unreachable(&self, source: io::Error) -> Failure {
+        Failure::Connect { host: self.host.clone(), port: self.port, source }
     }
 
     fn message(&self, method: Method, path: &str, id: &str, body: Bytes) -> Request<Full<Bytes>> {
@@ -335,6 +351,10 @@ impl Target {
         *request.headers_mut() = headers;
         request
     }
+}
+
+fn turned_away() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "it ended the connection at once")
 }
 
 async fn shake_hands(

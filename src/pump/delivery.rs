@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     OnRefusal, Settings,
@@ -112,7 +112,10 @@ impl<'a> Delivery<'a> {
         loop {
             let Err(interrupt) = self.engage().await;
             match interrupt {
-                Interrupt::AskAgain | Interrupt::Aggregator(Failure::Closed) => continue,
+                Interrupt::AskAgain | Interrupt::Aggregator(Failure::Closed) => {
+                    debug!(aggregator = %self.settings.name, why = %interrupt, "asks again");
+                    continue;
+                }
                 Interrupt::Leaving => return,
                 Interrupt::Lease(error) => {
                     return warn!(aggregator = %self.settings.name, error = %Chain(&error),
@@ -292,7 +295,7 @@ impl<'a> Delivery<'a> {
             Ok(()) => {
                 self.backoff.succeeded();
                 self.status.delivered(portion.count, batches);
-                if self.lease.has_letters() || self.refused.0 == portion.first {
+                if self.lease.was_refused(portion.first) || self.refused.0 == portion.first {
                     self.refused = (EventId::ZERO, 0);
                     let forget = self.lease.seat().forget(portion.first, portion.last);
                     lease::within("forgetting a dead letter", forget).await?;

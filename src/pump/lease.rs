@@ -87,7 +87,7 @@ struct Notes {
     saved: Checkpoint,
     /// When the first event that waits is from.
     oldest: Option<SystemTime>,
-    letters: i64,
+    last_letter: EventId,
 }
 
 impl Drop for Lease {
@@ -159,9 +159,9 @@ impl Lease {
         self.shared.notes().checkpoint
     }
 
-    /// Events were refused, and are not skipped.
-    pub(super) fn has_letters(&self) -> bool {
-        self.shared.notes().letters > 0
+    /// This event, or one behind it, was refused once.
+    pub(super) fn was_refused(&self, event: EventId) -> bool {
+        self.shared.notes().last_letter >= event
     }
 
     /// Moves the checkpoint, in the database within a moment.
@@ -224,7 +224,7 @@ async fn beat(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
         return Err(LeaseError::TakenOver);
     }
     let mut notes = shared.notes();
-    notes.letters = beat.letters;
+    notes.last_letter = beat.last_letter;
     let (position, oldest) = (notes.checkpoint.position.unwrap_or_default(), notes.oldest);
     drop(notes);
     shared.status.lag(position, beat.newest, oldest);

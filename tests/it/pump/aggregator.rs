@@ -17,11 +17,13 @@ use hyper::{Request, Response, body::Incoming, server::conn::http1, service::ser
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::watch,
     task::JoinHandle,
     time::sleep,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// What happens to a request before it is looked at, or after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,8 @@ pub(super) struct Store {
     pub(super) says: Says,
     pub(super) headers: Vec<(HashMap<String, String>, Bytes)>,
     pub(super) posts: Vec<Instant>,
+    /// Those who could not show a certificate.
+    pub(super) strangers: usize,
     /// Every connection ends with its first answer.
     pub(super) closes: bool,
     /// The field that is the id.
@@ -86,11 +90,16 @@ pub(super) struct Aggregator {
 
 impl Aggregator {
     pub(super) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// The same over TLS.
+    pub(super) async fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let store = Arc::new(Mutex::new(Store { key: "id".into(), ..Store::default() }));
         let cut = watch::Sender::new(0);
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&store), cut.clone()));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&store), cut.clone(), tls));
         Self { address, store, cut, accepting }
     }
 
@@ -129,13 +138,31 @@ impl Drop for Aggregator {
     }
 }
 
-async fn accept(listener: TcpListener, store: Arc<Mutex<Store>>, cut: watch::Sender<u32>) {
+async fn accept(
+    listener: TcpListener,
+    store: Arc<Mutex<Store>>,
+    cut: watch::Sender<u32>,
+    tls: Option<TlsAcceptor>,
+) {
     while let Ok((socket, _)) = listener.accept().await {
-        tokio::spawn(serve(socket, Arc::clone(&store), cut.subscribe()));
+        let (store, cut, tls) = (Arc::clone(&store), cut.subscribe(), tls.clone());
+        tokio::spawn(async move {
+            match tls {
+                None => serve(socket, store, cut).await,
+                Some(tls) => match tls.accept(socket).await {
+                    Ok(socket) => serve(socket, store, cut).await,
+                    Err(_) => store.lock().unwrap().strangers += 1,
+                },
+            }
+        });
     }
 }
 
-async fn serve(socket: TcpStream, store: Arc<Mutex<Store>>, mut cut: watch::Receiver<u32>) {
+async fn serve(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    store: Arc<Mutex<Store>>,
+    mut cut: watch::Receiver<u32>,
+) {
     let keeps = !store.lock().unwrap().closes;
     let service = service_fn(move |request| answer(Arc::clone(&store), request));
     let connection =

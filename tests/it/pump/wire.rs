@@ -1,6 +1,15 @@
 //! What an aggregator sees on the wire.
 
+use std::{path::PathBuf, sync::Arc};
+
 use event_piper::pump::sign::SigningKey;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
 
 use super::{
     aggregator::{Aggregator, Fault},
@@ -35,6 +44,80 @@ async fn requests_are_signed_and_bear_the_token() {
     }
     assert_ne!(store.headers[0].0["webhook-id"], store.headers[1].0["webhook-id"]);
     assert!(!pump.log().contains("s3cret"));
+}
+
+/// Who vouches for both sides, and the files of their certificates and keys.
+struct Trust {
+    folder: Scratch,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Trust {
+    fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = Scratch::new();
+        std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { folder, issuer }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The files of a certificate for this name, and its key.
+    fn certify(&self, name: &str) -> [PathBuf; 2] {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &*self.issuer).unwrap();
+        let files = [self.file(&format!("{name}.pem")), self.file(&format!("{name}.key"))];
+        std::fs::write(&files[0], certificate.pem()).unwrap();
+        std::fs::write(&files[1], key.serialize_pem()).unwrap();
+        files
+    }
+
+    /// For an aggregator at 127.0.0.1 that lets nobody in without a certificate.
+    fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.file("ca.pem")).unwrap()).unwrap();
+        let callers = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+        let [certificate, key] = self.certify("127.0.0.1");
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(callers.build().unwrap())
+            .with_single_cert(
+                vec![CertificateDer::from_pem_file(certificate).unwrap()],
+                PrivateKeyDer::from_pem_file(key).unwrap(),
+            )
+            .unwrap();
+        Arc::new(config).into()
+    }
+}
+
+#[tokio::test]
+async fn both_sides_may_have_to_show_a_certificate() {
+    let (database, trust) = (Database::create().await, Trust::new());
+    write(&database, 3).await;
+    let aggregator = Aggregator::start_with(Some(trust.acceptor())).await;
+    let [certificate, key] = trust.certify("pump");
+    let to = aggregator.url().replace("http:", "https:");
+    let roots = trust.file("ca.pem");
+    let url = database.url();
+    let stranger = ["--to", &to, "--name", "a", "--database-url", &url];
+    let stranger = [&stranger[..], &["--ca-file", roots.to_str().unwrap()]].concat();
+    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let own = ["--name", "b", "--certificate-file", certificate, "--key-file", key];
+    let known: Vec<_> =
+        stranger.iter().copied().filter(|it| !["--name", "a"].contains(it)).collect();
+    let refused = PumpProcess::launch(&stranger);
+    refused.eventually("it is refused", async || aggregator.store().strangers > 0).await;
+    let let_in = PumpProcess::launch(&[&known[..], &own].concat());
+    let_in.until("live").await;
+    assert_eq!(aggregator.ids(), [1, 2, 3]);
+    refused.until("backing-off").await;
 }
 
 #[tokio::test]
