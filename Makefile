@@ -6,10 +6,12 @@ ARGS =
 # How long a soak lasts, and which one: make soak MINUTES=30 SEED=7
 MINUTES = 30
 SEED =
+# How often each fault strikes by itself: make proof ROUNDS=100
+ROUNDS = 10
 # Which versions of PostgreSQL: make test-versions MAJORS="13 18"; all when empty
 MAJORS =
 
-.PHONY: help run build test soak lint fmt deny test-versions
+.PHONY: help run build test soak proof lint fmt deny test-versions
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
@@ -28,6 +30,7 @@ test: ## Formatting, lints, licences and all tests, against a real PostgreSQL an
 	@scripts/ensure-linker
 	@scripts/ensure-postgres
 	@scripts/ensure-chromium
+	@scripts/ensure-schemathesis
 	$(MAKE) --no-print-directory lint deny
 	cargo test --locked
 	cargo test --locked --package aggregator
@@ -37,6 +40,12 @@ soak: ## Everything goes wrong at once for MINUTES, by the dice of SEED; nothing
 	@scripts/ensure-postgres
 	EVENT_PIPER_SOAK_MINUTES=$(MINUTES) $(if $(SEED),EVENT_PIPER_SOAK_SEED=$(SEED)) \
 		cargo test --release --locked --test it chaos::soak -- --exact --nocapture
+
+proof: ## Each fault by itself, ROUNDS times, and a table of what was found
+	@scripts/ensure-linker
+	@scripts/ensure-postgres
+	EVENT_PIPER_ROUNDS=$(ROUNDS) cargo test --release --locked --test it -- --nocapture \
+		chaos::gateways_fail chaos::postgresql_fails chaos::the_network
 
 lint: ## Formatting and lints, as they must be
 	cargo fmt --all --check

@@ -1,12 +1,16 @@
 //! The commands: each reads its settings, puts the parts together, and runs them.
 
+mod append;
 mod doctor;
+mod erase;
 mod healthcheck;
 mod migrate;
+mod prune;
 mod psql;
 mod pump;
 mod serve;
 mod tail;
+mod upkeep;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -45,6 +49,20 @@ enum Command {
     Migrate(Flags),
     /// Examine the database: will every event arrive, and if not, what mends it?
     Doctor(Flags),
+    /// Take old events out of the log, in small steps that disturb nobody
+    Prune {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        what: prune::Args,
+    },
+    /// Take out what the events of a subscriber, or of a stream, said; that they were stays
+    Erase {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        whose: erase::Args,
+    },
     /// Open psql on the database, or run it with the arguments given
     Psql {
         #[command(flatten)]
@@ -59,6 +77,8 @@ enum Command {
     Tail(tail::Args),
     /// Keep aggregators up to date: services that are given every event, over HTTP
     Pump(Box<pump::Args>),
+    /// Send events to a gateway: payloads, or lines of JSON on standard input
+    Append(append::Args),
 }
 
 /// Runs the command that this process was started with.
@@ -78,10 +98,17 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(flags) => serve::serve(load(flags)?).await,
         Command::Migrate(flags) => on_database(load(flags)?, migrate::run).await,
         Command::Doctor(flags) => on_database(load(flags)?, doctor::run).await,
+        Command::Prune { flags, what } => {
+            on_database(load(flags)?, async |server: &Server| prune::run(server, what).await).await
+        }
+        Command::Erase { flags, whose } => {
+            on_database(load(flags)?, async |server: &Server| erase::run(server, whose).await).await
+        }
         Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
         Command::Tail(args) => tail::tail(args).await,
         Command::Pump(args) => pump::pump(*args).await,
+        Command::Append(args) => append::append(args).await,
     }
 }
 

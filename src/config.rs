@@ -18,7 +18,8 @@ pub use self::{
 };
 use self::{aggregator::Given, sources::Sources};
 use crate::{
-    gateway, http,
+    gateway::{self, writer},
+    http,
     postgres::{embedded, server::Server},
     pump, telemetry,
 };
@@ -84,16 +85,21 @@ impl Config {
         let database = database(&mut from);
         let listen = from.setting("listen", value::address);
         let auth = from.optional("auth", value::auth);
+        let streams: usize = from.setting("max-streams", value::limit);
         let http = http::Settings {
             auth: auth_on(listen, auth, &mut from),
             cors_origins: from.setting("cors-origins", value::origins),
             drain: from.setting("drain", value::duration),
             limits: http::Limits {
-                streams: from.setting("max-streams", value::limit),
+                connections: streams.saturating_add(http::Limits::SPARE),
+                streams,
                 streams_of_a_consumer: from.setting("max-streams-per-consumer", value::limit),
                 head_within: from.setting("head-timeout", value::interval),
                 head: from.setting("max-head", value::head),
+                body: from.setting("max-body", value::size),
+                event: from.setting("max-event", value::size),
             },
+            append_path: from.optional("append-path", value::url_path),
         };
         let gateway = gateway::Settings {
             drain: http.drain,
@@ -101,6 +107,7 @@ impl Config {
             heartbeat: from.setting("heartbeat", value::interval),
             recent: from.setting("recent", value::size),
             pool: from.setting("pool-size", value::count),
+            writer: writer(&mut from),
         };
         let telemetry = telemetry::Settings {
             filter: from.setting("log", value::filter),
@@ -130,6 +137,16 @@ fn aggregators(from: &mut Sources) -> Vec<pump::Settings> {
         }
     }
     parsed
+}
+
+/// What is given beside `--writing off` must be right all the same.
+fn writer(from: &mut Sources) -> Option<writer::Settings> {
+    let settings = writer::Settings {
+        connections: from.setting("write-connections", value::count),
+        queue: from.setting("write-queue", value::limit),
+        bytes: from.setting("write-buffer", value::size),
+    };
+    from.setting("writing", value::on_or_off).then_some(settings)
 }
 
 fn database(from: &mut Sources) -> Database {
@@ -342,5 +359,35 @@ mod tests {
     #[test]
     fn an_empty_variable_is_none() {
         load(&[], &[("DATABASE_URL", ""), ("EVENT_PIPER_HOLD", "")]).unwrap();
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        /// Whatever an operator writes into a file or a variable is taken, or complained of by the
+        /// name that it was given under.
+        #[test]
+        fn whatever_is_given_is_taken_or_named(
+            name in proptest::sample::select(&super::sources::EVERY_VARIABLE[..]),
+            value in "\\PC{0,24}|[0-9.]{0,20}(ms|s|MiB|)|[a-z0-9.:,/*-]{0,24}",
+            line in "[a-z-]{1,12} ?= ?(\\PC{0,16}|'[ -&(-~]{0,16}'|[0-9]{0,24})",
+        ) {
+            let file = File::new(&line);
+            for (env, flags) in [
+                (vec![(name, value.as_str())], vec![]),
+                (vec![], vec![("config", file.path())]),
+            ] {
+                if let Err(complaints) = load(&flags, &env) {
+                    for complaint in complaints.0 {
+                        proptest::prop_assert!(
+                            complaint.starts_with(name)
+                                || complaint.contains(file.path())
+                                || complaint.starts_with("--"),
+                            "{complaint}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }

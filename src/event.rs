@@ -1,5 +1,10 @@
 //! What an event is: the words every other module speaks.
 
+pub mod draft;
+pub mod json;
+pub mod name;
+pub mod timestamp;
+
 use std::{fmt, num::ParseIntError, str::FromStr};
 
 /// The place of an event in the log: the `id` of its row. Ids start at 1 and are drawn

@@ -3,8 +3,10 @@
 //! Data goes one way: the [`tailer`] reads rows and asks [`order`](crate::order) what may
 //! go; their [`frame`]s go to [`recent`] by way of the [`hub`], which wakes those who follow;
 //! each [`subscription`] takes them from there, at its client's pace, and from the table
-//! when it is behind.
+//! when it is behind. Events that are written through this gateway go the other way: by the
+//! [`writer`] to the table, and come back as everybody's do.
 
+pub mod amended;
 pub mod follower;
 pub mod frame;
 pub mod health;
@@ -14,6 +16,8 @@ pub mod signal;
 pub mod strict;
 pub mod subscription;
 pub mod tailer;
+pub mod versions;
+pub mod writer;
 
 use std::{
     sync::Arc,
@@ -23,19 +27,23 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    amended::Correction,
     health::Health,
-    hub::Hub,
+    hub::{Hub, Seat},
     strict::Strict,
     subscription::{Request, Subscription},
     tailer::Tailer,
+    versions::Versions,
+    writer::Writer,
 };
 use crate::{
     consumer::ConsumerId,
-    event::EventId,
+    event::{EventId, name::StreamName},
     metrics::{Metrics, Reason, State},
     order::Hold,
     postgres::{
-        history::{History, HistoryError, WholeEvent},
+        event_log::PageSize,
+        history::{History, HistoryError, WholeEvent, WholePage},
         server::Server,
     },
 };
@@ -53,6 +61,8 @@ pub struct Settings {
     pub pool: usize,
     /// Clients that are sent away at a shutdown come back spread over this time.
     pub drain: Duration,
+    /// What is written through this gateway; none: it only reads.
+    pub writer: Option<writer::Settings>,
 }
 
 /// A running engine. It is shared by all who subscribe; its task ends with
@@ -64,6 +74,7 @@ pub struct Gateway {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     settings: Settings,
+    writer: Option<Writer>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -72,14 +83,17 @@ impl Gateway {
     /// Starts to follow the log on `server`. Nothing is needed of it yet: it is waited for.
     #[must_use]
     pub fn start(server: &Server, settings: Settings, metrics: Arc<Metrics>) -> Arc<Self> {
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let write = |writer| Writer::start(server, writer, &metrics, &tasks, &shutdown);
         let gateway = Arc::new(Self {
+            writer: settings.writer.map(write),
             hub: Arc::new(Hub::new(settings.recent)),
             history: Arc::new(History::new(server.named("event-piper").pool(settings.pool))),
             health: Arc::new(Health::starting(Instant::now())),
             metrics: Arc::clone(&metrics),
             settings: settings.clone(),
-            tasks: TaskTracker::new(),
-            shutdown: CancellationToken::new(),
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
         });
         let tailer = Tailer {
             server: server.clone(),
@@ -88,10 +102,10 @@ impl Gateway {
             metrics,
             settings,
             history: Arc::clone(&gateway.history),
-            tasks: gateway.tasks.clone(),
-            shutdown: gateway.shutdown.clone(),
+            tasks: tasks.clone(),
+            shutdown,
         };
-        gateway.tasks.spawn(tailer.run());
+        tasks.spawn(tailer.run());
         gateway
     }
 
@@ -102,10 +116,72 @@ impl Gateway {
         Subscription::new(Arc::clone(self), request)
     }
 
+    /// What writes events; none where writing is switched off.
+    #[must_use]
+    pub fn writer(&self) -> Option<&Writer> {
+        self.writer.as_ref()
+    }
+
     /// Reads the whole log in strict order, from behind `after` on: see [`strict`].
     #[must_use]
     pub fn strict(&self, after: EventId) -> Strict {
-        Strict::new(Arc::clone(&self.history), self.hub.horizon(), after)
+        Strict::new(Arc::clone(&self.history), self.hub.horizon(), Some(after))
+    }
+
+    /// The same from the end of the log on.
+    #[must_use]
+    pub fn strict_from_now(&self) -> Strict {
+        Strict::new(Arc::clone(&self.history), self.hub.horizon(), None)
+    }
+
+    /// Follows a stream from version `first` on: its history, then what comes.
+    #[must_use]
+    pub fn versions(&self, stream: StreamName, first: i64) -> Versions {
+        let seat = self.hub.sit_at(stream.clone());
+        Versions::new(Arc::clone(&self.history), self.hub.horizon(), seat, stream, first)
+    }
+
+    /// A page of a stream's events from version `first` on.
+    pub async fn stream_page(
+        &self,
+        stream: &StreamName,
+        first: i64,
+        size: PageSize,
+    ) -> Result<WholePage, HistoryError> {
+        self.history.stream(stream, first, size).await
+    }
+
+    /// A page of a stream's events down from version `first`.
+    pub async fn stream_backward(
+        &self,
+        stream: &StreamName,
+        first: i64,
+        size: PageSize,
+    ) -> Result<WholePage, HistoryError> {
+        self.history.stream_backward(stream, first, size).await
+    }
+
+    /// A stream's last version; 0 while it has none.
+    pub async fn last_version(&self, stream: &StreamName) -> Result<i64, HistoryError> {
+        self.history.last_version(stream).await
+    }
+
+    /// A seat for one who reads by other means than a subscription, so that it is counted.
+    #[must_use]
+    pub fn occupy(&self) -> Seat {
+        self.hub.sit([].into())
+    }
+
+    /// How often a quiet stream says that it lives.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        self.settings.heartbeat
+    }
+
+    /// How long clients that are sent away may take to come back.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        self.settings.drain
     }
 
     /// Whether one more subscription to these consumers keeps within the limits: on streams in
@@ -126,6 +202,15 @@ impl Gateway {
     /// One event, whole.
     pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
         self.history.event(id).await
+    }
+
+    /// How one event is corrected by later ones, where it is.
+    pub async fn correction(&self, event: &WholeEvent) -> Result<Option<Correction>, HistoryError> {
+        if event.amends.is_some() {
+            return Ok(None);
+        }
+        let events = std::iter::once((event.id, event.payload.as_bytes()));
+        Ok(amended::corrections(&self.history, events).await?.remove(&event.id))
     }
 
     /// Nothing, or why events do not move.

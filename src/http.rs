@@ -1,15 +1,23 @@
 //! What users see on the wire.
 
+mod all;
+mod append_path;
 mod console;
 mod cors;
 mod direct;
 pub mod error;
 mod events;
+mod feed;
+mod gate;
 mod health;
 mod identity;
+mod openapi;
 mod opening;
 mod query;
 mod server;
+mod streams;
+mod whole;
+mod write;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +27,7 @@ use axum::{
     http::{Method, Uri},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 pub use server::{listen, serve};
 use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
@@ -39,11 +47,15 @@ pub struct Settings {
     pub drain: Duration,
     /// How much of everything there may be.
     pub limits: Limits,
+    /// Where the predecessor's append service is served as well, if it is: a path.
+    pub append_path: Option<String>,
 }
 
 /// How much of everything there may be, so that nobody can use it up for the others.
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// Connections in all: those beyond are closed at once.
+    pub connections: usize,
     /// Streams in all. Who comes beyond that is asked to try again in some seconds.
     pub streams: usize,
     /// Streams that follow one consumer.
@@ -53,16 +65,38 @@ pub struct Limits {
     pub head_within: Duration,
     /// The bytes of a request's head.
     pub head: usize,
+    /// The bytes of a body that is written at once.
+    pub body: usize,
+    /// The bytes of one event.
+    pub event: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections: 100_000 + Self::SPARE,
             streams: 100_000,
             streams_of_a_consumer: 100_000,
             head_within: Duration::from_secs(10),
             head: 16 << 10,
+            body: 8 << 20,
+            event: 1 << 20,
         }
+    }
+}
+
+impl Limits {
+    /// Connections beyond the limit of streams that are served all the same: to ask for health
+    /// and metrics, and to be told to come back later.
+    pub const SPARE: usize = 1024;
+
+    /// As much of it as fits into so many open files. A connection that takes the last one would
+    /// cost everybody: the gateway could not come back to PostgreSQL after a lost connection.
+    #[must_use]
+    pub fn within(self, files: usize) -> Self {
+        let connections = self.connections.min(files);
+        let spare = Self::SPARE.min(connections / 4);
+        Self { connections, streams: self.streams.min(connections - spare), ..self }
     }
 }
 
@@ -85,17 +119,23 @@ struct App {
 /// All routes of the gateway.
 pub fn router(gateway: Arc<Gateway>, settings: Settings) -> Router {
     let cors = cors::layer(&settings);
+    let append_path = settings.append_path.as_deref().map(append_path::routes);
     let app = Arc::new(App { gateway, settings });
     Router::new()
         .route("/", get(console::page))
         .route("/console.css", get(console::style))
         .route("/console.js", get(console::script))
-        .route("/events", get(events::subscribe))
+        .route("/events", get(events::subscribe).post(write::publish))
         .route("/events/{id}", get(events::one))
+        .route("/all", get(all::follow))
+        .route("/streams/{stream}", get(streams::read).post(write::append))
+        .route("/streams/{stream}/{version}", post(write::append_at))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/manage/health", get(health::up))
         .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .merge(append_path.unwrap_or_default())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))

@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | what they know |
 //! |---|---|---|
-//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`sse`] | the words and the rules: pure, no clock, no I/O |
+//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`amendment`], [`sse`] | the words and the rules: pure, no clock, no I/O |
 //! | 1 | [`postgres`] | the only SQL |
 //! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
 //! | 3 | [`http`], [`pump`] | what users see on the wire; what aggregators are fed with |
@@ -13,6 +13,7 @@
 //!
 //! [`config`], [`metrics`] and [`telemetry`] stand beside the layers.
 
+pub mod amendment;
 pub mod cli;
 pub mod config;
 pub mod consumer;

@@ -1,6 +1,7 @@
 //! What is counted, in the names of the Prometheus conventions.
 
 pub mod pump;
+pub mod writing;
 
 use std::sync::atomic::AtomicU64;
 
@@ -14,6 +15,8 @@ use prometheus_client::{
     },
     registry::{Metric, Registry},
 };
+
+use self::writing::Writing;
 
 /// A gauge that holds fractions.
 pub type Fraction = Gauge<f64, AtomicU64>;
@@ -74,6 +77,8 @@ pub struct Metrics {
     pub requests: Family<Route, Counter>,
     /// Those of the pumps.
     pub pumps: pump::Pumps,
+    /// What is written through this gateway.
+    pub writing: Writing,
 }
 
 /// Which of several states.
@@ -139,6 +144,7 @@ impl Metrics {
             pool: Family::default(),
             requests: Family::default(),
             pumps: pump::Pumps::default(),
+            writing: Writing::new(),
         };
         metrics.register();
         metrics
@@ -182,6 +188,7 @@ impl Metrics {
         add.metric("pool_connections", "Pooled connections by state", &self.pool);
         add.metric("http_requests", "Requests by route and status", &self.requests);
         self.pumps.register(&mut add);
+        self.writing.register(&mut add);
     }
 
     /// All of them in the text format that Prometheus reads.

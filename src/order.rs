@@ -32,9 +32,14 @@ pub enum Hold {
 
 impl Hold {
     fn has_run_out(self, held: Duration) -> bool {
+        self.left(held).is_zero()
+    }
+
+    /// How much longer it may hold what was held so long.
+    fn left(self, held: Duration) -> Duration {
         match self {
-            Self::For(limit) => held >= limit,
-            Self::Unlimited => false,
+            Self::For(limit) => limit.saturating_sub(held),
+            Self::Unlimited => Duration::MAX,
         }
     }
 }
@@ -181,6 +186,13 @@ impl Order {
     #[must_use]
     pub fn hole(&self) -> Option<&Hole> {
         self.hole.as_ref()
+    }
+
+    /// How much longer the hole can hold anything back; without one, for ever.
+    #[must_use]
+    pub fn hold_left(&self, now: Instant) -> Duration {
+        let held = |hole: &Hole| now.saturating_duration_since(hole.since);
+        self.hole.as_ref().map_or(Duration::MAX, |hole| self.hold.left(held(hole)))
     }
 
     /// Passes `rows`, read after the head in id order, while nothing can be missing before

@@ -1,17 +1,21 @@
 //! Everything that speaks to PostgreSQL: the only SQL of the project.
 
 pub mod account;
+pub mod append;
 pub mod binaries;
 mod connection_string;
 pub mod doctor;
 pub mod doorbell;
 pub mod embedded;
+pub mod erase;
 pub mod error;
 pub mod event_log;
 pub mod history;
 pub mod listener;
 pub mod migrate;
+pub mod prune;
 pub mod pumps;
 pub mod reachable;
 pub mod server;
 mod tls;
+pub mod upkeep;

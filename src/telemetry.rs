@@ -36,7 +36,10 @@ pub enum Format {
 
 /// Starts logging. Only the first call in a process counts.
 pub fn init(settings: &Settings) {
-    let lines = fmt().with_env_filter(EnvFilter::new(&settings.filter.0)).with_writer(stderr);
+    // A log on a full disk loses lines. To complain of that, where the lines could not go either,
+    // would panic.
+    let lines = fmt().log_internal_errors(false);
+    let lines = lines.with_env_filter(EnvFilter::new(&settings.filter.0)).with_writer(stderr);
     let _ = match settings.format {
         Format::Text => {
             lines.with_ansi(stderr().is_terminal()).with_target(false).finish().try_init()

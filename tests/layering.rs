@@ -7,7 +7,7 @@ use std::{
 
 /// Each module with its layer; none for those that stand beside them, and import what they
 /// compose or describe.
-const LAYERS: [(&str, Option<u8>); 15] = [
+const LAYERS: [(&str, Option<u8>); 16] = [
     ("cli", Some(4)),
     ("http", Some(3)),
     ("pump", Some(3)),
@@ -17,6 +17,7 @@ const LAYERS: [(&str, Option<u8>); 15] = [
     ("event", Some(0)),
     ("consumer", Some(0)),
     ("cursor", Some(0)),
+    ("amendment", Some(0)),
     ("order", Some(0)),
     ("command", Some(0)),
     ("sse", Some(0)),

@@ -1,5 +1,6 @@
 //! What is measured, one module a figure.
 
+pub(crate) mod append;
 pub(crate) mod ceiling;
 pub(crate) mod fanout;
 pub(crate) mod idle;

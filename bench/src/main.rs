@@ -42,8 +42,9 @@ const OPEN_FILES: u64 = 15_500;
 type Figure = fn(&Run) -> anyhow::Result<Vec<Table>>;
 
 /// By name, in the order in which they are measured.
-const FIGURES: [(&str, Figure); 9] = [
+const FIGURES: [(&str, Figure); 10] = [
     ("writers", figures::writers::measure),
+    ("append", figures::append::measure),
     ("latency", figures::latency::measure),
     ("fanout", figures::fanout::measure),
     ("idle", figures::idle::measure),
@@ -55,9 +56,10 @@ const FIGURES: [(&str, Figure); 9] = [
 ];
 
 /// What they leave, in the order of the report.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "writers",
     "writers-now-and-then",
+    "append",
     "latency",
     "fanout",
     "idle",

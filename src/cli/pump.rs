@@ -62,7 +62,8 @@ enum Action {
     },
 }
 
-/// Of the log, the pumps' own gateway keeps little in memory: nobody else subscribes to it.
+/// Of the log, the pumps' own gateway keeps little in memory: nobody subscribes to it, and nobody
+/// writes through it.
 const RECENT: usize = 1 << 20;
 
 pub(super) async fn pump(args: Args) -> anyhow::Result<ExitCode> {
@@ -113,7 +114,7 @@ async fn prepare_and_pump(
         return Ok(());
     }
     let metrics = Arc::new(Metrics::new());
-    let settings = gateway::Settings { recent: RECENT, ..config.gateway.clone() };
+    let settings = gateway::Settings { recent: RECENT, writer: None, ..config.gateway.clone() };
     let gateway = Gateway::start(server, settings, Arc::clone(&metrics));
     let pumps = start(server, &gateway, &config.aggregators, &metrics, &leaving);
     if let Some(listener) = health {

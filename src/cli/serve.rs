@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    io::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
@@ -27,8 +28,8 @@ use crate::{
     postgres::{embedded, error::Chain, migrate::migrate, reachable, server::Server},
 };
 
-pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
-    allow_open_files(config.http.limits.streams);
+pub(super) async fn serve(mut config: Config) -> anyhow::Result<ExitCode> {
+    fit_open_files(&mut config);
     let shutdown = CancellationToken::new();
     until_signals(Box::pin(run(config, shutdown.clone())), shutdown).await
 }
@@ -134,22 +135,31 @@ async fn run_gateway(
     gateway.stop().await;
 }
 
-/// Each stream is an open file: takes as many as the system allows, and says so when that is
-/// fewer than there may be streams.
-fn allow_open_files(streams: usize) {
+/// Each connection is an open file: takes as many as the system allows, keeps some for the
+/// gateway's own, and says so when that leaves fewer streams than there may be.
+fn fit_open_files(config: &mut Config) {
     let files = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| {
         setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
         Ok(most)
     });
-    match files {
-        Ok(most) if most < streams as u64 => info!(
-            "the system allows {most} open files, so fewer streams than the {streams} of \
-             --max-streams"
-        ),
-        Ok(_) => {}
-        Err(error) => warn!(%error, "the limit on open files cannot be raised"),
+    let files = match files {
+        Ok(files) => usize::try_from(files).unwrap_or(usize::MAX),
+        Err(error) => return warn!(%error, "the limit on open files cannot be raised"),
+    };
+    let own = (OWN_FILES + config.gateway.pool).min(files / 2);
+    let wanted = config.http.limits.streams;
+    config.http.limits = config.http.limits.clone().within(files - own);
+    let streams = config.http.limits.streams;
+    if streams < wanted {
+        info!(
+            "the system allows {files} open files: {streams} streams, not the {wanted} of --max-streams"
+        );
     }
 }
+
+/// Files that are no connection of a client: standard streams, event queues, the listening
+/// sockets and the listening connection, name resolution, an embedded PostgreSQL's pipes.
+const OWN_FILES: usize = 48;
 
 /// Both signals that ask a program to leave.
 struct Signals {
@@ -193,7 +203,9 @@ impl Hints {
     fn print(&self, listening: SocketAddr) {
         let address = reachable_at(listening);
         let psql = &self.psql;
-        println!(
+        // Whoever does not want to read it must not end the program: it may go to a full disk.
+        let _ = writeln!(
+            io::stdout(),
             r#"
 EventPiper is at http://{address}
 

@@ -251,7 +251,7 @@ fn address(args: &Args, headers: &mut HeaderMap) -> anyhow::Result<Url> {
     Ok(url)
 }
 
-fn client(url: &Url) -> anyhow::Result<Client> {
+pub(super) fn client(url: &Url) -> anyhow::Result<Client> {
     // For HTTPS; the certificates are those that the operating system trusts. Whoever was
     // first in this process has set the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -276,7 +276,7 @@ fn is_event_stream(response: &Response) -> bool {
 }
 
 /// What the gateway itself says about it (RFC 9457), or else its status.
-async fn refusal(response: Response) -> String {
+pub(super) async fn refusal(response: Response) -> String {
     #[derive(Deserialize)]
     struct Problem {
         detail: String,
@@ -294,7 +294,7 @@ async fn refusal(response: Response) -> String {
 }
 
 /// The cause of it all; what is around it says only that a request failed.
-fn root(error: &reqwest::Error) -> &dyn Error {
+pub(super) fn root(error: &reqwest::Error) -> &dyn Error {
     let mut error: &dyn Error = error;
     while let Some(cause) = error.source() {
         error = cause;

@@ -28,7 +28,7 @@ const fn setting(
 
 /// Every setting there is: what the flags, the variables and the file's keys are made from.
 #[rustfmt::skip]
-const SETTINGS: [Setting; 21] = [
+const SETTINGS: [Setting; 28] = [
     setting("config", "EVENT_PIPER_CONFIG", "FILE", None, "A TOML file of settings, by the same names"),
     setting("database-url", "DATABASE_URL", "URL", None, "The PostgreSQL database; without it, one is brought along"),
     setting("database-url-file", "DATABASE_URL_FILE", "FILE", None, "A file that holds the database's URL, so that it shows nowhere else"),
@@ -47,6 +47,13 @@ const SETTINGS: [Setting; 21] = [
     setting("max-streams-per-consumer", "EVENT_PIPER_MAX_STREAMS_PER_CONSUMER", "NUMBER", Some("100000"), "Streams that follow one consumer"),
     setting("head-timeout", "EVENT_PIPER_HEAD_TIMEOUT", "DURATION", Some("10s"), "How long a request's head may take to arrive, and a connection may wait for its next request"),
     setting("max-head", "EVENT_PIPER_MAX_HEAD", "SIZE", Some("16KiB"), "How large a request's head may be"),
+    setting("max-body", "EVENT_PIPER_MAX_BODY", "SIZE", Some("8MiB"), "How large a body may be that is written at once"),
+    setting("max-event", "EVENT_PIPER_MAX_EVENT", "SIZE", Some("1MiB"), "How large one event may be that is written over HTTP"),
+    setting("writing", "EVENT_PIPER_WRITING", "on|off", Some("on"), "Whether events can be written through this gateway; off: a role that may only SELECT is enough"),
+    setting("append-path", "EVENT_PIPER_APPEND_PATH", "PATH", None, "Serve the predecessor's append service below this path, too; / for its own addresses"),
+    setting("write-connections", "EVENT_PIPER_WRITE_CONNECTIONS", "NUMBER", Some("4"), "Database connections that write, opened when they are needed"),
+    setting("write-queue", "EVENT_PIPER_WRITE_QUEUE", "NUMBER", Some("4096"), "Requests that may wait to be written; who comes beyond that is answered 429"),
+    setting("write-buffer", "EVENT_PIPER_WRITE_BUFFER", "SIZE", Some("64MiB"), "How much of them is kept in memory, all in all"),
     setting("migrate", "EVENT_PIPER_MIGRATE", "", Some("true"), "Bring the schema up to date at start (the default)"),
     setting("log", "EVENT_PIPER_LOG", "FILTER", Some("info,tokio_postgres=warn"), "What is logged, such as warn,event_piper=debug"),
     setting("log-format", "EVENT_PIPER_LOG_FORMAT", "FORMAT", Some("text"), "How it is logged: text, or json"),
@@ -54,6 +61,11 @@ const SETTINGS: [Setting; 21] = [
 
 /// What the file has beside settings: a table for each aggregator.
 const AGGREGATOR: &str = "aggregator";
+
+/// The variable of each setting.
+#[cfg(test)]
+pub(super) static EVERY_VARIABLE: std::sync::LazyLock<Vec<&'static str>> =
+    std::sync::LazyLock::new(|| SETTINGS.iter().map(|it| it.variable).collect());
 
 /// The one setting that is no `--name value`, but `--migrate` or `--no-migrate`.
 const SWITCH: &str = "migrate";

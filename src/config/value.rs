@@ -74,6 +74,25 @@ pub(super) fn switch(text: &str) -> Parsed<bool> {
     text.parse().map_err(|_| "true or false".into())
 }
 
+/// A path that routes can be put below: plain segments.
+pub(super) fn url_path(text: &str) -> Parsed<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
+    let segments = text.strip_prefix('/').map(|rest| rest.trim_end_matches('/').split('/'));
+    let sound = text == "/"
+        || segments.is_some_and(|mut all| all.all(|it| !it.is_empty() && it.chars().all(plain)));
+    let own = ["/events", "/streams", "/all"];
+    let sound = sound && !own.contains(&text.trim_end_matches('/'));
+    sound.then(|| text.to_owned()).ok_or_else(|| "a path of its own, such as / or /append".into())
+}
+
+pub(super) fn on_or_off(text: &str) -> Parsed<bool> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".into()),
+    }
+}
+
 pub(super) fn auth(text: &str) -> Parsed<Auth> {
     match text {
         "open" => Ok(Auth::Open),

@@ -21,6 +21,7 @@ pub struct Follower {
     consumers: Box<[ConsumerId]>,
     cursor: Cursor,
     stage: Stage,
+    from_table: bool,
 }
 
 #[derive(Debug)]
@@ -75,6 +76,8 @@ pub enum Live {
     Stopped,
     /// It has fallen out of the recent events, and has to [`join`](Follower::rejoin) again.
     Lagging,
+    /// There is something, which it reads from the table: it has joined again for that.
+    ToRead,
 }
 
 impl Scan {
@@ -93,17 +96,27 @@ impl Follower {
         let resumed = cursor.is_some();
         let cursor = cursor.unwrap_or_else(|| Cursor::now(recent.position()));
         let stage = Stage::Live { next: recent.end(), replayed: None };
-        let mut follower = Self { consumers, cursor, stage };
+        let mut follower = Self { consumers, cursor, stage, from_table: false };
         if resumed {
             follower.rejoin(recent);
         }
         follower
     }
 
+    /// Reads everything from the table from now on: recent events only tell that there is
+    /// something to read.
+    #[must_use]
+    pub fn from_table(mut self, recent: &Recent) -> Self {
+        self.from_table = true;
+        self.rejoin(recent);
+        self
+    }
+
     /// Joins the recent events again, after its cursor.
     pub fn rejoin(&mut self, recent: &Recent) {
         let end = recent.end();
-        self.stage = match recent.seek(&self.cursor, &self.consumers) {
+        let place = recent.seek(&self.cursor, &self.consumers).filter(|_| !self.from_table);
+        self.stage = match place {
             Some(next) => Stage::Live { next, replayed: Some(end) },
             None => Stage::Replaying(Box::new(Replay {
                 joined: recent.position().clone(),
@@ -180,7 +193,12 @@ impl Follower {
         mut deliver: impl FnMut(&Entry, &Cursor) -> ControlFlow<()>,
     ) -> Live {
         let Stage::Live { next, replayed } = &mut self.stage else { return Live::Lagging };
-        let Some(entries) = recent.read(&self.consumers, *next) else { return Live::Lagging };
+        let Some(mut entries) = recent.read(&self.consumers, *next) else { return Live::Lagging };
+        if self.from_table && entries.next().is_some() {
+            drop(entries);
+            self.rejoin(recent);
+            return Live::ToRead;
+        }
         for entry in entries {
             *next = entry.sequence + 1;
             if !offer(&mut self.cursor, entry, replayed.is_some_and(|end| *next <= end)) {

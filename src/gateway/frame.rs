@@ -1,6 +1,9 @@
 //! An event as the bytes that go on a socket: encoded once, shared by all who get it.
 
-use std::fmt::{Display, Write};
+use std::{
+    borrow::Cow,
+    fmt::{Display, Write},
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -148,6 +151,18 @@ impl Logged for Frame {
 
     fn xid(&self) -> Xid {
         self.xid
+    }
+}
+
+/// What is delivered of an event: its payload; of an amendment, which event it amends, too.
+#[must_use]
+pub fn data(amends: Option<EventId>, payload: &[u8]) -> Cow<'_, [u8]> {
+    match amends {
+        None => payload.into(),
+        Some(target) => {
+            let named = format!(r#"{{"amends":{target},"patch":"#);
+            [named.as_bytes(), payload, b"}"].concat().into()
+        }
     }
 }
 

@@ -11,13 +11,18 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::recent::Recent;
-use crate::{consumer::ConsumerId, event::EventId, order::Position};
+use crate::{
+    consumer::ConsumerId,
+    event::{EventId, name::StreamName},
+    order::Position,
+};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting<ConsumerId>>,
+    streams: Mutex<Waiting<StreamName>>,
     horizon: watch::Sender<Horizon>,
     last_seat: AtomicU64,
     seats: AtomicUsize,
@@ -28,6 +33,8 @@ pub struct Hub {
 pub struct State {
     /// The recent events.
     pub recent: Recent,
+    /// Behind this snapshot of the table, rows may have been changed that are kept here.
+    pub clean_as_of: String,
     /// Which log this is: counts up when the log is found replaced. 0: not read yet.
     pub epoch: u64,
     /// The gateway is about to end.
@@ -56,7 +63,7 @@ impl State {
 }
 
 /// Who is woken by whose events.
-type Waiting = HashMap<ConsumerId, HashMap<u64, Arc<Notify>>>;
+type Waiting<Name> = HashMap<Name, HashMap<u64, Arc<Notify>>>;
 
 impl Hub {
     /// A hub that keeps this many bytes of recent events, and waits for the reader.
@@ -64,8 +71,14 @@ impl Hub {
     pub fn new(capacity: usize) -> Self {
         let recent = Recent::new(capacity, Position::default());
         Self {
-            state: Mutex::new(State { recent, epoch: 0, closing: false }),
+            state: Mutex::new(State {
+                recent,
+                clean_as_of: String::new(),
+                epoch: 0,
+                closing: false,
+            }),
             waiting: Mutex::default(),
+            streams: Mutex::default(),
             horizon: watch::Sender::default(),
             last_seat: AtomicU64::new(0),
             seats: AtomicUsize::new(0),
@@ -77,11 +90,13 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The reader starts at `position`, for the first time or in a log that was replaced.
-    /// Answers which log this is now.
-    pub fn restart(&self, position: &Position) -> u64 {
+    /// The reader starts at `position`, for the first time or in a log that was replaced, and
+    /// will have read nothing that is older than the snapshot `as_of`. Answers which log this is
+    /// now.
+    pub fn restart(&self, position: &Position, as_of: String) -> u64 {
         let mut state = self.state();
         state.recent.reset(position);
+        state.clean_as_of = as_of;
         state.epoch += 1;
         let epoch = state.epoch;
         self.show(state);
@@ -128,6 +143,26 @@ impl Hub {
         Seat { hub: Arc::clone(self), consumers, number, waiter }
     }
 
+    /// Wakes those who follow these streams.
+    pub fn wake_streams<'a>(&self, touched: impl Iterator<Item = &'a str>) {
+        let streams = self.streams();
+        if streams.is_empty() {
+            return;
+        }
+        let followers = touched.filter_map(|name| streams.get(name));
+        followers.flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+    }
+
+    /// Takes a seat for one who follows a stream.
+    pub fn sit_at(self: &Arc<Self>, stream: StreamName) -> StreamSeat {
+        let number = self.last_seat.fetch_add(1, Ordering::Relaxed);
+        let waiter = Arc::new(Notify::new());
+        let mut streams = self.streams();
+        streams.entry(stream.clone()).or_default().insert(number, Arc::clone(&waiter));
+        drop(streams);
+        StreamSeat { hub: Arc::clone(self), stream, number, waiter }
+    }
+
     /// How many subscriptions there are.
     #[must_use]
     pub fn seats(&self) -> usize {
@@ -151,10 +186,22 @@ impl Hub {
     fn wake_all(&self) {
         let waiting = self.waiting();
         waiting.values().flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+        drop(waiting);
+        self.wake_all_streams();
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    /// Wakes everybody who follows a stream.
+    pub fn wake_all_streams(&self) {
+        let streams = self.streams();
+        streams.values().flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting<ConsumerId>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Waiting<StreamName>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -196,5 +243,33 @@ impl Drop for Seat {
         }
         drop(waiting);
         self.hub.state().recent.unfollow(&self.consumers);
+    }
+}
+
+/// The place of one who follows a stream: while it sits, it is woken by that stream's events.
+#[derive(Debug)]
+pub struct StreamSeat {
+    hub: Arc<Hub>,
+    stream: StreamName,
+    number: u64,
+    waiter: Arc<Notify>,
+}
+
+impl StreamSeat {
+    /// Waits until there is something to look at, as [`Seat::woken`].
+    pub async fn woken(&self) {
+        self.waiter.notified().await;
+    }
+}
+
+impl Drop for StreamSeat {
+    fn drop(&mut self) {
+        let mut streams = self.hub.streams();
+        if let Some(seats) = streams.get_mut(&self.stream) {
+            seats.remove(&self.number);
+            if seats.is_empty() {
+                streams.remove(&self.stream);
+            }
+        }
     }
 }

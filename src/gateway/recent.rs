@@ -186,19 +186,31 @@ impl Recent {
     /// whoever is owed some of them reads on from the table.
     pub fn let_go(&mut self, consumers: &HashSet<ConsumerId>, position: &Position) {
         self.end += 1;
+        self.position.clone_from(position);
+        self.forget(consumers);
+    }
+
+    /// What is kept for these consumers is no longer what the table says: whoever still lacks
+    /// some of it reads it from there.
+    pub fn forget(&mut self, consumers: &HashSet<ConsumerId>) {
         self.floored = self.end;
         self.forgot = true;
-        self.floor.clone_from(position);
-        self.position.clone_from(position);
+        self.floor.clone_from(&self.position);
         self.ages.retain(|consumer| !consumers.contains(consumer));
         for consumer in consumers {
             let Some(backlog) = self.backlogs.get_mut(consumer) else { continue };
             let entries = backlog.entries.drain(..);
             self.bytes -= entries.map(|entry| entry.frame.len() + Self::OVERHEAD).sum::<usize>();
-            backlog.floor.clone_from(position);
+            backlog.floor.clone_from(&self.position);
             backlog.dropped = self.end;
             self.forget_if_idle(consumer);
         }
+    }
+
+    /// Everybody for whom something is kept.
+    #[must_use]
+    pub fn consumers(&self) -> HashSet<ConsumerId> {
+        self.backlogs.keys().cloned().collect()
     }
 
     fn drop_oldest(&mut self) {

@@ -20,6 +20,13 @@ pub enum Signal {
         /// Why.
         reason: GapReason,
     },
+    /// The event before this one is shown as it was written: it cannot be corrected.
+    Unamended {
+        /// The event.
+        event: EventId,
+        /// The first of its amendments that does not apply.
+        amendment: EventId,
+    },
     /// The stream ends on purpose; the client should come back.
     Closing {
         /// Why.
@@ -56,6 +63,9 @@ impl Signal {
             Self::Gap { from, to, reason } => {
                 let reason = reason.as_str();
                 ("$gap", format!(r#"{{"from":{from},"to":{to},"reason":"{reason}"}}"#))
+            }
+            Self::Unamended { event, amendment } => {
+                ("$unamended", format!(r#"{{"event":{event},"amendment":{amendment}}}"#))
             }
             Self::Closing { reason } => ("$closing", format!(r#"{{"reason":"{reason}"}}"#)),
         }

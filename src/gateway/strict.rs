@@ -28,6 +28,7 @@
 //!         Piece::Gap { from, to, reason } => {
 //!             eprintln!("{from} to {to} cannot be read any more: {reason:?}");
 //!         }
+//!         Piece::CaughtUp => {}
 //!     }
 //! }
 //! # }
@@ -58,6 +59,9 @@ pub struct Strict {
     after: EventId,
     /// What was pruned up to here has been told.
     told: EventId,
+    /// It begins at the end, as soon as that is known.
+    from_now: bool,
+    caught_up: bool,
 }
 
 /// What comes next in the log.
@@ -81,6 +85,8 @@ pub enum Piece {
         /// Why.
         reason: GapReason,
     },
+    /// Everything that was settled by now has been handed over. It comes once.
+    CaughtUp,
 }
 
 /// A page: what a slow reader costs while it deals with it.
@@ -93,9 +99,10 @@ impl Strict {
     pub(super) fn new(
         history: Arc<History>,
         horizon: watch::Receiver<Horizon>,
-        after: EventId,
+        after: Option<EventId>,
     ) -> Self {
-        Self { history, horizon, epoch: None, after, told: after }
+        let (from_now, after) = (after.is_none(), after.unwrap_or_default());
+        Self { history, horizon, epoch: None, after, told: after, from_now, caught_up: false }
     }
 
     /// Everything up to here was handed over, or is not there.
@@ -126,9 +133,13 @@ impl Strict {
             {
                 return Some(piece);
             }
-            if self.after >= horizon.settled || horizon.epoch == 0 {
-                self.horizon.changed().await.ok()?;
+            if horizon.epoch > 0 && self.after < horizon.settled {
+                continue;
             }
+            if horizon.epoch > 0 && !std::mem::replace(&mut self.caught_up, true) {
+                return Some(Piece::CaughtUp);
+            }
+            self.horizon.changed().await.ok()?;
         }
     }
 
@@ -153,6 +164,9 @@ impl Strict {
 
     /// Reads on as far as the log is settled. Nothing, when nothing came of it.
     async fn look(&mut self, horizon: Horizon) -> Option<Piece> {
+        if std::mem::take(&mut self.from_now) {
+            (self.after, self.told) = (horizon.settled, horizon.settled);
+        }
         match self.epoch {
             Some(epoch) if epoch == horizon.epoch => {}
             None if self.is_of(horizon).await => self.epoch = Some(horizon.epoch),
@@ -178,13 +192,7 @@ impl Strict {
         if self.after <= horizon.head {
             return true;
         }
-        let mut patience = Patience::default();
-        let drawn = loop {
-            match self.history.drawn().await {
-                Ok(drawn) => break drawn,
-                Err(error) => patience.wait(&error).await,
-            }
-        };
+        let drawn = persistently(|| self.history.drawn()).await;
         drawn.is_none_or(|drawn| self.after <= drawn)
     }
 
@@ -200,13 +208,7 @@ impl Strict {
     /// not told yet. That is asked after the page was read, so that it knows of all that the
     /// page lacks.
     async fn read(&self, upto: EventId) -> (WholePage, Option<EventId>) {
-        let mut patience = Patience::default();
-        loop {
-            match self.try_read(upto).await {
-                Ok(read) => return read,
-                Err(error) => patience.wait(&error).await,
-            }
-        }
+        persistently(|| self.try_read(upto)).await
     }
 
     async fn try_read(&self, upto: EventId) -> Result<(WholePage, Option<EventId>), HistoryError> {
@@ -226,22 +228,17 @@ fn is_whole(page: &WholePage, after: EventId, upto: EventId) -> bool {
     i64::try_from(page.events.len()) == Ok(upto.get() - after.get())
 }
 
-/// Waits between attempts, which are made until there is an answer.
-#[derive(Debug)]
-struct Patience {
-    pause: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self { pause: BACKOFF.0 }
-    }
-}
-
-impl Patience {
-    async fn wait(&mut self, error: &HistoryError) {
-        debug!(error = %Chain(error), "a strict reader waits for PostgreSQL");
-        sleep(self.pause.mul_f64(0.5 + fastrand::f64())).await;
-        self.pause = (2 * self.pause).min(BACKOFF.1);
+/// Asks until there is an answer.
+pub(super) async fn persistently<T, F: Future<Output = Result<T, HistoryError>>>(
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let (mut pause, longest) = BACKOFF;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => debug!(error = %Chain(&error), "a reader waits for PostgreSQL"),
+        }
+        sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        pause = (2 * pause).min(longest);
     }
 }

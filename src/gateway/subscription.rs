@@ -3,7 +3,7 @@
 
 mod source;
 
-use std::{collections::BTreeSet, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, mem, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -11,9 +11,9 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use self::source::{Read, Reading, Wanted};
+use self::source::{Read, ReadPage, Reading, Wanted};
 use super::{
-    Gateway,
+    Gateway, amended,
     follower::{Follower, Live},
     frame,
     hub::{Hub, Seat, State},
@@ -25,7 +25,6 @@ use crate::{
     cursor::Cursor,
     event::{EventId, Logged},
     metrics::{Reason, State as Label},
-    postgres::event_log::Page,
 };
 
 /// What a client asked for.
@@ -37,6 +36,8 @@ pub struct Request {
     pub cursor: Option<Cursor>,
     /// Of which types; none: all.
     pub kinds: Option<Kinds>,
+    /// As later ones correct them, rather than as they were written.
+    pub amended: bool,
 }
 
 /// Types that a client wants to see, as they stand on the wire.
@@ -55,6 +56,9 @@ pub struct Subscription {
     gateway: Arc<Gateway>,
     seat: Seat,
     kinds: Option<Kinds>,
+    amended: bool,
+    /// The client was told that it has all that it missed.
+    caught_up: bool,
     stage: Stage,
     /// The log that the follower's cursor belongs to.
     epoch: u64,
@@ -72,8 +76,8 @@ enum Stage {
     Opening(Box<Request>),
     Following {
         follower: Follower,
-        /// The next page is the first of its replay.
-        first: bool,
+        /// What the client knows to be pruned, once its replay has read a page.
+        pruned: Option<EventId>,
     },
     Ended,
 }
@@ -97,6 +101,8 @@ impl Subscription {
         Self {
             seat: gateway.hub.sit(request.consumers.clone()),
             kinds: request.kinds.clone(),
+            amended: request.amended,
+            caught_up: false,
             stage: Stage::New(Box::new(request)),
             epoch: 0,
             reading: None,
@@ -183,7 +189,7 @@ impl Subscription {
         }
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Opening(request) => self.open(&state, request),
-            Stage::Following { follower, first } => self.follow(&state, follower, first),
+            Stage::Following { follower, pruned } => self.follow(&state, follower, pruned),
             Stage::New(_) | Stage::Ended => Step::End,
         }
     }
@@ -208,7 +214,10 @@ impl Subscription {
     fn join(&mut self, state: &State, request: &Request) -> Step {
         let resumed = request.cursor.is_some();
         let consumers = request.consumers.clone();
-        let follower = Follower::join(&state.recent, consumers, request.cursor.clone());
+        let mut follower = Follower::join(&state.recent, consumers, request.cursor.clone());
+        if self.amended {
+            follower = follower.from_table(&state.recent);
+        }
         let replaying = follower.wants().is_some();
         if resumed && !replaying {
             self.gateway.metrics.resumed_from_recent.inc();
@@ -226,20 +235,20 @@ impl Subscription {
             self.gateway.metrics.replays.inc();
         }
         self.gauge.set(if replaying { "replaying" } else { "live" });
-        self.stage = Stage::Following { follower, first: true };
+        self.stage = Stage::Following { follower, pruned: None };
     }
 
-    fn follow(&mut self, state: &State, mut follower: Follower, first: bool) -> Step {
+    fn follow(&mut self, state: &State, mut follower: Follower, pruned: Option<EventId>) -> Step {
         if state.epoch != self.epoch {
             return self.restart(state, follower);
         }
         if let Some(scan) = follower.wants() {
             if self.reading.is_none() {
                 let (scan, consumers) = (scan.clone(), follower.consumers().into());
-                self.read(Wanted::Page { scan, consumers, first });
+                self.read(Wanted::Page { scan, consumers, amended: self.amended });
             }
             let cursor = follower.cursor().clone();
-            self.stage = Stage::Following { follower, first };
+            self.stage = Stage::Following { follower, pruned };
             return self.beat(Some(&cursor));
         }
         let mut chunk = Chunk::new(self.kinds.as_ref());
@@ -263,10 +272,17 @@ impl Subscription {
             self.begin(follower);
             return Step::Again;
         }
+        if live == Live::ToRead {
+            self.stage = Stage::Following { follower, pruned: None };
+            return Step::Again;
+        }
         let cursor = follower.cursor().clone();
-        self.stage = Stage::Following { follower, first: false };
+        self.stage = Stage::Following { follower, pruned: None };
         if live == Live::CaughtUp {
             self.gauge.set("live");
+        }
+        // Who reads all from the table catches up again and again.
+        if live == Live::CaughtUp && !(self.amended && mem::replace(&mut self.caught_up, true)) {
             frames.push(text(Signal::CaughtUp, &cursor));
         }
         match joined(frames) {
@@ -295,8 +311,8 @@ impl Subscription {
     fn take(&mut self, read: Read) -> Step {
         match (read, std::mem::replace(&mut self.stage, Stage::Ended)) {
             (Read::Drawn(drawn), Stage::Opening(request)) => self.take_drawn(drawn, &request),
-            (Read::Page(page, pruned), Stage::Following { follower, .. }) => {
-                self.take_page(&page, pruned, follower)
+            (Read::Page(read), Stage::Following { follower, pruned }) => {
+                self.take_page(&read, pruned, follower)
             }
             (_, stage) => {
                 self.stage = stage;
@@ -322,23 +338,38 @@ impl Subscription {
         Step::Say([text(gap, &cursor), text(Signal::CaughtUp, &cursor)].concat().into())
     }
 
-    fn take_page(&mut self, page: &Page, pruned: Option<EventId>, mut follower: Follower) -> Step {
+    /// Takes a page of a replay. What was pruned before the client could have it is told: at the
+    /// first page, and again when more was pruned meanwhile.
+    fn take_page(
+        &mut self,
+        read: &ReadPage,
+        known: Option<EventId>,
+        mut follower: Follower,
+    ) -> Step {
+        let ReadPage { page, pruned, corrections } = read;
+        let pruned = *pruned;
         let mut out = BytesMut::new();
         let from = follower.cursor().head();
-        if let Some(to) = pruned.filter(|pruned| *pruned > from) {
-            let gap = Signal::Gap { from, to, reason: GapReason::Pruned };
+        if pruned > from && known.is_none_or(|known| pruned > known) {
+            let gap = Signal::Gap { from, to: pruned, reason: GapReason::Pruned };
             out.extend_from_slice(&text(gap, follower.cursor()));
         }
         let mut chunk = Chunk::new(self.kinds.as_ref());
         follower.page(&page.rows, page.last, |row, cursor| {
             let _ = chunk.add(row.kind().as_bytes(), || {
-                frame::put(&mut out, row.id(), cursor, row.kind(), row.payload());
+                let data = frame::data(row.amends(), row.payload());
+                let (data, misfit) = amended::shown(corrections, row.id(), data);
+                frame::put(&mut out, row.id(), cursor, row.kind(), &data);
+                if let Some(amendment) = misfit {
+                    let said = Signal::Unamended { event: row.id(), amendment };
+                    out.extend_from_slice(&text(said, cursor));
+                }
                 Bytes::new()
             });
         });
         self.gateway.metrics.replayed_rows.inc_by(page.rows.len() as u64);
         self.gateway.metrics.deliveries.inc_by(chunk.events);
-        self.stage = Stage::Following { follower, first: false };
+        self.stage = Stage::Following { follower, pruned: Some(pruned) };
         if out.is_empty() { Step::Again } else { Step::Say(out.freeze()) }
     }
 

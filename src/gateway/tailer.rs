@@ -105,8 +105,8 @@ impl Tailer {
     }
 
     /// The reader starts here, for the first time or in a log that was replaced.
-    fn started(&self, position: &Position) {
-        let epoch = self.hub.restart(position);
+    fn started(&self, position: &Position, as_of: String) {
+        let epoch = self.hub.restart(position, as_of);
         let (history, hub) = (Arc::clone(&self.history), Arc::clone(&self.hub));
         let recall = recall::recall(history, hub, position.clone(), epoch);
         let shutdown = self.shutdown.clone();

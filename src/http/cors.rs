@@ -10,8 +10,16 @@ use super::{Auth, Settings};
 pub(super) fn layer(settings: &Settings) -> CorsLayer {
     let layer =
         CorsLayer::new().allow_methods([Method::GET, Method::HEAD, Method::POST]).allow_headers(
-            ["x-consumer-id", "last-event-id", "content-type", "authorization"]
-                .map(HeaderName::from_static),
+            [
+                "x-consumer-id",
+                "last-event-id",
+                "content-type",
+                "authorization",
+                "idempotency-key",
+                "if-match",
+                "if-none-match",
+            ]
+            .map(HeaderName::from_static),
         );
     let origins = &settings.cors_origins;
     if origins.iter().any(|origin| origin == "*") {
@@ -26,7 +34,18 @@ pub(super) fn layer(settings: &Settings) -> CorsLayer {
     }
 }
 
+/// Whether pages of this origin may make a browser write.
+pub(super) fn allows(settings: &Settings, origin: &HeaderValue) -> bool {
+    let listed = |known: &String| known == "*" || known.as_bytes() == origin.as_bytes();
+    settings.cors_origins.iter().any(listed)
+        || settings.auth == Auth::Open && is_loopback_origin(origin)
+}
+
 fn is_loopback(origin: &HeaderValue, _: &Parts) -> bool {
+    is_loopback_origin(origin)
+}
+
+fn is_loopback_origin(origin: &HeaderValue) -> bool {
     let host = |uri: Uri| uri.host().map(ToOwned::to_owned);
     let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
     let host = origin.and_then(host).unwrap_or_default();

@@ -13,8 +13,6 @@ use bytes::Bytes;
 use futures::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use serde::Serialize;
-use serde_json::value::RawValue;
 use tracing::warn;
 
 use super::{
@@ -23,17 +21,20 @@ use super::{
     error::Problem,
     identity,
     query::Query,
+    whole::Whole,
 };
 use crate::{
     consumer::ConsumerId,
     cursor::{Cursor, InvalidCursor},
     event::EventId,
     gateway::{
-        frame,
         signal::put_retry,
         subscription::{Kinds, Request, Subscription},
     },
-    postgres::{error::Chain, history::WholeEvent},
+    postgres::{
+        error::Chain,
+        history::{HistoryError, WholeEvent},
+    },
 };
 
 /// The header in which an `EventSource` says how far it has got.
@@ -51,6 +52,7 @@ pub(super) async fn subscribe(
         consumers: identity::consumers(app.settings.auth, &headers, &query)?,
         cursor: cursor(&headers, &query)?,
         kinds: kinds(&query)?,
+        amended: amended(&query)?,
     };
     let limits = &app.settings.limits;
     if !app.gateway.has_room(&request.consumers, limits.streams, limits.streams_of_a_consumer) {
@@ -71,24 +73,43 @@ pub(super) async fn one(
     let id: EventId = id.parse().map_err(|_| {
         Problem::bad_request(format!("{id:?} is no event's id: an id is a whole number"))
     })?;
-    let event = app.gateway.event(id).await.map_err(|error| {
+    let amended = amended(&query)?;
+    let failed = |error: HistoryError| {
         warn!(error = %Chain(&error), %id, "looking up an event failed");
         Problem::unavailable("PostgreSQL cannot be asked just now; try again")
-    })?;
-    event
-        .filter(|event| may_see(consumers.as_deref(), event))
-        .map(shown)
-        .ok_or_else(|| Problem::not_found(format!("there is no event {id} for this consumer")))
+    };
+    let event = app.gateway.event(id).await.map_err(failed)?;
+    let Some(event) = event.filter(|event| may_see(consumers.as_deref(), event)) else {
+        return Err(Problem::not_found(format!("there is no event {id} for this consumer")));
+    };
+    if !amended {
+        return Ok(axum::Json(Whole::from(&event)).into_response());
+    }
+    let correction = app.gateway.correction(&event).await.map_err(failed)?;
+    Ok(axum::Json(Whole::from(&event).corrected(correction)).into_response())
+}
+
+/// Whether events are wanted as later ones correct them.
+fn amended(query: &Query) -> Result<bool, Problem> {
+    match query.first("amended") {
+        None | Some("false") => Ok(false),
+        Some("true" | "") => Ok(true),
+        Some(_) => Err(Problem::bad_request("?amended= is true or false")),
+    }
 }
 
 fn cursor(headers: &HeaderMap, query: &Query) -> Result<Option<Cursor>, Problem> {
+    let cursor = last_event_id(headers, query).map(|text| text.parse()).transpose();
+    cursor.map_err(|invalid: InvalidCursor| Problem::bad_request(invalid.to_string()))
+}
+
+/// How far a client says that it has got, where it says so.
+pub(super) fn last_event_id(headers: &HeaderMap, query: &Query) -> Option<String> {
     let text = match headers.get(LAST_EVENT_ID) {
         Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).trim().to_owned()),
         None => query.first("lastEventId").map(ToOwned::to_owned),
     };
-    let text = text.filter(|text| !text.is_empty());
-    let cursor = text.map(|text| text.parse()).transpose();
-    cursor.map_err(|invalid: InvalidCursor| Problem::bad_request(invalid.to_string()))
+    text.filter(|text| !text.is_empty())
 }
 
 fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
@@ -105,7 +126,7 @@ fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
 
 /// Asks the client to try again in some seconds. An `EventSource` gives up for good at any
 /// status but 200, so this is one.
-fn overloaded() -> Response {
+pub(super) fn overloaded() -> Response {
     let mut body = String::new();
     put_retry(&mut body, Duration::from_secs(5), Duration::from_secs(5));
     let headers =
@@ -133,36 +154,4 @@ fn streamed(subscription: Subscription, detachable: bool) -> Response {
 fn may_see(consumers: Option<&[ConsumerId]>, event: &WholeEvent) -> bool {
     let its = |consumer: &ConsumerId| Some(consumer.as_str()) == event.subscriber.as_deref();
     consumers.is_none_or(|consumers| consumers.iter().any(its))
-}
-
-/// An event as JSON. Payload and metadata pass through as they are, every digit of them.
-#[derive(Serialize)]
-struct Shown {
-    id: i64,
-    #[serde(rename = "type")]
-    kind: String,
-    timestamp: String,
-    subscriber: Option<String>,
-    stream: Option<String>,
-    version: Option<i64>,
-    uid: Option<String>,
-    payload: Box<RawValue>,
-    metadata: Option<Box<RawValue>>,
-}
-
-fn shown(event: WholeEvent) -> Response {
-    let raw = |json: String| RawValue::from_string(frame::compact(&json)).ok();
-    let null = || RawValue::from_string("null".into()).expect("null is JSON");
-    let shown = Shown {
-        id: event.id.get(),
-        kind: event.kind,
-        timestamp: event.timestamp,
-        subscriber: event.subscriber,
-        stream: event.stream,
-        version: event.version,
-        uid: event.uid,
-        payload: raw(event.payload).unwrap_or_else(null),
-        metadata: event.metadata.and_then(raw),
-    };
-    axum::Json(shown).into_response()
 }

@@ -1,7 +1,7 @@
 //! Sockets: accepts connections, serves HTTP/1.1 and clear-text HTTP/2 on them, and lets
 //! them end in good order.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, mem, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{
@@ -21,17 +21,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Limits, Settings, direct,
     opening::{self, Opening},
 };
 use crate::gateway::subscription::Subscription;
-
-/// Connections beyond the limit of streams that are served all the same: to ask for health
-/// and metrics, and to be told to come back later. Those beyond are closed at once.
-const SPARE: usize = 1024;
 
 /// What an HTTP/2 stream may buffer. A slow client costs no more; frames that are larger go
 /// through all the same.
@@ -86,17 +82,27 @@ struct Connections {
 
 impl Connections {
     async fn accept(self: &Arc<Self>, listener: &TcpListener) {
-        let most = self.limits.streams.saturating_add(SPARE);
+        let mut exhausted = false;
         loop {
             match listener.accept().await {
-                Ok((socket, peer)) if self.open.len() >= most => {
-                    debug!(%peer, open = most, "closing a connection beyond the limit");
+                Ok((socket, peer)) if self.open.len() >= self.limits.connections => {
+                    debug!(%peer, open = self.open.len(), "closing a connection beyond the limit");
                     drop(socket);
                 }
-                Ok((socket, _)) => self.spawn(serve_one(Arc::clone(self), socket)),
-                // Out of file descriptors or memory: those who have left make room.
+                Ok((socket, _)) => {
+                    self.spawn(serve_one(Arc::clone(self), socket));
+                    if mem::take(&mut exhausted) {
+                        info!("connections are accepted again");
+                    }
+                }
+                // The peer has left before it was its turn.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // Out of file descriptors or memory: those who leave make room.
                 Err(error) => {
-                    warn!(%error, "a connection cannot be accepted");
+                    if !mem::replace(&mut exhausted, true) {
+                        let open = self.open.len();
+                        warn!(%error, open, "no connection can be accepted; it is tried again until one can");
+                    }
                     sleep(Duration::from_millis(100)).await;
                 }
             }

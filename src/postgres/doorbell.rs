@@ -21,6 +21,8 @@ pub const WRITER: i32 = 2;
 pub const KEEPER: i32 = 3;
 /// Shared by all readers, so that the keeper knows whether somebody needs waking.
 pub const READER: i32 = 4;
+/// Held by the one who prunes.
+pub const PRUNE: i32 = 6;
 /// The channel that writers ring on, and that all readers listen to.
 pub const CHANNEL: &str = "new_events";
 
@@ -29,6 +31,7 @@ pub(super) const CLASS_OID: u32 = CLASS.cast_unsigned();
 pub(super) const BELL_OID: u32 = BELL.cast_unsigned();
 pub(super) const WRITER_OID: u32 = WRITER.cast_unsigned();
 pub(super) const READER_OID: u32 = READER.cast_unsigned();
+pub(super) const PRUNE_OID: u32 = PRUNE.cast_unsigned();
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 

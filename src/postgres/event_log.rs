@@ -8,6 +8,7 @@ use tokio_postgres::{
     Client, Row, Statement,
     types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked},
 };
+use tracing::warn;
 
 use super::doorbell;
 use crate::{
@@ -27,6 +28,9 @@ pub struct EventLog {
     followers_subscribers: Statement,
     passed: Statement,
     state: Statement,
+    snapshot: Statement,
+    /// None where the role may not ask.
+    changed: Option<Statement>,
 }
 
 /// A row of the log that is read to be delivered.
@@ -50,6 +54,18 @@ impl EventRow {
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         self.0.get::<_, Json<'_>>(4).0
+    }
+
+    /// The stream that it is of, where that was asked for.
+    #[must_use]
+    pub fn stream(&self) -> Option<&str> {
+        self.0.try_get("stream").ok().flatten()
+    }
+
+    /// The event that it amends, where it does.
+    #[must_use]
+    pub fn amends(&self) -> Option<EventId> {
+        self.0.get("amends")
     }
 
     /// How long ago its transaction committed, by PostgreSQL's own clock; only where the
@@ -102,6 +118,15 @@ pub struct LogState {
     pub standby: bool,
 }
 
+/// Whose rows were changed after they were written, as far as somebody may still keep them.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// Theirs; none: of more consumers than can be named, or that is not known.
+    pub whose: Option<Vec<ConsumerId>>,
+    /// The snapshot up to which that is so.
+    pub as_of: String,
+}
+
 /// A writer that was found in the lock table.
 #[derive(Clone, Debug)]
 pub struct Writer {
@@ -111,14 +136,20 @@ pub struct Writer {
     pub pid: Option<i32>,
 }
 
+/// Who a backend is, as far as everybody may know.
+const BACKENDS: &str = "
+select format('%s (%s, %s)', pid, coalesce(nullif(application_name, ''), 'no application_name'),
+              usename)
+from pg_stat_activity where pid = any($1) order by pid";
+
 /// The page is cut at a number of rows first, and at a number of stored bytes second; `found`
 /// tells a page that was cut from the last one. What is stored may be compressed, so it is cut
 /// a third time as it arrives.
 const TAIL: &str = "
-select id, xid, subscriber, type, payload, found, AGE from (
+select id, xid, subscriber, type, payload, found, AGE, stream, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload from events
+    from (select id, xid, subscriber, type, payload, stream, amends from events
           where id > $1 order by id limit $2) page
 ) page where before <= $3 order by id";
 
@@ -164,10 +195,10 @@ where pg_visible_in_snapshot(xid, pg_current_snapshot())
 /// What late transactions wrote. The index on `xid` is a BRIN on its number, since
 /// PostgreSQL has no BRIN operator class for `xid8`.
 const FOLLOWERS: &str = "
-select id, xid, subscriber, type, payload, found, null::float8 from (
+select id, xid, subscriber, type, payload, found, null::float8, stream, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload from events
+    from (select id, xid, subscriber, type, payload, stream, amends from events
           where xid::text::int8 = any($1) and id > $2 and id <= $3 order by id limit $4) page
 ) page where before <= $5 order by id";
 
@@ -176,7 +207,7 @@ select distinct subscriber from events
 where xid::text::int8 = any($1) and id > $2 and id <= $3 and subscriber is not null";
 
 const PASSED: &str = "
-select id, xid, subscriber, type, payload, count(*) over (), null::float8
+select id, xid, subscriber, type, payload, count(*) over (), null::float8, stream, amends
 from unnest($1::int8[], $2::int8[]) missing(first, last)
 join events on id between missing.first and missing.last order by id limit 100";
 
@@ -196,13 +227,45 @@ select (DRAWN), pg_notification_queue_usage(), pg_is_in_recovery(),
                  and database = (select oid from pg_database where datname = current_database())
                  and classid = $1 and objid = $2 and objsubid = 2)";
 
+const SNAPSHOT: &str = "select pg_current_snapshot()::text";
+
+/// Notes that were made behind a snapshot, one more than may be named. A cluster that has fewer
+/// transactions than the snapshot is another one, which lost some when it took over. (Rows of a
+/// restored backup bear transactions that are still to come: they are no news.)
+const CHANGED: &str = "
+select pg_current_snapshot()::text,
+       pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(since.snapshot),
+       array(select subscriber from events_erased
+             where xid >= pg_snapshot_xmin(since.snapshot)
+               and not pg_visible_in_snapshot(xid, since.snapshot)
+               and xid < pg_snapshot_xmax(pg_current_snapshot())
+               and subscriber is not null
+             limit $2)
+from (select $1::text::pg_snapshot) since(snapshot)";
+
+/// As many consumers are named; beyond that it is everybody.
+const MOST_CHANGED: i64 = 1000;
+
+const MAY_ASK: &str = "
+select current_setting('track_commit_timestamp'),
+       coalesce(has_table_privilege(to_regclass('events_erased'), 'select'), false)";
+
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
 impl EventLog {
     /// Prepares the queries on this connection.
     pub async fn prepare(client: &Client) -> Result<Self> {
-        let tracked = client.query_one("select current_setting('track_commit_timestamp')", &[]);
-        let age = if tracked.await?.get::<_, &str>(0) == "on" { AGE } else { "null::float8" };
+        let may = client.query_one(MAY_ASK, &[]).await?;
+        let age = if may.get::<_, &str>(0) == "on" { AGE } else { "null::float8" };
+        let changed = if may.get(1) {
+            Some(client.prepare(CHANGED).await?)
+        } else {
+            warn!(
+                "the role may not read events_erased: what is kept in memory of erased events \
+                 stays until newer ones take its place; postgresql/roles.sql has the right"
+            );
+            None
+        };
         Ok(Self {
             tail: client.prepare(&TAIL.replace("AGE", age)).await?,
             newest: client.prepare(NEWEST).await?,
@@ -212,6 +275,8 @@ impl EventLog {
             followers_subscribers: client.prepare(FOLLOWERS_SUBSCRIBERS).await?,
             passed: client.prepare(PASSED).await?,
             state: client.prepare(&STATE.replace("DRAWN", DRAWN)).await?,
+            snapshot: client.prepare(SNAPSHOT).await?,
+            changed,
         })
     }
 
@@ -238,6 +303,16 @@ impl EventLog {
             }
         }
         Ok(first_transactions(&rows))
+    }
+
+    /// The backends of these writers, for people: process id, application and role of each.
+    pub async fn backends(client: &Client, writers: &[&Writer]) -> Result<Vec<String>> {
+        let pids: Vec<i32> = writers.iter().filter_map(|writer| writer.pid).collect();
+        let prepared = writers.len() - pids.len();
+        let rows = client.query(BACKENDS, &[&pids]).await?;
+        let mut who: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        who.extend((0..prepared).map(|_| "a prepared transaction".to_owned()));
+        Ok(who)
     }
 
     /// Which of these transactions have ended, and are visible if they committed.
@@ -277,6 +352,21 @@ impl EventLog {
         let last: Vec<EventId> = passed.iter().map(|passed| passed.to).collect();
         let rows = client.query(&self.passed, &[&first, &last]).await?;
         Ok(rows.into_iter().map(EventRow).collect())
+    }
+
+    /// What is visible now, as PostgreSQL writes it down.
+    pub async fn snapshot(&self, client: &Client) -> Result<String> {
+        Ok(client.query_one(&self.snapshot, &[]).await?.get(0))
+    }
+
+    /// Whose rows were changed since this snapshot; none where the role may not ask.
+    pub async fn changed(&self, client: &Client, since: &str) -> Result<Option<Changed>> {
+        let Some(statement) = &self.changed else { return Ok(None) };
+        let row = client.query_one(statement, &[&since, &(MOST_CHANGED + 1)]).await?;
+        let (undone, names): (bool, Vec<&str>) = (row.get(1), row.get(2));
+        let all = undone || i64::try_from(names.len()).is_ok_and(|named| named > MOST_CHANGED);
+        let whose = (!all).then(|| names.into_iter().map(ConsumerId::logged).collect());
+        Ok(Some(Changed { whose, as_of: row.get(0) }))
     }
 
     /// What the safety poll looks at.

@@ -48,31 +48,31 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// Rows of these consumers in id order: for each the next ones by its own index, then the
 /// first of all.
 const ROWS: &str = "
-select id, xid, subscriber, type, payload, found, null::float8 from (
+select id, xid, subscriber, type, payload, found, null::float8, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
     from (select event.* from unnest($1::text[]) consumer, lateral (
-              select id, xid, subscriber, type, payload from events
+              select id, xid, subscriber, type, payload, amends from events
               where subscriber = consumer and id > $2 and id <= $3 order by id limit $4
           ) event order by id limit $4) page
 ) page where before <= $5 order by id";
 
 /// The newest rows up to an id, newest first.
 const NEWEST: &str = "
-select id, xid, subscriber, type, payload, found, null::float8 from (
+select id, xid, subscriber, type, payload, found, null::float8, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id desc) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload from events
+    from (select id, xid, subscriber, type, payload, amends from events
           where id <= $1 order by id desc limit $2) page
 ) page where before <= $3 order by id desc";
 
 /// The same of certain transactions only: each above its mark.
 const MARKED: &str = "
-select id, xid, subscriber, type, payload, found, null::float8 from (
+select id, xid, subscriber, type, payload, found, null::float8, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
     from (select event.* from unnest($1::text[]) consumer, lateral (
-              select id, events.xid, subscriber, type, payload
+              select id, events.xid, subscriber, type, payload, amends
               from events join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
                 on events.xid = mark.xid and events.id > mark.upto
               where subscriber = consumer and id > $2 and id <= $3 order by id limit $4
@@ -87,8 +87,13 @@ where subscriber = any($1) or subscriber is null";
 
 const EVENT: &str = "
 select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
-       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
+       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), amends
 from events where id = $1";
+
+/// The amendments of these events behind a place, in the order in which they apply.
+const AMENDMENTS: &str = "
+select amends, id, payload::text from events
+where amends = any($1) and (amends, id) > ($2, $3) order by amends, id limit $4";
 
 impl History {
     /// Reads through this pool.
@@ -166,6 +171,19 @@ impl History {
         Ok(rows.first().map(WholeEvent::from))
     }
 
+    /// A page of what amends these events, in the order of what is amended, and then of the ids;
+    /// `after` is the last amendment of the page before. The page behind the last is empty.
+    pub async fn amendments(
+        &self,
+        events: &[EventId],
+        after: (EventId, EventId),
+        size: PageSize,
+    ) -> Result<Vec<Amendment>, HistoryError> {
+        let values: [&(dyn ToSql + Sync); 4] = [&events, &after.0, &after.1, &size.rows];
+        let rows = self.query(AMENDMENTS, &[], &values, size.bytes).await?;
+        Ok(rows.iter().map(Amendment::from).collect())
+    }
+
     async fn query(
         &self,
         query: &str,
@@ -209,6 +227,25 @@ pub struct WholeEvent {
     pub metadata: Option<String>,
     /// When, RFC 3339 in UTC.
     pub timestamp: String,
+    /// The event that it amends, where it does.
+    pub amends: Option<EventId>,
+}
+
+/// What amends an event.
+#[derive(Debug)]
+pub struct Amendment {
+    /// What is amended.
+    pub target: EventId,
+    /// What amends it.
+    pub id: EventId,
+    /// The patch, JSON.
+    pub patch: String,
+}
+
+impl From<&Row> for Amendment {
+    fn from(row: &Row) -> Self {
+        Self { target: row.get(0), id: row.get(1), patch: row.get(2) }
+    }
 }
 
 impl From<&Row> for WholeEvent {
@@ -223,6 +260,7 @@ impl From<&Row> for WholeEvent {
             uid: row.get(6),
             metadata: row.get(7),
             timestamp: row.get(8),
+            amends: row.get("amends"),
         }
     }
 }

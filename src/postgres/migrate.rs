@@ -12,7 +12,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
@@ -37,6 +37,11 @@ const MIGRATIONS: [Migration; 6] = [
         number: 5,
         name: "0005_events_pruned",
         sql: include_str!("../../migrations/0005_events_pruned.sql"),
+    },
+    Migration {
+        number: 8,
+        name: "0008_corrections_and_retention",
+        sql: include_str!("../../migrations/0008_corrections_and_retention.sql"),
     },
     Migration {
         number: 10,

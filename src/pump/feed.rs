@@ -246,6 +246,7 @@ async fn pass(
 ) -> Result<(), ReadError> {
     let (events, upto) = match piece {
         Piece::Events { events, upto } => (events, upto),
+        Piece::CaughtUp => return Ok(()),
         Piece::Gap { from, to, reason: GapReason::Reset } => {
             return Err(ReadError::WentBack { end: to, position: from });
         }

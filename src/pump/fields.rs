@@ -30,6 +30,7 @@ enum Source {
     Stream,
     Version,
     Uid,
+    Amends,
     Payload(Vec<String>),
     Metadata(Vec<String>),
     Literal(String),
@@ -55,8 +56,8 @@ pub enum InvalidFields {
     NoPair(String),
     /// A source that no event has.
     #[error(
-        "{0:?} is no source: id, type, timestamp, subscriber, stream, version, uid, payload, \
-         metadata, payload/a/path, metadata/a/path, or 'a text'"
+        "{0:?} is no source: id, type, timestamp, subscriber, stream, version, uid, amends, \
+         payload, metadata, payload/a/path, metadata/a/path, or 'a text'"
     )]
     NoSource(String),
     /// The aggregator could not tell a repeat.
@@ -117,6 +118,7 @@ impl Source {
             (_, "stream") => Ok(Self::Stream),
             (_, "version") => Ok(Self::Version),
             (_, "uid") => Ok(Self::Uid),
+            (_, "amends") => Ok(Self::Amends),
             _ => literal
                 .map(|text| Self::Literal(Value::from(text).to_string()))
                 .ok_or_else(|| InvalidFields::NoSource(text.to_owned())),
@@ -133,6 +135,9 @@ impl Source {
             Self::Stream => return put_some(out, event.stream.as_deref(), put_text),
             Self::Version => return put_some(out, event.version, put_number),
             Self::Uid => return put_some(out, event.uid.as_deref(), put_text),
+            Self::Amends => {
+                return put_some(out, event.amends, |out, id| put_number(out, id.get()));
+            }
             Self::Payload(path) => return put_at(out, &event.payload, path),
             Self::Metadata(path) => {
                 return event.metadata.as_ref().is_some_and(|json| put_at(out, json, path));

@@ -135,7 +135,10 @@ async fn a_role_that_may_not_read_or_does_not_see_every_row_is_fatal() {
     let findings = examine(&server).await;
     let rights = of(&findings, "rights");
     assert_eq!(rights.severity, Severity::Fatal);
-    assert!(rights.found.contains("events, events_pruned, the sequence"), "{rights:?}");
+    assert!(
+        rights.found.contains("events, events_pruned, events_erased, the sequence"),
+        "{rights:?}"
+    );
     assert_eq!(of(&findings, "schema").severity, Severity::Warning, "it may not look");
     let grant =
         format!("grant select on events to {login}; alter table events enable row level security");

@@ -11,6 +11,7 @@ use crate::support::{
     app::{App, Settings},
     eventually,
     postgres::{Database, TestServer},
+    process::Process,
 };
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
@@ -201,4 +202,19 @@ async fn what_was_pruned_is_a_gap_and_not_a_silence() {
     let gap = toto.signal("$gap").await;
     assert_eq!(gap.data, r#"{"from":0,"to":2,"reason":"pruned"}"#);
     assert_eq!(toto.rows(1).await, [3]);
+}
+
+#[tokio::test]
+async fn the_log_names_the_backend_that_holds_delivery_back() {
+    let database = Database::create().await;
+    let gateway = Process::launch(&database.url(), &["--hold", "unlimited"]);
+    gateway.ready().await;
+    let open = open_transaction(&database).await;
+    open.batch_execute("set application_name = 'slowpoke'").await.unwrap();
+    database.connect().await.batch_execute(INSERT).await.unwrap();
+    let pid: i32 = open.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    let who = format!("{pid} (slowpoke, postgres)");
+    let said = async || gateway.log().contains(&who).then_some(());
+    eventually("the backend is named", said).await;
+    assert!(gateway.log().contains("delivery is held"), "{}", gateway.log());
 }

@@ -78,3 +78,12 @@ async fn a_head_that_is_too_large_is_refused() {
     assert_eq!(answer.status, 431);
     app.follow("toto").await.joined().await;
 }
+
+#[test]
+fn as_many_streams_as_open_files_allow_and_room_beside_them() {
+    let limits = event_piper::http::Limits::default();
+    let many = limits.clone().within(1 << 20);
+    assert_eq!((many.connections, many.streams), (limits.connections, limits.streams));
+    let few = limits.within(200);
+    assert_eq!((few.connections, few.streams), (200, 150));
+}

@@ -51,8 +51,9 @@ async fn rows(writer: &Client) -> BTreeMap<String, Vec<i64>> {
     rows
 }
 
-/// How long events of a consumer of its own take, while others are slow.
-struct Probe(JoinHandle<Vec<Duration>>);
+/// How long events of a consumer of its own take from their commit on, while others are slow;
+/// and, to compare, how long their inserts take: what PostgreSQL is late with.
+struct Probe(JoinHandle<(Vec<Duration>, Vec<Duration>)>);
 
 impl Probe {
     async fn start(gateway: SocketAddr, database: &Database) -> Self {
@@ -60,14 +61,16 @@ impl Probe {
         let writer = database.connect().await;
         let insert = "insert into events (type, subscriber, payload) values ('t', 'probe', '1')";
         Self(tokio::spawn(async move {
-            let mut waits = Vec::new();
+            let (mut waits, mut inserts) = (Vec::new(), Vec::new());
             loop {
+                let began = Instant::now();
                 writer.batch_execute(insert).await.unwrap();
                 let committed = Instant::now();
+                inserts.push(committed - began);
                 let heard = timeout(DEADLINE, stream.event());
                 match heard.await.expect("the probe's event comes").data.as_str() {
                     "1" => waits.push(committed.elapsed()),
-                    _ => return waits,
+                    _ => return (waits, inserts),
                 }
                 sleep(Duration::from_millis(20)).await;
             }
@@ -78,11 +81,17 @@ impl Probe {
     async fn stop(self, writer: &Client) -> String {
         let stop = "insert into events (type, subscriber, payload) values ('t', 'probe', '2')";
         writer.batch_execute(stop).await.unwrap();
-        let mut waits = self.0.await.unwrap();
-        waits.sort_unstable();
-        let at = |hundredths: usize| waits[(waits.len() - 1) * hundredths / 100];
-        format!("{} events: {:.1?}, {:.1?}, {:.1?}", waits.len(), at(50), at(99), at(100))
+        let (waits, inserts) = self.0.await.unwrap();
+        let events = waits.len();
+        format!("{events} events in {}, their inserts in {}", spread(waits), spread(inserts))
     }
+}
+
+/// Half, 99 in 100, and all took no longer than this.
+fn spread(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let at = |hundredths: usize| times[(times.len() - 1) * hundredths / 100];
+    format!("{:.1?}, {:.1?}, {:.1?}", at(50), at(99), at(100))
 }
 
 /// A mebibyte of events for one consumer, such as PostgreSQL can compress a hundredfold, or

@@ -1,17 +1,30 @@
 //! Integration tests, in one binary: real PostgreSQL, real sockets.
 
+mod amend;
+mod append;
+mod append_command;
 mod browser;
 mod chaos;
+mod contract;
 mod doctor;
 mod embedded;
+mod erase;
+mod exhaustion;
+mod failover;
+mod feeds;
 mod harness;
 mod http;
+mod import;
 mod late;
 mod limits;
 mod live;
 mod load;
 mod migrate;
 mod order;
+mod partition;
+mod predecessor;
+mod prune;
+mod publish;
 mod pump;
 mod reconnect;
 mod replay;
@@ -24,3 +37,4 @@ mod strict;
 mod support;
 mod tail;
 mod wakeups;
+mod write_faults;

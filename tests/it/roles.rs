@@ -1,15 +1,19 @@
 //! The roles of `postgresql/roles.sql`: each can do its work, and nothing else.
 
+use std::time::Duration;
+
 use event_piper::postgres::{
     doctor::{Severity, examine},
+    erase::{Erase, Whose},
     error::Chain,
     migrate::migrate,
+    prune::{Prune, What},
     server::Server,
 };
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
-use crate::support::postgres::Database;
+use crate::support::{app::App, postgres::Database};
 
 const ROLES: &str = include_str!("../../postgresql/roles.sql");
 
@@ -54,6 +58,7 @@ async fn a_writer_with_insert_only_writes_as_the_contract_says() {
         "insert into events (type, payload, stream, version, uid, metadata)
          values ('a', '1', 's', 1, 'e5a2c0de-0000-4000-8000-000000000001', '{}')",
         "insert into events (type, subscriber, payload) values ('a', 'b', '1') on conflict do nothing",
+        "insert into events (type, subscriber, payload, amends) values ('a', 'toto', '{}', 1)",
     ] {
         writer.batch_execute(sql).await.unwrap();
     }
@@ -137,6 +142,76 @@ async fn who_may_only_delete_is_remembered_as_well() {
     let known = "select string_agg(upto::text, ' ' order by upto) from events_pruned";
     let known: String = client.query_one(known, &[]).await.unwrap().get(0);
     assert_eq!(known, "1 2");
+}
+
+/// A login of this role's, and the arguments that make the program use it.
+async fn url_of(database: &Database, role: &str) -> String {
+    let login = format!("{role}_of_{}", database.name());
+    let create = format!("create role {login} login; grant {role} to {login}");
+    database.connect().await.batch_execute(&create).await.unwrap();
+    database.url().replace("user=postgres", &format!("user={login}"))
+}
+
+const FILL: &str = "insert into events (type, timestamp, subscriber, stream, version, payload)
+    select 't', now() - interval '1 year', 'toto', 's', n, '1' from generate_series(1, 9) n";
+
+#[tokio::test]
+async fn a_pruner_prunes_and_does_nothing_else() {
+    let database = granted().await;
+    let client = database.connect().await;
+    client.batch_execute(FILL).await.unwrap();
+    let url = url_of(&database, "event_piper_pruner").await;
+    let server = Server::parse(&url).unwrap();
+    let what = What { older_than: Some(Duration::from_hours(24)), keep: 1, except: Vec::new() };
+    let step = Prune::begin(&server, what, false).await.unwrap().step().await.unwrap();
+    assert_eq!(step.changed, 8);
+    let pruner = connect_as(&database, "event_piper_pruner").await;
+    assert_refused(
+        &pruner,
+        &[
+            "insert into events (type, subscriber, payload) values ('a', 'b', '1')",
+            "update events set payload = '1'",
+            "truncate events",
+            "delete from events_pruned",
+            "delete from events_keep",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_eraser_erases_and_does_nothing_else() {
+    let database = granted().await;
+    let client = database.connect().await;
+    client.batch_execute(FILL).await.unwrap();
+    let url = url_of(&database, "event_piper_eraser").await;
+    let server = Server::parse(&url).unwrap();
+    let whose = Whose::Stream("s".into());
+    let step = Erase::begin(&server, whose).await.unwrap().step().await.unwrap();
+    assert_eq!(step.changed, 9);
+    let eraser = connect_as(&database, "event_piper_eraser").await;
+    assert_refused(
+        &eraser,
+        &[
+            "insert into events (type, subscriber, payload) values ('a', 'b', '1')",
+            "update events set type = 'b'",
+            "delete from events",
+            "delete from events_erased",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_may_not_ask_what_was_erased_delivers_all_the_same() {
+    let database = granted().await;
+    let revoke = "revoke select on events_erased from event_piper_gateway";
+    let client = database.connect().await;
+    client.batch_execute(revoke).await.unwrap();
+    let app = App::start(&url_of(&database, "event_piper_gateway").await).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    client.batch_execute(FILL).await.unwrap();
+    assert_eq!(toto.rows(9).await, (1..=9).collect::<Vec<_>>());
 }
 
 #[tokio::test]

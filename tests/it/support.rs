@@ -3,9 +3,11 @@
 pub(crate) mod app;
 pub(crate) mod browser;
 pub(crate) mod chaos_proxy;
+pub(crate) mod disk;
 pub(crate) mod killable;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod program;
 pub(crate) mod scratch;
 pub(crate) mod sse_client;
 

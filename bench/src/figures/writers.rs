@@ -217,7 +217,7 @@ fn order(round: u32) -> Vec<usize> {
 }
 
 /// The number that follows `name`.
-fn number(said: &str, name: &str) -> anyhow::Result<f64> {
+pub(super) fn number(said: &str, name: &str) -> anyhow::Result<f64> {
     let (_, rest) = said.split_once(name).with_context(|| format!("no {name:?} in {said}"))?;
     let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
     Ok(rest[..end].parse()?)

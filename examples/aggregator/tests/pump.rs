@@ -135,6 +135,7 @@ async fn every_event_is_counted_once_whatever_happens_to_the_aggregator() {
         recent: 1 << 20,
         pool: 2,
         drain: Duration::from_secs(1),
+        writer: None,
     };
     let gateway = Gateway::start(&server, engine, Arc::clone(&metrics));
     let pump = Pump::new(&server, &gateway, settings(&aggregator.address), metrics);

@@ -9,8 +9,11 @@ use tracing::debug;
 
 use crate::{
     consumer::ConsumerId,
-    event::EventId,
-    gateway::follower::Scan,
+    event::{EventId, Logged},
+    gateway::{
+        amended::{Corrections, corrections},
+        follower::Scan,
+    },
     postgres::{
         error::Chain,
         event_log::{Page, PageSize},
@@ -20,11 +23,20 @@ use crate::{
 
 /// What was read for a subscription.
 pub(super) enum Read {
-    /// The next page of its replay; with the first page, the greatest of its ids that was
-    /// pruned.
-    Page(Page, Option<EventId>),
+    /// The next page of its replay.
+    Page(ReadPage),
     /// The last id that was drawn.
     Drawn(Option<EventId>),
+}
+
+/// A page of a replay, and what belongs to it.
+pub(super) struct ReadPage {
+    /// The rows.
+    pub(super) page: Page,
+    /// The greatest id of these consumers that had been pruned when they were read.
+    pub(super) pruned: EventId,
+    /// What corrects them, for those who want to see that.
+    pub(super) corrections: Corrections,
 }
 
 /// A read under way.
@@ -45,8 +57,8 @@ pub(super) enum Wanted {
         scan: Scan,
         /// Whose.
         consumers: Box<[ConsumerId]>,
-        /// It is the replay's first: what was pruned counts too.
-        first: bool,
+        /// What corrects its rows is wanted, too.
+        amended: bool,
     },
     /// The last id that was drawn.
     Drawn,
@@ -70,10 +82,9 @@ pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
 
 impl Wanted {
     async fn read(&self, history: &History) -> Result<Read, HistoryError> {
-        let Self::Page { scan, consumers, first } = self else {
+        let Self::Page { scan, consumers, amended } = self else {
             return Ok(Read::Drawn(history.drawn().await?));
         };
-        let pruned = if *first { Some(history.pruned(consumers).await?) } else { None };
         let page = match scan {
             scan if scan.is_empty() => Page::empty(),
             &Scan::Rows { after, upto } => history.rows(consumers, (after, upto), PAGE).await?,
@@ -81,6 +92,15 @@ impl Wanted {
                 history.marked(consumers, marks, (*after, *upto), PAGE).await?
             }
         };
-        Ok(Read::Page(page, pruned))
+        // Asked after the rows were read, and for every page: what is missing among them, because
+        // somebody prunes just now, is known here.
+        let pruned = history.pruned(consumers).await?;
+        let corrections = if *amended {
+            let events = page.rows.iter().filter(|row| row.amends().is_none());
+            corrections(history, events.map(|row| (row.id(), row.payload()))).await?
+        } else {
+            Corrections::new()
+        };
+        Ok(Read::Page(ReadPage { page, pruned, corrections }))
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     consumer::ConsumerId,
     event::{EventId, Logged},
     gateway::{
-        frame::{Encoder, Frame},
+        frame::{self, Encoder, Frame},
         hub::Hub,
     },
     order::Position,
@@ -63,7 +63,9 @@ fn encoded(rows: &[EventRow], start: &Position, pruned: EventId) -> Vec<(Consume
     let mut encoder = Encoder::default();
     let rows = rows.iter().filter(|row| row.id() > pruned);
     let rows = rows.filter(|row| !start.late.contains(row.xid()));
-    let frame =
-        |row: &EventRow| Some((row.subscriber()?, encoder.encode(row, row.kind(), row.payload())));
+    let frame = |row: &EventRow| {
+        let data = frame::data(row.amends(), row.payload());
+        Some((row.subscriber()?, encoder.encode(row, row.kind(), &data)))
+    };
     rows.filter_map(frame).collect()
 }

@@ -1,13 +1,15 @@
 //! One listening connection at work: when to look at the log, and what to do between looks.
 
+mod erased;
 mod look;
 
 use std::{
     convert::Infallible,
+    thread,
     time::{Duration, Instant},
 };
 
-use tokio::time::{timeout, timeout_at};
+use tokio::{task::spawn_blocking, time::timeout_at};
 use tracing::{error, info, warn};
 
 use self::look::Look;
@@ -116,7 +118,7 @@ impl<'a> Session<'a> {
             if woken == Woken::Poll && self.seen > seen {
                 self.found_unannounced().await?;
             }
-            woken = self.wait(look).await?;
+            woken = self.wait(look, order).await?;
             if woken == Woken::Bell && self.vigil.bell(Instant::now()) {
                 self.wake_up().await?;
             }
@@ -127,6 +129,7 @@ impl<'a> Session<'a> {
     /// hold has run out.
     async fn start(&self) -> Result<Order, Lost> {
         let (log, client) = (&self.log, self.listener.client());
+        let as_of = within("taking a snapshot", log.snapshot(client)).await?;
         let head = within("finding the newest event", log.newest(client)).await?;
         let writers = self.writers().await?;
         let (hold, begun) = (self.tailer.settings.hold, Instant::now());
@@ -136,22 +139,26 @@ impl<'a> Session<'a> {
             let open = self.still_open(&start.hole().open).await?;
             let now = Instant::now();
             if now - begun > LONG_HOLD {
-                self.tailer.health.waiting(waiting_for(&writers, &open));
+                let by = self.who_writes(&open).await?;
+                self.tailer.health.waiting(waiting_for(open.len(), &by));
             }
             if let Some(order) = start.settle(open, now) {
                 info!(%head, "reading the log from its end");
-                self.tailer.started(order.position());
+                self.tailer.started(order.position(), as_of);
                 return Ok(order);
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            nap(Duration::from_millis(if now - begun > LONG_HOLD { 100 } else { 1 })).await;
         }
     }
 
-    async fn wait(&mut self, look: Look) -> Result<Woken, Lost> {
+    async fn wait(&mut self, look: Look, order: &Order) -> Result<Woken, Lost> {
         let now = Instant::now();
         match look {
             Look::More => return Ok(Woken::Itself),
-            Look::Held => return self.pause(self.vigil.restless(now)).await,
+            Look::Held => {
+                let pause = self.vigil.restless(now).min(order.hold_left(now));
+                return self.pause(pause).await;
+            }
             Look::Whole => {}
         }
         match self.vigil.wait(now) {
@@ -163,8 +170,11 @@ impl<'a> Session<'a> {
 
     /// Waits a moment, or until the bell rings.
     async fn pause(&mut self, pause: Duration) -> Result<Woken, Lost> {
-        let heard = timeout(pause, self.listener.heard()).await;
-        self.woken(heard.ok(), Woken::Itself)
+        let heard = tokio::select! {
+            heard = self.listener.heard() => Some(heard),
+            () = nap(pause) => None,
+        };
+        self.woken(heard, Woken::Itself)
     }
 
     /// Waits for the bell, or the safety poll.
@@ -226,6 +236,7 @@ impl<'a> Session<'a> {
             self.vigil.keeper = within("trying to keep the bell", bell).await?;
         }
         self.say_doorbell();
+        self.forget_erased().await?;
         self.audit(order).await
     }
 
@@ -296,7 +307,7 @@ impl<'a> Session<'a> {
         Ok(asked.iter().copied().filter(|xid| !ended.contains(xid)).collect())
     }
 
-    fn note_hold(&mut self, order: &Order) {
+    async fn note_hold(&mut self, order: &Order) -> Result<(), Lost> {
         let metrics = &self.tailer.metrics;
         match (order.hole(), &mut self.held) {
             (Some(hole), None) => {
@@ -308,7 +319,8 @@ impl<'a> Session<'a> {
                 metrics.held.set(lasted.as_secs_f64());
                 if lasted > LONG_HOLD && !held.said {
                     held.said = true;
-                    warn!(open = ?hole.open, "delivery is held by transactions that are open");
+                    let by = self.who_writes(&hole.open).await?.join(", ");
+                    warn!(transactions = ?hole.open, backends = by, "delivery is held by open transactions");
                 }
             }
             (None, Some(held)) => {
@@ -318,6 +330,15 @@ impl<'a> Session<'a> {
             }
             (None, None) => {}
         }
+        Ok(())
+    }
+
+    /// The backends of open transactions, as people know them.
+    async fn who_writes(&self, open: &[Xid]) -> Result<Vec<String>, Lost> {
+        let writers = self.writers().await?;
+        let open: Vec<_> = writers.iter().filter(|writer| open.contains(&writer.xid)).collect();
+        let backends = EventLog::backends(self.listener.client(), &open);
+        within("asking who the writers are", backends).await
     }
 
     fn say_doorbell(&self) {
@@ -330,15 +351,18 @@ impl<'a> Session<'a> {
     }
 }
 
-fn waiting_for(writers: &[Writer], open: &[Xid]) -> String {
-    let pids = writers.iter().filter(|writer| open.contains(&writer.xid));
-    let pids: Vec<String> = pids
-        .map(|writer| writer.pid.map_or("a prepared transaction".into(), |pid| pid.to_string()))
-        .collect();
+/// Sleeps so long, to the microsecond. Tokio's timers count whole milliseconds and round up, so
+/// that a reader that wants to look again after one of them would look after nearly two. Only for
+/// short waits: it takes a thread meanwhile, also when nobody waits for it any more.
+async fn nap(wait: Duration) {
+    // It fails only when the runtime ends, and then nobody looks again.
+    let _ = spawn_blocking(move || thread::sleep(wait)).await;
+}
+
+fn waiting_for(open: usize, backends: &[String]) -> String {
+    let backends = backends.join(", ");
     format!(
-        "starting in strict order: waiting for {} open transactions that write events \
-         (backends {})",
-        open.len(),
-        pids.join(", ")
+        "starting in strict order: waiting for {open} open transactions that write events \
+         (backends {backends})"
     )
 }

@@ -11,10 +11,21 @@ pub(super) struct Vigil {
     pub(super) asleep: bool,
     last_news: Instant,
     last_bell: Option<Instant>,
-    /// Many writers are at it.
-    busy: bool,
+    last_read: Instant,
+    pace: Pace,
     /// Looks for itself until then, keeper or not.
     wary_until: Instant,
+}
+
+/// How fast the log grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Less than a row a millisecond.
+    Calm,
+    /// A stream.
+    Brisk,
+    /// Many writers are at it.
+    Busy,
 }
 
 /// What to do until the next look.
@@ -29,8 +40,14 @@ pub(super) enum Wait {
 }
 
 impl Vigil {
-    /// An awake reader looks this often. Timers are no finer than this.
+    /// An awake reader looks this often.
     const AWAKE: Duration = Duration::from_millis(1);
+    /// And this often where each look finds something: half of an event's time on its way is the
+    /// wait for the next look, and with several writers at it most looks end at one that is just
+    /// about to commit, so that the events behind it wait for the look after that.
+    const BRISK: Duration = Duration::from_micros(500);
+    /// Where writers want the processors for themselves, two looks in one find as much.
+    const BUSY: Duration = Duration::from_millis(2);
     /// A keeper that has seen nothing new for this long tries to sleep. A ring costs the
     /// writer, so a steady stream should keep the reader awake; but asleep it hears of an
     /// event sooner than awake, between two looks, and this many rings a second cost nobody
@@ -43,9 +60,6 @@ impl Vigil {
     /// A lone bell is answered without waking up. Two within this time are the beginning of
     /// a stream; then the writers should be spared.
     const STREAM: Duration = Duration::from_millis(8);
-    /// With more rows than this in a look many writers are at it. They need the processors,
-    /// too, so the next look is at twice as many: one costs nearly the same.
-    pub(super) const BUSY: usize = 8;
     /// The keeper learns of a new reader with its next safety poll. Until it surely has, the
     /// new one looks for itself.
     const NEW: Duration = Duration::from_secs(2);
@@ -55,7 +69,15 @@ impl Vigil {
 
     pub(super) fn new(keeper: bool, now: Instant) -> Self {
         let wary_until = if keeper { now } else { now + Self::NEW };
-        Self { keeper, asleep: false, last_news: now, last_bell: None, busy: false, wary_until }
+        Self {
+            keeper,
+            asleep: false,
+            last_news: now,
+            last_bell: None,
+            last_read: now,
+            pace: Pace::Calm,
+            wary_until,
+        }
     }
 
     /// Something new was seen in the log.
@@ -63,9 +85,20 @@ impl Vigil {
         self.last_news = now;
     }
 
-    /// So many rows came with the last look.
-    pub(super) fn rows(&mut self, count: usize) {
-        self.busy = count > Self::BUSY;
+    /// So many rows came with the look that ends now.
+    pub(super) fn rows(&mut self, count: usize, now: Instant) {
+        let since = now.saturating_duration_since(self.last_read).as_micros().max(1);
+        self.last_read = now;
+        self.pace = match count as u128 * 1000 / since {
+            0 => Pace::Calm,
+            1..8 => Pace::Brisk,
+            _ => Pace::Busy,
+        };
+    }
+
+    /// So many writers are at it that most holes fill by themselves within a moment.
+    pub(super) fn patient(&self) -> bool {
+        self.pace != Pace::Calm
     }
 
     /// The bell rang: whether it is time to wake up.
@@ -93,7 +126,12 @@ impl Vigil {
     /// How long to wait at a hole, or when sleep was refused.
     pub(super) fn restless(&self, now: Instant) -> Duration {
         let quiet = now.saturating_duration_since(self.last_news) >= Self::QUIET;
-        if quiet || self.busy { Self::RESTLESS } else { Self::AWAKE }
+        match self.pace {
+            _ if quiet => Self::RESTLESS,
+            Pace::Calm => Self::AWAKE,
+            Pace::Brisk => Self::BRISK,
+            Pace::Busy => Self::BUSY,
+        }
     }
 }
 

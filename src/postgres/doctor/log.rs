@@ -12,6 +12,7 @@ const EXISTS: &str = "select to_regclass('events') is not null";
 const RIGHTS: &str = "\
 select coalesce(has_table_privilege(to_regclass('events'), 'SELECT'), false),
        coalesce(has_table_privilege(to_regclass('events_pruned'), 'SELECT'), false),
+       coalesce(has_table_privilege(to_regclass('events_erased'), 'SELECT'), false),
        coalesce(has_sequence_privilege(to_regclass(pg_get_serial_sequence('events', 'id')),
                                        'SELECT'), false)";
 const ROW_SECURITY: &str = "select row_security_active('events')";
@@ -33,7 +34,8 @@ select coalesce((select xid >= pg_snapshot_xmax(pg_current_snapshot())
 const GUARDS_OFF: &str = "\
 select coalesce(string_agg(name, ', ' order by name), '')
 from unnest(array['events_append_only', 'events_append_only_truncate',
-                  'events_remember_deleted', 'events_remember_truncated']) name
+                  'events_remember_deleted', 'events_remember_truncated',
+                  'events_remember_changed']) name
 where not exists (select from pg_trigger
                   where tgrelid = to_regclass('events') and tgname = name and tgenabled = 'A')";
 const PRUNED_AHEAD: &str = "\
@@ -46,7 +48,8 @@ where t.tgrelid = to_regclass('events') and not t.tgisinternal and t.tgname <> '
   and p.prosrc ~* 'pg_notify|\\mnotify\\M'";
 const OTHER_WAYS_IN: &str = "\
 select exists (select from pg_subscription_rel where srrelid = to_regclass('events')),
-       exists (select from pg_inherits where inhparent = to_regclass('events'))";
+       exists (select from pg_inherits join pg_class on oid = inhparent
+               where inhparent = to_regclass('events') and relkind <> 'p')";
 
 pub(super) async fn exists(client: &Client) -> Result<bool, tokio_postgres::Error> {
     Ok(client.query_one(EXISTS, &[]).await?.get(0))
@@ -63,7 +66,7 @@ pub(super) fn missing() -> Finding {
 pub(super) async fn rights(client: &Client) -> Examined {
     const SUBJECT: &str = "rights";
     let row = client.query_one(RIGHTS, &[]).await?;
-    let objects = ["events", "events_pruned", "the sequence of events.id"];
+    let objects = ["events", "events_pruned", "events_erased", "the sequence of events.id"];
     let granted = (0..objects.len()).map(|column| row.get::<_, bool>(column));
     let lacking = objects.iter().zip(granted).filter(|(_, granted)| !granted);
     let lacking: Vec<_> = lacking.map(|(object, _)| *object).collect();

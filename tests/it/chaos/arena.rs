@@ -46,7 +46,7 @@ const FLAGS: [&str; 6] = ["--heartbeat", "400ms", "--drain", "2s", "--pool-size"
 impl Arena {
     /// A server for any number of arenas, one after the other.
     pub(super) async fn server() -> TestServer {
-        TestServer::start_own(SETTINGS).await
+        TestServer::start_on_disk(SETTINGS).await
     }
 
     /// An arena with so many gateways, all of them ready.

@@ -27,6 +27,10 @@ pub(super) enum Fault {
     PostgresAborted,
     /// `kill -9` of the postmaster and all of its children.
     PostgresKilled,
+    /// Each write takes longer: commits, too.
+    DiskSlow,
+    /// What is there can be overwritten, and nothing grows: inserts fail, PostgreSQL may panic.
+    DiskFull,
     ListenersEnded,
     PoolsEnded,
     /// The session that keeps the bell is ended.
@@ -57,10 +61,12 @@ pub(super) const OF_GATEWAYS: [Fault; 4] =
     [Fault::GatewayKilled, Fault::GatewayTerminated, Fault::GatewayFrozen, Fault::KeeperFrozen];
 
 /// Of PostgreSQL, and of its administrator.
-pub(super) const OF_POSTGRES: [Fault; 8] = [
+pub(super) const OF_POSTGRES: [Fault; 10] = [
     Fault::PostgresStopped,
     Fault::PostgresAborted,
     Fault::PostgresKilled,
+    Fault::DiskSlow,
+    Fault::DiskFull,
     Fault::ListenersEnded,
     Fault::PoolsEnded,
     Fault::KeeperEnded,
@@ -128,6 +134,8 @@ impl Blow {
             Fault::PostgresStopped => self.restart_postgres(arena, Stop::Fast).await,
             Fault::PostgresAborted => self.restart_postgres(arena, Stop::Immediate).await,
             Fault::PostgresKilled => self.restart_postgres(arena, Stop::Kill).await,
+            Fault::DiskSlow => self.slow_disk(arena).await,
+            Fault::DiskFull => self.fill_disk(arena).await,
             Fault::ListenersEnded => end(arena, "application_name = 'event-piper listener'").await,
             Fault::PoolsEnded => end(arena, "application_name = 'event-piper'").await,
             Fault::KeeperEnded => end(arena, KEEPS_THE_BELL).await,
@@ -210,6 +218,24 @@ impl Blow {
         arena.postgres.stop(how).await;
         sleep(self.lasts / 2).await;
         arena.postgres.start().await;
+    }
+
+    async fn slow_disk(self, arena: &Arena) {
+        arena.postgres.disk().set_slow(Some(Duration::from_millis(30)));
+        sleep(self.lasts).await;
+        arena.postgres.disk().set_slow(None);
+    }
+
+    /// A log that cannot grow makes PostgreSQL panic, and it may not come up again before there
+    /// is room: an administrator starts it then.
+    async fn fill_disk(self, arena: &Arena) {
+        let _turn = arena.postgres_turn.lock().await;
+        arena.postgres.disk().set_full(true);
+        sleep(self.lasts).await;
+        arena.postgres.disk().set_full(false);
+        if !arena.postgres.runs().await {
+            arena.postgres.start().await;
+        }
     }
 
     async fn alter_role(self, arena: &Arena, bad: &str, good: &str) {

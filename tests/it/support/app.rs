@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     eventually,
-    sse_client::{Answer, Stream, ask},
+    sse_client::{Answer, Stream, ask, post},
 };
 
 /// A running gateway; it ends with [`stop`](Self::stop), or with the test.
@@ -41,12 +41,14 @@ impl Default for Settings {
             recent: 64 << 20,
             pool: 4,
             drain,
+            writer: Some(gateway::writer::Settings::default()),
         };
         let http = http::Settings {
             auth: Auth::Open,
             cors_origins: Vec::new(),
             drain,
             limits: http::Limits::default(),
+            append_path: None,
         };
         Self { gateway, http }
     }
@@ -115,6 +117,11 @@ impl App {
     /// One request, and its whole answer.
     pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         ask(self.address, "GET", path, headers).await
+    }
+
+    /// One request with a JSON body, and its whole answer.
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
+        post(self.address, path, &[("Content-Type", "application/json")], body).await
     }
 
     /// The value of a metric, as it stands in `/metrics` without its prefix.

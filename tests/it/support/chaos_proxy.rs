@@ -14,6 +14,7 @@ use tokio::{
 /// A proxy before one address. It ends with the test, and its connections with it.
 pub(crate) struct ChaosProxy {
     address: SocketAddr,
+    upstream: watch::Sender<SocketAddr>,
     weather: watch::Sender<Weather>,
     strikes: broadcast::Sender<Strike>,
     accepting: JoinHandle<()>,
@@ -51,14 +52,25 @@ impl ChaosProxy {
         let address = listener.local_addr().unwrap();
         let weather = watch::Sender::new(Weather::default());
         let strikes = broadcast::Sender::new(16);
-        let line = Line { upstream, weather: weather.subscribe(), strikes: strikes.clone() };
+        let upstream = watch::Sender::new(upstream);
+        let line = Line {
+            upstream: upstream.subscribe(),
+            weather: weather.subscribe(),
+            strikes: strikes.clone(),
+        };
         let accepting = tokio::spawn(accept(listener, line));
-        Self { address, weather, strikes, accepting }
+        Self { address, upstream, weather, strikes, accepting }
     }
 
     /// Where clients connect to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Leads elsewhere from now on; what is open ends.
+    pub(crate) fn lead_to(&self, upstream: SocketAddr) {
+        self.upstream.send_replace(upstream);
+        self.strike(Strike::Cut);
     }
 
     /// Changes the weather, for the connections that are open too.
@@ -88,7 +100,7 @@ impl Drop for ChaosProxy {
 /// What a connection needs to know of its proxy.
 #[derive(Clone)]
 struct Line {
-    upstream: SocketAddr,
+    upstream: watch::Receiver<SocketAddr>,
     weather: watch::Receiver<Weather>,
     strikes: broadcast::Sender<Strike>,
 }
@@ -114,7 +126,8 @@ impl Line {
         if weather.black_hole {
             return self.swallow(client, strikes).await;
         }
-        let Ok(server) = TcpStream::connect(self.upstream).await else { return reset(&client) };
+        let upstream = *self.upstream.borrow();
+        let Ok(server) = TcpStream::connect(upstream).await else { return reset(&client) };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (mut client, mut server) = (client, server);
         let strike = {

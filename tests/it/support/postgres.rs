@@ -24,6 +24,8 @@ use event_piper::postgres::{
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
+use super::{disk::Disk, eventually};
+
 /// Below the ports that systems hand out by themselves, so that nobody takes a server's port
 /// while it is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -126,6 +128,7 @@ pub(crate) async fn try_connect(url: &str) -> Result<Client, tokio_postgres::Err
 pub(crate) struct TestServer {
     folder: Arc<Path>,
     port: u16,
+    disk: Option<Disk>,
     supervisor: Arc<Mutex<Supervisor>>,
 }
 
@@ -147,16 +150,69 @@ impl TestServer {
         blocking(move || Self::new(&settings)).await
     }
 
+    /// The same on a disk that can be full, or slow.
+    pub(crate) async fn start_on_disk(settings: &str) -> Self {
+        let settings = settings.to_owned();
+        let server = blocking(move || {
+            let folder = private_folder(&FRESH.account);
+            let disk = Disk::build(&folder);
+            Self::copied(&FRESH.data, folder, Some(disk), &settings)
+        });
+        server.await
+    }
+
+    /// A standby of this server, which has received all that this one has committed.
+    pub(crate) async fn standby(&self) -> Self {
+        let (url, settings) = (self.url("postgres"), "hot_standby = on\n");
+        let standby = blocking(move || {
+            let (folder, account) = (private_folder(&FRESH.account), &FRESH.account);
+            let backup = folder.join("backup");
+            let mut copy = account.command(FRESH.binaries.program("pg_basebackup"));
+            run(copy.args(["-R", "-c", "fast", "-d", &url, "-D"]).arg(&backup));
+            let auto = fs::read_to_string(backup.join("postgresql.auto.conf")).unwrap();
+            let primary = auto.lines().filter(|line| line.starts_with("primary_conninfo"));
+            let settings = primary.collect::<String>() + "\n" + settings;
+            Self::copied(&backup, folder, None, &settings)
+        })
+        .await;
+        let primary = connect(&self.url("postgres")).await;
+        let all = "alter system set synchronous_standby_names = '*'";
+        primary.batch_execute(all).await.unwrap();
+        primary.batch_execute("select pg_reload_conf()").await.unwrap();
+        eventually("the standby follows", async || {
+            let state = "select 1 from pg_stat_replication where sync_state = 'sync'";
+            primary.query_opt(state, &[]).await.unwrap()
+        })
+        .await;
+        standby
+    }
+
+    /// Makes a standby a server of its own.
+    pub(crate) async fn promote(&self) {
+        let client = connect(&self.url("postgres")).await;
+        let promoted = client.query_one("select pg_promote()", &[]).await.unwrap();
+        assert!(promoted.get::<_, bool>(0), "the standby was not promoted");
+    }
+
+    /// The disk that it stands on.
+    pub(crate) fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("a server that was started on a disk of its own")
+    }
+
     fn new(settings: &str) -> Self {
-        let folder = private_folder(&FRESH.account);
-        let supervisor = Supervisor::new(&FRESH.account, &FRESH.binaries, &folder);
+        Self::copied(&FRESH.data, private_folder(&FRESH.account), None, settings)
+    }
+
+    fn copied(from: &Path, folder: PathBuf, disk: Option<Disk>, settings: &str) -> Self {
+        let supervisor = Supervisor::new(&FRESH.account, &FRESH.binaries, &folder, disk.as_ref());
         let data = folder.join("data");
-        run(FRESH.account.command("cp").arg("-R").arg(&FRESH.data).arg(&data));
+        run(FRESH.account.command("cp").arg("-R").arg(from).arg(&data));
         let port = free_port();
         let mut text = SETTINGS.to_owned();
         writeln!(text, "port = {port}\nunix_socket_directories = '{}'", folder.display()).unwrap();
         fs::write(data.join("postgresql.auto.conf"), text + settings).unwrap();
-        let server = Self { folder: folder.into(), port, supervisor: Arc::new(supervisor.into()) };
+        let supervisor = Arc::new(supervisor.into());
+        let server = Self { folder: folder.into(), port, disk, supervisor };
         server.do_start();
         server
     }
@@ -196,6 +252,12 @@ impl TestServer {
         blocking(move || server.do_start()).await;
     }
 
+    /// Whether there is a postmaster.
+    pub(crate) async fn runs(&self) -> bool {
+        let supervisor = self.supervisor.clone();
+        blocking(move || supervisor.lock().unwrap().order("runs")).await == "yes"
+    }
+
     /// Stops it; returns when it is gone.
     pub(crate) async fn stop(&self, how: Stop) {
         let supervisor = self.supervisor.clone();
@@ -230,8 +292,9 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(account: &Account, binaries: &Binaries, folder: &Path) -> Self {
+    fn new(account: &Account, binaries: &Binaries, folder: &Path, disk: Option<&Disk>) -> Self {
         let mut command = account.command("sh");
+        disk.inspect(|disk| disk.under(&mut command));
         command.args(["-c", include_str!("supervisor.sh"), "supervisor"]);
         command.arg(&binaries.dir).arg(folder);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -272,7 +335,7 @@ impl Fresh {
         let binaries = Binaries::find(setting.as_deref(), None).unwrap_or_else(|e| panic!("{e}"));
         let account = Account::choose().unwrap();
         let folder = private_folder(&account);
-        let supervisor = Supervisor::new(&account, &binaries, &folder);
+        let supervisor = Supervisor::new(&account, &binaries, &folder, None);
         let data = folder.join("data");
         let mut initdb = account.command(binaries.program("initdb"));
         initdb.arg("-D").arg(&data).args(["--no-sync", "--username=postgres", "--auth=trust"]);

@@ -24,6 +24,8 @@ use super::{eventually, scratch::Scratch, sse_client::try_ask};
 pub(crate) struct Process {
     address: SocketAddr,
     args: Vec<String>,
+    /// What a shell does first.
+    before: Option<String>,
     log: PathBuf,
     child: Option<Child>,
     _folder: Scratch,
@@ -43,6 +45,15 @@ pub(crate) struct Usage {
 impl Process {
     /// A gateway on the database at `url`, with more flags; it may not be ready yet.
     pub(crate) fn launch(url: &str, flags: &[&str]) -> Self {
+        Self::launch_as(url, flags, None)
+    }
+
+    /// The same in a shell that does this before: `ulimit -n 128`.
+    pub(crate) fn launch_limited(url: &str, flags: &[&str], before: &str) -> Self {
+        Self::launch_as(url, flags, Some(before.to_owned()))
+    }
+
+    fn launch_as(url: &str, flags: &[&str], before: Option<String>) -> Self {
         let folder = Scratch::new();
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
@@ -51,7 +62,7 @@ impl Process {
             ["serve", "--database-url", url, "--listen", &address.to_string()].map(From::from);
         let args = own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
         let log = folder.path().join("log");
-        let mut process = Self { address, args, log, child: None, _folder: folder };
+        let mut process = Self { address, args, before, log, child: None, _folder: folder };
         process.start();
         process
     }
@@ -64,16 +75,29 @@ impl Process {
     /// Starts it, when it is down.
     pub(crate) fn start(&mut self) {
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));
+        let program = env!("CARGO_BIN_EXE_event-piper");
+        let mut command = match &self.before {
+            None => Command::new(program),
+            Some(before) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("{before}; exec \"$0\" \"$@\""), program]);
+                shell
+            }
+        };
         command.args(&self.args).env_clear().envs(std::env::var_os("PATH").map(|it| ("PATH", it)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         self.child = Some(command.spawn().unwrap());
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        let id = self.child.as_ref().and_then(Child::id).expect("it runs");
+        Pid::from_raw(id.try_into().unwrap())
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        let id = self.child.as_ref().and_then(Child::id).expect("it runs");
-        kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
+        kill(self.pid(), signal).unwrap();
     }
 
     /// Waits for its end; none when it does not end in time.

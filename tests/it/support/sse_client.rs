@@ -78,8 +78,46 @@ pub(crate) async fn try_ask(
     headers: &[(&str, &str)],
 ) -> std::io::Result<Answer> {
     let closing = [headers, &[("Connection", "close")]].concat();
-    let socket = TcpStream::connect(address).await?;
-    let (mut socket, status, headers) = send(socket, method, path, &closing).await?;
+    let mut socket = TcpStream::connect(address).await?;
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
+    for (name, value) in &closing {
+        request.extend([name, ": ", value, "\r\n"]);
+    }
+    socket.write_all(format!("{request}\r\n").as_bytes()).await?;
+    whole(socket).await
+}
+
+/// Sends one request with a body, and reads its whole answer.
+pub(crate) async fn post(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    try_post(address, path, headers, body).await.expect("an answer comes")
+}
+
+/// The same, if somebody is there, and does not go away meanwhile.
+pub(crate) async fn try_post(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> std::io::Result<Answer> {
+    let length = body.len().to_string();
+    let headers = [headers, &[("Connection", "close"), ("Content-Length", &length)]].concat();
+    let mut request = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\n");
+    for (name, value) in &headers {
+        request.extend([name, ": ", value, "\r\n"]);
+    }
+    let mut socket = TcpStream::connect(address).await?;
+    socket.write_all(format!("{request}\r\n{body}").as_bytes()).await?;
+    whole(socket).await
+}
+
+/// A whole answer off a socket.
+pub(crate) async fn whole(socket: TcpStream) -> std::io::Result<Answer> {
+    let (mut socket, status, headers) = receive(socket).await?;
     let mut body = Vec::new();
     timeout(DEADLINE, socket.read_to_end(&mut body)).await.expect("an answer ends")?;
     let chunked = headers.get("transfer-encoding").is_some_and(|how| how == "chunked");
@@ -100,6 +138,13 @@ async fn send(
     }
     request.push_str("\r\n");
     socket.write_all(request.as_bytes()).await?;
+    receive(socket).await
+}
+
+/// Reads an answer's head.
+async fn receive(
+    socket: TcpStream,
+) -> std::io::Result<(BufReader<TcpStream>, u16, HashMap<String, String>)> {
     let mut socket = BufReader::new(socket);
     let mut status = String::new();
     let mut headers = HashMap::new();

@@ -36,6 +36,7 @@ start() {
 while read -r verb; do
     case $verb in
         start) if start; then verb="started $pid"; else verb=failed; fi ;;
+        runs) if kill -0 "$pid" 2>/dev/null; then verb=yes; else verb=no; fi ;;
         fast) stop INT ;;
         immediate) stop QUIT ;;
         kill) cut ;;

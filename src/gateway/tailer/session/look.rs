@@ -2,11 +2,14 @@
 
 use std::{collections::HashSet, time::Instant};
 
-use super::{Lost, Session, Vigil, within};
+use super::{Lost, Session, within};
 use crate::{
     consumer::ConsumerId,
     event::{EventId, Logged, Xid},
-    gateway::{frame::Frame, recent::Recent},
+    gateway::{
+        frame::{self, Frame},
+        recent::Recent,
+    },
     order::{Advance, Order, Position},
     postgres::{
         doorbell,
@@ -40,7 +43,7 @@ impl Session<'_> {
             look = self.read_on(order).await?;
         }
         self.follow_up(order).await?;
-        self.note_hold(order);
+        self.note_hold(order).await?;
         Ok(if order.hole().is_some() { Look::Held } else { look })
     }
 
@@ -58,7 +61,7 @@ impl Session<'_> {
         let (log, client) = (&self.log, self.listener.client());
         let tail = log.tail(client, order.position().head, PAGE);
         let page = within("reading the tail of the log", tail).await?;
-        self.vigil.rows(page.rows.len());
+        self.vigil.rows(page.rows.len(), Instant::now());
         let advance = self.advance(order, &page);
         self.announce(&page).await?;
         if let Advance::Hole { upto } = advance
@@ -68,7 +71,7 @@ impl Session<'_> {
             // who writes takes every partition of the lock table, which those very writers
             // need, so a hole is looked at twice before that is asked.
             let head = order.position().head;
-            if page.rows.len() > Vigil::BUSY && self.patient_at.replace(head) != Some(head) {
+            if self.vigil.patient() && self.patient_at.replace(head) != Some(head) {
                 return Ok(Look::Held);
             }
             let writers = self.writers().await?;
@@ -144,12 +147,12 @@ impl Session<'_> {
         }
         self.vigil.news(Instant::now());
         let position = order.position().clone();
-        match rows {
-            Some(rows) => {
-                let rows: Vec<_> = rows.iter().collect();
-                self.publish(&rows, |_| position.clone(), &position, false);
-            }
-            None => self.tailer.hub.publish(&whose, |recent| recent.let_go(&whose, &position)),
+        if let Some(rows) = rows {
+            let rows: Vec<_> = rows.iter().collect();
+            self.publish(&rows, |_| position.clone(), &position, false);
+        } else {
+            self.tailer.hub.publish(&whose, |recent| recent.let_go(&whose, &position));
+            self.tailer.hub.wake_all_streams();
         }
         self.wake_others().await
     }
@@ -201,7 +204,8 @@ impl Session<'_> {
                 self.tailer.metrics.commit_to_delivery.observe(age.as_secs_f64());
             }
             if let Some(consumer) = row.subscriber() {
-                let frame = self.encoder.encode(*row, row.kind(), row.payload());
+                let data = frame::data(row.amends(), row.payload());
+                let frame = self.encoder.encode(*row, row.kind(), &data);
                 frames.push((consumer, frame, after(row)));
             }
         }
@@ -212,6 +216,7 @@ impl Session<'_> {
             }
             recent.moved_to(position);
         });
+        self.tailer.hub.wake_streams(rows.iter().filter_map(|row| row.stream()));
         self.tailer.metrics.head.set(position.head.get());
         self.tailer.metrics.late.set(position.late.len().try_into().unwrap_or(i64::MAX));
     }

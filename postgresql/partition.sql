@@ -1,0 +1,290 @@
+-- Partitions, for logs of billions of events: old ones are detached as a whole, in a moment, rather than
+-- deleted row by row. Below some hundred million events leave this alone: `event-piper prune` does.
+--
+--     psql -f partition.sql events                       -- brings these procedures, and nothing else
+--     call event_piper_prepare_partitions(100000000);    -- long; nobody waits for it
+--     call event_piper_partition();                      -- a moment, in which everybody waits
+--     call event_piper_add_partitions(3);                -- from then on, say daily
+--     call event_piper_detach_partition('events_before_100000000');
+--
+-- Run it as the tables' owner, in their schema, with a session of its own (`call` outside of a
+-- transaction). Any of it can be run again after it was interrupted or gave up waiting for a lock.
+--
+-- What changes for writers, from the second of these lines on, because a partitioned table has no unique
+-- index that spans its partitions:
+--
+--   * Two small tables keep what has been written: events_uids each uid, events_streams each stream's last
+--     version. A trigger asks them before each row that has a uid or a stream, which costs such a row
+--     about as much again as the indexes that it had.
+--   * The versions of a stream must grow.
+--   * `on conflict (uid) do nothing` is refused by PostgreSQL. Say `set event_piper.twice = 'skip'` in the
+--     session instead: then what was written already is skipped, with or without `on conflict do nothing`.
+--     Without it, writing twice is the error that it was (23505, events_uid or events_stream_version).
+--   * Nobody is to write to a partition itself; writers have no right to.
+
+create table if not exists events_uids (
+    uid uuid primary key
+);
+create table if not exists events_streams (
+    stream  text primary key,
+    version bigint not null
+);
+create table if not exists events_partitions (
+    -- Ids in one partition.
+    size bigint not null check (size > 0)
+);
+
+-- Written once: asks, and notes, in one step that waits for whoever is writing the same just now. With the
+-- rights of the owner, so that a writer needs INSERT on events only.
+create or replace function event_piper_once() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $once$
+declare
+    twice text;
+    known bigint;
+begin
+    if new.uid is not null then
+        execute format('insert into %I.events_uids values ($1) on conflict do nothing', tg_table_schema)
+          using new.uid;
+        get diagnostics known = row_count;
+        if known = 0 then
+            twice := 'events_uid';
+        end if;
+    end if;
+    if twice is null and new.stream is not null then
+        execute format(
+            'insert into %I.events_streams as known values ($1, $2) on conflict (stream) do update '
+            'set version = excluded.version where known.version < excluded.version', tg_table_schema)
+          using new.stream, new.version;
+        get diagnostics known = row_count;
+        if known = 0 then
+            twice := 'events_stream_version';
+            if new.uid is not null then
+                execute format('delete from %I.events_uids where uid = $1', tg_table_schema)
+                  using new.uid;
+            end if;
+        end if;
+    end if;
+    if twice is null then
+        return new;
+    end if;
+    if current_setting('event_piper.twice', true) = 'skip' then
+        return null;
+    end if;
+    raise exception using
+        errcode = 'unique_violation', constraint = twice,
+        message = case twice
+            when 'events_uid' then format('uid %s was written already', new.uid)
+            else format('version %s of stream %s was written already, or a later one',
+                        new.version, new.stream)
+        end,
+        hint = 'To have it skipped: set event_piper.twice = ''skip''.';
+end
+$once$;
+
+-- What can be done while everybody works. The table that there is becomes the first partition, for ids up
+-- to a bound that is one to two partitions away: partition before writers get there, or they are refused.
+create or replace procedure event_piper_prepare_partitions(ids_each bigint)
+language plpgsql as $prepare$
+declare
+    top   bigint;
+    place bigint := 0;
+    upper bigint;
+begin
+    if (select relkind from pg_class where oid = 'events'::regclass) = 'p' then
+        raise exception 'events is partitioned already';
+    end if;
+    insert into events_partitions select ids_each where not exists (select from events_partitions);
+    if not exists (select from pg_trigger
+                   where tgrelid = 'events'::regclass and tgname = 'events_once') then
+        perform set_config('lock_timeout', '5s', true);
+        create trigger events_once before insert on events
+            for each row when (new.uid is not null or new.stream is not null)
+            execute function event_piper_once();
+        alter table events enable always trigger events_once;
+    end if;
+    commit;
+
+    -- What is written from here on, the trigger notes; the rest is noted here, bit by bit.
+    select coalesce(max(id), 0) into top from events;
+    while place < top loop
+        select max(id) into upper
+          from (select id from events where id > place order by id limit 20000) page;
+        insert into events_uids
+        select uid from events where id > place and id <= upper and uid is not null order by uid
+            on conflict do nothing;
+        insert into events_streams as known
+        select stream, max(version) from events
+         where id > place and id <= upper and stream is not null group by stream order by stream
+            on conflict (stream) do update set version = greatest(known.version, excluded.version);
+        place := upper;
+        commit;
+    end loop;
+
+    -- Known beforehand, the bound need not be looked up in every row when everybody waits.
+    if not exists (select from pg_constraint
+                   where conrelid = 'events'::regclass and conname = 'events_first_partition') then
+        select (coalesce(pg_sequence_last_value(pg_get_serial_sequence('events', 'id')::regclass), 0)
+                / size + 2) * size
+          into upper from events_partitions;
+        perform set_config('lock_timeout', '5s', true);
+        execute format('alter table events add constraint events_first_partition '
+                       'check (id < %s) not valid', upper);
+        commit;
+    end if;
+    alter table events validate constraint events_first_partition;
+end
+$prepare$;
+
+-- The moment in which everybody waits: the names change hands. All or nothing.
+create or replace procedure event_piper_partition()
+language plpgsql as $partition$
+declare
+    own       constant name := (
+        select rolname from pg_class join pg_roles on pg_roles.oid = relowner
+         where pg_class.oid = 'events'::regclass);
+    sequence  constant text := pg_get_serial_sequence('events', 'id');
+    upper     constant bigint := (
+        select (regexp_match(pg_get_constraintdef(oid), '\d+'))[1] from pg_constraint
+         where conrelid = 'events'::regclass and conname = 'events_first_partition' and convalidated);
+    first     constant text := 'events_before_' || upper;
+    checks    constant text := (
+        select pg_get_constraintdef(oid) from pg_constraint
+         where conrelid = 'events'::regclass and conname = 'events_well_formed');
+    was       oid;
+    last_id   bigint;
+    grants    text[];
+    receivers text[];
+    triggers  text[];
+    again     text;
+begin
+    if upper is null then
+        raise exception 'call event_piper_prepare_partitions first, to its end';
+    end if;
+    perform set_config('lock_timeout', '5s', true);
+    lock table events in access exclusive mode;
+    was := 'events'::regclass;
+
+    select array_agg(format('grant %s%s on %s to %s%s', privilege_type, of_column, thing, receiver,
+                            case when is_grantable then ' with grant option' else '' end)),
+           array_agg(distinct receiver) filter (where receiver <> quote_ident(own))
+      into grants, receivers
+      from (select acl.*, '' as of_column, 'events' as thing
+              from pg_class, aclexplode(relacl) acl where oid = was
+            union all
+            select acl.*, '', 'sequence ' || sequence
+              from pg_class, aclexplode(relacl) acl where oid = sequence::regclass
+            union all
+            select acl.*, format(' (%I)', attname), 'events'
+              from pg_attribute, aclexplode(attacl) acl where attrelid = was) given,
+           lateral (select case grantee when 0 then 'public'
+                                else quote_ident(pg_get_userbyid(grantee)) end) to_whom(receiver);
+    -- What fires for each row is inherited by the partitions; what fires for each statement fires at
+    -- the table that the statement names, so that both have it.
+    select array_agg(pg_get_triggerdef(oid)) into triggers
+      from pg_trigger where tgrelid = was and not tgisinternal;
+    drop trigger events_once on events;
+    drop trigger events_amends on events;
+
+    last_id := coalesce(pg_sequence_last_value(sequence::regclass), 0);
+    alter table events alter id drop identity;
+    execute format('alter table events rename to %I', first);
+    alter index events_pkey rename to events_before_pkey;
+    alter index events_xid rename to events_before_xid;
+    alter index events_subscriber_id rename to events_before_subscriber_id;
+    alter index events_amends rename to events_before_amends;
+    -- These stay with the first partition alone.
+    alter index events_stream_version rename to events_before_stream_version;
+    alter index events_uid rename to events_before_uid;
+
+    execute format('create table events (like %I including defaults including comments) '
+                   'partition by range (id)', first);
+    execute format('comment on table events is %L', obj_description(was, 'pg_class'));
+    execute format('alter table events owner to %I', own);
+    execute format('alter table events alter id add generated always as identity '
+                   '(sequence name %s)', sequence);
+    perform setval(sequence, last_id) where last_id > 0;
+    alter table events add primary key (id);
+    create index events_xid on events using brin ((xid::text::bigint))
+        with (pages_per_range = 32, autosummarize = on);
+    create index events_subscriber_id on events (subscriber, id) where subscriber is not null;
+    create index events_amends on events (amends, id) where amends is not null;
+    execute format('alter table events attach partition %I for values from (minvalue) to (%s)',
+                   first, upper);
+    execute format('alter table %I drop constraint events_first_partition', first);
+    if checks is not null then
+        execute format('alter table events add constraint events_well_formed %s', checks);
+    end if;
+    foreach again in array triggers loop
+        execute again;
+    end loop;
+    for again in select tgname from pg_trigger
+                  where tgrelid = 'events'::regclass and not tgisinternal loop
+        execute format('alter table events enable always trigger %I', again);
+    end loop;
+    foreach again in array coalesce(grants, '{}') loop
+        execute again;
+    end loop;
+    foreach again in array coalesce(receivers, '{}') loop
+        execute format('revoke all on %I from %s', first, again);
+    end loop;
+end
+$partition$;
+
+-- As many partitions as are to be there ahead of what writers fill. An event for which there is none is
+-- refused, so have some ahead, and look that this runs.
+create or replace procedure event_piper_add_partitions(ahead int)
+language plpgsql as $add$
+declare
+    size constant bigint := (select s.size from events_partitions s);
+    place constant bigint := coalesce(
+        pg_sequence_last_value(pg_get_serial_sequence('events', 'id')::regclass), 0);
+    top   bigint;
+    name  text;
+begin
+    perform set_config('lock_timeout', '5s', true);
+    loop
+        select max((regexp_match(pg_get_expr(relpartbound, oid), 'TO \(''?(\d+)''?\)'))[1]::bigint)
+          into top
+          from pg_class join pg_inherits on inhrelid = oid where inhparent = 'events'::regclass;
+        exit when top > place + ahead * size;
+        -- Made beside the table, and then attached: so nobody waits.
+        name := 'events_before_' || top + size;
+        execute format('create table %I (like events including all excluding identity)', name);
+        execute format('create index on %I (stream, version) where stream is not null', name);
+        execute format('create index on %I (uid) where uid is not null', name);
+        execute format('create trigger events_append_only before update or delete on %I '
+                       'for each statement execute function event_piper_append_only()', name);
+        execute format('create trigger events_append_only_truncate before truncate on %I '
+                       'for each statement execute function event_piper_append_only()', name);
+        execute format('alter table events attach partition %I for values from (%s) to (%s)',
+                       name, top, top + size);
+    end loop;
+end
+$add$;
+
+-- Takes a partition out. Its events stay in a table of its own, to be archived or dropped. What goes is
+-- remembered before it goes: who comes for it is told that it is missing (`$gap`).
+create or replace procedure event_piper_detach_partition(partition regclass)
+language plpgsql as $detach$
+begin
+    if not exists (select from pg_inherits
+                   where inhparent = 'events'::regclass and inhrelid = partition) then
+        raise exception '% is no partition of events', partition;
+    end if;
+    execute format(
+        'insert into events_pruned as known (subscriber, upto) '
+        'select coalesce(subscriber, ''''), max(id) from %s group by 1 order by 1 '
+        'on conflict (subscriber) do update '
+        'set upto = greatest(known.upto, excluded.upto), pruned_at = excluded.pruned_at', partition);
+    commit;
+    perform set_config('lock_timeout', '5s', true);
+    execute format('alter table events detach partition %s', partition);
+    commit;
+    -- A stream that has no event left begins anew, and so may a uid.
+    execute format('delete from events_uids where uid in (select uid from %s where uid is not null)',
+                   partition);
+    execute format(
+        'delete from events_streams gone where stream in (select stream from %s) '
+        'and not exists (select from events where events.stream = gone.stream)', partition);
+end
+$detach$;

@@ -1,0 +1,134 @@
+//! One stream's events in the order of their versions: history first, then live.
+//!
+//! A version that follows the one before it can go as soon as it is visible: nothing can come
+//! between. Where versions are missing, the next one goes only when nothing before it can
+//! appear any more, and the reader is told what is missing.
+
+use std::sync::Arc;
+
+use tokio::{select, sync::watch};
+
+use super::{
+    hub::{Horizon, StreamSeat},
+    strict::persistently,
+};
+use crate::{
+    event::name::StreamName,
+    postgres::{
+        event_log::PageSize,
+        history::{History, WholeEvent},
+    },
+};
+
+/// See the module. It reads on only when it is asked, so a slow caller costs nothing.
+#[derive(Debug)]
+pub struct Versions {
+    history: Arc<History>,
+    horizon: watch::Receiver<Horizon>,
+    seat: StreamSeat,
+    stream: StreamName,
+    /// The next version.
+    next: i64,
+    /// Whether the stream is known to reach as far as `next`.
+    known: bool,
+    caught_up: bool,
+}
+
+/// What comes next in a stream.
+#[derive(Debug)]
+pub enum Step {
+    /// At least one event, in the order of versions.
+    Events(Vec<WholeEvent>),
+    /// Versions behind the first of these numbers, up to the second, are not there.
+    Missing(i64, i64),
+    /// The stream ends before what the reader has: it is another one. It goes on behind its
+    /// end, the second number.
+    Reset(i64, i64),
+    /// Everything there was by now has been handed over. It comes once.
+    CaughtUp,
+}
+
+/// A page: what a slow reader costs while it deals with it.
+const PAGE: PageSize = PageSize { rows: 1000, bytes: 256 << 10 };
+
+impl Versions {
+    pub(super) fn new(
+        history: Arc<History>,
+        horizon: watch::Receiver<Horizon>,
+        seat: StreamSeat,
+        stream: StreamName,
+        first: i64,
+    ) -> Self {
+        Self { history, horizon, seat, stream, next: first, known: false, caught_up: false }
+    }
+
+    /// The last version that was handed over, or is not there.
+    #[must_use]
+    pub fn after(&self) -> i64 {
+        self.next - 1
+    }
+
+    /// What comes next, however long that takes; `None` when the gateway ends.
+    ///
+    /// Nothing is lost when the future is dropped before it is ready.
+    pub async fn next(&mut self) -> Option<Step> {
+        loop {
+            let horizon = *self.horizon.borrow_and_update();
+            if horizon.closing {
+                return None;
+            }
+            let (step, held) = self.look(horizon).await;
+            if step.is_some() {
+                return step;
+            }
+            if !held && !std::mem::replace(&mut self.caught_up, true) {
+                return Some(Step::CaughtUp);
+            }
+            select! {
+                () = self.seat.woken() => {}
+                moved = self.horizon.changed(), if held => moved.ok()?,
+            }
+        }
+    }
+
+    /// Reads on. What is there may be held by what is missing before it.
+    async fn look(&mut self, horizon: Horizon) -> (Option<Step>, bool) {
+        if !std::mem::replace(&mut self.known, true)
+            && let Some(reset) = self.reach().await
+        {
+            return (Some(reset), false);
+        }
+        let (history, stream, next) = (&self.history, &self.stream, self.next);
+        let page = persistently(|| history.stream(stream, next, PAGE)).await;
+        let version = |event: &WholeEvent| event.version.unwrap_or_default();
+        let Some(first) = page.events.first() else { return (None, false) };
+        if version(first) > self.next {
+            if first.id > horizon.settled {
+                return (None, true);
+            }
+            let missing = (self.next - 1, version(first) - 1);
+            self.next = version(first);
+            return (Some(Step::Missing(missing.0, missing.1)), false);
+        }
+        let follows = |(event, due): &(WholeEvent, i64)| version(event) == *due;
+        let events = page.events.into_iter().zip(self.next..).take_while(follows);
+        let events: Vec<WholeEvent> = events.map(|(event, _)| event).collect();
+        self.next = events.last().map_or(self.next, |last| version(last).saturating_add(1));
+        (Some(Step::Events(events)), false)
+    }
+
+    /// A reader that has more than there is has read another stream.
+    async fn reach(&mut self) -> Option<Step> {
+        if self.next <= 1 {
+            return None;
+        }
+        let (history, stream) = (&self.history, &self.stream);
+        let last = persistently(|| history.last_version(stream)).await;
+        let from = self.after();
+        if from <= last {
+            return None;
+        }
+        self.next = last + 1;
+        Some(Step::Reset(from, last))
+    }
+}

@@ -1,0 +1,177 @@
+//! Writes events: requests that come together share a transaction, and yet each succeeds or
+//! fails alone.
+//!
+//! A request that finds a connection idle goes at once. While all are busy requests gather,
+//! and the next connection that is free takes as many as have come: so the wait for the disk
+//! is shared by the more, the more there are. The [`queue`] decides who may go together; a
+//! [`lane`] is a connection at work.
+//!
+//! What waits is bounded in number and in bytes. Who comes beyond that is told so at once, and
+//! nothing of it is written.
+
+mod lane;
+mod queue;
+mod request;
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use self::{queue::Dispatcher, request::Ticket};
+use crate::{
+    event::{EventId, draft::Draft, name::StreamName},
+    metrics::{Metrics, writing::Outcome},
+    postgres::{append::Written, server::Server},
+};
+
+/// What an operator can turn on writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Connections that write.
+    pub connections: usize,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// Bytes of requests that may wait, or be on their way in.
+    pub bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { connections: 4, queue: 4096, bytes: 64 << 20 }
+    }
+}
+
+/// Why a request was not carried out. Nothing of it was written, save where it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The stream is not where the writer expects it.
+    #[error("the stream {stream:?} is at version {current}")]
+    Version {
+        /// The stream.
+        stream: StreamName,
+        /// Its last version; 0 while it has none.
+        current: i64,
+    },
+    /// An event with this `uid` was written before, and says something else.
+    #[error(
+        "an event with the uid {uid} was written before, as event {id}, and says something else"
+    )]
+    Uid {
+        /// The `uid`.
+        uid: Uuid,
+        /// The event that bears it.
+        id: EventId,
+    },
+    /// PostgreSQL refuses what an event contains.
+    #[error("PostgreSQL refuses the event: {0}")]
+    Refused(String),
+    /// The database role may not write.
+    #[error("this gateway's database role may not write events")]
+    Forbidden,
+    /// Too many wait already.
+    #[error("too many events wait to be written")]
+    Full,
+    /// Others were in the way for too long.
+    #[error("other transactions were in the way for too long")]
+    Contended,
+    /// PostgreSQL cannot be reached, or cannot write.
+    #[error("PostgreSQL cannot write just now")]
+    Away,
+    /// It may be written, or not.
+    #[error("PostgreSQL went away before it answered: it is not known what was written")]
+    Unknown,
+}
+
+/// What became of a request: each of its events with its place, or why there is none.
+pub type Answer = Result<Vec<Written>, Refusal>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Writer {
+    inbox: mpsc::UnboundedSender<Ticket>,
+    slots: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    most_bytes: usize,
+    metrics: Arc<Metrics>,
+}
+
+/// Room for the bytes of a request, from its arrival until it is answered.
+#[derive(Debug)]
+pub struct Room {
+    _bytes: OwnedSemaphorePermit,
+}
+
+impl Writer {
+    pub(super) fn start(
+        server: &Server,
+        settings: Settings,
+        metrics: &Arc<Metrics>,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        // Bounded by the slots: a ticket holds one until it is answered.
+        let (inbox, tickets) = mpsc::unbounded_channel();
+        let lanes = lane::start(server, settings.connections, metrics, tasks);
+        tasks.spawn(Dispatcher::new(tickets, lanes, Arc::clone(metrics)).run(shutdown.clone()));
+        let most_bytes = settings.bytes.min(u32::MAX as usize);
+        Self {
+            inbox,
+            slots: Arc::new(Semaphore::new(settings.queue)),
+            bytes: Arc::new(Semaphore::new(most_bytes)),
+            most_bytes,
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// Room for a request of so many bytes, to be asked for before they are read.
+    pub fn room(&self, bytes: usize) -> Result<Room, Refusal> {
+        // What is larger than all the room there is may have all of it.
+        let bytes = u32::try_from(bytes.min(self.most_bytes)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.bytes).try_acquire_many_owned(bytes);
+        let room = room.map(|bytes| Room { _bytes: bytes });
+        room.map_err(|_| self.count(Refusal::Full))
+    }
+
+    /// Writes all of these events in their order, or none. What was written before under the
+    /// same `uid` is not written again, and has the place it had.
+    ///
+    /// When the future is dropped the events may be written or not.
+    pub async fn append(&self, drafts: Vec<Draft>) -> Answer {
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            return Err(self.count(Refusal::Full));
+        };
+        let (answer, answered) = oneshot::channel();
+        let ticket = Ticket::new(drafts, answer, slot);
+        // The dispatcher leaves after all who could ask.
+        self.inbox.send(ticket).map_err(|_| Refusal::Away)?;
+        let answer = answered.await.unwrap_or(Err(Refusal::Unknown));
+        if answer.is_ok() {
+            self.metrics.writing.requests.get_or_create(&Outcome { outcome: "written" }).inc();
+        }
+        answer.map_err(|refusal| self.count(refusal))
+    }
+
+    fn count(&self, refusal: Refusal) -> Refusal {
+        let outcome = Outcome { outcome: refusal.name() };
+        self.metrics.writing.requests.get_or_create(&outcome).inc();
+        refusal
+    }
+}
+
+impl Refusal {
+    /// Its name in the metrics.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Version { .. } => "version-conflict",
+            Self::Uid { .. } => "uid-conflict",
+            Self::Refused(_) => "refused",
+            Self::Forbidden => "forbidden",
+            Self::Full => "full",
+            Self::Contended => "contended",
+            Self::Away => "away",
+            Self::Unknown => "unknown",
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Who waits to be written, and who goes together.
+//!
+//! In one transaction go requests that cannot be in each other's way. A stream, and a `uid`,
+//! is in one transaction of this gateway at a time: there is no use in waiting for oneself.
+//! Of the requests that expect a stream to be at some version, one goes; the others, which can
+//! only lose against it, go along as [`Batch::shadows`], and hear what became of their stream
+//! when it is over.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
+
+use tokio::{select, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    lane::{Done, Lanes},
+    request::Ticket,
+};
+use crate::{event::name::StreamName, metrics::Metrics};
+
+/// Requests that go together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Those that are written.
+    pub(super) tickets: Vec<Ticket>,
+    /// Those that are only told.
+    pub(super) shadows: Vec<Ticket>,
+    claims: Claims,
+    /// Streams that one of its requests expects something of.
+    expected: Claims,
+    events: usize,
+    bytes: usize,
+}
+
+/// Streams and uids that a transaction is about.
+#[derive(Debug, Default)]
+struct Claims {
+    streams: HashSet<StreamName>,
+    uids: HashSet<Uuid>,
+}
+
+/// A batch holds so much at most, unless its first request is larger: the longer a transaction
+/// takes, the longer it keeps readers waiting at its ids.
+const MOST_EVENTS: usize = 256;
+const MOST_BYTES: usize = 1 << 20;
+
+impl Batch {
+    fn has_room_for(&self, ticket: &Ticket) -> bool {
+        let events = self.events + ticket.missing().count();
+        self.tickets.is_empty()
+            || events <= MOST_EVENTS && self.bytes + ticket.bytes() <= MOST_BYTES
+    }
+
+    fn add(&mut self, ticket: Ticket) {
+        self.events += ticket.missing().count();
+        self.bytes += ticket.bytes();
+        self.claims.take(&ticket);
+        if ticket.expects() {
+            self.expected.take(&ticket);
+        }
+        self.tickets.push(ticket);
+    }
+
+    /// Whether a request can go together with those in the batch.
+    fn suits(&self, ticket: &Ticket) -> bool {
+        let fresh = !self.claims.has_uid_of(ticket);
+        let expects = ticket.expects() && self.claims.has_stream_of(ticket);
+        fresh && !expects && !self.expected.has_stream_of(ticket)
+    }
+
+    /// Whether a request can only lose against one in the batch.
+    fn shadows(&self, ticket: &Ticket) -> bool {
+        let rivals = ticket.expects() && self.expected.has_stream_of(ticket);
+        rivals && self.shadows.len() < MOST_EVENTS
+    }
+}
+
+impl Claims {
+    fn take(&mut self, ticket: &Ticket) {
+        self.streams.extend(ticket.streams().cloned());
+        self.uids.extend(ticket.uids());
+    }
+
+    fn has_any_of(&self, ticket: &Ticket) -> bool {
+        self.has_stream_of(ticket) || self.has_uid_of(ticket)
+    }
+
+    fn has_uid_of(&self, ticket: &Ticket) -> bool {
+        ticket.uids().any(|uid| self.uids.contains(&uid))
+    }
+
+    fn has_stream_of(&self, ticket: &Ticket) -> bool {
+        ticket.streams().any(|stream| self.streams.contains(stream))
+    }
+
+    fn release(&mut self, of: &Self) {
+        self.streams.retain(|stream| !of.streams.contains(stream));
+        self.uids.retain(|uid| !of.uids.contains(uid));
+    }
+}
+
+/// Requests in the order in which they came, and what is being written.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<Ticket>,
+    busy: Claims,
+}
+
+impl Queue {
+    pub(super) fn push(&mut self, ticket: Ticket) {
+        self.waiting.push_back(ticket);
+    }
+
+    /// The next requests that can go, those that came first before the others.
+    pub(super) fn take(&mut self) -> Option<Batch> {
+        let mut batch = Batch::default();
+        let mut left = VecDeque::new();
+        while let Some(ticket) = self.waiting.pop_front() {
+            if ticket.is_abandoned() {
+                continue;
+            }
+            let joins = batch.tickets.is_empty() || !ticket.alone;
+            if self.busy.has_any_of(&ticket) || !joins || !batch.has_room_for(&ticket) {
+                left.push_back(ticket);
+            } else if batch.suits(&ticket) {
+                let alone = ticket.alone;
+                batch.add(ticket);
+                if alone || batch.events >= MOST_EVENTS {
+                    break;
+                }
+            } else if batch.shadows(&ticket) {
+                batch.shadows.push(ticket);
+            } else {
+                left.push_back(ticket);
+            }
+        }
+        left.append(&mut self.waiting);
+        self.waiting = left;
+        self.busy.streams.extend(batch.claims.streams.iter().cloned());
+        self.busy.uids.extend(&batch.claims.uids);
+        (!batch.tickets.is_empty()).then_some(batch)
+    }
+
+    /// A batch is over, save for those requests of it that go again: they came first.
+    fn settle(&mut self, claims: &Claims, again: Vec<Ticket>) {
+        self.busy.release(claims);
+        again.into_iter().rev().for_each(|ticket| self.waiting.push_front(ticket));
+    }
+}
+
+/// Gives each connection that is idle the next batch.
+pub(super) struct Dispatcher {
+    inbox: mpsc::UnboundedReceiver<Ticket>,
+    queue: Queue,
+    lanes: Lanes,
+    metrics: Arc<Metrics>,
+}
+
+impl Dispatcher {
+    pub(super) fn new(
+        inbox: mpsc::UnboundedReceiver<Ticket>,
+        lanes: Lanes,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { inbox, queue: Queue::default(), lanes, metrics }
+    }
+
+    /// Until `shutdown`, then until all that has come is answered.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            let ending = shutdown.is_cancelled();
+            select! {
+                biased;
+                done = self.lanes.done() => self.take_back(done),
+                Some(ticket) = self.inbox.recv() => self.queue.push(ticket),
+                () = shutdown.cancelled(), if !ending => self.inbox.close(),
+            }
+            while let Ok(ticket) = self.inbox.try_recv() {
+                self.queue.push(ticket);
+            }
+            while self.lanes.has_idle()
+                && let Some(batch) = self.queue.take()
+            {
+                self.lanes.give(batch);
+            }
+            let waiting = self.queue.waiting.len();
+            self.metrics.writing.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+            if shutdown.is_cancelled() && waiting == 0 && self.lanes.are_idle() {
+                return;
+            }
+        }
+    }
+
+    fn take_back(&mut self, done: Done) {
+        self.queue.settle(&done.batch.claims, done.again);
+        self.lanes.rest(done.lane);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{Semaphore, oneshot};
+
+    use super::*;
+    use crate::{
+        event::{
+            draft::{Draft, Expected, Place},
+            json::Json,
+        },
+        gateway::writer::Answer,
+    };
+
+    /// A request that goes to this stream, and who waits for it.
+    fn ticket(stream: &str, expected: Expected) -> (Ticket, oneshot::Receiver<Answer>) {
+        let draft = Draft {
+            kind: "t".parse().unwrap(),
+            subscriber: None,
+            payload: Json::examine("1").unwrap(),
+            timestamp: None,
+            uid: None,
+            metadata: None,
+            place: Some(Place { stream: stream.parse().unwrap(), expected }),
+        };
+        let (answer, waits) = oneshot::channel();
+        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        (Ticket::new(vec![draft], answer, slot), waits)
+    }
+
+    struct World {
+        queue: Queue,
+        waiting: Vec<oneshot::Receiver<Answer>>,
+    }
+
+    impl World {
+        fn of(requests: &[(&str, Expected)]) -> Self {
+            let (mut queue, mut waiting) = (Queue::default(), Vec::new());
+            for (stream, expected) in requests {
+                let (ticket, waits) = ticket(stream, *expected);
+                queue.push(ticket);
+                waiting.push(waits);
+            }
+            Self { queue, waiting }
+        }
+
+        /// The next batch; how many it writes, and how many are only told.
+        fn take(&mut self) -> Option<(Batch, usize, usize)> {
+            let batch = self.queue.take()?;
+            let (tickets, shadows) = (batch.tickets.len(), batch.shadows.len());
+            Some((batch, tickets, shadows))
+        }
+    }
+
+    const ANY: Expected = Expected::Any;
+    const FIRST: Expected = Expected::Version(1);
+
+    #[test]
+    fn who_expects_nothing_goes_together_and_rivals_are_only_told() {
+        let mut world =
+            World::of(&[("a", ANY), ("a", ANY), ("b", FIRST), ("b", FIRST), ("c", ANY)]);
+        let (_, tickets, shadows) = world.take().unwrap();
+        assert_eq!((tickets, shadows), (4, 1));
+        assert!(world.take().is_none());
+    }
+
+    #[test]
+    fn a_stream_is_in_one_transaction_at_a_time() {
+        let mut world = World::of(&[("a", FIRST), ("a", ANY), ("b", ANY)]);
+        let (first, tickets, shadows) = world.take().unwrap();
+        assert_eq!((tickets, shadows), (2, 0), "who appends behind another's version waits");
+        assert!(world.take().is_none(), "a is being written");
+        world.queue.settle(&first.claims, Vec::new());
+        assert_eq!(world.take().unwrap().1, 1);
+    }
+
+    #[test]
+    fn who_goes_alone_shares_with_nobody_and_who_has_left_is_forgotten() {
+        let mut world = World::of(&[("a", ANY), ("b", ANY), ("c", ANY), ("d", ANY)]);
+        world.queue.waiting[1].alone = true;
+        drop(world.waiting.remove(3));
+        let counts: Vec<usize> = std::iter::from_fn(|| world.take().map(|it| it.1)).collect();
+        assert_eq!(counts, [2, 1]);
+    }
+}

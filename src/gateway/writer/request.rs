@@ -1,0 +1,163 @@
+//! A request on its way: what is still to be written of it, and who waits for the answer.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use uuid::Uuid;
+
+use super::{Answer, Refusal};
+use crate::{
+    event::{
+        draft::{Draft, Expected, Place},
+        name::StreamName,
+    },
+    postgres::append::{Found, Written},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    drafts: Vec<Draft>,
+    /// Of each draft, where it stands in the log, once that is known.
+    places: Vec<Option<Written>>,
+    answer: oneshot::Sender<Answer>,
+    since: Instant,
+    /// It shares its transaction with nobody: something is wrong with it, or was in its way.
+    pub(super) alone: bool,
+    /// It was sent before, and may have been written.
+    pub(super) doubtful: bool,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// What the log says of a request that was not written.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It is in the log already, or can never be: it was answered.
+    Answered,
+    /// It can still be written.
+    Again(Ticket),
+}
+
+impl Ticket {
+    /// Who has waited for so long because others were in the way waits no longer.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    pub(super) fn new(
+        drafts: Vec<Draft>,
+        answer: oneshot::Sender<Answer>,
+        slot: OwnedSemaphorePermit,
+    ) -> Self {
+        let places = vec![None; drafts.len()];
+        let since = Instant::now();
+        Self { drafts, places, answer, since, alone: false, doubtful: false, _slot: slot }
+    }
+
+    /// What is still to be written.
+    pub(super) fn missing(&self) -> impl Iterator<Item = &Draft> {
+        let drafts = self.drafts.iter().zip(&self.places);
+        drafts.filter(|(_, place)| place.is_none()).map(|(draft, _)| draft)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.missing().map(Draft::bytes).sum()
+    }
+
+    /// The streams that it writes to.
+    pub(super) fn streams(&self) -> impl Iterator<Item = &StreamName> {
+        self.missing().filter_map(Draft::stream)
+    }
+
+    pub(super) fn uids(&self) -> impl Iterator<Item = Uuid> {
+        self.missing().filter_map(|draft| draft.uid)
+    }
+
+    /// Whether it may find a stream otherwise than it expects it.
+    pub(super) fn expects(&self) -> bool {
+        let expects = |place: &Place| place.expected != Expected::Any;
+        self.missing().any(|draft| draft.place.as_ref().is_some_and(expects))
+    }
+
+    /// Whether it can be written again without being there twice.
+    pub(super) fn is_idempotent(&self) -> bool {
+        self.missing().all(|draft| draft.uid.is_some())
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    pub(super) fn is_overdue(&self) -> bool {
+        self.since.elapsed() > Self::PATIENCE
+    }
+
+    /// All that was missing has been written, in these places.
+    pub(super) fn written(mut self, places: impl IntoIterator<Item = Written>) {
+        let missing = self.places.iter_mut().filter(|place| place.is_none());
+        missing.zip(places).for_each(|(place, written)| *place = Some(written));
+        self.done();
+    }
+
+    pub(super) fn refuse(self, refusal: Refusal) {
+        let refusal = match refusal {
+            Refusal::Away | Refusal::Contended if self.doubtful => Refusal::Unknown,
+            refusal => refusal,
+        };
+        // Who has gone does not hear it.
+        let _ = self.answer.send(Err(refusal));
+    }
+
+    /// Takes what was found in the log where the missing events were to be written.
+    pub(super) fn judge(mut self, found: &[Found]) -> Verdict {
+        let missing: Vec<usize> =
+            (0..self.drafts.len()).filter(|at| self.places[*at].is_none()).collect();
+        for (&at, found) in missing.iter().zip(found) {
+            match found.written {
+                Some(written) if found.same => self.places[at] = Some(written),
+                Some(Written { id, .. }) => {
+                    let uid = self.drafts[at].uid.unwrap_or_default();
+                    self.refuse(Refusal::Uid { uid, id });
+                    return Verdict::Answered;
+                }
+                None => {}
+            }
+        }
+        if let Some(refusal) = self.mistaken(&missing, found) {
+            self.refuse(refusal);
+            return Verdict::Answered;
+        }
+        if self.places.iter().all(Option::is_some) {
+            self.done();
+            return Verdict::Answered;
+        }
+        Verdict::Again(self)
+    }
+
+    /// The first stream that is not where it is expected, where each missing event is the next
+    /// one behind those before it.
+    fn mistaken(&self, missing: &[usize], found: &[Found]) -> Option<Refusal> {
+        let mut ends: HashMap<&StreamName, i64> = HashMap::new();
+        for (&at, found) in missing.iter().zip(found) {
+            let place = self.drafts[at].place.as_ref().filter(|_| self.places[at].is_none());
+            let Some(Place { stream, expected }) = place else { continue };
+            let end = ends.entry(stream).or_insert(found.current);
+            let right = match expected {
+                Expected::Any => true,
+                Expected::Exists => *end > 0,
+                Expected::Version(version) => end.checked_add(1) == Some(*version),
+            };
+            if !right {
+                return Some(Refusal::Version { stream: stream.clone(), current: found.current });
+            }
+            *end = end.saturating_add(1);
+        }
+        None
+    }
+
+    fn done(self) {
+        let _ = self.answer.send(Ok(self.places.into_iter().flatten().collect()));
+    }
+}

@@ -1,0 +1,78 @@
+//! The predecessor's append service, at a path of the operator's choice (`--append-path`): its
+//! addresses, its statuses, and its reader's answers.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::Uri,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::Serialize;
+
+use super::{
+    App,
+    error::Problem,
+    gate,
+    query::Query,
+    streams::{Asked, page},
+    write::{self, encode, is_base64, stream_name},
+};
+use crate::{gateway::frame, postgres::history::WholeEvent};
+
+/// Its routes below this path: `/` for the root, where the gateway's own routes come first.
+pub(super) fn routes(path: &str) -> Router<Arc<App>> {
+    let base = path.trim_end_matches('/');
+    Router::new()
+        .route(&format!("{base}/{{stream}}"), get(read).post(write::append))
+        .route(&format!("{base}/{{stream}}/{{version}}"), post(write::append_at))
+}
+
+#[derive(Serialize)]
+struct Page {
+    pagination: Pagination,
+    payload: Vec<Event>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Pagination {
+    next_offset: i64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Event {
+    stream_id: String,
+    version: i64,
+    #[serde(rename = "type")]
+    kind: String,
+    data: String,
+}
+
+async fn read(
+    State(app): State<Arc<App>>,
+    Path(stream): Path<String>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    gate::stream(&app)?;
+    let stream = stream_name(&stream)?;
+    let found = page(&app, &stream, &Asked::of(&Query::of(&uri))?).await?;
+    let pagination = Pagination { next_offset: found.next_offset };
+    let payload = found.events.into_iter().map(shown).collect();
+    Ok(Json(Page { pagination, payload }).into_response())
+}
+
+/// What was written by others may be any JSON; that comes as Base64, too.
+fn shown(event: WholeEvent) -> Event {
+    let text = serde_json::from_str::<String>(&event.payload).ok();
+    let data = text.filter(|text| is_base64(text));
+    Event {
+        stream_id: event.stream.unwrap_or_default(),
+        version: event.version.unwrap_or_default(),
+        kind: event.kind,
+        data: data.unwrap_or_else(|| encode(frame::compact(&event.payload).as_bytes())),
+    }
+}

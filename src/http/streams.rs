@@ -1,0 +1,171 @@
+//! `GET /streams/{stream}`: a stream's events, a page at a time, or followed live.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use tracing::warn;
+
+use super::{
+    App,
+    error::Problem,
+    events,
+    feed::{self, Source},
+    gate,
+    query::Query,
+    whole::Whole,
+    write::{stream_name, version_number},
+};
+use crate::{
+    event::name::StreamName,
+    postgres::{
+        error::Chain,
+        event_log::PageSize,
+        history::{HistoryError, WholeEvent},
+    },
+};
+
+/// A page of a stream, as it was asked for.
+pub(super) struct Asked {
+    /// From this version on; none: from the end.
+    pub(super) offset: Option<i64>,
+    pub(super) limit: i64,
+    pub(super) backward: bool,
+}
+
+/// A page of a stream.
+pub(super) struct Found {
+    pub(super) events: Vec<WholeEvent>,
+    /// The stream's last version; 0 while it has none.
+    pub(super) version: i64,
+    /// Where the next page begins.
+    pub(super) next_offset: i64,
+}
+
+const USUAL: i64 = 20;
+const MOST: i64 = 1000;
+/// A page is cut here, so that nobody holds much in memory; the next one goes on.
+const MOST_BYTES: i64 = 4 << 20;
+
+/// `GET /streams/{stream}`.
+pub(super) async fn read(
+    State(app): State<Arc<App>>,
+    Path(stream): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    gate::stream(&app)?;
+    let (stream, query) = (stream_name(&stream)?, Query::of(&uri));
+    let after = after(&headers, &query)?;
+    if wants_events(&headers) {
+        return follow(&app, stream, after, &query);
+    }
+    let found = page(&app, &stream, &Asked::of(&query)?).await?;
+    Ok(shown(&stream, &found))
+}
+
+/// A page of the stream.
+pub(super) async fn page(app: &App, stream: &StreamName, asked: &Asked) -> Result<Found, Problem> {
+    let size = PageSize { rows: asked.limit, bytes: MOST_BYTES };
+    let gateway = &app.gateway;
+    let (page, version) = async {
+        let page = if asked.backward {
+            gateway.stream_backward(stream, asked.offset.unwrap_or(i64::MAX), size).await?
+        } else {
+            gateway.stream_page(stream, asked.offset.unwrap_or(1), size).await?
+        };
+        Ok((page, gateway.last_version(stream).await?))
+    }
+    .await
+    .map_err(|error: HistoryError| {
+        warn!(error = %Chain(&error), %stream, "reading a stream failed");
+        Problem::unavailable("PostgreSQL cannot be asked just now; try again")
+    })?;
+    let last = page.events.last().and_then(|event| event.version);
+    let next_offset = match (last, asked.backward) {
+        (Some(last), true) => last - 1,
+        (Some(last), false) => last.saturating_add(1),
+        (None, true) => asked.offset.unwrap_or_default(),
+        (None, false) => asked.offset.unwrap_or(1).max(1),
+    };
+    Ok(Found { events: page.events, version, next_offset })
+}
+
+impl Asked {
+    /// What the query says.
+    pub(super) fn of(query: &Query) -> Result<Self, Problem> {
+        let backward = match query.first("direction") {
+            None | Some("forward") => false,
+            Some("backward") => true,
+            Some(_) => return Err(Problem::bad_request("direction is forward or backward")),
+        };
+        let offset = query.first("offset").filter(|text| !text.is_empty());
+        // Before the beginning: where a page backward has told that there is nothing left.
+        let offset = match offset {
+            Some("0") => Some(0),
+            offset => offset.map(version_number).transpose()?,
+        };
+        let limit = query.first("limit").filter(|text| !text.is_empty());
+        let limit = limit.map_or(Some(USUAL), |text| text.parse().ok());
+        let limit = limit.filter(|limit| (1..=MOST).contains(limit)).ok_or_else(|| {
+            Problem::bad_request(format!("limit is a number of events from 1 to {MOST}"))
+        })?;
+        Ok(Self { offset, limit, backward })
+    }
+}
+
+fn wants_events(headers: &HeaderMap) -> bool {
+    let accept = headers.get_all(header::ACCEPT).iter();
+    let mut accept = accept.filter_map(|value| value.to_str().ok());
+    accept.any(|value| value.contains("text/event-stream"))
+}
+
+/// The version that a client says it has got to.
+fn after(headers: &HeaderMap, query: &Query) -> Result<Option<i64>, Problem> {
+    match events::last_event_id(headers, query) {
+        Some(text) if text == "0" => Ok(Some(0)),
+        Some(text) => version_number(&text).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn follow(
+    app: &App,
+    stream: StreamName,
+    after: Option<i64>,
+    query: &Query,
+) -> Result<Response, Problem> {
+    let first = match after {
+        Some(after) => after.saturating_add(1),
+        None => Asked::of(query)?.offset.unwrap_or(1).max(1),
+    };
+    if !app.gateway.has_room(&[], app.settings.limits.streams, 0) {
+        return Ok(events::overloaded());
+    }
+    let versions = app.gateway.versions(stream, first);
+    Ok(feed::streamed(&app.gateway, Source::Stream(Box::new(versions))))
+}
+
+fn shown(stream: &StreamName, found: &Found) -> Response {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Page<'a> {
+        stream: &'a str,
+        version: i64,
+        next_offset: i64,
+        events: Vec<Whole<'a>>,
+    }
+    let page = Page {
+        stream: stream.as_str(),
+        version: found.version,
+        next_offset: found.next_offset,
+        events: found.events.iter().map(Whole::from).collect(),
+    };
+    let tag = [(header::ETAG, format!("\"{}\"", found.version))];
+    (tag, Json(page)).into_response()
+}

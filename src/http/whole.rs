@@ -1,0 +1,75 @@
+//! A whole event as JSON.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    event::EventId,
+    gateway::{amended::Correction, frame},
+    postgres::history::WholeEvent,
+};
+
+/// An event as JSON. Payload and metadata pass through as they are, every digit of them.
+#[derive(Serialize)]
+pub(super) struct Whole<'a> {
+    id: i64,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    timestamp: &'a str,
+    subscriber: Option<&'a str>,
+    stream: Option<&'a str>,
+    version: Option<i64>,
+    uid: Option<&'a str>,
+    payload: Box<RawValue>,
+    metadata: Option<Box<RawValue>>,
+    /// What it amends, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amends: Option<i64>,
+    /// What corrects the payload, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amendments: Option<Vec<i64>>,
+    /// Why the payload stands as it was written all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unamended: Option<String>,
+}
+
+impl<'a> From<&'a WholeEvent> for Whole<'a> {
+    fn from(event: &'a WholeEvent) -> Self {
+        Self {
+            id: event.id.get(),
+            kind: &event.kind,
+            timestamp: &event.timestamp,
+            subscriber: event.subscriber.as_deref(),
+            stream: event.stream.as_deref(),
+            version: event.version,
+            uid: event.uid.as_deref(),
+            payload: raw(&event.payload),
+            metadata: event.metadata.as_deref().map(raw),
+            amends: event.amends.map(EventId::get),
+            amendments: None,
+            unamended: None,
+        }
+    }
+}
+
+impl Whole<'_> {
+    /// The same as later events correct it.
+    pub(super) fn corrected(mut self, correction: Option<Correction>) -> Self {
+        let Some(Correction { amendments, payload }) = correction else {
+            self.amendments = Some(Vec::new());
+            return self;
+        };
+        self.amendments = Some(amendments.into_iter().map(EventId::get).collect());
+        match payload {
+            Ok(payload) => self.payload = raw(&payload),
+            Err(unamended) => self.unamended = Some(unamended.to_string()),
+        }
+        self
+    }
+}
+
+/// JSON of the log, passed through without its blanks.
+pub(super) fn raw(json: &str) -> Box<RawValue> {
+    let null = || RawValue::from_string("null".into()).expect("null is JSON");
+    RawValue::from_string(frame::compact(json)).unwrap_or_else(|_| null())
+}

@@ -1,0 +1,173 @@
+//! Writing over HTTP: `POST /events`, `POST /streams/{stream}`, `POST /streams/{stream}/{version}`.
+
+mod base64;
+mod body;
+mod event;
+mod import;
+mod key;
+mod precondition;
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+pub(super) use self::{
+    base64::{encode, is_base64},
+    body::Kind,
+    event::Form,
+};
+use super::{App, error::Problem, gate};
+use crate::{
+    event::{
+        draft::{Draft, Expected, Place},
+        name::{InvalidName, StreamName},
+    },
+    postgres::append::Written,
+};
+
+/// `POST /events`.
+pub(super) async fn publish(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let writer = gate::write(&app, &headers)?;
+    if Kind::of(&headers)? == Kind::Lines {
+        return import::import(Arc::clone(&app), writer, body);
+    }
+    let (text, _room) = body::read(writer, &app.settings.limits, &headers, body).await?;
+    let mut given = event::parse(&text, Form::Event, app.settings.limits.event)?;
+    key::apply(&headers, uri.path(), &mut given.drafts)?;
+    let written = writer.append(given.drafts).await?;
+    Ok(published(&written, given.one))
+}
+
+/// `POST /streams/{stream}`.
+pub(super) async fn append(
+    State(app): State<Arc<App>>,
+    Path(stream): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let stream = stream_name(&stream)?;
+    let expected = precondition::of(&headers)?;
+    let by_header = expected != Expected::Any;
+    let appended = append_to(&app, &stream, expected, &uri, &headers, body).await;
+    appended.map_err(|problem| if by_header { problem.as_precondition() } else { problem })
+}
+
+/// `POST /streams/{stream}/{version}`.
+pub(super) async fn append_at(
+    State(app): State<Arc<App>>,
+    Path((stream, version)): Path<(String, String)>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let (stream, version) = (stream_name(&stream)?, version_number(&version)?);
+    let expected = both(Expected::Version(version), precondition::of(&headers)?)?;
+    append_to(&app, &stream, expected, &uri, &headers, body).await
+}
+
+async fn append_to(
+    app: &App,
+    stream: &StreamName,
+    expected: Expected,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let writer = gate::write(app, headers)?;
+    if Kind::of(headers)? == Kind::Lines {
+        return Err(Problem::unsupported("lines of JSON are taken by POST /events"));
+    }
+    let (text, _room) = body::read(writer, &app.settings.limits, headers, body).await?;
+    let mut given = event::parse(&text, Form::Appended(stream), app.settings.limits.event)?;
+    expect(&mut given.drafts, expected)?;
+    key::apply(headers, uri.path(), &mut given.drafts)?;
+    let written = writer.append(given.drafts).await?;
+    Ok(appended(stream, &written, given.one))
+}
+
+/// What the address or a header expects holds for the first event; the others follow it.
+fn expect(drafts: &mut [Draft], mut expected: Expected) -> Result<(), Problem> {
+    for Place { expected: own, .. } in drafts.iter_mut().filter_map(|draft| draft.place.as_mut()) {
+        *own = both(*own, expected)?;
+        expected = expected.following();
+    }
+    Ok(())
+}
+
+/// What is said twice holds twice.
+fn both(one: Expected, other: Expected) -> Result<Expected, Problem> {
+    one.and(other).ok_or_else(|| {
+        Problem::conflict(
+            "what the address, the headers and the body expect of the stream cannot all be true: \
+             nothing was written",
+        )
+    })
+}
+
+pub(super) fn stream_name(name: &str) -> Result<StreamName, Problem> {
+    name.parse().map_err(|invalid: InvalidName| {
+        Problem::bad_request(format!("the stream's name {invalid}"))
+    })
+}
+
+pub(super) fn version_number(text: &str) -> Result<i64, Problem> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let version = text.parse().ok().filter(|version| digits && *version >= 1);
+    version.ok_or_else(|| {
+        Problem::bad_request(format!("{text:?} is no version: versions count from 1"))
+    })
+}
+
+fn published(written: &[Written], one: bool) -> Response {
+    let ids = ids(written);
+    match (one, ids.first()) {
+        (true, Some(&id)) => {
+            let location = [(header::LOCATION, format!("/events/{id}"))];
+            (StatusCode::CREATED, location, named("id", &id)).into_response()
+        }
+        _ => (StatusCode::CREATED, named("ids", &ids)).into_response(),
+    }
+}
+
+fn named(name: &str, value: &impl Serialize) -> Json<serde_json::Value> {
+    Json(serde_json::json!({ name: value }))
+}
+
+fn appended(stream: &StreamName, written: &[Written], one: bool) -> Response {
+    #[derive(Serialize)]
+    struct One<'a> {
+        stream: &'a str,
+        version: i64,
+        id: i64,
+    }
+    #[derive(Serialize)]
+    struct Several<'a> {
+        stream: &'a str,
+        version: i64,
+        ids: Vec<i64>,
+    }
+    let version = written.last().and_then(|written| written.version).unwrap_or_default();
+    let (stream, ids) = (stream.as_str(), ids(written));
+    let tag = [(header::ETAG, format!("\"{version}\""))];
+    match (one, ids.first()) {
+        (true, Some(&id)) => (tag, Json(One { stream, version, id })).into_response(),
+        _ => (tag, Json(Several { stream, version, ids })).into_response(),
+    }
+}
+
+fn ids(written: &[Written]) -> Vec<i64> {
+    written.iter().map(|written| written.id.get()).collect()
+}

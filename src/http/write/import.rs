@@ -1,0 +1,180 @@
+//! Many events, a line each, as long as they come: written in batches, in their order, with a
+//! word on the progress now and then.
+//!
+//! Each batch is written whole or not at all. The answer is lines of JSON: after how many lines
+//! all is in the log. It ends with `done`, or with the problem and the line that it is about;
+//! everything before that line's batch is written. Lines with a `uid` can be sent again.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, BodyDataStream},
+    http::header,
+    response::{IntoResponse, Response},
+};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+
+use super::{body::ARRIVING, event};
+use crate::{
+    event::draft::Draft,
+    gateway::writer::{Room, Writer},
+    http::{App, error::Problem, write::Form},
+};
+
+/// A batch: large enough that the wait for the disk is nothing, small enough that readers do
+/// not wait for it.
+const MOST_EVENTS: usize = 500;
+const MOST_BYTES: usize = 256 << 10;
+
+/// Progress is told no more often, so that it does not fill the way to a client that listens
+/// only once it has sent all.
+const TELL: Duration = Duration::from_secs(1);
+
+/// The answer to a body of lines.
+pub(super) fn import(app: Arc<App>, writer: &Writer, body: Body) -> Result<Response, Problem> {
+    // For a batch, which may have the largest event behind all the others, and what has come
+    // of the next.
+    let room = writer.room(MOST_BYTES + 2 * app.settings.limits.event)?;
+    let import = Import {
+        app,
+        body: body.into_data_stream(),
+        rest: BytesMut::new(),
+        lines: 0,
+        written: 0,
+        last: None,
+        state: State::Reading,
+        _room: room,
+    };
+    let progress = stream::unfold(import, async |mut import| {
+        let told = import.next().await?;
+        Some((Ok::<_, Infallible>(Frame::data(told)), import))
+    });
+    let headers =
+        [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, Body::new(StreamBody::new(progress))).into_response())
+}
+
+struct Import {
+    app: Arc<App>,
+    body: BodyDataStream,
+    /// What has come and was not read as lines yet.
+    rest: BytesMut,
+    /// Lines that were read.
+    lines: u64,
+    /// Lines up to which all is written.
+    written: u64,
+    last: Option<i64>,
+    state: State,
+    _room: Room,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    Reading,
+    /// The body has ended; there may be lines left in `rest`.
+    Read,
+    /// The last word was said.
+    Over,
+}
+
+impl Import {
+    /// The next word on the progress.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.state == State::Over {
+            return None;
+        }
+        let tell = Instant::now() + TELL;
+        let told = loop {
+            match self.batch().await {
+                Ok(true) if Instant::now() < tell => {}
+                Ok(true) => break json!({ "lines": self.written, "id": self.last }),
+                Ok(false) => {
+                    self.state = State::Over;
+                    break json!({ "lines": self.written, "id": self.last, "done": true });
+                }
+                Err((line, problem)) => {
+                    self.state = State::Over;
+                    let error = problem.json();
+                    break json!({
+                        "lines": self.written, "id": self.last, "line": line, "error": error
+                    });
+                }
+            }
+        };
+        Some(format!("{told}\n").into())
+    }
+
+    /// Reads and writes a batch; answers whether there may be more. A problem comes with the
+    /// line that it is about.
+    async fn batch(&mut self) -> Result<bool, (u64, Problem)> {
+        let app = Arc::clone(&self.app);
+        let writer = app.gateway.writer().expect("the caller has asked it");
+        let (mut drafts, mut bytes) = (Vec::new(), 0);
+        while drafts.len() < MOST_EVENTS && bytes < MOST_BYTES {
+            let line = self.line().await.map_err(|problem| (self.lines + 1, problem))?;
+            let Some(line) = line else { break };
+            self.lines += 1;
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            bytes += line.len();
+            drafts.push(self.read(&line).map_err(|problem| (self.lines, problem))?);
+        }
+        if drafts.is_empty() {
+            self.written = self.lines;
+            return Ok(false);
+        }
+        let written = writer.append(drafts).await;
+        let written = written.map_err(|refusal| (self.written + 1, refusal.into()))?;
+        self.last = written.last().map(|written| written.id.get());
+        self.written = self.lines;
+        Ok(true)
+    }
+
+    fn read(&self, line: &[u8]) -> Result<Draft, Problem> {
+        let text = std::str::from_utf8(line);
+        let text = text.map_err(|_| Problem::bad_request("the line is not UTF-8"))?;
+        event::one(text, Form::Event, self.app.settings.limits.event)
+    }
+
+    /// The next line, without its end; none behind the last.
+    async fn line(&mut self) -> Result<Option<Bytes>, Problem> {
+        let most = self.app.settings.limits.event;
+        let mut searched = 0;
+        loop {
+            if let Some(at) = memchr::memchr(b'\n', &self.rest[searched..]) {
+                let mut line = self.rest.split_to(searched + at + 1);
+                line.truncate(searched + at);
+                return Ok(Some(line.freeze()));
+            }
+            searched = self.rest.len();
+            if searched > most {
+                let detail = format!("the line is longer than {most} bytes (--max-event)");
+                return Err(Problem::too_large(detail));
+            }
+            if self.state == State::Read {
+                let line = self.rest.split().freeze();
+                return Ok((!line.is_empty()).then_some(line));
+            }
+            self.more().await?;
+        }
+    }
+
+    async fn more(&mut self) -> Result<(), Problem> {
+        match timeout(ARRIVING, self.body.next()).await {
+            Ok(Some(Ok(bytes))) => self.rest.extend_from_slice(&bytes),
+            Ok(Some(Err(_))) => return Err(Problem::bad_request("the body broke off")),
+            Ok(None) => self.state = State::Read,
+            Err(_) => {
+                let detail = format!("nothing came for {} s", ARRIVING.as_secs());
+                return Err(Problem::too_slow(detail));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! What is counted of writing.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+};
+
+use super::Adder;
+
+/// The metrics of writing through a gateway.
+#[derive(Debug)]
+pub struct Writing {
+    /// Requests to write, by what became of them.
+    pub requests: Family<Outcome, Counter>,
+    /// Requests that wait for a connection.
+    pub queue: Gauge,
+    /// Events that shared a transaction.
+    pub batch: Histogram,
+    /// How long a transaction took, its commit included.
+    pub seconds: Histogram,
+}
+
+/// What became of a request to write.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// Its name.
+    pub outcome: &'static str,
+}
+
+impl Writing {
+    pub(super) fn new() -> Self {
+        Self {
+            requests: Family::default(),
+            queue: Gauge::default(),
+            batch: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
+            seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
+        }
+    }
+
+    pub(super) fn register(&self, add: &mut Adder<'_>) {
+        add.metric("writes", "Requests to write by outcome", &self.requests);
+        add.metric("write_queue", "Requests that wait for a connection", &self.queue);
+        add.metric("write_batch_events", "Events that shared a transaction", &self.batch);
+        add.metric("write_seconds", "Transactions that wrote, commit included", &self.seconds);
+    }
+}

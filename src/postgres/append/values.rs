@@ -1,0 +1,89 @@
+//! Events as the arrays that a statement takes, one for each column.
+
+use std::error::Error;
+
+use bytes::{BufMut, BytesMut};
+use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
+use uuid::Uuid;
+
+use crate::{
+    consumer::ConsumerId,
+    event::{
+        draft::{Draft, Expected},
+        json::Json,
+        name::StreamName,
+        timestamp::Timestamp,
+    },
+};
+
+/// See the module.
+pub(super) struct Values<'a> {
+    kinds: Vec<&'a str>,
+    subscribers: Vec<Option<&'a str>>,
+    payloads: Vec<&'a Json>,
+    timestamps: Vec<Option<&'a str>>,
+    uids: Vec<Option<Uuid>>,
+    metadata: Vec<Option<&'a Json>>,
+    streams: Vec<Option<&'a str>>,
+    wanted: Vec<Option<i64>>,
+    must_be_there: Vec<bool>,
+}
+
+type Value<'a> = &'a (dyn ToSql + Sync);
+
+impl<'a> Values<'a> {
+    pub(super) fn of(drafts: &[&'a Draft]) -> Self {
+        let expected = |draft: &Draft| draft.place.as_ref().map(|place| place.expected);
+        let wanted = |draft: &Draft| match expected(draft) {
+            Some(Expected::Version(version)) => Some(version),
+            _ => None,
+        };
+        Self {
+            kinds: column(drafts, |draft| draft.kind.as_str()),
+            subscribers: column(drafts, |draft| draft.subscriber.as_ref().map(ConsumerId::as_str)),
+            payloads: column(drafts, |draft| &draft.payload),
+            timestamps: column(drafts, |draft| draft.timestamp.as_ref().map(Timestamp::as_str)),
+            uids: column(drafts, |draft| draft.uid),
+            metadata: column(drafts, |draft| draft.metadata.as_ref()),
+            streams: column(drafts, |draft| draft.stream().map(StreamName::as_str)),
+            wanted: column(drafts, wanted),
+            must_be_there: column(drafts, |draft| expected(draft) == Some(Expected::Exists)),
+        }
+    }
+
+    /// Those of events without a stream.
+    pub(super) fn plain(&self) -> [Value<'_>; 6] {
+        [
+            &self.kinds,
+            &self.subscribers,
+            &self.payloads,
+            &self.timestamps,
+            &self.uids,
+            &self.metadata,
+        ]
+    }
+
+    /// All of them.
+    pub(super) fn placed(&self) -> [Value<'_>; 9] {
+        let [kinds, subscribers, payloads, timestamps, uids, metadata] = self.plain();
+        let (streams, wanted): (Value, Value) = (&self.streams, &self.wanted);
+        let must: Value = &self.must_be_there;
+        [kinds, subscribers, payloads, timestamps, uids, metadata, streams, wanted, must]
+    }
+}
+
+fn column<'a, T>(drafts: &[&'a Draft], value: impl Fn(&'a Draft) -> T) -> Vec<T> {
+    drafts.iter().map(|draft| value(draft)).collect()
+}
+
+/// `jsonb` as it travels: a version, and the text.
+impl ToSql for Json {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.put_u8(1);
+        out.put_slice(self.as_str().as_bytes());
+        Ok(IsNull::No)
+    }
+
+    accepts!(JSONB);
+    to_sql_checked!();
+}

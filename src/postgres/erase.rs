@@ -1,0 +1,116 @@
+//! Erasure: takes out what events of one subscriber, or of one stream, said. Their ids, types,
+//! times and order stay.
+//!
+//! It works its way up from the oldest, a page at a time, in a transaction each; what is erased
+//! already is left alone, so that whoever is interrupted runs it again. The table's own trigger
+//! notes whose events were changed, and gateways let go of what they keep of these.
+
+use tokio_postgres::{Client, types::ToSql};
+
+use super::{
+    server::Server,
+    upkeep::{self, PAGE, Step},
+};
+use crate::event::EventId;
+
+/// Whose events are erased.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Those of this subscriber.
+    Subscriber(String),
+    /// Those of this stream.
+    Stream(String),
+}
+
+/// Why it could not begin, or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    /// No connection.
+    #[error("connecting to PostgreSQL")]
+    Connect(#[source] tokio_postgres::Error),
+    /// A query failed. What was erased until then is erased.
+    #[error("erasing events")]
+    Query(#[from] tokio_postgres::Error),
+}
+
+/// Erasure under way.
+#[derive(Debug)]
+pub struct Erase {
+    client: Client,
+    whose: Whose,
+    /// Nothing behind this is erased, which was not there when it began.
+    newest: EventId,
+    /// The last id that was looked at; of a stream, the last version.
+    after: EventId,
+    upto: EventId,
+}
+
+/// What stands in the place of a payload that was erased.
+pub const TOMBSTONE: &str = r#"{"erased": true}"#;
+
+const NEWEST: &str = "select coalesce((select id from events order by id desc limit 1), 0)";
+
+const OF_SUBSCRIBER: &str = "
+with page as materialized (
+    select id, id as place from events
+    where subscriber = $1 and id > $2 and id <= $3 order by id limit $4
+)";
+const OF_STREAM: &str = "
+with page as materialized (
+    select id, version as place from events
+    where stream = $1 and version > $2 and id <= $3 order by version limit $4
+)";
+const ERASE: &str = ", erased as (
+    update events set payload = $5::text::jsonb, metadata = null
+    where id in (select id from page) and (payload <> $5::text::jsonb or metadata is not null)
+    returning id
+)
+select (select max(place) from page), (select count(*) from page), (select count(*) from erased),
+       (select max(id) from page)";
+const REMEMBER_STREAM: &str = "
+insert into events_erased as known (stream, upto) values ($1, $2)
+on conflict (stream) do update
+set upto = greatest(known.upto, excluded.upto), erased_at = excluded.erased_at, xid = excluded.xid";
+
+impl Erase {
+    /// Connects, and finds out where the log ends now.
+    pub async fn begin(server: &Server, whose: Whose) -> Result<Self, EraseError> {
+        let client = server.named("event-piper erase").client().await;
+        let client = client.map_err(EraseError::Connect)?;
+        upkeep::settle_in(&client).await?;
+        let newest = client.query_one(NEWEST, &[]).await?.get(0);
+        Ok(Self { client, whose, newest, after: EventId::ZERO, upto: EventId::ZERO })
+    }
+
+    /// Erases the next page.
+    pub async fn step(&mut self) -> Result<Step, EraseError> {
+        let (step, upto) = upkeep::patiently(async || self.page().await).await?;
+        self.after = step.upto;
+        self.upto = self.upto.max(upto.unwrap_or_default());
+        if step.last && self.upto > EventId::ZERO {
+            self.remember().await?;
+        }
+        Ok(step)
+    }
+
+    async fn page(&mut self) -> Result<(Step, Option<EventId>), tokio_postgres::Error> {
+        let (page, name, end) = match &self.whose {
+            Whose::Subscriber(name) => (OF_SUBSCRIBER, name, self.newest),
+            Whose::Stream(name) => (OF_STREAM, name, EventId::new(i64::MAX)),
+        };
+        let query = format!("{page}{ERASE}");
+        let values: [&(dyn ToSql + Sync); 5] = [name, &self.after, &self.newest, &PAGE, &TOMBSTONE];
+        let transaction = upkeep::transaction(&mut self.client).await?;
+        let row = transaction.query_one(&query, &values).await?;
+        transaction.commit().await?;
+        Ok((Step::of(&row, end), row.get(3)))
+    }
+
+    /// Subscribers are noted by the trigger; that a stream was erased as a whole, it cannot know.
+    async fn remember(&self) -> Result<(), tokio_postgres::Error> {
+        if let Whose::Stream(name) = &self.whose {
+            self.client.execute(REMEMBER_STREAM, &[name, &self.upto]).await?;
+        }
+        Ok(())
+    }
+}

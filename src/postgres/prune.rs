@@ -1,0 +1,159 @@
+//! Pruning: takes old events out of the log, a page at a time, in a transaction each.
+//!
+//! It works its way up from the oldest id. A page that was pruned stays pruned, so that whoever
+//! is interrupted runs it again. What went, the table's own trigger remembers.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::sleep;
+use tokio_postgres::{Client, types::ToSql};
+
+use super::{
+    doorbell::{CLASS, CLASS_OID, PRUNE, PRUNE_OID},
+    server::Server,
+    upkeep::{self, PAGE, Step},
+};
+use crate::event::EventId;
+
+/// What shall go: an event that is old enough, and of its stream not one of the newest.
+#[derive(Clone, Debug, Default)]
+pub struct What {
+    /// Only events whose time lies further back than this.
+    pub older_than: Option<Duration>,
+    /// So many of each stream stay, the newest. Without an age, events of no stream all stay.
+    pub keep: u32,
+    /// Streams that stay as a whole, beside those of `events_keep`; `*` stands for anything.
+    pub except: Vec<String>,
+}
+
+/// Why it could not begin, or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// No connection.
+    #[error("connecting to PostgreSQL")]
+    Connect(#[source] tokio_postgres::Error),
+    /// Somebody else prunes this database.
+    #[error(
+        "somebody is pruning this database already{}: one at a time is enough",
+        backend.map(|pid| format!(" (backend {pid})")).unwrap_or_default()
+    )]
+    Busy {
+        /// The other's backend, if it was still there to be seen.
+        backend: Option<i32>,
+    },
+    /// A query failed. What was pruned until then is pruned.
+    #[error("pruning the log")]
+    Query(#[from] tokio_postgres::Error),
+}
+
+/// Pruning under way. The lock that it holds ends with its connection.
+#[derive(Debug)]
+pub struct Prune {
+    client: Client,
+    what: What,
+    dry: bool,
+    cutoff: Option<SystemTime>,
+    /// What was visible when it began; nothing else goes.
+    snapshot: String,
+    newest: EventId,
+    after: EventId,
+}
+
+/// Readers look for what is new at least every second. What was visible for twice as long has
+/// been read by those that are live, and whoever reads it later is told that it is missing.
+const SETTLED: Duration = Duration::from_secs(2);
+
+const TAKE_TURN: &str = "select pg_try_advisory_lock($1, $2)";
+const WHO: &str = "
+select pid from pg_locks
+where locktype = 'advisory' and granted and classid = $1 and objid = $2 and objsubid = 2
+  and database = (select oid from pg_database where datname = current_database())";
+const BEGIN: &str = "
+select pg_current_snapshot()::text, coalesce((select id from events order by id desc limit 1), 0),
+       coalesce((select id - 1 from events order by id limit 1), 0),
+       now() - make_interval(secs => $1)";
+
+/// A page of the log, and what is to go of it. An amendment stays as long as the event that it
+/// amends, which would be shown uncorrected without it.
+const OLD: &str = r#"
+with page as materialized (
+    select id, xid, stream, version, amends, "timestamp" from events
+    where id > $1 and id <= $2 order by id limit $3
+), spared as materialized (
+    select replace(replace(replace(replace(given.pattern, '\', '\\'), '%', '\%'), '_', '\_'),
+                   '*', '%') as pattern
+    from (select stream from events_keep union all select unnest($4::text[])) given(pattern)
+), streams as materialized (
+    select stream, (select newer.version from events newer where newer.stream = its.stream
+                    order by newer.version desc offset $5 limit 1) as upto
+    from (select distinct stream from page
+          where stream is not null and ($6::timestamptz is null or "timestamp" < $6)) its
+    where not exists (select from spared where its.stream like pattern)
+), old as materialized (
+    select id from page left join streams using (stream)
+    where ($6 is null or "timestamp" < $6)
+      and (stream is null and $6 is not null or version <= upto)
+      and pg_visible_in_snapshot(xid, $7::text::pg_snapshot)
+      and not exists (select from events target where target.id = page.amends)
+)"#;
+const COUNT: &str = "
+select (select max(id) from page), (select count(*) from page), (select count(*) from old)";
+const DELETE: &str = ", gone as (
+    delete from events where id > $1 and id <= $2 and id in (select id from old) returning id
+)
+select (select max(id) from page), (select count(*) from page), (select count(*) from gone)";
+
+impl Prune {
+    /// Connects, and takes the turn; then waits a moment, so that readers have what may go.
+    pub async fn begin(server: &Server, what: What, dry: bool) -> Result<Self, PruneError> {
+        let client = server.named("event-piper prune").client().await;
+        let client = client.map_err(PruneError::Connect)?;
+        upkeep::settle_in(&client).await?;
+        let turn = client.query_one(TAKE_TURN, &[&CLASS, &PRUNE]).await?;
+        if !turn.get::<_, bool>(0) {
+            let holder = client.query_opt(WHO, &[&CLASS_OID, &PRUNE_OID]).await?;
+            return Err(PruneError::Busy { backend: holder.map(|row| row.get(0)) });
+        }
+        let age = what.older_than.map(|age| age.as_secs_f64());
+        let row = client.query_one(BEGIN, &[&age]).await?;
+        let (snapshot, newest, after) = (row.get(0), row.get(1), row.get(2));
+        let cutoff = row.get(3);
+        if !dry {
+            sleep(SETTLED).await;
+        }
+        Ok(Self { client, what, dry, cutoff, snapshot, newest, after })
+    }
+
+    /// The last id that it looks at.
+    #[must_use]
+    pub fn newest(&self) -> EventId {
+        self.newest
+    }
+
+    /// Prunes the next page.
+    pub async fn step(&mut self) -> Result<Step, PruneError> {
+        let step = upkeep::patiently(async || self.page().await).await?;
+        self.after = step.upto;
+        Ok(step)
+    }
+
+    async fn page(&mut self) -> Result<Step, tokio_postgres::Error> {
+        let query = format!("{OLD}{}", if self.dry { COUNT } else { DELETE });
+        let keep = i64::from(self.what.keep);
+        let values: [&(dyn ToSql + Sync); 7] = [
+            &self.after,
+            &self.newest,
+            &PAGE,
+            &self.what.except,
+            &keep,
+            &self.cutoff,
+            &self.snapshot,
+        ];
+        let transaction = upkeep::transaction(&mut self.client).await?;
+        // Should the server fall, what is not pruned after all is pruned the next time.
+        transaction.batch_execute("set local synchronous_commit = off").await?;
+        let row = transaction.query_one(&query, &values).await?;
+        transaction.commit().await?;
+        Ok(Step::of(&row, self.newest))
+    }
+}

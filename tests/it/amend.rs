@@ -1,0 +1,253 @@
+//! Events that correct earlier ones: what the database takes, and what readers are shown.
+
+use serde_json::json;
+use tokio_postgres::Client;
+
+use crate::support::{
+    app::App,
+    postgres::Database,
+    program::run,
+    sse_client::{Frame, Stream},
+};
+use event_piper::postgres::error::Chain;
+
+async fn log() -> (Database, Client) {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    (database, client)
+}
+
+/// Writes an event for toto, and answers its id.
+async fn write(client: &Client, payload: &str, amends: Option<i64>) -> i64 {
+    let insert = "insert into events (type, subscriber, payload, amends)
+        values ('t', 'toto', $1::text::jsonb, $2) returning id";
+    client.query_one(insert, &[&payload, &amends]).await.unwrap().get(0)
+}
+
+/// The stream of toto's events as corrected, after this cursor.
+async fn amended(app: &App, cursor: &str) -> Stream {
+    let headers = [("X-Consumer-Id", "toto"), ("Last-Event-ID", cursor)];
+    Stream::open(app.address, "/events?amended=true", &headers).await
+}
+
+/// The ids and data of the next so many events.
+async fn told(stream: &mut Stream, count: usize) -> Vec<(i64, String)> {
+    let mut told = Vec::new();
+    while told.len() < count {
+        let event = stream.event().await;
+        told.push((event.row(), event.data));
+    }
+    told
+}
+
+fn expected(told: &[(i64, &str)]) -> Vec<(i64, String)> {
+    told.iter().map(|(id, data)| (*id, (*data).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn what_corrects_nothing_is_refused_with_the_reason() {
+    let (_database, client) = log().await;
+    let fill = "insert into events (type, subscriber, stream, version, payload) values
+        ('t', 'toto', 's', 1, '{}'), ('t', 'titi', null, null, '{}');
+        insert into events (type, subscriber, payload, amends) values ('t', 'titi', '{}', 2)";
+    client.batch_execute(fill).await.unwrap();
+    for (subscriber, stream, amends, payload, reason) in [
+        ("'toto'", "null", 77, "{}", "there is no earlier event 77"),
+        ("'toto'", "null", 4, "{}", "there is no earlier event 4"),
+        ("'titi'", "null", 3, "{}", "event 3 is an amendment itself: amend 2"),
+        ("'toto'", "null", 2, "{}", "event 2 is of another subscriber and another stream"),
+        ("'titi'", "'other'", 1, "{}", "event 1 is of another subscriber and another stream"),
+        ("'titi'", "null", 2, "[1]", "no JSON Patch"),
+        ("'titi'", "null", 2, r#"[{"op": "dance", "path": ""}]"#, "no JSON Patch"),
+        ("'titi'", "null", 2, r#"[{"op": "remove", "path": "a"}]"#, "no JSON Patch"),
+        ("'titi'", "null", 2, r#"[{"op": "remove"}]"#, "no JSON Patch"),
+        ("'titi'", "null", 2, r#"[{"op": "add", "path": "/a"}]"#, "no JSON Patch"),
+        ("'titi'", "null", 2, r#"[{"op": "move", "path": "/a"}]"#, "no JSON Patch"),
+    ] {
+        let insert = format!(
+            "insert into events (type, subscriber, stream, version, payload, amends) values
+             ('t', {subscriber}, {stream}, case when {stream} is not null then 9 end,
+              '{payload}', {amends})"
+        );
+        let refused = client.batch_execute(&insert).await.unwrap_err();
+        assert!(Chain(&refused).to_string().contains(reason), "{insert}: {}", Chain(&refused));
+        assert_eq!(refused.as_db_error().unwrap().constraint(), Some("events_amends_an_event"));
+        // The refused one has drawn its id; the next shall draw the same.
+        let back = "select setval('events_id_seq', 3)";
+        client.batch_execute(back).await.unwrap();
+    }
+    let fits = "insert into events (type, subscriber, stream, version, payload, amends) values
+        ('t', 'titi', 's', 2, '[{\"op\": \"add\", \"path\": \"/a\", \"value\": null}]', 1)";
+    client.batch_execute(fits).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_event_is_shown_as_written_and_as_corrected() {
+    let (database, client) = log().await;
+    let app = App::start(&database.url()).await;
+    write(&client, r#"{"n": 12345678901234567890.10, "name": "Jon"}"#, None).await;
+    write(&client, r#"[{"op": "replace", "path": "/name", "value": "John"}]"#, Some(1)).await;
+    write(&client, r#"{"m": 0.30, "gone": null}"#, Some(1)).await;
+    let path = "/events/1?consumer=toto";
+    let written = app.get(path, &[]).await.json();
+    assert_eq!((&written["payload"]["name"], &written["amends"]), (&json!("Jon"), &json!(null)));
+    assert!(written.get("amendments").is_none());
+
+    let corrected = app.get(&format!("{path}&amended=true"), &[]).await;
+    let payload = r#""payload":{"m":0.30,"n":12345678901234567890.10,"name":"John"}"#;
+    assert!(corrected.body.contains(payload), "{}", corrected.body);
+    assert_eq!(corrected.json()["amendments"], json!([2, 3]));
+
+    let amendment = app.get("/events/2?consumer=toto&amended=true", &[]).await.json();
+    assert_eq!((&amendment["amends"], &amendment["amendments"]), (&json!(1), &json!([])));
+    assert_eq!(app.get(&format!("{path}&amended=perhaps"), &[]).await.status, 400);
+}
+
+#[tokio::test]
+async fn an_amendment_is_delivered_with_its_target_named_and_others_are_as_they_were() {
+    let (database, client) = log().await;
+    let app = App::start(&database.url()).await;
+    let mut live = app.follow("toto").await.joined().await;
+    write(&client, r#"{"a": 1}"#, None).await;
+    write(&client, r#"{"a": [2, "x y"]}"#, Some(1)).await;
+    let all = expected(&[(1, r#"{"a":1}"#), (2, r#"{"amends":1,"patch":{"a":[2,"x y"]}}"#)]);
+    assert_eq!(told(&mut live, 2).await, all);
+    app.stop().await;
+    let app = App::start(&database.url()).await;
+    assert_eq!(told(&mut app.resume("toto", "0").await, 2).await, all, "from memory or table");
+    let mut settings = crate::support::app::Settings::default();
+    settings.gateway.recent = 0;
+    let app = App::start_with(&database.url(), settings).await;
+    assert_eq!(told(&mut app.resume("toto", "0").await, 2).await, all, "from the table");
+}
+
+#[tokio::test]
+async fn a_replay_and_what_follows_are_shown_as_corrected() {
+    let (database, client) = log().await;
+    for n in 1..=1500 {
+        assert_eq!(write(&client, &format!(r#"{{"n": {n}}}"#), None).await, n);
+    }
+    let amend = "insert into events (type, subscriber, payload, amends)
+        select 't', 'toto', jsonb_build_object('m', -id), id from events where id % 3 = 0";
+    client.batch_execute(amend).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let mut stream = amended(&app, "0").await;
+    for (id, data) in told(&mut stream, 2000).await {
+        let payload = match id {
+            1..=1500 if id % 3 == 0 => format!(r#"{{"m":-{id},"n":{id}}}"#),
+            1..=1500 => format!(r#"{{"n":{id}}}"#),
+            _ => format!(r#"{{"amends":{0},"patch":{{"m":-{0}}}}}"#, (id - 1500) * 3),
+        };
+        assert_eq!(data, payload, "event {id}");
+    }
+    stream.signal("$caught-up").await;
+
+    // In one transaction: the event is never seen without its correction.
+    let both = "begin;
+        insert into events (type, subscriber, payload) values ('t', 'toto', '{\"n\": 1}');
+        insert into events (type, subscriber, payload, amends)
+        select 't', 'toto', '{\"n\": 2}', max(id) from events; commit";
+    client.batch_execute(both).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let frame = stream.next().await.unwrap();
+        assert_ne!(frame.event, "$caught-up", "that was said");
+        seen.extend(Some(frame).filter(Frame::is_logged).map(|it| (it.row(), it.data)));
+    }
+    let both = expected(&[(2001, r#"{"n":2}"#), (2002, r#"{"amends":2001,"patch":{"n":2}}"#)]);
+    assert_eq!(seen, both);
+}
+
+#[tokio::test]
+async fn a_live_stream_without_a_cursor_is_shown_as_corrected_too_late_events_included() {
+    let (database, client) = log().await;
+    let slow = database.connect().await;
+    let app = App::start(&database.url()).await;
+    let headers = [("X-Consumer-Id", "toto")];
+    let stream = Stream::open(app.address, "/events?amended=true", &headers).await;
+    let mut stream = stream.joined().await;
+    slow.batch_execute("begin").await.unwrap();
+    write(&slow, r#"{"n": 1}"#, None).await;
+    write(&client, r#"{"n": 2}"#, None).await;
+    assert_eq!(told(&mut stream, 1).await, expected(&[(2, r#"{"n":2}"#)]));
+    write(&slow, r#"{"n": 10}"#, Some(1)).await;
+    slow.batch_execute("commit").await.unwrap();
+    let late = expected(&[(1, r#"{"n":10}"#), (3, r#"{"amends":1,"patch":{"n":10}}"#)]);
+    let mut seen = told(&mut stream, 2).await;
+    seen.sort();
+    assert_eq!(seen, late);
+    write(&client, "4", None).await;
+    assert_eq!(told(&mut stream, 1).await, expected(&[(4, "4")]), "each came once");
+}
+
+#[tokio::test]
+async fn what_does_not_apply_is_shown_as_written_with_a_note() {
+    let (database, client) = log().await;
+    let app = App::start(&database.url()).await;
+    write(&client, r#"{"a": 1}"#, None).await;
+    write(&client, r#"{"a": 2}"#, Some(1)).await;
+    write(&client, r#"[{"op": "remove", "path": "/b"}]"#, Some(1)).await;
+    write(&client, "4", None).await;
+    let shown = app.get("/events/1?consumer=toto&amended=true", &[]).await.json();
+    assert_eq!((&shown["payload"], &shown["amendments"]), (&json!({"a": 1}), &json!([2, 3])));
+    let note = shown["unamended"].as_str().unwrap();
+    assert!(note.starts_with("amendment 3 does not apply: operation 1 (\"/b\")"), "{note}");
+
+    let mut stream = amended(&app, "0").await;
+    assert_eq!(told(&mut stream, 1).await, expected(&[(1, r#"{"a":1}"#)]));
+    let noted = stream.next().await.unwrap();
+    assert_eq!(noted.event, "$unamended");
+    assert_eq!(noted.data, r#"{"event":1,"amendment":3}"#);
+    assert_eq!(noted.id.as_deref(), Some("1"));
+    assert_eq!(told(&mut stream, 3).await.len(), 3);
+}
+
+#[tokio::test]
+async fn an_event_can_be_amended_a_thousand_times_and_no_more() {
+    let (database, client) = log().await;
+    write(&client, r#"{"a": 0}"#, None).await;
+    let amend = |n: i32| {
+        format!(
+            "insert into events (type, subscriber, payload, amends)
+             select 't', 'toto', jsonb_build_object('a', n), 1 from generate_series(1, {n}) n"
+        )
+    };
+    client.batch_execute(&amend(1000)).await.unwrap();
+    let refused = client.batch_execute(&amend(1)).await.unwrap_err();
+    let refused = Chain(&refused).to_string();
+    assert!(refused.contains("there are 1000 amendments of event 1"), "{refused}");
+    let app = App::start(&database.url()).await;
+    let shown = app.get("/events/1?consumer=toto&amended=true", &[]).await.json();
+    assert_eq!(shown["payload"], json!({"a": 1000}));
+    assert_eq!(shown["amendments"].as_array().unwrap().len(), 1000);
+}
+
+#[tokio::test]
+async fn what_was_erased_is_neither_corrected_nor_corrects() {
+    let (database, client) = log().await;
+    let fill = "insert into events (type, subscriber, stream, version, payload, amends) values
+        ('t', 'a', 's', 1, '{\"x\": 1}', null), ('t', 'b', 's', 2, '{\"y\": 2}', 1),
+        ('t', 'b', 's', 3, '{\"x\": 1}', null), ('t', 'a', 's', 4, '{\"y\": 2}', 3)";
+    client.batch_execute(fill).await.unwrap();
+    run(&database, &["erase", "--subscriber", "a"]).await;
+    let app = App::start(&database.url()).await;
+    let erased = app.get("/events/1?consumer=a&amended=true", &[]).await.json();
+    assert_eq!(erased["payload"], json!({"erased": true}));
+    let other = app.get("/events/3?consumer=b&amended=true", &[]).await.json();
+    assert_eq!((&other["payload"], &other["amendments"]), (&json!({"x": 1}), &json!([])));
+}
+
+#[tokio::test]
+async fn an_amendment_stays_as_long_as_what_it_amends() {
+    let (database, client) = log().await;
+    let fill = "insert into events (type, timestamp, subscriber, payload, amends) values
+        ('t', now(), 'toto', '{\"a\": 1}', null),
+        ('t', now() - interval '1 year', 'toto', '{\"a\": 2}', 1),
+        ('t', now() - interval '1 year', 'toto', '{\"a\": 3}', null)";
+    client.batch_execute(fill).await.unwrap();
+    let pruned = run(&database, &["prune", "--older-than", "90d"]).await;
+    assert_eq!(pruned.out, "1 event pruned of 3 looked at\n");
+    let app = App::start(&database.url()).await;
+    let shown = app.get("/events/1?consumer=toto&amended=true", &[]).await.json();
+    assert_eq!(shown["payload"], json!({"a": 2}));
+}

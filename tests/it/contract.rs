@@ -1,0 +1,57 @@
+//! The running server against its own description, by schemathesis: `docs/openapi.yaml` says
+//! what is taken and what is answered, and it looks for a request that proves it wrong.
+
+use std::{env, io::Write, path::PathBuf, process::Stdio, time::Duration};
+
+use tokio::{process::Command, time::timeout};
+
+use crate::support::{app::App, postgres::Database, scratch::Scratch};
+
+/// So many requests of each kind, and no longer.
+const EXAMPLES: &str = "15";
+const WITHIN: Duration = Duration::from_mins(4);
+
+/// Streams of events have no end that it could wait for.
+const ENDLESS: [&str; 2] = ["subscribe", "followEverything"];
+
+/// Where `scripts/ensure-schemathesis` puts it.
+fn program() -> Option<PathBuf> {
+    let target = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    let program = target.join("schemathesis/bin/schemathesis");
+    program.exists().then_some(program)
+}
+
+#[tokio::test]
+async fn the_server_does_what_its_description_says() {
+    let Some(program) = program() else {
+        assert_ne!(env::var("CI").as_deref(), Ok("true"), "there is no schemathesis");
+        // Not by a macro: the test harness would keep it to itself.
+        let skipped = b"SKIPPED: the test of the API's description, for there is no schemathesis; \
+                        scripts/ensure-schemathesis installs it\n";
+        std::io::stderr().write_all(skipped).unwrap();
+        return;
+    };
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let folder = Scratch::new();
+    let mut command = Command::new(program);
+    command
+        .arg("--config-file")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/contract.toml"));
+    command.arg("run").arg(format!("http://{}/openapi.json", app.address));
+    command.args(["--max-examples", EXAMPLES, "--generation-deterministic", "--no-color"]);
+    // That U+0000 is refused is said in words, and tested elsewhere.
+    command.args(["--request-timeout", "20", "--generation-allow-x00", "false"]);
+    command.args(["--phases", "examples,coverage,fuzzing"]);
+    for operation in ENDLESS {
+        command.args(["--exclude-operation-id", operation]);
+    }
+    command.current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(WITHIN, command.output()).await.expect("it ends in time").unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{complaints}");
+    // Were nothing tested, it would be content.
+    assert!(said.contains("passed"), "{said}");
+}

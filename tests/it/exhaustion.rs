@@ -1,0 +1,200 @@
+//! Disk, memory and file descriptors run out: it is said, nothing is lost, and when they are
+//! back all is well again.
+
+use std::{process::Command, time::Duration};
+
+use tokio::{net::TcpStream, time::timeout};
+use tokio_postgres::Client;
+
+use crate::support::{
+    eventually,
+    postgres::{Database, Stop, TestServer, try_connect},
+    process::Process,
+    sse_client::Stream,
+};
+
+/// `/readyz` says within this time what has become of delivery.
+const TRUTH: Duration = Duration::from_secs(10);
+
+const TOTO: [(&str, &str); 1] = [("X-Consumer-Id", "toto")];
+const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+/// Random, so that nothing is compressed.
+const BIG: &str = "insert into events (type, subscriber, payload)
+    select 'big', 'toto', to_jsonb(string_agg(gen_random_uuid()::text, ''))
+    from generate_series(1, 6000)";
+
+async fn ids(client: &Client) -> Vec<i64> {
+    let all = "select id from events where subscriber = 'toto' order by id";
+    client.query(all, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// The system's limit on a process that runs, as `prlimit` of util-linux sets it.
+fn limit(process: &Process, limit: &str) {
+    let pid = process.pid().to_string();
+    let status = Command::new("prlimit").args(["--pid", &pid, limit]).status();
+    assert!(status.expect("prlimit of util-linux").success(), "{limit}");
+}
+
+async fn becomes(gateway: &Process, ready: bool) {
+    let seen = async {
+        while gateway.is_ready().await != ready {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let seen = timeout(TRUTH, seen).await;
+    assert!(seen.is_ok(), "ready is not {ready} within {TRUTH:?}:\n{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_inserts_fail_and_what_was_committed_is_delivered() {
+    let server = TestServer::start_on_disk("").await;
+    let database = Database::create_on_own(&server).await;
+    let gateway = Process::launch(&database.url(), &["--heartbeat", "400ms"]);
+    gateway.ready().await;
+    let mut toto = Stream::open(gateway.address(), "/events", &TOTO).await.joined().await;
+    let writer = database.connect().await;
+    writer.batch_execute(INSERT).await.unwrap();
+
+    server.disk().set_full(true);
+    let refused = loop {
+        match writer.batch_execute(BIG).await {
+            Ok(()) => {}
+            Err(refused) => break refused,
+        }
+    };
+    let refused = refused.as_db_error().map(|error| error.message().to_owned());
+    assert!(refused.as_ref().is_some_and(|it| it.contains("No space left")), "{refused:?}");
+    assert!(gateway.is_ready().await, "reading needs no room");
+    server.disk().set_full(false);
+
+    writer.batch_execute(BIG).await.unwrap();
+    writer.batch_execute(INSERT).await.unwrap();
+    let truth = ids(&writer).await;
+    assert_eq!(toto.rows(truth.len()).await, truth);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_panics_on_a_full_disk_and_is_waited_for() {
+    let server = TestServer::start_on_disk("restart_after_crash = off\n").await;
+    let database = Database::create_on_own(&server).await;
+    let gateway = Process::launch(&database.url(), &["--heartbeat", "400ms"]);
+    gateway.ready().await;
+    let mut toto = Stream::open(gateway.address(), "/events", &TOTO).await.joined().await;
+    let writer = database.connect().await;
+    writer.batch_execute(INSERT).await.unwrap();
+
+    server.disk().set_full(true);
+    // The log alone grows, until it needs a file that it cannot have.
+    let log = "select pg_logical_emit_message(false, 'x', repeat('x', 1000000))";
+    while writer.batch_execute(log).await.is_ok() {}
+    becomes(&gateway, false).await;
+    server.disk().set_full(false);
+    server.stop(Stop::Immediate).await;
+    server.start().await;
+    becomes(&gateway, true).await;
+
+    let writer = database.connect().await;
+    writer.batch_execute(INSERT).await.unwrap();
+    let truth = ids(&writer).await;
+    assert_eq!(toto.rows(truth.len()).await, truth);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_cannot_take_the_files_that_the_gateway_needs() {
+    const FILES: usize = 128;
+    let database = Database::create().await;
+    let mut gateway = Process::launch_limited(&database.url(), &[], &format!("ulimit -n {FILES}"));
+    gateway.ready().await;
+    assert!(gateway.log().contains("128 open files"), "{}", gateway.log());
+    let mut first = Stream::open(gateway.address(), "/events", &TOTO).await.joined().await;
+    let mut greedy = Vec::new();
+    for _ in 0..2 * FILES {
+        greedy.push(TcpStream::connect(gateway.address()).await.unwrap());
+    }
+    // A connection anew needs a file.
+    let administrator = database.connect().await;
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and application_name like 'event-piper%'";
+    administrator.batch_execute(end).await.unwrap();
+    administrator.batch_execute(INSERT).await.unwrap();
+    assert_eq!(first.rows(1).await, ids(&administrator).await);
+    assert!(gateway.fallen().is_none());
+    drop(greedy);
+    becomes(&gateway, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_files_nobody_is_let_in_and_when_they_are_back_all_is_well() {
+    let database = Database::create().await;
+    let gateway = Process::launch(&database.url(), &[]);
+    gateway.ready().await;
+    let mut toto = Stream::open(gateway.address(), "/events", &TOTO).await.joined().await;
+    limit(&gateway, "--nofile=8:4096");
+    let administrator = database.connect().await;
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and application_name = 'event-piper listener'";
+    administrator.batch_execute(end).await.unwrap();
+    administrator.batch_execute(INSERT).await.unwrap();
+    becomes(&gateway, false).await;
+    eventually("it says so", async || {
+        gateway.log().contains("no connection can be accepted").then_some(())
+    })
+    .await;
+    let said = gateway.log().matches("no connection can be accepted").count();
+    assert_eq!(said, 1, "once: {}", gateway.log());
+
+    limit(&gateway, "--nofile=4096:4096");
+    becomes(&gateway, true).await;
+    administrator.batch_execute(INSERT).await.unwrap();
+    assert_eq!(toto.rows(2).await, ids(&administrator).await);
+    assert!(gateway.log().contains("connections are accepted again"), "{}", gateway.log());
+}
+
+/// There is no half-life without memory: the process ends, says why, and whoever minds it starts
+/// it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_memory_it_ends_and_a_new_one_goes_on() {
+    let database = Database::create().await;
+    let mut gateway = Process::launch(&database.url(), &[]);
+    gateway.ready().await;
+    let mut toto = Stream::open(gateway.address(), "/events", &TOTO).await.joined().await;
+    let writer = database.connect().await;
+    writer.batch_execute(INSERT).await.unwrap();
+    let mut got = toto.rows(1).await;
+    let cursor = toto.last_id.clone();
+
+    // Of its own, not of what it shares with others or has reserved.
+    limit(&gateway, "--data=1000000");
+    let ended = async {
+        while writer.batch_execute(BIG).await.is_ok() {
+            if gateway.ended(Duration::from_millis(50)).await.is_some() {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(30), ended).await.expect("it ends without memory");
+    assert!(gateway.log().contains("memory allocation"), "{}", gateway.log());
+
+    gateway.start();
+    gateway.ready().await;
+    let resume = [TOTO[0], ("Last-Event-ID", cursor.as_str())];
+    let mut toto = Stream::open(gateway.address(), "/events", &resume).await;
+    let truth = ids(&writer).await;
+    got.extend(toto.rows(truth.len() - 1).await);
+    assert_eq!(got, truth);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_written_stops_nothing() {
+    let database = Database::create().await;
+    let gateway = Process::launch_limited(&database.url(), &[], "exec >/dev/full 2>/dev/full");
+    gateway.ready().await;
+    let mut toto = Stream::open(gateway.address(), "/events", &TOTO).await.joined().await;
+    let writer = database.connect().await;
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and application_name like 'event-piper%'";
+    writer.batch_execute(end).await.unwrap();
+    writer.batch_execute(INSERT).await.unwrap();
+    assert_eq!(toto.rows(1).await, ids(&writer).await);
+    assert!(try_connect(&database.url()).await.is_ok());
+}

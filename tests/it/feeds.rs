@@ -1,0 +1,124 @@
+//! `GET /all`, and streams that are followed.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    app::App,
+    eventually,
+    postgres::Database,
+    sse_client::{Frame, Stream},
+};
+
+async fn app() -> (Database, App) {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    (database, app)
+}
+
+async fn append(app: &App, stream: &str, count: usize) {
+    for n in 0..count {
+        let body = json!({ "type": "t", "data": { "n": n } }).to_string();
+        assert_eq!(app.post(&format!("/streams/{stream}"), &body).await.status, 200);
+    }
+}
+
+async fn follow(app: &App, stream: &str, after: &str) -> Stream {
+    let headers = [("Accept", "text/event-stream"), ("Last-Event-ID", after)];
+    Stream::open(app.address, &format!("/streams/{stream}"), &headers).await
+}
+
+fn whole(frame: &Frame) -> Value {
+    serde_json::from_str(&frame.data).unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_is_followed_from_its_history_into_the_present() {
+    let (database, app) = app().await;
+    append(&app, "s", 3).await;
+    append(&app, "t", 2).await;
+    let mut s = follow(&app, "s", "").await;
+    assert_eq!(s.rows(3).await, [1, 2, 3], "the id is the version");
+    assert_eq!(s.signal("$caught-up").await.id.as_deref(), Some("3"));
+    append(&app, "t", 1).await;
+    append(&app, "s", 1).await;
+    let live = s.event().await;
+    assert_eq!((live.row(), live.event.as_str()), (4, "t"));
+    let event = whole(&live);
+    assert_eq!((&event["stream"], &event["version"]), (&json!("s"), &json!(4)));
+    assert_eq!((&event["id"], &event["payload"]), (&json!(7), &json!({ "n": 0 })));
+
+    let mut back = follow(&app, "s", "2").await;
+    assert_eq!(back.rows(2).await, [3, 4]);
+    let client = database.connect().await;
+    let sql = "insert into events (type, payload, stream, version) values ('sql', '1', 's', 5)";
+    client.batch_execute(sql).await.unwrap();
+    assert_eq!((s.rows(1).await, back.rows(1).await), (vec![5], vec![5]));
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_beside_a_long_transaction_and_waits_only_at_a_missing_version() {
+    let (database, app) = app().await;
+    append(&app, "s", 1).await;
+    let mut s = follow(&app, "s", "1").await;
+    s.signal("$caught-up").await;
+    let slow = database.connect().await;
+    slow.batch_execute("begin").await.unwrap();
+    let slow_writes = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+    slow.batch_execute(slow_writes).await.unwrap();
+    append(&app, "s", 2).await;
+    assert_eq!(s.rows(2).await, [2, 3], "nothing can come between");
+    let client = database.connect().await;
+    let sql = "insert into events (type, payload, stream, version) values ('sql', '1', 's', 9)";
+    client.batch_execute(sql).await.unwrap();
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(s.signal("$gap").await.data, r#"{"from":3,"to":8,"reason":"pruned"}"#);
+    assert_eq!(s.rows(1).await, [9]);
+    let mut ahead = follow(&app, "s", "50").await;
+    assert_eq!(ahead.signal("$gap").await.data, r#"{"from":50,"to":9,"reason":"reset"}"#);
+    append(&app, "s", 1).await;
+    assert_eq!(ahead.rows(1).await, [10]);
+}
+
+#[tokio::test]
+async fn everything_is_followed_in_strict_order() {
+    let (database, app) = app().await;
+    append(&app, "s", 2).await;
+    eventually("both are read", async || (app.metric("head").await == 2).then_some(())).await;
+    let mut now = Stream::open(app.address, "/all", &[]).await;
+    now.signal("$caught-up").await;
+    let mut all = Stream::open(app.address, "/all?lastEventId=0", &[]).await;
+    assert_eq!(all.rows(2).await, [1, 2]);
+    all.signal("$caught-up").await;
+    let (slow, quick) = (database.connect().await, database.connect().await);
+    slow.batch_execute("begin").await.unwrap();
+    let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+    slow.batch_execute(insert).await.unwrap();
+    quick.batch_execute(insert).await.unwrap();
+    let mut toto = app.resume("toto", "0").await;
+    assert_eq!(toto.rows(1).await, [4], "a consumer does not wait");
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(now.rows(2).await, [3, 4]);
+    let third = all.event().await;
+    assert_eq!((third.row(), whole(&third)["subscriber"].as_str()), (3, Some("toto")));
+    assert_eq!(all.rows(1).await, [4]);
+    let wrong = app.get("/all?lastEventId=7~9:3", &[]).await;
+    assert_eq!(wrong.status, 400, "{}", wrong.body);
+}
+
+#[tokio::test]
+async fn a_quiet_feed_beats_and_says_good_bye() {
+    let (_database, app) = app().await;
+    append(&app, "s", 1).await;
+    let mut all = Stream::open(app.address, "/all?lastEventId=0", &[]).await;
+    let mut s = follow(&app, "s", "").await;
+    for feed in [&mut all, &mut s] {
+        feed.event().await;
+        assert_eq!(feed.signal("heartbeat").await.id.as_deref(), Some("1"));
+    }
+    let stopped = tokio::spawn(app.stop());
+    for feed in [&mut all, &mut s] {
+        assert_eq!(feed.signal("$closing").await.id.as_deref(), Some("1"));
+        assert!(feed.next().await.is_none());
+    }
+    stopped.await.unwrap();
+}

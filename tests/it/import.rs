@@ -1,0 +1,83 @@
+//! Lines of JSON, as many as come.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::support::{
+    app::App,
+    eventually,
+    postgres::Database,
+    sse_client::{Answer, post, whole},
+};
+
+const LINES: [(&str, &str); 1] = [("Content-Type", "application/x-ndjson")];
+
+fn lines(range: std::ops::Range<u32>) -> String {
+    range.fold(String::new(), |mut text, n| {
+        let uid = format!("e5a2c0de-0000-4000-8000-{n:012}");
+        let line = json!({ "type": "t", "subscriber": "toto", "payload": n, "uid": uid });
+        writeln!(text, "{line}").unwrap();
+        text
+    })
+}
+
+fn last(answer: &Answer) -> Value {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    serde_json::from_str(answer.body.lines().last().unwrap()).unwrap()
+}
+
+async fn payloads(database: &Database) -> Vec<i32> {
+    let sql = "select payload::int from events order by id";
+    let rows = database.connect().await.query(sql, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn lines_are_written_in_their_order_and_can_be_sent_again() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let answer = post(app.address, "/events", &LINES, &lines(0..3000)).await;
+    assert_eq!(last(&answer), json!({ "lines": 3000, "id": 3000, "done": true }));
+    let again = post(app.address, "/events", &LINES, &lines(0..3500)).await;
+    assert_eq!(last(&again)["done"], true, "{}", again.body);
+    assert_eq!(payloads(&database).await, (0..3500).collect::<Vec<_>>());
+    let empty = post(app.address, "/events", &LINES, "\n \n").await;
+    assert_eq!(last(&empty), json!({ "lines": 2, "id": null, "done": true }));
+}
+
+#[tokio::test]
+async fn a_wrong_line_ends_it_and_what_was_written_is_told() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let body = lines(0..700) + "{\"type\":\"\"}\n" + &lines(700..800);
+    let told = last(&post(app.address, "/events", &LINES, &body).await);
+    assert_eq!((&told["lines"], &told["line"]), (&json!(500), &json!(701)), "{told}");
+    assert_eq!(told["error"]["status"], 400);
+    assert_eq!(payloads(&database).await, (0..500).collect::<Vec<_>>());
+    let answer = post(app.address, "/events", &LINES, &lines(0..800)).await;
+    assert_eq!(last(&answer)["done"], true, "{}", answer.body);
+    assert_eq!(payloads(&database).await, (0..800).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn whoever_breaks_off_has_written_whole_batches_and_goes_on_later() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut socket = TcpStream::connect(app.address).await.unwrap();
+    let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n\
+                Content-Length: 10000000\r\n\r\n";
+    let part = lines(0..1200);
+    socket.write_all(format!("{head}{}", &part[..part.len() - 10]).as_bytes()).await.unwrap();
+    eventually("two batches are written", async || {
+        (payloads(&database).await.len() == 1000).then_some(())
+    })
+    .await;
+    socket.shutdown().await.unwrap();
+    let told = last(&whole(socket).await.unwrap());
+    assert_eq!((&told["lines"], &told["error"]["status"]), (&json!(1000), &json!(400)), "{told}");
+    let answer = post(app.address, "/events", &LINES, &lines(0..1300)).await;
+    assert_eq!(last(&answer)["done"], true, "{}", answer.body);
+    assert_eq!(payloads(&database).await, (0..1300).collect::<Vec<_>>());
+}

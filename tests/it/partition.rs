@@ -1,0 +1,202 @@
+//! A partitioned log (`postgresql/partition.sql`), with a gateway on top.
+
+use event_piper::postgres::{
+    doctor::{Severity, examine},
+    error::Chain,
+    server::Server,
+};
+use tokio_postgres::{Client, error::SqlState};
+
+use crate::support::{
+    app::{App, Settings},
+    postgres::Database,
+    program::run,
+};
+
+const SCRIPT: &str = include_str!("../../postgresql/partition.sql");
+const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+
+async fn fill(client: &Client, count: i64) {
+    let insert = "insert into events (type, subscriber, payload)
+        select 't', 'toto', to_jsonb(n) from generate_series(1, $1::int8) n";
+    client.execute(insert, &[&count]).await.unwrap();
+}
+
+/// Turns the log into partitions of a hundred ids each; the first one ends before 200.
+async fn partition(client: &Client) {
+    for sql in [
+        SCRIPT,
+        "call event_piper_prepare_partitions(100)",
+        "call event_piper_partition()",
+        "call event_piper_add_partitions(3)",
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {}", Chain(&error)));
+    }
+}
+
+async fn text(client: &Client, sql: &str) -> Option<String> {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+const PARTITIONS: &str =
+    "select string_agg(inhrelid::regclass || ' ' || pg_get_expr(relpartbound, oid),
+    ', ' order by oid) from pg_inherits join pg_class on oid = inhrelid
+    where inhparent = 'events'::regclass";
+
+#[tokio::test]
+async fn a_log_is_partitioned_under_writers_and_clients_and_nothing_is_lost() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    fill(&client, 50).await;
+    let app = App::start(&database.url()).await;
+    let mut live = app.follow("toto").await.joined().await;
+    let writer = database.connect().await;
+    let writing = tokio::spawn(async move {
+        for _ in 0..100 {
+            writer.batch_execute(INSERT).await.unwrap();
+        }
+    });
+    partition(&client).await;
+    writing.await.unwrap();
+    fill(&client, 200).await;
+    let all: Vec<i64> = (1..=350).collect();
+    assert_eq!(live.rows(300).await, all[50..]);
+    assert_eq!(app.resume("toto", "0").await.rows(350).await, all);
+    app.stop().await;
+    let mut settings = Settings::default();
+    settings.gateway.recent = 0;
+    let app = App::start_with(&database.url(), settings).await;
+    assert_eq!(app.resume("toto", "0").await.rows(350).await, all);
+    let partitions = text(&client, PARTITIONS).await.unwrap();
+    assert!(partitions.starts_with("events_before_200 FOR VALUES FROM (MINVALUE) TO ('200'), "));
+    client.batch_execute("call event_piper_add_partitions(3)").await.unwrap();
+    assert!(text(&client, PARTITIONS).await.unwrap().ends_with("TO ('700')"));
+
+    let findings = examine(&Server::parse(&database.url()).unwrap()).await;
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Ok), "{findings:#?}");
+}
+
+#[tokio::test]
+async fn a_late_transaction_across_partitions_is_delivered_whole() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    partition(&client).await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let slow = database.connect().await;
+    slow.batch_execute(&format!("begin; {INSERT}")).await.unwrap();
+    fill(&client, 249).await;
+    assert_eq!(toto.rows(249).await, (2..=250).collect::<Vec<_>>());
+    let cursor = toto.last_id.clone();
+    slow.batch_execute(&format!("{INSERT}; commit")).await.unwrap();
+    assert_eq!(toto.rows(2).await, [1, 251]);
+    assert_eq!(app.resume("toto", &cursor).await.rows(2).await, [1, 251]);
+}
+
+#[tokio::test]
+async fn what_is_detached_is_a_gap_that_is_told() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    fill(&client, 150).await;
+    partition(&client).await;
+    fill(&client, 250).await;
+    let app = App::start(&database.url()).await;
+    let mut live = app.follow("toto").await.joined().await;
+    let detach = "call event_piper_detach_partition('events_before_300')";
+    client.batch_execute(detach).await.unwrap();
+    app.stop().await;
+    let app = App::start(&database.url()).await;
+    let mut behind = app.resume("toto", "17").await;
+    let gap = behind.signal("$gap").await;
+    assert_eq!(gap.data, r#"{"from":17,"to":299,"reason":"pruned"}"#);
+    assert_eq!(behind.rows(101).await, (300..=400).collect::<Vec<_>>());
+    while let Some(frame) = live.next().await {
+        assert_ne!(frame.event, "$gap", "who is abreast misses nothing");
+    }
+    let kept = "select count(*)::text from events_before_300";
+    assert_eq!(text(&client, kept).await.as_deref(), Some("299"));
+}
+
+#[tokio::test]
+async fn written_twice_is_found_across_partitions() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let event = "insert into events (type, stream, version, payload, uid)
+        values ('t', 's', 1, '1', 'e5a2c0de-0000-4000-8000-000000000001')";
+    client.batch_execute(event).await.unwrap();
+    partition(&client).await;
+    fill(&client, 250).await;
+    let same_version = "insert into events (type, stream, version, payload, uid)
+        values ('t', 's', 1, '1', 'e5a2c0de-0000-4000-8000-000000000002')";
+    for (insert, constraint) in [(event, "events_uid"), (same_version, "events_stream_version")] {
+        let refused = client.batch_execute(insert).await.unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::UNIQUE_VIOLATION));
+        assert_eq!(refused.as_db_error().unwrap().constraint(), Some(constraint));
+    }
+    client.batch_execute("set event_piper.twice = 'skip'").await.unwrap();
+    for insert in [event, same_version] {
+        assert_eq!(
+            client.execute(&format!("{insert} on conflict do nothing"), &[]).await.unwrap(),
+            0
+        );
+    }
+    let next = same_version.replace("'s', 1", "'s', 2");
+    assert_eq!(client.execute(&next, &[]).await.unwrap(), 1, "a skipped row's uid is free");
+    assert_eq!(client.execute(&next, &[]).await.unwrap(), 0);
+
+    let eight = (0..8).map(async |_| {
+        let writer = database.connect().await;
+        let race = "insert into events (type, stream, version, payload) values ('t', 's', 3, '1')";
+        writer.execute(race, &[]).await.is_ok()
+    });
+    let won = futures::future::join_all(eight).await;
+    assert_eq!(won.into_iter().filter(|won| *won).count(), 1, "one writer wins a version");
+}
+
+#[tokio::test]
+async fn a_partitioned_log_is_pruned_erased_and_amended_as_ever() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    partition(&client).await;
+    client.batch_execute("call event_piper_add_partitions(5)").await.unwrap();
+    let fill = "insert into events (type, timestamp, subscriber, stream, version, payload)
+        select 't', now() - make_interval(days => 400 - n), 'toto', 's', n, '{}'
+        from generate_series(1, 400) n";
+    client.batch_execute(fill).await.unwrap();
+    let pruned = run(&database, &["prune", "--older-than", "90d"]).await;
+    assert_eq!(pruned.out, "310 events pruned of 400 looked at\n");
+    let amend = "insert into events (type, subscriber, payload, amends) values ('t', 'toto', '{\"a\": 1}', 350)";
+    client.batch_execute(amend).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let shown = app.get("/events/350?consumer=toto&amended=true", &[]).await.json();
+    assert_eq!(shown["payload"], serde_json::json!({"a": 1}));
+    let erased = run(&database, &["erase", "--subscriber", "toto"]).await;
+    assert!(erased.out.starts_with("91 events erased of 91 looked at\n"), "{erased:?}");
+    let direct = "delete from events_before_500";
+    let refused = client.batch_execute(direct).await.unwrap_err();
+    assert!(Chain(&refused).to_string().contains("append-only"), "{}", Chain(&refused));
+}
+
+#[tokio::test]
+async fn rights_and_roles_stay_as_they_were() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let writer = format!("writer_{}", database.name());
+    let create = format!(
+        "create role {writer};
+         grant insert (type, subscriber, payload, stream, version, uid) on events to {writer};
+         grant select on sequence events_id_seq to {writer}"
+    );
+    client.batch_execute(&create).await.unwrap();
+    partition(&client).await;
+    let as_writer = format!(
+        "set role {writer}; insert into events (type, subscriber, stream, version, payload, uid)
+         values ('t', 'toto', 's', 1, '1', gen_random_uuid());
+         select last_value from events_id_seq"
+    );
+    client.batch_execute(&as_writer).await.unwrap();
+    for forbidden in ["select * from events", "insert into events_before_200 default values"] {
+        let refused = client.batch_execute(forbidden).await.unwrap_err();
+        assert!(Chain(&refused).to_string().contains("permission denied"), "{forbidden}");
+    }
+}

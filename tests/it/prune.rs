@@ -1,0 +1,268 @@
+//! `event-piper prune`, the program itself, beside writers, gateways and clients.
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio_postgres::Client;
+
+use crate::support::{
+    app::App,
+    eventually,
+    postgres::Database,
+    program::{command, run},
+};
+
+/// Writes events `from` to `to` of a subscriber's, so many days old.
+async fn fill(client: &Client, subscriber: &str, count: i64, days: i32) {
+    let insert = "insert into events (type, timestamp, subscriber, payload)
+        select 't', now() - make_interval(days => $3), $1, to_jsonb(n)
+        from generate_series(1, $2::int8) n";
+    client.execute(insert, &[&subscriber, &count, &days]).await.unwrap();
+}
+
+/// Writes a stream's next so many versions, so many days old.
+async fn fill_stream(client: &Client, stream: &str, count: i64, days: i32) {
+    let insert = "insert into events (type, timestamp, stream, version, payload)
+        select 't', now() - make_interval(days => $3), $1, n + (
+            select coalesce(max(version), 0) from events where stream = $1), '1'
+        from generate_series(1, $2::int8) n";
+    client.execute(insert, &[&stream, &count, &days]).await.unwrap();
+}
+
+/// What is left, as `name count` of subscribers and streams.
+async fn left(client: &Client) -> String {
+    let left = "select coalesce(string_agg(line, ', ' order by line), '') from (
+        select coalesce(subscriber, stream) || ' ' || count(*) from events
+        group by coalesce(subscriber, stream)) lines(line)";
+    client.query_one(left, &[]).await.unwrap().get(0)
+}
+
+async fn count(client: &Client) -> i64 {
+    client.query_one("select count(*) from events", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn what_is_old_goes_and_the_newest_of_each_stream_stays() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    fill(&client, "toto", 5, 100).await;
+    fill(&client, "toto", 3, 10).await;
+    fill_stream(&client, "gone quiet", 4, 100).await;
+    fill_stream(&client, "alive", 4, 100).await;
+    fill_stream(&client, "alive", 2, 10).await;
+    let dry = run(&database, &["prune", "--older-than", "90d", "--dry-run"]).await;
+    assert_eq!(dry.code, Some(0), "{dry:?}");
+    assert!(dry.out.contains("12 events would go of 18 looked at"), "{dry:?}");
+    assert_eq!(count(&client).await, 18);
+
+    let done = run(&database, &["prune", "--older-than", "90d"]).await;
+    assert_eq!((done.code, &*done.out), (Some(0), "12 events pruned of 18 looked at\n"));
+    assert_eq!(left(&client).await, "alive 2, gone quiet 1, toto 3");
+    let again = run(&database, &["prune", "--older-than", "90d"]).await;
+    assert_eq!(again.out, "0 events pruned of 6 looked at\n");
+}
+
+#[tokio::test]
+async fn of_each_stream_the_newest_are_kept_and_what_has_no_stream_is_left_alone() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    fill(&client, "toto", 5, 1000).await;
+    fill_stream(&client, "long", 30, 5).await;
+    fill_stream(&client, "short", 3, 5).await;
+    run(&database, &["prune", "--keep", "10"]).await;
+    assert_eq!(left(&client).await, "long 10, short 3, toto 5");
+    let oldest = "select min(version) from events where stream = 'long'";
+    let oldest: i64 = client.query_one(oldest, &[]).await.unwrap().get(0);
+    assert_eq!(oldest, 21);
+    run(&database, &["prune", "--keep", "2", "--older-than", "10d"]).await;
+    assert_eq!(left(&client).await, "long 10, short 3", "both have to say so");
+    run(&database, &["prune", "--keep", "0"]).await;
+    assert_eq!(left(&client).await, "");
+}
+
+#[tokio::test]
+async fn streams_that_say_so_stay() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    for stream in ["audit-1", "audit-2", "a_b", "axb", "100%", "order"] {
+        fill_stream(&client, stream, 5, 100).await;
+    }
+    let keep = "insert into events_keep values ('a_b', 'the law'), ('100%', 'no pattern')";
+    client.batch_execute(keep).await.unwrap();
+    let prune = ["prune", "--older-than", "90d", "--except", "audit-*"];
+    run(&database, &prune).await;
+    assert_eq!(left(&client).await, "100% 5, a_b 5, audit-1 5, audit-2 5, axb 1, order 1");
+}
+
+#[tokio::test]
+async fn it_says_what_it_needs_to_know() {
+    let database = Database::create().await;
+    let refused = run(&database, &["prune"]).await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("say what shall go: --older-than"), "{refused:?}");
+    let refused = run(&database, &["prune", "--older-than", "yesterday"]).await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_second_one_says_that_there_is_one_already() {
+    let database = Database::create().await;
+    let first = database.connect().await;
+    first.batch_execute("select pg_advisory_lock(17744, 6)").await.unwrap();
+    let pid: i32 = first.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    let refused = run(&database, &["prune", "--keep", "1"]).await;
+    assert_eq!(refused.code, Some(1));
+    let expected = format!("somebody is pruning this database already (backend {pid})");
+    assert!(refused.err.contains(&expected), "{refused:?}");
+}
+
+#[tokio::test]
+async fn killed_halfway_it_goes_on_where_it_was_and_writers_do_not_wait_for_it() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    fill(&client, "toto", 10_000, 100).await;
+    let holder = database.connect().await;
+    holder.batch_execute("begin; select from events where id = 5000 for update").await.unwrap();
+    let mut prune = command(&database, &["prune", "--older-than", "90d"]).spawn().unwrap();
+    eventually("it is at the row that is held", async || {
+        (count(&client).await == 6000).then_some(())
+    })
+    .await;
+    fill(&client, "toto", 10, 0).await;
+    prune.kill().await.unwrap();
+    holder.batch_execute("rollback").await.unwrap();
+    let done = run(&database, &["prune", "--older-than", "90d"]).await;
+    assert_eq!(done.out, "6,000 events pruned of 6,010 looked at\n");
+    assert_eq!(left(&client).await, "toto 10");
+}
+
+#[tokio::test]
+async fn a_row_that_is_held_for_a_while_is_waited_for() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    fill(&client, "toto", 3000, 100).await;
+    let holder = database.connect().await;
+    holder.batch_execute("begin; select from events where id = 2500 for update").await.unwrap();
+    let prune = command(&database, &["prune", "--older-than", "90d"]).spawn().unwrap();
+    let gave_up = "select from pg_stat_activity where application_name = 'event-piper prune'
+        and query = 'ROLLBACK' and datname = current_database()";
+    eventually("it gave up waiting once", async || {
+        (!client.query(gave_up, &[]).await.unwrap().is_empty()).then_some(())
+    })
+    .await;
+    holder.batch_execute("rollback").await.unwrap();
+    assert!(prune.wait_with_output().await.unwrap().status.success());
+    assert_eq!(count(&client).await, 0);
+}
+
+#[tokio::test]
+async fn asked_to_end_it_ends_after_its_page_and_says_how_to_go_on() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    fill(&client, "toto", 5000, 100).await;
+    let holder = database.connect().await;
+    holder.batch_execute("begin; select from events where id = 3000 for update").await.unwrap();
+    let prune = command(&database, &["prune", "--older-than", "90d"]).spawn().unwrap();
+    let waits = "select from pg_stat_activity where application_name = 'event-piper prune'
+        and wait_event_type = 'Lock' and datname = current_database()";
+    eventually("a page is pruned, and the next one waits", async || {
+        let waits = !client.query(waits, &[]).await.unwrap().is_empty();
+        (waits && count(&client).await == 3000).then_some(())
+    })
+    .await;
+    let pid = Pid::from_raw(prune.id().unwrap().try_into().unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    holder.batch_execute("rollback").await.unwrap();
+    let ended = prune.wait_with_output().await.unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("interrupted at event 4000: run it again to go on"), "{said}");
+    assert_eq!(count(&client).await, 1000, "nothing was half done");
+}
+
+#[tokio::test]
+async fn what_was_not_there_when_it_began_stays_however_old_it_says_it_is() {
+    let database = Database::create().await;
+    let (client, slow) = (database.connect().await, database.connect().await);
+    slow.batch_execute("begin").await.unwrap();
+    fill(&slow, "late", 1, 100).await;
+    fill(&client, "toto", 5, 100).await;
+    let prune = command(&database, &["prune", "--older-than", "90d"]).spawn().unwrap();
+    let begun = "select from pg_stat_activity where application_name = 'event-piper prune'
+        and query like '%pg_current_snapshot%' and state = 'idle'
+        and datname = current_database()";
+    eventually("it has begun", async || {
+        (!client.query(begun, &[]).await.unwrap().is_empty()).then_some(())
+    })
+    .await;
+    slow.batch_execute("commit").await.unwrap();
+    fill(&client, "new", 1, 100).await;
+    assert!(prune.wait_with_output().await.unwrap().status.success());
+    assert_eq!(left(&client).await, "late 1, new 1");
+}
+
+#[tokio::test]
+async fn who_is_behind_is_told_and_who_is_quiet_but_abreast_is_not() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let app = App::start(&database.url()).await;
+    let mut live = app.follow("toto").await.joined().await;
+    let mut quiet = app.follow("quiet").await.joined().await;
+    fill(&client, "quiet", 1, 100).await;
+    fill(&client, "toto", 20, 100).await;
+    fill(&client, "toto", 5, 1).await;
+    assert_eq!(live.rows(25).await, (2..=26).collect::<Vec<_>>());
+    quiet.rows(1).await;
+    while quiet.last_id != "26" {
+        quiet.next().await.unwrap();
+    }
+    run(&database, &["prune", "--older-than", "90d"]).await;
+    fill(&client, "toto", 1, 0).await;
+    let next = live.next().await.unwrap();
+    assert!(next.event == "heartbeat" || next.row() == 27, "{next:?}");
+    app.stop().await;
+
+    let app = App::start(&database.url()).await;
+    let mut behind = app.resume("toto", "5").await;
+    let gap = behind.signal("$gap").await;
+    assert_eq!(gap.data, r#"{"from":5,"to":21,"reason":"pruned"}"#);
+    assert_eq!(behind.rows(6).await, (22..=27).collect::<Vec<_>>());
+    for (consumer, cursor) in [("toto", "21"), ("quiet", &*quiet.last_id), ("nobody", "0")] {
+        let mut abreast = app.resume(consumer, cursor).await;
+        while let Some(frame) = abreast.next().await
+            && frame.event != "$caught-up"
+        {
+            assert_ne!(frame.event, "$gap", "{consumer} misses nothing");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_overtaken_amid_a_replay_is_told() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let fill = "insert into events (type, timestamp, subscriber, payload)
+        select 't', now() - case when n <= 1900 then interval '100 days' else '0' end, 'toto',
+               to_jsonb(repeat('x', 10000)) from generate_series(1, 2000) n";
+    client.batch_execute(fill).await.unwrap();
+    let mut settings = crate::support::app::Settings::default();
+    settings.gateway.recent = 0;
+    let app = App::start_with(&database.url(), settings).await;
+    let mut toto = app.resume("toto", "0").await;
+    assert_eq!(toto.rows(1).await, [1]);
+    run(&database, &["prune", "--older-than", "90d"]).await;
+    let (mut seen, mut gap) = (1, None);
+    while seen < 2000 {
+        let frame = toto.next().await.unwrap();
+        if frame.event == "$gap" {
+            assert_eq!(frame.data, format!(r#"{{"from":{seen},"to":1900,"reason":"pruned"}}"#));
+            gap = Some(seen);
+        } else if frame.is_logged() {
+            let missing = frame.row() != seen + 1;
+            assert!(!missing || gap == Some(seen), "{} after {seen} in silence", frame.row());
+            seen = frame.row();
+        }
+    }
+    assert!(gap.is_some(), "the replay was overtaken");
+}

@@ -1,0 +1,309 @@
+//! `POST /events`: one event or several, all or nothing, once.
+
+use event_piper::{gateway::writer, http::Auth};
+use serde_json::json;
+
+use crate::support::{
+    app::{App, Settings},
+    eventually,
+    postgres::{Database, Stop, TestServer},
+    sse_client::{Answer, ask, post},
+};
+
+const UID: &str = "e5a2c0de-0000-4000-8000-000000000001";
+
+async fn app() -> (Database, App) {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    (database, app)
+}
+
+async fn count(database: &Database) -> i64 {
+    let client = database.connect().await;
+    client.query_one("select count(*) from events", &[]).await.unwrap().get(0)
+}
+
+fn refused(answer: &Answer, status: u16, says: &str) {
+    assert_eq!(answer.status, status, "{}", answer.body);
+    assert_eq!(answer.headers["content-type"], "application/problem+json");
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains(says), "{says} in {detail}");
+}
+
+#[tokio::test]
+async fn an_event_is_written_and_heard() {
+    let (_database, app) = app().await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let body = r#"{"type":"insert","subscriber":"toto","payload":{"foo":"bar"}}"#;
+    let answer = app.post("/events", body).await;
+    assert_eq!((answer.status, answer.body.as_str()), (201, r#"{"id":1}"#));
+    assert_eq!(answer.headers["location"], "/events/1");
+    let heard = toto.event().await;
+    assert_eq!((heard.row(), heard.event.as_str()), (1, "insert"));
+    assert_eq!(heard.data, r#"{"foo":"bar"}"#);
+}
+
+#[tokio::test]
+async fn several_are_written_in_their_order_or_none_is() {
+    let (database, app) = app().await;
+    let events: Vec<_> = (0..1000)
+        .map(|n| json!({ "type": "t", "subscriber": "toto", "payload": n, "metadata": { "n": n } }))
+        .collect();
+    let answer = app.post("/events", &json!(events).to_string()).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    assert_eq!(answer.json(), json!({ "ids": (1..=1000).collect::<Vec<_>>() }));
+    let client = database.connect().await;
+    let sql = "select count(*) from events
+               where payload = to_jsonb(id - 1) and metadata = jsonb_build_object('n', id - 1)";
+    assert_eq!(client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 1000);
+
+    let mut wrong = events.clone();
+    wrong[999]["type"] = "".into();
+    refused(
+        &app.post("/events", &json!(wrong).to_string()).await,
+        400,
+        "event 999: type: is empty",
+    );
+    assert_eq!(count(&database).await, 1000);
+}
+
+#[tokio::test]
+async fn everything_said_is_kept_every_digit_of_it() {
+    let (_database, app) = app().await;
+    let body = format!(
+        r#"{{"type":"t","subscriber":"é","payload":[1e400,12345678901234567890.000000000000000000001,
+            "\ud83d\udc4b"],"timestamp":"2024-05-01T12:00:00.5+02:00","uid":"{UID}",
+            "metadata":{{"by":null}}}}"#
+    );
+    assert_eq!(app.post("/events", &body).await.status, 201);
+    let answer = app.get("/events/1", &[]).await;
+    for kept in [
+        r#""timestamp":"2024-05-01T10:00:00.500000Z""#,
+        &format!(r#""uid":"{UID}""#),
+        r#""subscriber":"é""#,
+        &format!(
+            r#""payload":[1{},12345678901234567890.000000000000000000001,"👋"]"#,
+            "0".repeat(400)
+        ),
+        r#""metadata":{"by":null}"#,
+    ] {
+        assert!(answer.body.contains(kept), "{kept} in {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_uid_written_twice_is_written_once_and_answers_as_the_first_time() {
+    let (database, app) = app().await;
+    let body = |payload: &str| {
+        format!(r#"{{"type":"t","subscriber":"toto","payload":{payload},"uid":"{UID}"}}"#)
+    };
+    for same in [r#"{"a":1,"b":2}"#, r#"{"a":1,"b":2}"#, r#"{"b":2, "a":1.0}"#] {
+        let answer = app.post("/events", &body(same)).await;
+        assert_eq!((answer.status, answer.body.as_str()), (201, r#"{"id":1}"#));
+    }
+    refused(&app.post("/events", &body("3")).await, 409, UID);
+    let again = app.post("/events", &format!("[{}]", body(r#"{"a":1,"b":2}"#))).await;
+    assert_eq!((again.status, again.json()), (201, json!({ "ids": [1] })));
+    assert_eq!(count(&database).await, 1);
+}
+
+#[tokio::test]
+async fn an_idempotency_key_stands_for_the_uids_of_a_request() {
+    let (database, app) = app().await;
+    let two =
+        r#"[{"type":"t","subscriber":"a","payload":1},{"type":"t","subscriber":"a","payload":1}]"#;
+    let send = async |key: &str, body: &str| {
+        post(app.address, "/events", &[("Idempotency-Key", key)], body).await
+    };
+    let first = send("order-4711", two).await;
+    assert_eq!(first.json(), json!({ "ids": [1, 2] }));
+    assert_eq!(send("order-4711", two).await.json(), first.json());
+    refused(&send("order-4711", &two.replace("payload\":1}]", "payload\":2}]")).await, 409, "uid");
+    assert_eq!(count(&database).await, 2);
+    refused(&send("", two).await, 400, "Idempotency-Key");
+    let one = r#"{"type":"t","subscriber":"a","payload":1}"#;
+    let id = send(UID, one).await.json();
+    assert_eq!(app.get(&format!("/events/{}", id["id"]), &[]).await.json()["uid"], UID);
+}
+
+#[tokio::test]
+async fn a_uid_raced_for_by_many_is_written_once_and_all_hear_the_same() {
+    let (database, app) = app().await;
+    let other = App::start(&database.url()).await;
+    for round in 1..=5 {
+        let uid = format!("e5a2c0de-0000-4000-8000-{round:012}");
+        let body = format!(r#"{{"type":"t","subscriber":"a","payload":1,"uid":"{uid}"}}"#);
+        let ask = |at: usize| {
+            let (address, body) = ([app.address, other.address][at % 2], body.clone());
+            tokio::spawn(async move { post(address, "/events", &[], &body).await })
+        };
+        let asked: Vec<_> = (0..32).map(ask).collect();
+        let mut answers = Vec::new();
+        for answer in asked {
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.status, 201, "{}", answer.body);
+            answers.push(answer.body);
+        }
+        answers.dedup();
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        assert_eq!(count(&database).await, round);
+    }
+}
+
+#[tokio::test]
+async fn what_postgresql_refuses_fails_alone() {
+    let (database, app) = app().await;
+    let client = database.connect().await;
+    // A rule that the gateway cannot know of.
+    let rule = "alter table events add constraint no_thirteen check (payload <> '13')";
+    client.batch_execute(rule).await.unwrap();
+    let ask = |n: usize| {
+        let (address, body) =
+            (app.address, json!({ "type": "t", "subscriber": "a", "payload": n }));
+        tokio::spawn(async move { post(address, "/events", &[], &body.to_string()).await })
+    };
+    for (n, answer) in (0..200).map(ask).collect::<Vec<_>>().into_iter().enumerate() {
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status, if n == 13 { 400 } else { 201 }, "{n}: {}", answer.body);
+    }
+    assert_eq!(count(&database).await, 199);
+}
+
+#[tokio::test]
+async fn what_is_too_large_or_of_another_kind_is_refused() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    (settings.http.limits.body, settings.http.limits.event) = (1000, 500);
+    let app = App::start_with(&database.url(), settings).await;
+    let event = |bytes: usize| {
+        json!({ "type": "t", "subscriber": "a", "payload": "x".repeat(bytes) }).to_string()
+    };
+    refused(&app.post("/events", &event(600)).await, 413, "--max-event");
+    refused(&app.post("/events", &event(2000)).await, 413, "--max-body");
+    let chunked = [("Transfer-Encoding", "chunked")];
+    let sent = format!("7d0\r\n{}\r\n0\r\n\r\n", "x".repeat(2000));
+    let answer = post_raw(&app, &chunked, &sent).await;
+    refused(&answer, 413, "--max-body");
+    let xml = post(app.address, "/events", &[("Content-Type", "text/xml")], "<a/>").await;
+    refused(&xml, 415, "application/json");
+    refused(&app.post("/events", "[]").await, 400, "1 to");
+    refused(&app.post("/events", "{").await, 400, "no event in JSON");
+    assert_eq!(app.post("/events", &event(100)).await.status, 201);
+}
+
+/// A request whose body is not what its headers make of it.
+async fn post_raw(app: &App, headers: &[(&str, &str)], body: &str) -> Answer {
+    use tokio::io::AsyncWriteExt;
+    let mut request = "POST /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".to_owned();
+    for (name, value) in headers {
+        request.extend([name, ": ", value, "\r\n"]);
+    }
+    let mut socket = tokio::net::TcpStream::connect(app.address).await.unwrap();
+    socket.write_all(format!("{request}\r\n{body}").as_bytes()).await.unwrap();
+    crate::support::sse_client::whole(socket).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_full_queue_is_said_at_once_and_nothing_of_it_is_written() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.gateway.writer = Some(writer::Settings { connections: 1, queue: 4, bytes: 1 << 20 });
+    let app = App::start_with(&database.url(), settings).await;
+    let lock = database.connect().await;
+    lock.batch_execute("begin; lock table events in exclusive mode").await.unwrap();
+    let body = |n: usize| json!({ "type": "t", "subscriber": "a", "payload": n }).to_string();
+    let ask = |n: usize| {
+        let (address, body) = (app.address, body(n));
+        tokio::spawn(async move { post(address, "/events", &[], &body).await })
+    };
+    let waiting: Vec<_> = (0..4).map(ask).collect();
+    // One of them is on its way, and waits for the lock.
+    eventually("the queue is full", async || (app.metric("write_queue").await == 3).then_some(()))
+        .await;
+    let full = app.post("/events", &body(9)).await;
+    refused(&full, 429, "nothing was written");
+    assert_eq!(full.headers["retry-after"], "1");
+    lock.batch_execute("rollback").await.unwrap();
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap().status, 201);
+    }
+    assert_eq!(app.post("/events", &body(10)).await.status, 201);
+    let nines = "select count(*) from events where payload = '9'";
+    let nines: i64 = database.connect().await.query_one(nines, &[]).await.unwrap().get(0);
+    assert_eq!(nines, 0);
+    let large = json!({ "type": "t", "subscriber": "a", "payload": "x".repeat(2 << 20) });
+    refused(&app.post("/events", &large.to_string()).await, 413, "--max-event");
+}
+
+#[tokio::test]
+async fn writing_is_for_the_open_mode_and_can_be_switched_off() {
+    let database = Database::create().await;
+    let body = r#"{"type":"t","subscriber":"a","payload":1}"#;
+    let mut settings = Settings::default();
+    settings.gateway.writer = None;
+    let reader = App::start_with(&database.url(), settings).await;
+    refused(&reader.post("/events", body).await, 403, "--writing");
+    let mut settings = Settings::default();
+    settings.http.auth = Auth::TrustedHeader;
+    let trusting = App::start_with(&database.url(), settings).await;
+    let toto = [("X-Consumer-Id", "toto")];
+    refused(&post(trusting.address, "/events", &toto, body).await, 403, "write");
+    assert_eq!(ask(trusting.address, "GET", "/all", &toto).await.status, 403);
+    assert_eq!(ask(trusting.address, "GET", "/streams/a", &toto).await.status, 403);
+}
+
+#[tokio::test]
+async fn a_foreign_page_cannot_make_a_browser_write() {
+    let (database, app) = app().await;
+    let body = r#"{"type":"t","subscriber":"a","payload":1}"#;
+    for (origin, status) in [
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://localhost:8000", 201),
+        ("http://127.0.0.1:4000", 201),
+    ] {
+        let headers = [("Origin", origin), ("Content-Type", "text/plain")];
+        let answer = post(app.address, "/events", &headers, body).await;
+        assert_eq!(answer.status, status, "{origin}: {}", answer.body);
+    }
+    assert_eq!(count(&database).await, 2);
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_write_is_told_so() {
+    let (database, _app) = app().await;
+    let client = database.connect().await;
+    let name = database.name();
+    let role = format!(
+        "create role reader_{name} login;
+         grant select on events, events_pruned, event_piper_migrations to reader_{name}"
+    );
+    client.batch_execute(&role).await.unwrap();
+    let url = database.url().replace("user=postgres", &format!("user=reader_{name}"));
+    let app = App::start(&url).await;
+    let body = r#"{"type":"t","subscriber":"a","payload":1}"#;
+    refused(&app.post("/events", body).await, 403, "--writing off");
+}
+
+#[tokio::test]
+async fn while_postgresql_is_away_nothing_is_written_and_that_is_said() {
+    let server = TestServer::start_own("").await;
+    let database = Database::create_on_own(&server).await;
+    let app = App::start(&database.url()).await;
+    let body = r#"{"type":"t","subscriber":"a","payload":1}"#;
+    assert_eq!(app.post("/events", body).await.status, 201);
+    server.stop(Stop::Fast).await;
+    let away = eventually("it is known to be away", async || {
+        let answer = app.post("/events", body).await;
+        assert_eq!(answer.status, 503, "{}", answer.body);
+        answer.body.contains("nothing was written").then_some(answer)
+    })
+    .await;
+    refused(&away, 503, "try again");
+    server.start().await;
+    eventually("it is written again", async || {
+        (app.post("/events", body).await.status == 201).then_some(())
+    })
+    .await;
+    assert_eq!(count(&database).await, 2);
+}

@@ -1,0 +1,84 @@
+/* A disk that can be full, or slow, for LD_PRELOAD before PostgreSQL. It is told by files in the
+   folder that $DISK names: `full`, and `slow` with the milliseconds of a write. As on a real disk
+   that is full, what is there already can be overwritten, and nothing grows. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *told(const char *what, char *path)
+{
+    const char *folder = getenv("DISK");
+    snprintf(path, PATH_MAX, "%s/%s", folder ? folder : "", what);
+    return path;
+}
+
+/* Takes its time; then whether there is room up to `end`. */
+static int has_room(int fd, off_t end)
+{
+    char path[PATH_MAX];
+    struct stat file;
+    FILE *slow = fopen(told("slow", path), "re");
+    if (slow) {
+        long millis = 0;
+        if (fscanf(slow, "%ld", &millis) == 1) {
+            struct timespec pause = { millis / 1000, millis % 1000 * 1000000 };
+            nanosleep(&pause, NULL);
+        }
+        fclose(slow);
+    }
+    if (access(told("full", path), F_OK) != 0 || fstat(fd, &file) != 0 || !S_ISREG(file.st_mode)
+        || end <= file.st_size) {
+        errno = 0;
+        return 1;
+    }
+    errno = ENOSPC;
+    return 0;
+}
+
+static off_t length(const struct iovec *pieces, int count)
+{
+    off_t sum = 0;
+    for (int i = 0; i < count; i++)
+        sum += (off_t)pieces[i].iov_len;
+    return sum;
+}
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+ssize_t pwrite(int fd, const void *bytes, size_t count, off_t at)
+{
+    return has_room(fd, at + (off_t)count) ? REAL(pwrite)(fd, bytes, count, at) : -1;
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at)
+{
+    return has_room(fd, at + (off_t)count) ? REAL(pwrite64)(fd, bytes, count, at) : -1;
+}
+
+ssize_t pwritev(int fd, const struct iovec *pieces, int count, off_t at)
+{
+    return has_room(fd, at + length(pieces, count)) ? REAL(pwritev)(fd, pieces, count, at) : -1;
+}
+
+ssize_t pwritev64(int fd, const struct iovec *pieces, int count, off64_t at)
+{
+    return has_room(fd, at + length(pieces, count)) ? REAL(pwritev64)(fd, pieces, count, at) : -1;
+}
+
+int posix_fallocate(int fd, off_t at, off_t count)
+{
+    return has_room(fd, at + count) ? REAL(posix_fallocate)(fd, at, count) : ENOSPC;
+}
+
+int posix_fallocate64(int fd, off64_t at, off64_t count)
+{
+    return has_room(fd, at + count) ? REAL(posix_fallocate64)(fd, at, count) : ENOSPC;
+}
