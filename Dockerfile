@@ -10,6 +10,22 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --release --locked --bin event-piper && \
     cp target/release/event-piper /event-piper
 
+# The example of an aggregator, for the demo profile of docker-compose.yml only.
+FROM build AS build-aggregator
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/source/target \
+    cargo build --release --locked --package aggregator && \
+    cp target/release/aggregator /aggregator
+
+FROM debian:bookworm-slim AS aggregator
+RUN useradd --system --no-create-home --shell /usr/sbin/nologin aggregator && \
+    install --directory --owner=aggregator /data
+USER aggregator
+COPY --from=build-aggregator /aggregator /usr/local/bin/aggregator
+VOLUME /data
+EXPOSE 8080
+ENTRYPOINT ["/usr/local/bin/aggregator"]
+
 # Certificates beside the base system, and a user without rights. There is no PostgreSQL in it, so
 # DATABASE_URL (or DATABASE_URL_FILE) has to name one.
 FROM debian:bookworm-slim

@@ -33,6 +33,7 @@ test: ## Formatting, lints, licences and all tests, against a real PostgreSQL an
 	@scripts/ensure-schemathesis
 	$(MAKE) --no-print-directory lint deny
 	cargo test --locked
+	cargo test --locked --package aggregator
 
 soak: ## Everything goes wrong at once for MINUTES, by the dice of SEED; nothing may be lost
 	@scripts/ensure-linker

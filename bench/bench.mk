@@ -2,7 +2,7 @@
 # QUICK=1 takes minutes in place of an hour, and wider spreads.
 
 BENCH = $(or $(CARGO_TARGET_DIR),target)/release/event-piper-bench
-BENCH_FIGURES = writers append latency fanout idle replay storm start ceiling
+BENCH_FIGURES = writers append latency fanout idle replay pump storm start ceiling
 
 .PHONY: bench bench-build $(BENCH_FIGURES:%=bench-%)
 

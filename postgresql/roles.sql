@@ -1,8 +1,10 @@
--- Five roles, none of which can log in by itself: grant them to those that do.
+-- Six roles, none of which can log in by itself: grant them to those that do.
 --
 --     event_piper_owner     owns the tables; migrates, and may do all else
 --     event_piper_writer    may INSERT events, and nothing else
 --     event_piper_gateway   may read what delivery needs, and nothing else
+--     event_piper_pump      the same, and keeps checkpoints and dead letters of aggregators; for
+--                           `event-piper pump`, and for a gateway that runs pumps
 --     event_piper_pruner    may take events out: `event-piper prune`
 --     event_piper_eraser    may take out what events said: `event-piper erase`
 --
@@ -18,7 +20,7 @@ declare
 begin
     foreach name in array
         array['event_piper_owner', 'event_piper_writer', 'event_piper_gateway',
-              'event_piper_pruner', 'event_piper_eraser']
+              'event_piper_pump', 'event_piper_pruner', 'event_piper_eraser']
     loop
         if not exists (select from pg_roles where rolname = name) then
             execute format('create role %I nologin', name);
@@ -36,6 +38,8 @@ alter table events_keep owner to event_piper_owner;
 alter table events_erased owner to event_piper_owner;
 alter table event_piper_migrations owner to event_piper_owner;
 alter table event_piper_keys owner to event_piper_owner;
+alter table event_piper_pumps owner to event_piper_owner;
+alter table event_piper_dead_letters owner to event_piper_owner;
 alter function event_piper_admits(text, text, text, bigint, xid8) owner to event_piper_owner;
 alter function event_piper_doorbell() owner to event_piper_owner;
 alter function event_piper_append_only() owner to event_piper_owner;
@@ -57,6 +61,12 @@ grant select on events, events_pruned, events_erased, event_piper_migrations to 
 -- Hashes of keys, for `--auth keys`. Making and revoking keys is the owner's.
 grant select on event_piper_keys to event_piper_gateway;
 grant select on sequence events_id_seq to event_piper_gateway;
+
+-- A pump enrols its aggregator, moves its checkpoint, and notes what the aggregator refused. To
+-- forget an aggregator for good is the owner's.
+grant event_piper_gateway to event_piper_pump;
+grant select, insert, update on event_piper_pumps to event_piper_pump;
+grant select, insert, update, delete on event_piper_dead_letters to event_piper_pump;
 
 -- What goes and what is changed, triggers note with their owner's rights. Neither can do anything
 -- without `event_piper.prune`, as anybody else.

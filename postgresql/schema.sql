@@ -384,6 +384,44 @@ create table event_piper_keys (
 comment on table event_piper_keys is 'Keys of writers and machines: hashes, never the keys themselves';
 
 -- -------------------------------------------------------------------------------------------------
+-- Where each pump is that feeds an aggregator, and what its aggregator would not take.
+create table event_piper_pumps (
+    -- The aggregator's name, as the pump's settings have it.
+    name       text primary key,
+    -- The one pump that runs holds the advisory lock (17745, number); others wait for it.
+    number     int not null generated always as identity unique,
+    -- One more at each takeover. A pump moves the checkpoint of its own epoch only, so one that was
+    -- believed dead, and comes back, can do no harm.
+    epoch      bigint not null default 0,
+    -- Every event up to here is the aggregator's, or not for it, or was set aside; null before the
+    -- first time.
+    position   bigint,
+    -- The last event that the aggregator has confirmed.
+    delivered  bigint not null default 0,
+    -- The aggregator was told that its bootstrap is complete.
+    booted     boolean not null default false,
+    updated_at timestamptz not null default now()
+);
+
+comment on table event_piper_pumps is 'EventPiper: how far each aggregator has been fed';
+
+-- Events that an aggregator refused. The event itself stays where it is, in the log.
+create table event_piper_dead_letters (
+    pump     text not null references event_piper_pumps (name) on update cascade on delete cascade,
+    event_id bigint not null,
+    state    text not null
+        -- blocking: the pump has stopped before it; set-aside: the pump went on behind it;
+        -- retry: to be sent again; skipped: never to be sent.
+        check (state in ('blocking', 'set-aside', 'retry', 'skipped')),
+    -- What the aggregator said.
+    reason   text not null,
+    noted_at timestamptz not null default now(),
+    primary key (pump, event_id)
+);
+
+comment on table event_piper_dead_letters is 'EventPiper: events that an aggregator refused';
+
+-- -------------------------------------------------------------------------------------------------
 -- What `event-piper migrate` would have noted, so that it goes on from here.
 create table event_piper_migrations (
     number     int primary key,
@@ -403,7 +441,9 @@ insert into event_piper_migrations (number, name, checksum) values
      '5f8f6a61a7c7ec94cd8c78c48d54bc6c3112d71c1b520599495f5e8e3c4003af'),
     (5, '0005_events_pruned',
      'ef5a50855ee236578bcf5cf4e8c2b9cdf28b3fa264700ff9ec6fc7cfcce0a5f9'),
-    (8, '0008_corrections_and_retention',
+    (6, '0006_corrections_and_retention',
      'ac728e8aa805f4dfaec61404c79b08c2fc51306228b57145b48411eca0f44a6c'),
-    (9, '0009_keys',
-     '18974412d1a693d4744308d7be1877a4bc50a0399187afd720f61b2aa1104e03');
+    (7, '0007_keys',
+     '18974412d1a693d4744308d7be1877a4bc50a0399187afd720f61b2aa1104e03'),
+    (8, '0008_pumps',
+     '14efd972ce9665bc8a5a8568f208ee05d79346e7a3f145e4f202a21e25fa9ae7');

@@ -8,6 +8,7 @@ mod keys;
 mod migrate;
 mod prune;
 mod psql;
+mod pump;
 mod serve;
 mod tail;
 mod token;
@@ -79,6 +80,8 @@ enum Command {
     Keys(keys::Command),
     /// Follow a gateway from the terminal, through lost connections
     Tail(tail::Args),
+    /// Keep aggregators up to date: services that are given every event, over HTTP
+    Pump(Box<pump::Args>),
     /// Send events to a gateway: payloads, or lines of JSON on standard input
     Append(append::Args),
 }
@@ -110,6 +113,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
         Command::Keys(command) => command.run().await,
         Command::Tail(args) => tail::tail(args).await,
+        Command::Pump(args) => pump::pump(*args).await,
         Command::Append(args) => append::append(args).await,
     }
 }

@@ -5,18 +5,22 @@
 //! reported at once.
 
 mod access;
+pub mod aggregator;
 pub mod sources;
 mod value;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use self::sources::Sources;
-pub use self::sources::{Flags, WrongSettings};
+pub use self::{
+    aggregator::AggregatorFlags,
+    sources::{Flags, WrongSettings},
+};
+use self::{aggregator::Given, sources::Sources};
 use crate::{
     gateway::{self, writer},
     http,
     postgres::{embedded, server::Server},
-    telemetry,
+    pump, telemetry,
 };
 
 /// Everything that an operator can turn, checked.
@@ -38,6 +42,8 @@ pub struct Config {
     pub http: http::Settings,
     /// The logs'.
     pub telemetry: telemetry::Settings,
+    /// The pumps', one for each aggregator.
+    pub aggregators: Vec<pump::Settings>,
 }
 
 /// Where the log is.
@@ -57,7 +63,25 @@ pub enum Database {
 impl Config {
     /// Reads the settings of this process.
     pub fn load(flags: Flags) -> Result<Self, WrongSettings> {
-        Self::from_sources(Sources::new(flags, &|name| std::env::var(name).ok()))
+        Self::from_sources(Sources::new(flags, &variable))
+    }
+
+    /// Reads them for pumps: for the one that these flags name, else for those of the file.
+    pub fn load_for_pumps(
+        flags: Flags,
+        aggregator: AggregatorFlags,
+    ) -> Result<Self, WrongSettings> {
+        let mut from = Sources::new(flags, &variable);
+        let named = Given::flags(aggregator, &variable, &mut from.wrong);
+        let named = named.map(Given::settings);
+        if named.is_some() {
+            from.aggregators.clear();
+        } else if from.aggregators.is_empty() {
+            from.wrong("--to: expected the aggregator's URL, or [[aggregator]] in --config".into());
+        }
+        let mut config = Self::from_sources(from)?;
+        config.aggregators.extend(named.flatten());
+        Ok(config)
     }
 
     fn from_sources(mut from: Sources) -> Result<Self, WrongSettings> {
@@ -95,8 +119,31 @@ impl Config {
             format: from.setting("log-format", value::format),
         };
         let migrate = from.setting("migrate", value::switch);
-        from.finish(Self { database, listen, tls, migrate, gateway, access, http, telemetry })
+        let aggregators = aggregators(&mut from);
+        let config =
+            Self { database, listen, tls, migrate, gateway, access, http, telemetry, aggregators };
+        from.finish(config)
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn aggregators(from: &mut Sources) -> Vec<pump::Settings> {
+    let tables = std::mem::take(&mut from.aggregators).into_iter();
+    let parsed =
+        tables.filter_map(|(path, table)| Given::table(&path, table, &mut from.wrong).settings());
+    let parsed: Vec<pump::Settings> = parsed.collect();
+    for (index, it) in parsed.iter().enumerate() {
+        if parsed[..index].iter().any(|other| other.name == it.name) {
+            let name = &it.name;
+            from.wrong(format!(
+                "[[aggregator]] {name:?} is there twice: expected names of their own"
+            ));
+        }
+    }
+    parsed
 }
 
 /// What is given beside `--writing off` must be right all the same.
@@ -280,6 +327,46 @@ mod tests {
         assert_eq!(chosen.access.modes, Modes::TRUSTED_HEADER);
         let socket = load(&[("listen", "unix:/run/event-piper.sock")], &[]).unwrap();
         assert!(socket.access.modes.is_open(), "the socket's permissions are the choice");
+    }
+
+    #[test]
+    fn aggregators_are_tables_of_the_file() {
+        let file = File::new(
+            "hold = '1s'\n[[aggregator]]\nto = 'http://h:1/a'\nonly-types = ['a', 'b']\n\
+             [aggregator.fields]\nn = 'id'\nkind = \"'x'\"\n\
+             [[aggregator]]\nname = 'other'\nto = 'http://h/'\non-refusal = 'set-aside'\n",
+        );
+        let config = load(&[("config", file.path())], &[]).unwrap();
+        let [one, other] = &config.aggregators[..] else { panic!("not two") };
+        assert_eq!((one.name.as_str(), one.target.port), ("http://h:1/a", 1));
+        assert_eq!(one.target.base, "/a/");
+        assert_eq!(one.shape.filter.types, ["a", "b"]);
+        assert_eq!(one.shape.fields, "kind = 'x', n = id".parse().unwrap());
+        assert_eq!((other.name.as_str(), other.target.port), ("other", 80));
+        assert_eq!(other.on_refusal, pump::OnRefusal::SetAside);
+    }
+
+    #[test]
+    fn what_is_wrong_with_aggregators_is_said_without_their_secrets() {
+        let file = File::new(
+            "[[aggregator]]\nto = 'http://u:hunter2@h/'\nsigning-key = 'whsec_hunter2'\n\
+             bach-path = 'x'\n[[aggregator]]\nname = 'x'\n\
+             [[aggregator]]\nto = 'http://h'\nname = 'y'\ntimeout = 'soon'\n\
+             [[aggregator]]\nto = 'http://h'\nname = 'z'\n\
+             [[aggregator]]\nto = 'http://h'\nname = 'z'\n",
+        );
+        let complaints = complaints(&[("config", file.path())], &[]).join("\n");
+        for expected in [
+            "to of an",
+            "signing-key of",
+            "bach-path of",
+            "expected `to`",
+            "timeout of",
+            "\"z\" is there twice",
+        ] {
+            assert!(complaints.contains(expected), "{expected} in:\n{complaints}");
+        }
+        assert!(!complaints.contains("hunter2"), "{complaints}");
     }
 
     #[test]

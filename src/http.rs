@@ -34,7 +34,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-pub use listener::{Listener, Place, listen};
+pub use listener::{Listener, Place, listen, tcp};
 pub use server::serve;
 use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
 

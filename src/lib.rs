@@ -9,7 +9,7 @@
 //! | 1 | [`postgres`] | the only SQL |
 //! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
 //! | 2 | [`access`] | who may do what |
-//! | 3 | [`http`] | what users see on the wire |
+//! | 3 | [`http`], [`pump`] | what users see on the wire; what aggregators are fed with |
 //! | 4 | [`cli`] | composition: wires everything, nobody imports it |
 //!
 //! [`config`], [`metrics`] and [`telemetry`] stand beside the layers.
@@ -26,5 +26,6 @@ pub mod http;
 pub mod metrics;
 pub mod order;
 pub mod postgres;
+pub mod pump;
 pub mod sse;
 pub mod telemetry;

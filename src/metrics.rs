@@ -1,5 +1,6 @@
 //! What is counted, in the names of the Prometheus conventions.
 
+pub mod pump;
 pub mod writing;
 
 use std::sync::atomic::AtomicU64;
@@ -78,6 +79,8 @@ pub struct Metrics {
     pub pool: Family<State, Gauge>,
     /// HTTP requests by route and status.
     pub requests: Family<Route, Counter>,
+    /// Those of the pumps.
+    pub pumps: pump::Pumps,
     /// What is written through this gateway.
     pub writing: Writing,
 }
@@ -146,6 +149,7 @@ impl Metrics {
             notification_queue: Fraction::default(),
             pool: Family::default(),
             requests: Family::default(),
+            pumps: pump::Pumps::default(),
             writing: Writing::new(),
         };
         metrics.register();
@@ -191,6 +195,7 @@ impl Metrics {
         );
         add.metric("pool_connections", "Pooled connections by state", &self.pool);
         add.metric("http_requests", "Requests by route and status", &self.requests);
+        self.pumps.register(&mut add);
         self.writing.register(&mut add);
     }
 

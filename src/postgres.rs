@@ -15,6 +15,7 @@ pub mod keys;
 pub mod listener;
 pub mod migrate;
 pub mod prune;
+pub mod pumps;
 pub mod reachable;
 pub mod server;
 mod tls;

@@ -5,6 +5,7 @@ pub(crate) mod ceiling;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod latency;
+pub(crate) mod pump;
 pub(crate) mod replay;
 pub(crate) mod start;
 pub(crate) mod storm;

@@ -42,20 +42,21 @@ const OPEN_FILES: u64 = 15_500;
 type Figure = fn(&Run) -> anyhow::Result<Vec<Table>>;
 
 /// By name, in the order in which they are measured.
-const FIGURES: [(&str, Figure); 9] = [
+const FIGURES: [(&str, Figure); 10] = [
     ("writers", figures::writers::measure),
     ("append", figures::append::measure),
     ("latency", figures::latency::measure),
     ("fanout", figures::fanout::measure),
     ("idle", figures::idle::measure),
     ("replay", figures::replay::measure),
+    ("pump", figures::pump::measure),
     ("storm", figures::storm::measure),
     ("start", figures::start::measure),
     ("ceiling", figures::ceiling::measure),
 ];
 
 /// What they leave, in the order of the report.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "writers",
     "writers-now-and-then",
     "append",
@@ -63,6 +64,7 @@ const TABLES: [&str; 10] = [
     "fanout",
     "idle",
     "replay",
+    "pump",
     "storm",
     "start",
     "ceiling",

@@ -28,13 +28,19 @@ use crate::{
     postgres::{embedded, error::Chain, migrate::migrate, reachable, server::Server},
 };
 
-/// Serves until a signal. The first one drains; a second one leaves at once, and whatever is
-/// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
 pub(super) async fn serve(mut config: Config) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::new()?;
     fit_open_files(&mut config);
     let shutdown = CancellationToken::new();
-    let work = run(config, shutdown.clone());
+    until_signals(Box::pin(run(config, shutdown.clone())), shutdown).await
+}
+
+/// Works until a signal. The first one drains; a second one leaves at once, and whatever is
+/// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
+pub(super) async fn until_signals(
+    work: impl Future<Output = anyhow::Result<()>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
     tokio::pin!(work);
     tokio::select! {
         outcome = &mut work => return done(outcome),
@@ -88,7 +94,7 @@ async fn prepare_and_serve(
 }
 
 /// Waits for a server that is not there yet, and brings the schema up to date.
-async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
+pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
     loop {
         wait_for(server).await?;
         if !config.migrate {
@@ -121,6 +127,7 @@ async fn run_gateway(
 ) {
     let metrics = Arc::new(Metrics::new());
     let gateway = Gateway::start(server, config.gateway.clone(), Arc::clone(&metrics));
+    let pumps = super::pump::start(server, &gateway, &config.aggregators, &metrics, &shutdown);
     let access = Access::start(config.access.clone(), server, metrics);
     let router = http::router(Arc::clone(&gateway), Arc::clone(&access), config.http.clone());
     let goodbye = async {
@@ -128,6 +135,7 @@ async fn run_gateway(
         gateway.close();
     };
     tokio::join!(http::serve(listener, router, &config.http, shutdown.clone()), goodbye);
+    pumps.wait().await;
     tokio::join!(gateway.stop(), access.stop());
 }
 

@@ -87,6 +87,8 @@ const SECRETS: [(&str, &str); 3] = [
     ("jwt-secret", "jwt-secret-file"),
     ("ticket-key", "ticket-key-file"),
 ];
+/// What the file has beside settings: a table for each aggregator.
+const AGGREGATOR: &str = "aggregator";
 
 /// The variable of each setting.
 #[cfg(test)]
@@ -168,12 +170,15 @@ struct Given {
 /// What was given for each setting, the strongest first, and what was wrong so far.
 pub(super) struct Sources {
     given: BTreeMap<&'static str, Vec<Given>>,
-    wrong: Vec<String>,
+    /// The tables `[[aggregator]]` of the file, and its path.
+    pub(super) aggregators: Vec<(String, toml::Table)>,
+    pub(super) wrong: Vec<String>,
 }
 
 impl Sources {
     pub(super) fn new(flags: Flags, variable: &dyn Fn(&str) -> Option<String>) -> Self {
-        let mut sources = Self { given: BTreeMap::new(), wrong: Vec::new() };
+        let (given, aggregators, wrong) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut sources = Self { given, aggregators, wrong };
         sources.add(flags.0.into_iter().map(|(name, value)| (name, format!("--{name}"), value)));
         sources.add(SETTINGS.iter().filter_map(|it| {
             // An empty variable is how many tools say that there is none.
@@ -224,7 +229,7 @@ impl Sources {
     }
 
     fn read_file(&mut self, path: &str) -> Vec<(&'static str, String, String)> {
-        let table = match fs::read_to_string(path).map(|text| text.parse::<toml::Table>()) {
+        let mut table = match fs::read_to_string(path).map(|text| text.parse::<toml::Table>()) {
             Ok(Ok(table)) => table,
             Ok(Err(e)) => {
                 // The message alone: the excerpt that comes with it may show a secret.
@@ -236,7 +241,25 @@ impl Sources {
                 return Vec::new();
             }
         };
+        if let Some(aggregators) = table.remove(AGGREGATOR) {
+            self.take_aggregators(path, aggregators);
+        }
         table.into_iter().filter_map(|(key, value)| self.known_setting(path, &key, value)).collect()
+    }
+
+    fn take_aggregators(&mut self, path: &str, value: toml::Value) {
+        let tables = match value {
+            toml::Value::Array(tables) => tables,
+            one => vec![one],
+        };
+        for table in tables {
+            match table {
+                toml::Value::Table(table) => self.aggregators.push((path.to_owned(), table)),
+                _ => {
+                    self.wrong(format!("{AGGREGATOR} in {path}: expected [[{AGGREGATOR}]]"));
+                }
+            }
+        }
     }
 
     fn known_setting(
@@ -313,7 +336,7 @@ fn names() -> String {
 }
 
 /// A value of the file as it would be written in a flag.
-fn plain(value: toml::Value) -> Option<String> {
+pub(super) fn plain(value: toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text),
         toml::Value::Integer(number) => Some(number.to_string()),

@@ -143,6 +143,25 @@ impl Strict {
         }
     }
 
+    /// The next piece that is there already; nothing when all that is settled by now was
+    /// handed over, or the gateway ends.
+    ///
+    /// Nothing is lost when the future is dropped before it is ready.
+    pub async fn available(&mut self) -> Option<Piece> {
+        loop {
+            let horizon = *self.horizon.borrow_and_update();
+            let known = Some(horizon.epoch) == self.epoch;
+            if horizon.closing || (known && self.after >= horizon.settled) {
+                return None;
+            }
+            if horizon.epoch == 0 {
+                self.horizon.changed().await.ok()?;
+            } else if let Some(piece) = self.look(horizon).await {
+                return Some(piece);
+            }
+        }
+    }
+
     /// Reads on as far as the log is settled. Nothing, when nothing came of it.
     async fn look(&mut self, horizon: Horizon) -> Option<Piece> {
         if std::mem::take(&mut self.from_now) {

@@ -26,7 +26,12 @@ pub(super) async fn up() -> Json<Value> {
 /// `GET /readyz`: events move.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
     app.gateway.ready().map_err(Problem::unavailable)?;
-    Ok(Json(json!({ "status": "ready" })))
+    // An aggregator that is away is no reason to send subscribers away.
+    let pumps = app.gateway.metrics().pumps.states();
+    if pumps.is_empty() {
+        return Ok(Json(json!({ "status": "ready" })));
+    }
+    Ok(Json(json!({ "status": "ready", "pumps": pumps })))
 }
 
 /// `GET /metrics`, in the text format that Prometheus reads.

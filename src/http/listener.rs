@@ -113,7 +113,8 @@ pub fn listen(place: &Place) -> io::Result<Listener> {
     }
 }
 
-fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+/// A socket that listens at this address.
+pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A gateway that starts again finds its port in use by connections that it closed.
     socket.set_reuseaddr(true)?;

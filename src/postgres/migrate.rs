@@ -12,7 +12,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 7] = [
+const MIGRATIONS: [Migration; 8] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
@@ -39,11 +39,16 @@ const MIGRATIONS: [Migration; 7] = [
         sql: include_str!("../../migrations/0005_events_pruned.sql"),
     },
     Migration {
-        number: 8,
-        name: "0008_corrections_and_retention",
-        sql: include_str!("../../migrations/0008_corrections_and_retention.sql"),
+        number: 6,
+        name: "0006_corrections_and_retention",
+        sql: include_str!("../../migrations/0006_corrections_and_retention.sql"),
     },
-    Migration { number: 9, name: "0009_keys", sql: include_str!("../../migrations/0009_keys.sql") },
+    Migration { number: 7, name: "0007_keys", sql: include_str!("../../migrations/0007_keys.sql") },
+    Migration {
+        number: 8,
+        name: "0008_pumps",
+        sql: include_str!("../../migrations/0008_pumps.sql"),
+    },
 ];
 
 /// The oldest server that has what the schema needs (`xid8`).

@@ -26,6 +26,7 @@ mod partition;
 mod predecessor;
 mod prune;
 mod publish;
+mod pump;
 mod reconnect;
 mod replay;
 mod roles;

@@ -22,11 +22,16 @@ static CREATING: Mutex<()> = Mutex::const_new(());
 
 async fn granted() -> Database {
     let database = Database::create().await;
+    create(&database).await;
+    database
+}
+
+/// The roles, with their rights in this database.
+pub(crate) async fn create(database: &Database) {
     let client = database.connect().await;
     let _one_at_a_time = CREATING.lock().await;
     client.batch_execute(ROLES).await.unwrap();
     client.batch_execute(ROLES).await.unwrap();
-    database
 }
 
 async fn connect_as(database: &Database, role: &str) -> Client {

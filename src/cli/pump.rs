@@ -1,0 +1,142 @@
+//! `event-piper pump`: feeds aggregators, and looks after what they refused.
+
+mod health;
+mod letters;
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use clap::Subcommand;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{load, on_database, reach, serve};
+use crate::{
+    config::{AggregatorFlags, Config, Flags},
+    event::EventId,
+    gateway::{self, Gateway},
+    http,
+    metrics::Metrics,
+    postgres::{pumps::Letter, server::Server},
+    pump::{self, Pump},
+    telemetry,
+};
+
+/// Which aggregators, or what to do about what they refused.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Args {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(flatten)]
+    aggregator: AggregatorFlags,
+    /// Serve /readyz and /metrics here [default: nowhere]
+    #[arg(long, env = "EVENT_PIPER_PUMP_HEALTH", value_name = "ADDRESS")]
+    health: Option<SocketAddr>,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List the pumps, how far they are, and the events that were refused
+    List(Flags),
+    /// Send events again that were refused: these, or all of the aggregator's
+    Retry {
+        #[command(flatten)]
+        flags: Flags,
+        /// The aggregator's name
+        name: String,
+        /// The events' ids
+        events: Vec<EventId>,
+    },
+    /// Go on without events that were refused
+    Skip {
+        #[command(flatten)]
+        flags: Flags,
+        /// The aggregator's name
+        name: String,
+        /// The events' ids
+        #[arg(required = true)]
+        events: Vec<EventId>,
+    },
+}
+
+/// Of the log, the pumps' own gateway keeps little in memory: nobody subscribes to it, and nobody
+/// writes through it.
+const RECENT: usize = 1 << 20;
+
+pub(super) async fn pump(args: Args) -> anyhow::Result<ExitCode> {
+    match args.action {
+        None => {
+            let config = Config::load_for_pumps(args.flags, args.aggregator)?;
+            telemetry::init(&config.telemetry);
+            let leaving = CancellationToken::new();
+            let work = Box::pin(run(config, args.health, leaving.clone()));
+            serve::until_signals(work, leaving).await
+        }
+        Some(Action::List(flags)) => on_database(load(flags)?, letters::list).await,
+        Some(Action::Retry { flags, name, events }) => {
+            let mark = letters::Mark { name, events, letter: Letter::Retry };
+            on_database(load(flags)?, async |server: &Server| mark.apply(server).await).await
+        }
+        Some(Action::Skip { flags, name, events }) => {
+            let mark = letters::Mark { name, events, letter: Letter::Skipped };
+            on_database(load(flags)?, async |server: &Server| mark.apply(server).await).await
+        }
+    }
+}
+
+async fn run(
+    config: Config,
+    health: Option<SocketAddr>,
+    leaving: CancellationToken,
+) -> anyhow::Result<()> {
+    let listen =
+        |address| http::tcp(address).with_context(|| format!("listening on {address} (--health)"));
+    let health = health.map(listen).transpose()?;
+    let reached = leaving.run_until_cancelled(reach(config.database.clone())).await;
+    let Some(database) = reached.transpose()? else { return Ok(()) };
+    let pumped = prepare_and_pump(&database.server, &config, health, leaving).await;
+    database.close().await;
+    pumped
+}
+
+async fn prepare_and_pump(
+    server: &Server,
+    config: &Config,
+    health: Option<TcpListener>,
+    leaving: CancellationToken,
+) -> anyhow::Result<()> {
+    let prepared = leaving.run_until_cancelled(serve::prepare(server, config)).await;
+    if prepared.transpose()?.is_none() {
+        return Ok(());
+    }
+    let metrics = Arc::new(Metrics::new());
+    let settings = gateway::Settings { recent: RECENT, writer: None, ..config.gateway.clone() };
+    let gateway = Gateway::start(server, settings, Arc::clone(&metrics));
+    let pumps = start(server, &gateway, &config.aggregators, &metrics, &leaving);
+    if let Some(listener) = health {
+        health::serve(listener, Arc::clone(&gateway), leaving).await?;
+    }
+    pumps.wait().await;
+    gateway.stop().await;
+    Ok(())
+}
+
+/// Starts a pump for each aggregator; they end with `leaving`.
+pub(super) fn start(
+    server: &Server,
+    gateway: &Arc<Gateway>,
+    aggregators: &[pump::Settings],
+    metrics: &Arc<Metrics>,
+    leaving: &CancellationToken,
+) -> TaskTracker {
+    let pumps = TaskTracker::new();
+    for settings in aggregators {
+        let pump = Pump::new(server, gateway, settings.clone(), Arc::clone(metrics));
+        pumps.spawn(pump.run(leaving.clone()));
+    }
+    pumps.close();
+    pumps
+}

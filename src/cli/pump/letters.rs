@@ -1,0 +1,60 @@
+//! `event-piper pump list`, `retry` and `skip`: what aggregators refused, and what becomes of it.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::{
+    event::EventId,
+    postgres::{
+        pumps::{self, Letter, PumpState},
+        server::Server,
+    },
+};
+
+/// Prints every pump, and every event that was refused.
+pub(super) async fn list(server: &Server) -> anyhow::Result<ExitCode> {
+    let client = server.client().await.context("connecting to PostgreSQL")?;
+    let all = pumps::pumps(&client).await.context("reading the pumps")?;
+    let letters = pumps::dead_letters(&client).await.context("reading the dead letters")?;
+    if all.is_empty() {
+        println!("there is no pump yet");
+    }
+    for pump in &all {
+        println!("{}", line(pump));
+        for letter in letters.iter().filter(|letter| letter.pump == pump.name) {
+            let (event, state, at) = (letter.event, &letter.state, &letter.noted_at);
+            println!("    {event} {state} since {at}: {}", letter.reason);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line(pump: &PumpState) -> String {
+    let running = if pump.running { "running" } else { "not running" };
+    let booted = if pump.checkpoint.booted { "booted" } else { "not booted" };
+    let position = pump.checkpoint.position.map_or("the beginning".into(), |it| it.to_string());
+    format!("{}: {running}, {booted}, at {position}, {} events behind", pump.name, pump.behind)
+}
+
+/// What shall become of which events.
+pub(super) struct Mark {
+    pub(super) name: String,
+    pub(super) events: Vec<EventId>,
+    pub(super) letter: Letter,
+}
+
+impl Mark {
+    /// Notes it; the pump that runs, or the next one, acts on it.
+    pub(super) async fn apply(&self, server: &Server) -> anyhow::Result<ExitCode> {
+        let client = server.client().await.context("connecting to PostgreSQL")?;
+        let marked = pumps::mark(&client, &self.name, &self.events, self.letter);
+        let marked = marked.await.context("marking the events")?;
+        println!("{marked} events marked: {}", self.letter.as_str());
+        if marked == 0 {
+            eprintln!("no such event was refused: `event-piper pump list` shows those that were");
+            return Ok(ExitCode::FAILURE);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

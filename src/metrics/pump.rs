@@ -1,0 +1,88 @@
+//! What is counted of pumps, by aggregator.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+
+use super::{Adder, Fraction};
+
+/// Whose pump.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Of {
+    /// The aggregator's name.
+    pub aggregator: String,
+}
+
+/// Whose pump, and which of several states.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StateOf {
+    /// The aggregator's name.
+    pub aggregator: String,
+    /// The state's name.
+    pub state: &'static str,
+}
+
+/// Every metric of the pumps of one process.
+#[derive(Debug, Default)]
+pub struct Pumps {
+    /// 1 for the state that a pump is in.
+    pub state: Family<StateOf, Gauge>,
+    /// The position of the checkpoint.
+    pub position: Family<Of, Gauge>,
+    /// Ids behind the position.
+    pub lag: Family<Of, Gauge>,
+    /// How old the first event is that waits, by its own timestamp.
+    pub lag_seconds: Family<Of, Fraction>,
+    /// Events that were confirmed.
+    pub events: Family<Of, Counter>,
+    /// Batches that were confirmed.
+    pub batches: Family<Of, Counter>,
+    /// Attempts that failed and are made again.
+    pub retries: Family<Of, Counter>,
+    /// Answers that found fault with events.
+    pub refusals: Family<Of, Counter>,
+    /// Events that were refused, and are not skipped.
+    pub dead_letters: Family<Of, Gauge>,
+    /// Times that this process got the lease.
+    pub takeovers: Family<Of, Counter>,
+    states: Mutex<BTreeMap<String, &'static str>>,
+}
+
+impl Pumps {
+    /// Notes the state of one pump.
+    pub fn enter(&self, aggregator: &str, state: &'static str) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let gauge = |state| {
+            self.state.get_or_create_owned(&StateOf { aggregator: aggregator.to_owned(), state })
+        };
+        if let Some(before) = states.insert(aggregator.to_owned(), state) {
+            gauge(before).set(0);
+        }
+        gauge(state).set(1);
+    }
+
+    /// The state of every pump, by aggregator.
+    #[must_use]
+    pub fn states(&self) -> BTreeMap<String, &'static str> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn register(&self, add: &mut Adder<'_>) {
+        add.metric("pump_state", "1 for the state that a pump is in", &self.state);
+        add.metric("pump_position", "How far an aggregator has been fed", &self.position);
+        add.metric("pump_lag_events", "Ids behind that", &self.lag);
+        add.metric("pump_lag_seconds", "Age of the first event that waits", &self.lag_seconds);
+        add.metric("pump_events", "Events that aggregators confirmed", &self.events);
+        add.metric("pump_batches", "Batches that aggregators confirmed", &self.batches);
+        add.metric("pump_retries", "Attempts that failed", &self.retries);
+        add.metric("pump_refusals", "Answers that found fault with events", &self.refusals);
+        add.metric("pump_dead_letters", "Events refused, and not skipped", &self.dead_letters);
+        add.metric("pump_takeovers", "Times that the lease was got", &self.takeovers);
+    }
+}

@@ -1,0 +1,297 @@
+//! What pumps keep in the database: the lease, the checkpoint, and the dead letters.
+
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Row, types::ToSql};
+
+use super::{
+    event_log,
+    server::{SESSION, Server},
+};
+use crate::event::EventId;
+
+/// The class of the pumps' advisory locks, beside the doorbell's own.
+const CLASS: i32 = super::doorbell::CLASS + 1;
+
+const ENROL: &str = "insert into event_piper_pumps (name) values ($1) on conflict do nothing";
+const NUMBER: &str = "select number from event_piper_pumps where name = $1";
+const TRY_LOCK: &str = "select pg_try_advisory_lock($1, $2)";
+const TAKE_OVER: &str = "
+update event_piper_pumps set epoch = epoch + 1, updated_at = now() where name = $1
+returning epoch, position, delivered, booted";
+const SAVE: &str = "
+update event_piper_pumps set position = $3, delivered = $4, booted = $5, updated_at = now()
+where name = $1 and epoch = $2";
+
+/// What the holder of a lease asks regularly, all in one.
+const BEAT: &str = "
+select epoch = $2, coalesce((select id from events order by id desc limit 1), 0),
+       array(select event_id from event_piper_dead_letters
+             where pump = $1 and state = 'retry' order by event_id limit 100),
+       (select count(*) from event_piper_dead_letters where pump = $1 and state <> 'skipped'),
+       (select coalesce(max(event_id), 0) from event_piper_dead_letters where pump = $1)
+from event_piper_pumps where name = $1";
+
+const NOTE_LETTER: &str = "
+insert into event_piper_dead_letters (pump, event_id, state, reason)
+select name, $3, $4, $5 from event_piper_pumps where name = $1 and epoch = $2
+on conflict (pump, event_id) do update
+set state = excluded.state, reason = excluded.reason, noted_at = now()";
+const LETTER: &str = "select state from event_piper_dead_letters where pump = $1 and event_id = $2";
+const FORGET_LETTERS: &str = "
+delete from event_piper_dead_letters
+where pump = $1 and event_id between $2 and $3 and state <> 'skipped'";
+
+const PUMPS: &str = "
+select name, position, delivered, booted,
+       (select count(*) from events where id > coalesce(position, 0)),
+       exists (select from pg_locks
+               where locktype = 'advisory' and granted and objsubid = 2
+                 and database = (select oid from pg_database where datname = current_database())
+                 and classid = $1 and objid = number::oid)
+from event_piper_pumps order by name";
+const LETTERS: &str = "
+select pump, event_id, state, reason, to_char(noted_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+from event_piper_dead_letters where state <> 'skipped' order by pump, event_id limit 1000";
+
+/// `skipped` is final for what nobody waits for; what a pump waits for it has to see.
+const MARK: &str = "
+update event_piper_dead_letters set state = $3, noted_at = now()
+where pump = $1 and state <> 'skipped' and (cardinality($2::int8[]) = 0 or event_id = any($2))";
+
+const END: &str = "
+select greatest(coalesce((select id from events order by id desc limit 1), 0), (DRAWN))";
+
+type Result<T> = std::result::Result<T, tokio_postgres::Error>;
+
+/// How far an aggregator has been fed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Every event up to here is the aggregator's, or not for it, or was set aside; none before
+    /// the first time.
+    pub position: Option<EventId>,
+    /// The last event that the aggregator has confirmed.
+    pub delivered: EventId,
+    /// The aggregator was told that its bootstrap is complete.
+    pub booted: bool,
+}
+
+/// A connection that ends when it is dropped, also when an answer is still missing: whoever
+/// waits for the lock on the other side must not wait for that.
+#[derive(Debug)]
+struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// A connection that wants the lease of one aggregator.
+#[derive(Debug)]
+pub struct Candidate {
+    session: Session,
+    name: String,
+    number: i32,
+}
+
+/// The connection that holds the lease of one aggregator. It ends with the value.
+#[derive(Debug)]
+pub struct Seat {
+    session: Session,
+    name: String,
+    epoch: i64,
+}
+
+/// What a look at the lease shows.
+#[derive(Debug, Default)]
+pub struct Beat {
+    /// Nobody else has taken over.
+    pub held: bool,
+    /// The newest event of the log.
+    pub newest: EventId,
+    /// Events that were refused, and shall be sent again.
+    pub retries: Vec<EventId>,
+    /// How many events were refused, and are not skipped.
+    pub letters: i64,
+    /// The last event that was refused.
+    pub last_letter: EventId,
+}
+
+/// What has become of an event that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Letter {
+    /// The pump has stopped before it.
+    Blocking,
+    /// The pump went on behind it.
+    SetAside,
+    /// Somebody wants it sent again.
+    Retry,
+    /// Somebody wants it never sent.
+    Skipped,
+}
+
+impl Letter {
+    /// As it stands in the table.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Blocking => "blocking",
+            Self::SetAside => "set-aside",
+            Self::Retry => "retry",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Blocking, Self::SetAside, Self::Retry, Self::Skipped];
+        all.into_iter().find(|letter| letter.as_str() == text)
+    }
+}
+
+impl Candidate {
+    /// Connects, and enrols the aggregator where it is new.
+    pub async fn connect(server: &Server, name: &str) -> Result<Self> {
+        let (client, connection) = server.named("event-piper pump").connect().await?;
+        // What goes wrong on the connection, the next statement reports.
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        let session = Session { client, connection };
+        let client = &session.client;
+        client.batch_execute(SESSION).await?;
+        if client.query_opt(NUMBER, &[&name]).await?.is_none() {
+            client.execute(ENROL, &[&name]).await?;
+        }
+        let number = client.query_one(NUMBER, &[&name]).await?.get(0);
+        Ok(Self { name: name.to_owned(), number, session })
+    }
+
+    /// Tries to get the lease: `false` while another pump has it.
+    pub async fn try_lock(&self) -> Result<bool> {
+        Ok(self.session.client.query_one(TRY_LOCK, &[&CLASS, &self.number]).await?.get(0))
+    }
+
+    /// Takes over, once the lock is had. From now on the checkpoint obeys nobody else.
+    pub async fn take_over(self) -> Result<(Seat, Checkpoint)> {
+        let row = self.session.client.query_one(TAKE_OVER, &[&self.name]).await?;
+        let checkpoint =
+            Checkpoint { position: row.get(1), delivered: row.get(2), booted: row.get(3) };
+        Ok((Seat { session: self.session, name: self.name, epoch: row.get(0) }, checkpoint))
+    }
+}
+
+impl Seat {
+    /// Which takeover this is.
+    #[must_use]
+    pub fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
+    /// Moves the checkpoint; `false` when somebody else has taken over.
+    pub async fn save(&self, checkpoint: &Checkpoint) -> Result<bool> {
+        let Checkpoint { position, delivered, booted } = checkpoint;
+        let values: [&(dyn ToSql + Sync); 5] =
+            [&self.name, &self.epoch, position, delivered, booted];
+        Ok(self.session.client.execute(SAVE, &values).await? == 1)
+    }
+
+    /// Looks whether the lease is still held, and what there is to do.
+    pub async fn beat(&self) -> Result<Beat> {
+        let row = self.session.client.query_opt(BEAT, &[&self.name, &self.epoch]).await?;
+        let beat = |row: Row| Beat {
+            held: row.get(0),
+            newest: row.get(1),
+            retries: row.get(2),
+            letters: row.get(3),
+            last_letter: row.get(4),
+        };
+        // Whoever has been forgotten holds nothing.
+        Ok(row.map(beat).unwrap_or_default())
+    }
+
+    /// Notes an event that was refused; `false` when somebody else has taken over.
+    pub async fn note(&self, event: EventId, letter: Letter, reason: &str) -> Result<bool> {
+        let state = letter.as_str();
+        let values: [&(dyn ToSql + Sync); 5] = [&self.name, &self.epoch, &event, &state, &reason];
+        Ok(self.session.client.execute(NOTE_LETTER, &values).await? == 1)
+    }
+
+    /// What has become of an event that was refused.
+    pub async fn letter(&self, event: EventId) -> Result<Option<Letter>> {
+        let row = self.session.client.query_opt(LETTER, &[&self.name, &event]).await?;
+        Ok(row.and_then(|row| Letter::parse(row.get(0))))
+    }
+
+    /// The aggregator has taken these after all.
+    pub async fn forget(&self, first: EventId, last: EventId) -> Result<()> {
+        self.session.client.execute(FORGET_LETTERS, &[&self.name, &first, &last]).await.map(drop)
+    }
+
+    /// The last id that was drawn; where the role may not see that, the newest event's.
+    pub async fn end_of_log(&self) -> Result<EventId> {
+        Ok(self
+            .session
+            .client
+            .query_one(&END.replace("DRAWN", event_log::DRAWN), &[])
+            .await?
+            .get(0))
+    }
+}
+
+/// One pump, for those who look after it.
+#[derive(Debug)]
+pub struct PumpState {
+    /// The aggregator's name.
+    pub name: String,
+    /// How far it has been fed.
+    pub checkpoint: Checkpoint,
+    /// How many events lie behind that, of whatever type.
+    pub behind: i64,
+    /// A pump is at it.
+    pub running: bool,
+}
+
+/// One event that was refused, for those who look after it.
+#[derive(Debug)]
+pub struct DeadLetter {
+    /// The aggregator's name.
+    pub pump: String,
+    /// The event.
+    pub event: EventId,
+    /// What becomes of it: as in the table.
+    pub state: String,
+    /// What the aggregator said.
+    pub reason: String,
+    /// When.
+    pub noted_at: String,
+}
+
+/// Every aggregator that was ever fed from this log.
+pub async fn pumps(client: &Client) -> Result<Vec<PumpState>> {
+    let state = |row: &Row| PumpState {
+        name: row.get(0),
+        checkpoint: Checkpoint { position: row.get(1), delivered: row.get(2), booted: row.get(3) },
+        behind: row.get(4),
+        running: row.get(5),
+    };
+    let class = CLASS.cast_unsigned();
+    Ok(client.query(PUMPS, &[&class]).await?.iter().map(state).collect())
+}
+
+/// The events that were refused and not skipped, the first thousand of them.
+pub async fn dead_letters(client: &Client) -> Result<Vec<DeadLetter>> {
+    let letter = |row: &Row| DeadLetter {
+        pump: row.get(0),
+        event: row.get(1),
+        state: row.get(2),
+        reason: row.get(3),
+        noted_at: row.get(4),
+    };
+    Ok(client.query(LETTERS, &[]).await?.iter().map(letter).collect())
+}
+
+/// Says what shall become of these events, or of all that were refused; answers how many.
+pub async fn mark(client: &Client, pump: &str, events: &[EventId], letter: Letter) -> Result<u64> {
+    client.execute(MARK, &[&pump, &events, &letter.as_str()]).await
+}

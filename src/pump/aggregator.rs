@@ -1,0 +1,399 @@
+//! The aggregator: an HTTP service that is asked where it is, and given events.
+//!
+//! A connection is kept as long as the aggregator keeps it. One that has ended may mean that
+//! the aggregator was restarted, empty maybe; so nothing is posted on a new one before it was
+//! asked again ([`Failure::Closed`]). Only where an aggregator closes every connection after
+//! its answer, nothing can be concluded from that.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Collected, Full, Limited};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, Version,
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
+        USER_AGENT,
+    },
+};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use super::sign::SigningKey;
+
+/// Where an aggregator is, and how it is spoken to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its host's name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// What stands before `events/latest`; begins and ends with a slash.
+    pub base: String,
+    /// Where batches go, relative to that.
+    pub batch_path: String,
+    /// How connections are encrypted; none: they are not.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Sent as `Authorization: Bearer`.
+    pub token: Option<SecretString>,
+    /// What requests are signed with.
+    pub key: Option<SigningKey>,
+    /// How long a request may take, from its beginning to the end of its answer.
+    pub timeout: Duration,
+}
+
+/// What an aggregator has.
+#[derive(Debug)]
+pub enum Latest {
+    /// 404: nothing, it wants to be bootstrapped.
+    Nothing,
+    /// 204: it needs no bootstrap, and does not say more.
+    Unsaid,
+    /// 200: this event, or something else.
+    Event(Value),
+}
+
+/// Why a request has not done what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The aggregator has ended the connection meanwhile. It was sent nothing.
+    #[error("the aggregator has ended the connection")]
+    Closed,
+    /// It cannot be reached.
+    #[error("connecting to {host}:{port}")]
+    Connect {
+        /// Where to.
+        host: String,
+        /// The port.
+        port: u16,
+        /// What happened.
+        source: io::Error,
+    },
+    /// The connection broke in the middle: it may have done it, or not.
+    #[error("{doing}: the connection broke")]
+    Broken {
+        /// What was being done.
+        doing: String,
+        /// What happened.
+        source: hyper::Error,
+    },
+    /// There was no whole answer in time: it may have done it, or not, or do it yet.
+    #[error("{doing}: no answer within {limit:?}")]
+    Silent {
+        /// What was being done.
+        doing: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// It has answered something else than it should.
+    #[error(transparent)]
+    Answered(#[from] Refusal),
+}
+
+/// An answer that is not the one of the contract.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{doing} was answered {status}{}{says}", if says.is_empty() { "" } else { ": " })]
+pub struct Refusal {
+    /// What was being done.
+    pub doing: String,
+    /// The status.
+    pub status: StatusCode,
+    /// The beginning of what came with it.
+    pub says: String,
+    /// When to come back.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// The events themselves are what it does not like. Any other status speaks of the pump,
+    /// the address or the aggregator's own trouble, and would be the same for any event.
+    #[must_use]
+    pub fn is_about_the_events(&self) -> bool {
+        [
+            StatusCode::BAD_REQUEST,
+            StatusCode::CONFLICT,
+            StatusCode::GONE,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ]
+        .contains(&self.status)
+    }
+}
+
+/// Of an answer to a POST as much is read.
+const LONGEST_ANSWER: usize = 64 << 10;
+/// An aggregator's latest event may have a large payload.
+const LONGEST_EVENT: usize = 64 << 20;
+/// Of what comes with a refusal as much is shown.
+const LONGEST_SAYING: usize = 300;
+/// Nobody is waited for longer than this, whatever is asked for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+
+/// An aggregator, connected while it is asked and given something.
+#[derive(Debug)]
+pub struct Aggregator {
+    target: Target,
+    connection: Option<Connection>,
+    /// It lets a connection be used again.
+    keeps: bool,
+    /// Connections in a row that ended after one answer.
+    lone: u32,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<()>,
+    answers: u32,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+struct Reply {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Bytes,
+}
+
+impl Aggregator {
+    /// Not connected yet.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self { target, connection: None, keeps: true, lone: 0 }
+    }
+
+    /// Asks what it has.
+    pub async fn latest(&mut self) -> Result<Latest, Failure> {
+        let path = "events/latest";
+        let reply = match self.request(Method::GET, path, "latest", Bytes::new()).await {
+            // It was opened for this: there is nothing to be asked again at once.
+            Err(Failure::Closed) => return Err(self.target.unreachable(turned_away())),
+            reply => reply?,
+        };
+        match reply.status {
+            StatusCode::OK => {
+                // Whatever is no JSON is no event of ours either.
+                Ok(Latest::Event(serde_json::from_slice(&reply.body).unwrap_or_default()))
+            }
+            StatusCode::NO_CONTENT => Ok(Latest::Unsaid),
+            StatusCode::NOT_FOUND => Ok(Latest::Nothing),
+            _ => Err(refused(&Method::GET, path, &reply).into()),
+        }
+    }
+
+    /// Gives it an array of events.
+    pub async fn post_batch(&mut self, id: &str, body: Bytes) -> Result<(), Failure> {
+        let path = self.target.batch_path.clone();
+        self.post(&path, id, body).await
+    }
+
+    /// Gives it one event.
+    pub async fn post_event(&mut self, id: &str, body: Bytes) -> Result<(), Failure> {
+        self.post("events", id, body).await
+    }
+
+    /// Forgets the connection: nobody knows what still travels on it.
+    pub fn hang_up(&mut self) {
+        self.connection = None;
+    }
+
+    async fn post(&mut self, path: &str, id: &str, body: Bytes) -> Result<(), Failure> {
+        if self.has_ended() && self.keeps {
+            return Err(Failure::Closed);
+        }
+        let reply = self.request(Method::POST, path, id, body).await?;
+        match reply.status {
+            StatusCode::CREATED => Ok(()),
+            _ => Err(refused(&Method::POST, path, &reply).into()),
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let Some(connection) = &self.connection else { return true };
+        let ended = connection.sender.is_closed();
+        if ended {
+            self.note_end();
+        }
+        ended
+    }
+
+    /// One answer and no more, again and again, is how some close every connection without a
+    /// word.
+    fn note_end(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        self.lone = if connection.answers > 1 { 0 } else { self.lone + 1 };
+        self.keeps &= self.lone < 2;
+    }
+
+    async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        id: &str,
+        body: Bytes,
+    ) -> Result<Reply, Failure> {
+        let limit = self.target.timeout;
+        let doing = format!("{method} {path}");
+        let answered = timeout(limit, self.exchange(method, path, id, body)).await;
+        let answered = answered.unwrap_or(Err(Failure::Silent { doing, limit }));
+        if answered.is_err() {
+            self.connection = None;
+        }
+        answered
+    }
+
+    async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        id: &str,
+        body: Bytes,
+    ) -> Result<Reply, Failure> {
+        if self.has_ended() {
+            self.connection = Some(self.target.connect().await?);
+        }
+        let Some(connection) = &mut self.connection else { return Err(Failure::Closed) };
+        let doing = format!("{method} {path}");
+        let longest = if method == Method::GET { LONGEST_EVENT } else { LONGEST_ANSWER };
+        let request = self.target.message(method, path, id, body);
+        let sent = match connection.sender.ready().await {
+            Ok(()) => connection.sender.send_request(request).await,
+            Err(closed) => Err(closed),
+        };
+        let response = match sent {
+            Ok(response) => response,
+            // It never left.
+            Err(error) if error.is_canceled() || error.is_closed() => {
+                self.note_end();
+                return Err(Failure::Closed);
+            }
+            Err(source) => return Err(Failure::Broken { doing, source }),
+        };
+        connection.answers += 1;
+        let kept = is_kept(&response);
+        let (head, body) = response.into_parts();
+        let whole = Limited::new(body, longest).collect().await;
+        if !kept || whole.is_err() {
+            self.connection = None;
+        }
+        self.keeps = kept;
+        Ok(Reply {
+            status: head.status,
+            retry_after: retry_after(&head.headers),
+            // The status counts; what was to come with it may be missing.
+            body: whole.map(Collected::to_bytes).unwrap_or_default(),
+        })
+    }
+}
+
+impl Target {
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let failed = |source| self.unreachable(source);
+        let host = self.host.trim_matches(['[', ']']);
+        let socket = TcpStream::connect((host, self.port)).await.map_err(failed)?;
+        socket.set_nodelay(true).map_err(failed)?;
+        let Some(tls) = &self.tls else { return shake_hands(socket).await.map_err(failed) };
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other);
+        let connector = TlsConnector::from(Arc::clone(tls));
+        let socket = connector.connect(name.map_err(failed)?, socket).await.map_err(failed)?;
+        shake_hands(socket).await.map_err(failed)
+    }
+
+    fn unreachable(&self, source: io::Error) -> Failure {
+        Failure::Connect { host: self.host.clone(), port: self.port, source }
+    }
+
+    fn message(&self, method: Method, path: &str, id: &str, body: Bytes) -> Request<Full<Bytes>> {
+        let mut headers = HeaderMap::new();
+        let mut put = |name: HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        };
+        put(HOST, &format!("{}:{}", self.host, self.port));
+        put(USER_AGENT, concat!("event-piper/", env!("CARGO_PKG_VERSION")));
+        if method == Method::POST {
+            put(CONTENT_TYPE, "application/json");
+        }
+        if let Some(token) = &self.token {
+            put(AUTHORIZATION, &format!("Bearer {}", token.expose_secret()));
+        }
+        if let Some(key) = &self.key {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            put(HeaderName::from_static("webhook-id"), id);
+            put(HeaderName::from_static("webhook-timestamp"), &now.to_string());
+            put(HeaderName::from_static("webhook-signature"), &key.sign(id, now, &body));
+        }
+        let uri = format!("{}{path}", self.base);
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri.parse().unwrap_or_default();
+        *request.headers_mut() = headers;
+        request
+    }
+}
+
+fn turned_away() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "it ended the connection at once")
+}
+
+async fn shake_hands(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> io::Result<Connection> {
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
+    // What goes wrong on the connection, the next request reports.
+    let driver = tokio::spawn(async move { drop(connection.await) });
+    Ok(Connection { sender, driver, answers: 0 })
+}
+
+/// Whether the connection may be used for another request.
+fn is_kept(response: &Response<Incoming>) -> bool {
+    let says = response.headers().get(CONNECTION).and_then(|value| value.to_str().ok());
+    let says = says.unwrap_or_default().to_ascii_lowercase();
+    if response.version() == Version::HTTP_10 {
+        says.contains("keep-alive")
+    } else {
+        !says.contains("close")
+    }
+}
+
+fn refused(method: &Method, path: &str, reply: &Reply) -> Refusal {
+    let text = String::from_utf8_lossy(&reply.body);
+    let says = text.chars().take(LONGEST_SAYING);
+    let says = says.map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+    Refusal {
+        doing: format!("{method} {path}"),
+        status: reply.status,
+        says: says.trim().to_owned(),
+        retry_after: reply.retry_after,
+    }
+}
+
+/// Seconds, or a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let seconds = text.parse().map(Duration::from_secs).ok();
+    let date = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
+    Some(seconds.or_else(date)?.min(LONGEST_RETRY_AFTER))
+}

@@ -1,0 +1,98 @@
+//! How a bootstrap gets on: a bar on a terminal, a line now and then in a log.
+
+use std::{
+    io::{IsTerminal, stderr},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tracing::info;
+
+use crate::event::EventId;
+
+/// Lines in a log are this far apart.
+const LINES: Duration = Duration::from_secs(5);
+
+/// One bootstrap, from its beginning to the newest event of that time.
+#[derive(Debug)]
+pub(super) struct Progress {
+    name: String,
+    from: EventId,
+    to: EventId,
+    begun: Instant,
+    events: u64,
+    said: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    pub(super) fn new(name: &str, from: EventId, to: EventId) -> Self {
+        let now = Instant::now();
+        info!(aggregator = name, %from, %to, "bootstrapping");
+        let bar = stderr().is_terminal().then(|| bar(name, from, to));
+        Self { name: name.to_owned(), from, to, begun: now, events: 0, said: now, bar }
+    }
+
+    /// So many more events were confirmed, up to this id.
+    pub(super) fn confirmed(&mut self, events: usize, upto: EventId) {
+        self.events += events as u64;
+        if let Some(bar) = &self.bar {
+            bar.set_position(distance(self.from, upto));
+        } else if self.said.elapsed() >= LINES {
+            self.said = Instant::now();
+            self.say(upto);
+        }
+    }
+
+    /// The aggregator has it all.
+    pub(super) fn done(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let (events, seconds) = (self.events, self.begun.elapsed().as_secs_f64());
+        info!(
+            aggregator = %self.name, events, seconds = %format!("{seconds:.1}"),
+            per_second = self.rate(), "booted"
+        );
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate and a guess"
+    )]
+    fn rate(&self) -> u64 {
+        (self.events as f64 / self.begun.elapsed().as_secs_f64().max(0.001)) as u64
+    }
+
+    fn say(&self, upto: EventId) {
+        let (done, all) = (distance(self.from, upto), distance(self.from, self.to).max(1));
+        let left = self.begun.elapsed().as_secs() * all.saturating_sub(done) / done.max(1);
+        info!(
+            aggregator = %self.name, %upto, to = %self.to, percent = (done * 100 / all).min(100),
+            per_second = self.rate(), seconds_left = left, "bootstrapping"
+        );
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+    }
+}
+
+fn bar(name: &str, from: EventId, to: EventId) -> ProgressBar {
+    let style = "{prefix} [{bar:30}] {human_pos}/{human_len} {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(style).expect("the template is right");
+    let bar = ProgressBar::new(distance(from, to));
+    bar.set_style(style.progress_chars("=> "));
+    bar.set_prefix(name.to_owned());
+    bar
+}
+
+fn distance(from: EventId, to: EventId) -> u64 {
+    to.get().saturating_sub(from.get()).max(0).unsigned_abs()
+}

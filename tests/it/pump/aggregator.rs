@@ -1,0 +1,287 @@
+//! The foreign side: an aggregator on a real socket, which keeps what it is given by its id,
+//! notices what should not be, and can be told to misbehave.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    convert::Infallible,
+    future::pending,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::watch,
+    task::JoinHandle,
+    time::sleep,
+};
+use tokio_rustls::TlsAcceptor;
+
+/// What happens to a request before it is looked at, or after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is answered so, and does nothing.
+    Answer(u16),
+    /// 503 with `Retry-After: 1`.
+    Busy,
+    /// It is never answered, and does nothing.
+    Hang,
+    /// It is done and answered, this late.
+    Late(Duration),
+    /// It is done, and the connection ends without an answer.
+    DieAfter,
+    /// The connection ends, and nothing is done.
+    DieBefore,
+}
+
+/// How `events/latest` is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Says {
+    /// With the latest event, or 404.
+    #[default]
+    Latest,
+    /// With 204.
+    Nothing,
+    /// With something of its own.
+    Foreign,
+}
+
+/// What it has, and what it has seen.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    pub(super) applied: BTreeMap<i64, Value>,
+    pub(super) booted: usize,
+    is_booted: bool,
+    pub(super) repeats: usize,
+    /// Every array's length, as they came.
+    pub(super) batches: Vec<usize>,
+    pub(super) singles: usize,
+    pub(super) asked: usize,
+    /// What must not be.
+    pub(super) wrong: Vec<String>,
+    pub(super) faults: VecDeque<Fault>,
+    pub(super) refused: HashSet<i64>,
+    pub(super) says: Says,
+    pub(super) headers: Vec<(HashMap<String, String>, Bytes)>,
+    pub(super) posts: Vec<Instant>,
+    /// Those who could not show a certificate.
+    pub(super) strangers: usize,
+    /// Every connection ends with its first answer.
+    pub(super) closes: bool,
+    /// The field that is the id.
+    pub(super) key: String,
+}
+
+/// See the module. It ends with the test.
+pub(super) struct Aggregator {
+    pub(super) address: SocketAddr,
+    store: Arc<Mutex<Store>>,
+    cut: watch::Sender<u32>,
+    accepting: JoinHandle<()>,
+}
+
+impl Aggregator {
+    pub(super) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// The same over TLS.
+    pub(super) async fn start_with(tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let store = Arc::new(Mutex::new(Store { key: "id".into(), ..Store::default() }));
+        let cut = watch::Sender::new(0);
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&store), cut.clone(), tls));
+        Self { address, store, cut, accepting }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/base", self.address)
+    }
+
+    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap()
+    }
+
+    /// The ids that it has.
+    pub(super) fn ids(&self) -> Vec<i64> {
+        self.store().applied.keys().copied().collect()
+    }
+
+    /// It starts anew, and remembers nothing: every connection ends.
+    pub(super) fn restart_empty(&self) {
+        let mut store = self.store();
+        store.applied.clear();
+        store.is_booted = false;
+        drop(store);
+        self.cut();
+    }
+
+    /// Every connection ends.
+    pub(super) fn cut(&self) {
+        self.cut.send_modify(|cut| *cut += 1);
+    }
+}
+
+impl Drop for Aggregator {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    store: Arc<Mutex<Store>>,
+    cut: watch::Sender<u32>,
+    tls: Option<TlsAcceptor>,
+) {
+    while let Ok((socket, _)) = listener.accept().await {
+        let (store, cut, tls) = (Arc::clone(&store), cut.subscribe(), tls.clone());
+        tokio::spawn(async move {
+            match tls {
+                None => serve(socket, store, cut).await,
+                Some(tls) => match tls.accept(socket).await {
+                    Ok(socket) => serve(socket, store, cut).await,
+                    Err(_) => store.lock().unwrap().strangers += 1,
+                },
+            }
+        });
+    }
+}
+
+async fn serve(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    store: Arc<Mutex<Store>>,
+    mut cut: watch::Receiver<u32>,
+) {
+    let keeps = !store.lock().unwrap().closes;
+    let service = service_fn(move |request| answer(Arc::clone(&store), request));
+    let connection =
+        http1::Builder::new().keep_alive(keeps).serve_connection(TokioIo::new(socket), service);
+    tokio::select! {
+        _ = connection => {}
+        _ = cut.changed() => {}
+    }
+}
+
+/// An error ends the connection without an answer.
+async fn answer(
+    store: Arc<Mutex<Store>>,
+    request: Request<Incoming>,
+) -> io::Result<Response<Full<Bytes>>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let (method, path) = (head.method.as_str().to_owned(), head.uri.path().to_owned());
+    if method == "GET" {
+        let mut store = store.lock().unwrap();
+        store.asked += 1;
+        return Ok(store.latest(&path));
+    }
+    let fault = {
+        let mut store = store.lock().unwrap();
+        store.posts.push(Instant::now());
+        let text = |value: &hyper::header::HeaderValue| value.to_str().unwrap().to_owned();
+        let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value)));
+        let headers = headers.collect();
+        store.headers.push((headers, body.clone()));
+        store.faults.pop_front()
+    };
+    let apply = || store.lock().unwrap().post(&path, &body);
+    let died = || Err(io::Error::other("died"));
+    match fault {
+        None => Ok(apply()),
+        Some(Fault::Answer(status)) => Ok(reply(status, "not today")),
+        Some(Fault::Busy) => {
+            let mut reply = reply(503, "busy");
+            reply.headers_mut().insert("retry-after", "1".parse().unwrap());
+            Ok(reply)
+        }
+        Some(Fault::Hang) => match pending::<Infallible>().await {},
+        Some(Fault::Late(pause)) => {
+            sleep(pause).await;
+            Ok(apply())
+        }
+        Some(Fault::DieAfter) => {
+            apply();
+            died()
+        }
+        Some(Fault::DieBefore) => died(),
+    }
+}
+
+fn reply(status: u16, body: impl Into<String>) -> Response<Full<Bytes>> {
+    let body = Full::new(Bytes::from(body.into()));
+    Response::builder().status(status).body(body).unwrap()
+}
+
+impl Store {
+    fn latest(&self, path: &str) -> Response<Full<Bytes>> {
+        assert_eq!(path, "/base/events/latest");
+        match (self.says, self.applied.last_key_value()) {
+            (Says::Nothing, _) => reply(204, ""),
+            (Says::Foreign, _) => reply(200, r#"{"uuid": "5b0c", "entity": "order"}"#),
+            (Says::Latest, None) if self.is_booted => reply(204, ""),
+            (Says::Latest, None) => reply(404, ""),
+            (Says::Latest, Some((_, event))) => reply(200, event.to_string()),
+        }
+    }
+
+    fn post(&mut self, path: &str, body: &[u8]) -> Response<Full<Bytes>> {
+        let body: Value = serde_json::from_slice(body).expect("a body is JSON");
+        let events = match (path, body) {
+            ("/base/events/batch" | "/base/events/import", Value::Array(events)) => {
+                self.batches.push(events.len());
+                if events.is_empty() {
+                    self.booted += 1;
+                    self.is_booted = true;
+                }
+                events
+            }
+            ("/base/events", event @ Value::Object(_)) => {
+                self.singles += 1;
+                vec![event]
+            }
+            (path, body) => panic!("nobody posts this to {path}: {body}"),
+        };
+        let id = |event: &Value| event[&self.key].as_i64().expect("an event has an id");
+        let ids: Vec<i64> = events.iter().map(id).collect();
+        if !ids.is_sorted() {
+            self.wrong.push(format!("a batch is not sorted: {ids:?}"));
+        }
+        if let Some(refused) = ids.iter().find(|id| self.refused.contains(id)) {
+            return reply(422, format!("no room for\nevent {refused}"));
+        }
+        for (id, event) in ids.into_iter().zip(events) {
+            self.apply(id, event);
+        }
+        reply(201, "")
+    }
+
+    fn apply(&mut self, id: i64, event: Value) {
+        if let Some(known) = self.applied.get(&id) {
+            self.repeats += 1;
+            if *known != event {
+                self.wrong.push(format!("{known} came again as {event}"));
+            }
+            return;
+        }
+        if let Some((latest, _)) = self.applied.last_key_value().filter(|(it, _)| **it > id) {
+            self.wrong.push(format!("{id} came after {latest}"));
+        }
+        self.applied.insert(id, event);
+    }
+}
+
+/// What is expected of every event that is written here.
+pub(super) fn payload(number: usize) -> Value {
+    json!({ "number": number })
+}

@@ -1,0 +1,205 @@
+//! Everything goes wrong at once, and afterwards nothing is missing.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+use super::{
+    aggregator::{Aggregator, Fault, Says},
+    fed,
+    process::PumpProcess,
+    write,
+};
+use crate::support::{
+    chaos_proxy::{ChaosProxy, Strike, Weather},
+    eventually,
+    postgres::{Database, try_connect},
+};
+
+const FAULTS: [Fault; 8] = [
+    Fault::Answer(500),
+    Fault::Answer(404),
+    Fault::Answer(200),
+    Fault::Hang,
+    Fault::Late(Duration::from_millis(100)),
+    Fault::Late(Duration::from_millis(700)),
+    Fault::DieAfter,
+    Fault::DieBefore,
+];
+
+fn any_fault() -> Fault {
+    FAULTS[fastrand::usize(..FAULTS.len())]
+}
+
+/// Writes until it is told to stop: events, rollbacks, and transactions that take their time.
+async fn write_on(url: String, stop: &AtomicBool) {
+    let client = try_connect(&url).await.unwrap();
+    let insert = "insert into events (type, subscriber, payload)
+        select 'insert', 'toto', jsonb_build_object('number', n) from generate_series(1, 3) n";
+    while !stop.load(Ordering::Relaxed) {
+        let pause = Duration::from_millis(fastrand::u64(..15));
+        let end = if fastrand::u8(..5) == 0 { "rollback" } else { "commit" };
+        client.batch_execute(&format!("begin; {insert}")).await.unwrap();
+        sleep(pause).await;
+        client.batch_execute(end).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn one_fault_of_each_kind_loses_nothing() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    let pump = PumpProcess::start(&database.url(), &aggregator, &["--timeout", "500ms"]);
+    pump.until("live").await;
+    for fault in FAULTS {
+        aggregator.store().faults.push_back(fault);
+        write(&database, 2).await;
+        fed(&database, &aggregator, &pump).await;
+    }
+    // It tells what it has, so that only one answer can make an event come twice: the one that
+    // was too late, and whose work was still to be done.
+    assert!(aggregator.store().repeats <= 1, "{}", pump.log());
+    assert!(pump.metric("retries_total").await >= 7.0 - 0.5);
+}
+
+#[tokio::test]
+async fn who_is_told_to_come_back_later_does() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    aggregator.store().faults.push_back(Fault::Busy);
+    write(&database, 1).await;
+    fed(&database, &aggregator, &pump).await;
+    let store = aggregator.store();
+    let [.., refused, again] = store.posts[..] else { panic!("{:?}", store.posts) };
+    assert!(again - refused >= Duration::from_secs(1), "{:?}", again - refused);
+}
+
+#[tokio::test]
+async fn two_pumps_that_are_killed_at_random_feed_an_aggregator_that_fails_at_random() {
+    let seed = fastrand::u64(..);
+    println!("the dice: {seed}");
+    fastrand::seed(seed);
+    for says in [Says::Latest, Says::Nothing] {
+        let database = Database::create().await;
+        write(&database, 500).await;
+        let aggregator = Aggregator::start().await;
+        aggregator.store().says = says;
+        let flags = ["--batch-events", "20", "--timeout", "400ms"];
+        let start = || PumpProcess::start(&database.url(), &aggregator, &flags);
+        let mut pumps = [start(), start()];
+        let stop = AtomicBool::new(false);
+        let mischief = async {
+            for _ in 0..25 {
+                let faults = std::iter::repeat_with(any_fault).take(fastrand::usize(..3));
+                aggregator.store().faults.extend(faults);
+                sleep(Duration::from_millis(fastrand::u64(20..250))).await;
+                if fastrand::bool() {
+                    let pump = &mut pumps[fastrand::usize(..2)];
+                    pump.kill().await;
+                    pump.run();
+                }
+            }
+            aggregator.store().faults.clear();
+            stop.store(true, Ordering::Relaxed);
+        };
+        let writers = [write_on(database.url(), &stop), write_on(database.url(), &stop)];
+        tokio::join!(mischief, futures::future::join_all(writers));
+        fed(&database, &aggregator, &pumps[0]).await;
+        let count = aggregator.ids().len();
+        println!("{count} events, {} came again", aggregator.store().repeats);
+    }
+}
+
+#[tokio::test]
+async fn a_second_pump_stands_by_and_takes_over() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    let mut first = PumpProcess::start(&database.url(), &aggregator, &[]);
+    first.until("live").await;
+    let second = PumpProcess::start(&database.url(), &aggregator, &[]);
+    second.until("standby").await;
+    write(&database, 10).await;
+    fed(&database, &aggregator, &first).await;
+    let ready = async || second.state().await.is_some_and(|(_, ready)| ready);
+    second.eventually("a standby is ready", ready).await;
+    first.kill().await;
+    write(&database, 10).await;
+    fed(&database, &aggregator, &second).await;
+    second.until("live").await;
+    first.run();
+    first.until("standby").await;
+    assert_eq!(aggregator.store().repeats, 0);
+}
+
+/// A pump behind a network of its own, live, and another one that stands by.
+async fn with_a_network(
+    database: &Database,
+    aggregator: &Aggregator,
+) -> (ChaosProxy, PumpProcess, PumpProcess) {
+    let port = database.tcp_url().rsplit_once(':').unwrap().1.split_once('/').unwrap().0.to_owned();
+    let upstream = format!("127.0.0.1:{port}").parse().unwrap();
+    let network = ChaosProxy::start(upstream).await;
+    let url = database.tcp_url().replace(&port, &network.address().port().to_string());
+    let cut_off = PumpProcess::start(&url, aggregator, &[]);
+    cut_off.until("live").await;
+    let other = PumpProcess::start(&database.url(), aggregator, &[]);
+    other.until("standby").await;
+    (network, cut_off, other)
+}
+
+#[tokio::test]
+async fn a_pump_that_postgresql_has_lost_may_not_move_the_checkpoint() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    let (network, cut_off, other) = with_a_network(&database, &aggregator).await;
+    write(&database, 5).await;
+    fed(&database, &aggregator, &cut_off).await;
+    // PostgreSQL sees the connections end; the pump behind them hears nothing.
+    network.strike(Strike::LoseServer);
+    other.until("live").await;
+    write(&database, 5).await;
+    fed(&database, &aggregator, &other).await;
+    cut_off.until("standby").await;
+    assert!(cut_off.log().contains("lost the lease"), "{}", cut_off.log());
+    assert_eq!(aggregator.store().repeats, 0);
+}
+
+#[tokio::test]
+async fn a_pump_in_a_black_hole_gives_up_the_lease() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    let (network, cut_off, other) = with_a_network(&database, &aggregator).await;
+    network.set(Weather { black_hole: true, ..Weather::default() });
+    write(&database, 5).await;
+    other.until("live").await;
+    fed(&database, &aggregator, &other).await;
+    network.clear();
+    cut_off.until("standby").await;
+}
+
+#[tokio::test]
+async fn a_frozen_pump_that_wakes_up_changes_nothing() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    aggregator.store().says = Says::Nothing;
+    let first = PumpProcess::start(&database.url(), &aggregator, &[]);
+    first.until("live").await;
+    write(&database, 5).await;
+    fed(&database, &aggregator, &first).await;
+    let client = database.connect().await;
+    let checkpoint = "select epoch, position from event_piper_pumps";
+    // As if somebody had taken over while it was frozen, and got further.
+    client
+        .batch_execute("update event_piper_pumps set epoch = epoch + 1, position = 777")
+        .await
+        .unwrap();
+    let lost = async || first.log().contains("another pump has taken over").then_some(());
+    eventually("the first has noticed", lost).await;
+    let row = client.query_one(checkpoint, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(1), 777, "at epoch {}", row.get::<_, i64>(0));
+}

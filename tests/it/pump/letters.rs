@@ -1,0 +1,109 @@
+//! Events that an aggregator refuses, and what becomes of them.
+
+use super::{
+    aggregator::{Aggregator, Says},
+    logged,
+    process::{PumpProcess, command, said},
+    write,
+};
+use crate::support::{eventually, postgres::Database};
+
+async fn until_it_has(aggregator: &Aggregator, ids: &[i64], pump: &PumpProcess) {
+    pump.eventually("the aggregator has what it takes", async || aggregator.ids() == ids).await;
+}
+
+#[tokio::test]
+async fn a_pump_stops_before_a_refused_event_until_it_is_skipped() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    aggregator.store().refused.insert(3);
+    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    write(&database, 5).await;
+    pump.until("stopped").await;
+    assert_eq!(aggregator.ids(), [1, 2]);
+    assert_eq!(pump.state().await, Some(("stopped".into(), false)));
+    let list = said(&["list"], &database.url()).await;
+    assert!(list.contains("toto: running, booted, at 2, 3 events behind"), "{list}");
+    assert!(list.contains("3 blocking") && list.contains("422"), "{list}");
+    assert!(list.contains("no room for event 3"), "{list}");
+    said(&["skip", "toto", "3"], &database.url()).await;
+    until_it_has(&aggregator, &[1, 2, 4, 5], &pump).await;
+    pump.until("live").await;
+}
+
+#[tokio::test]
+async fn a_stopped_pump_goes_on_when_it_is_told_to_try_again() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    aggregator.store().refused.insert(2);
+    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    write(&database, 3).await;
+    pump.until("stopped").await;
+    aggregator.store().refused.clear();
+    said(&["retry", "toto"], &database.url()).await;
+    until_it_has(&aggregator, &[1, 2, 3], &pump).await;
+    let gone =
+        async || (!said(&["list"], &database.url()).await.contains("blocking")).then_some(());
+    eventually("nothing blocks any more", gone).await;
+    assert_eq!(aggregator.store().wrong, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_refused_event_may_be_set_aside_in_a_batch_too_and_sent_again() {
+    let database = Database::create().await;
+    write(&database, 40).await;
+    let aggregator = Aggregator::start().await;
+    aggregator.store().refused.extend([17, 42]);
+    let flags = ["--on-refusal", "set-aside", "--batch-events", "16"];
+    let pump = PumpProcess::start(&database.url(), &aggregator, &flags);
+    pump.until("live").await;
+    write(&database, 5).await;
+    let mut expected = logged(&database).await;
+    expected.retain(|id| ![17, 42].contains(id));
+    until_it_has(&aggregator, &expected, &pump).await;
+    let list = said(&["list"], &database.url()).await;
+    assert!(list.contains("17 set-aside") && list.contains("42 set-aside"), "{list}");
+    eventually("both are counted", async || {
+        (pump.metric("dead_letters").await > 1.5).then_some(())
+    })
+    .await;
+    {
+        let mut store = aggregator.store();
+        assert_eq!(store.wrong, Vec::<String>::new());
+        store.refused.clear();
+    }
+    said(&["retry", "toto", "17"], &database.url()).await;
+    expected.insert(16, 17);
+    until_it_has(&aggregator, &expected, &pump).await;
+    let list = said(&["list"], &database.url()).await;
+    assert!(!list.contains("17 ") && list.contains("42 set-aside"), "{list}");
+}
+
+#[tokio::test]
+async fn what_was_set_aside_stays_so_across_a_restart() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    aggregator.store().says = Says::Nothing;
+    aggregator.store().refused.insert(2);
+    let flags = ["--on-refusal", "set-aside"];
+    let mut pump = PumpProcess::start(&database.url(), &aggregator, &flags);
+    pump.until("live").await;
+    write(&database, 3).await;
+    until_it_has(&aggregator, &[1, 3], &pump).await;
+    pump.kill().await;
+    pump.run();
+    write(&database, 1).await;
+    until_it_has(&aggregator, &[1, 3, 4], &pump).await;
+    assert!(said(&["list"], &database.url()).await.contains("2 set-aside"));
+}
+
+#[tokio::test]
+async fn an_event_that_was_not_refused_cannot_be_skipped() {
+    let database = Database::create().await;
+    let output = command(&["skip", "toto", "3"], &database.url()).await;
+    assert!(!output.status.success());
+    let says = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(says.contains("no such event was refused"), "{says}");
+}

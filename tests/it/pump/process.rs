@@ -1,0 +1,123 @@
+//! A pump in a process of its own, which can be killed and started again.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::aggregator::Aggregator;
+use crate::support::{eventually, scratch::Scratch, sse_client::try_ask};
+
+/// See the module. It ends with the test.
+pub(super) struct PumpProcess {
+    args: Vec<String>,
+    child: Option<Child>,
+    pub(super) health: SocketAddr,
+    log: PathBuf,
+    _folder: Scratch,
+}
+
+/// Quick enough that nobody waits for them long.
+const QUICK: [(&str, &str); 4] = [
+    ("--timeout", "2s"),
+    ("--longest-pause", "200ms"),
+    ("--name", "toto"),
+    ("--log", "info,event_piper=debug"),
+];
+
+impl PumpProcess {
+    /// A pump on the database at `url`, for this aggregator, with more flags.
+    pub(super) fn start(url: &str, aggregator: &Aggregator, flags: &[&str]) -> Self {
+        let to = aggregator.url();
+        let quick = QUICK.into_iter().filter(|(name, _)| !flags.contains(name));
+        let quick: Vec<_> = quick.flat_map(<[&str; 2]>::from).collect();
+        Self::launch(&[&["--database-url", url, "--to", &to], &quick[..], flags].concat())
+    }
+
+    /// A pump with these flags.
+    pub(super) fn launch(flags: &[&str]) -> Self {
+        let folder = Scratch::new();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let health = free.local_addr().unwrap();
+        drop(free);
+        let own = ["pump", "--health", &health.to_string()].map(ToOwned::to_owned);
+        let args = own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
+        let log = folder.path().join("log");
+        let mut process = Self { args, child: None, health, log, _folder: folder };
+        process.run();
+        process
+    }
+
+    /// Starts it, when it is down.
+    pub(super) fn run(&mut self) {
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        let mut command = program();
+        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.kill_on_drop(true).spawn().unwrap());
+    }
+
+    pub(super) async fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await.unwrap();
+        }
+    }
+
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its state, by its own account, and whether it is ready.
+    pub(super) async fn state(&self) -> Option<(String, bool)> {
+        let answer = try_ask(self.health, "GET", "/readyz", &[]).await.ok()?;
+        let json = answer.json();
+        let state = json["pumps"].as_object()?.values().next()?.as_str()?.to_owned();
+        Some((state, answer.status == 200))
+    }
+
+    pub(super) async fn until(&self, state: &str) {
+        let what = format!("the pump is {state}");
+        self.eventually(&what, async || self.state().await.is_some_and(|(now, _)| now == state))
+            .await;
+    }
+
+    /// Waits for what the pump shall bring about; shows its log when that does not come.
+    pub(super) async fn eventually(&self, what: &str, mut probe: impl AsyncFnMut() -> bool) {
+        let reached = eventually(what, async || probe().await.then_some(()));
+        let reached = timeout(Duration::from_secs(28), reached).await;
+        assert!(reached.is_ok(), "not in time: {what}\n{}", self.log());
+    }
+
+    /// The value of one of its metrics.
+    pub(super) async fn metric(&self, name: &str) -> f64 {
+        let text = try_ask(self.health, "GET", "/metrics", &[]).await.unwrap().body;
+        let name = format!("event_piper_pump_{name}{{aggregator=\"toto\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));
+    command.env_clear().envs(std::env::var_os("PATH").map(|it| ("PATH", it)));
+    command
+}
+
+/// `event-piper pump list`, and so on.
+pub(super) async fn command(args: &[&str], url: &str) -> Output {
+    program().arg("pump").args(args).args(["--database-url", url]).output().await.unwrap()
+}
+
+/// What it printed, if all went well.
+pub(super) async fn said(args: &[&str], url: &str) -> String {
+    let output = command(args, url).await;
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
