@@ -11,6 +11,8 @@ use std::{
 };
 
 use fastrand::Rng;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::{
     net::TcpSocket,
     select,
@@ -26,6 +28,8 @@ use crate::support::sse_client::{Frame, Stream};
 pub(super) struct Habits {
     pub(super) name: &'static str,
     pub(super) consumers: Vec<String>,
+    /// It reads everybody's events, in strict order.
+    pub(super) strict: bool,
     /// Only these types; none: all.
     pub(super) kinds: Vec<&'static str>,
     /// It wants the whole log, rather than what comes from now on.
@@ -95,7 +99,17 @@ pub(super) fn everybody(dice: &mut Rng) -> Vec<Habits> {
             name: "several from 0",
             consumers: all(),
             from_the_beginning: true,
+            leaves: leisurely.clone(),
+            ..plain()
+        },
+        Habits { name: "strict", strict: true, consumers: all(), ..plain() },
+        Habits {
+            name: "strict from 0",
+            strict: true,
+            consumers: all(),
+            from_the_beginning: true,
             leaves: leisurely,
+            hops: true,
             ..plain()
         },
         Habits { name: "several typed", consumers: all(), kinds: KINDS[1..].into(), ..plain() },
@@ -135,6 +149,13 @@ pub(super) fn digest(kind: &str, payload: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     (kind, payload).hash(&mut hasher);
     hasher.finish()
+}
+
+/// An event as it is among everybody's.
+#[derive(Deserialize)]
+struct Whole<'a> {
+    #[serde(borrow)]
+    payload: &'a RawValue,
 }
 
 /// A client at work.
@@ -179,6 +200,19 @@ impl Client {
         if self.habits.dawdles.is_some() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         }
+        let path = self.path();
+        let resume = cursor.map(|cursor| ("Last-Event-ID", cursor));
+        let stream = Stream::open_on(socket.connect(gateway).await?, &path, resume.as_slice());
+        let stream = stream.await?;
+        let line = format!("{gateway} after {cursor:?}");
+        self.diary().connections.push(line);
+        Ok(stream)
+    }
+
+    fn path(&self) -> String {
+        if self.habits.strict {
+            return "/all".to_owned();
+        }
         let mut path = String::from("/events");
         for (at, consumer) in self.habits.consumers.iter().enumerate() {
             let separator = if at == 0 { '?' } else { '&' };
@@ -187,12 +221,7 @@ impl Client {
         if !self.habits.kinds.is_empty() {
             write!(path, "&types={}", self.habits.kinds.join(",")).unwrap();
         }
-        let resume = cursor.map(|cursor| ("Last-Event-ID", cursor));
-        let stream = Stream::open_on(socket.connect(gateway).await?, &path, resume.as_slice());
-        let stream = stream.await?;
-        let line = format!("{gateway} after {cursor:?}");
-        self.diary().connections.push(line);
-        Ok(stream)
+        path
     }
 
     /// Reads until the connection ends, in whatever way; says in which.
@@ -232,13 +261,16 @@ impl Client {
     }
 
     fn note(&self, frame: &Frame) {
+        let whole = self.habits.strict && frame.is_logged();
+        let whole = whole.then(|| serde_json::from_str::<Whole>(&frame.data).expect("an event"));
+        let payload = whole.as_ref().map_or(frame.data.as_str(), |whole| whole.payload.get());
         let mut diary = self.diary();
         let connection = diary.connections.len();
         if frame.is_logged() {
             diary.got.push(Got {
                 row: frame.row(),
                 late: frame.id.as_ref().is_some_and(|id| id.contains('@')),
-                digest: digest(&frame.event, &frame.data),
+                digest: digest(&frame.event, payload),
                 connection,
             });
         } else if frame.event == "$gap" {
