@@ -307,6 +307,11 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("ep-pid-{:x}", fastrand::u64(..)));
         fs::create_dir(&folder).unwrap();
         let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        // For a moment it still has the name of this thread, which begins with `postgres`.
+        let comm = format!("/proc/{}/comm", other.id());
+        while fs::read_to_string(&comm).is_ok_and(|name| name.trim() != "sleep") {
+            std::thread::yield_now();
+        }
         let rest = "/data\n1700000000\n5432\n/socket\n\n 12345 678\nready\n";
         fs::write(folder.join("postmaster.pid"), format!("{}\n{rest}", other.id())).unwrap();
         disown_reused_pid(&folder);
