@@ -183,7 +183,6 @@ begin
     select array_agg(pg_get_triggerdef(oid)) into triggers
       from pg_trigger where tgrelid = was and not tgisinternal;
     drop trigger events_once on events;
-    drop trigger events_amends on events;
 
     last_id := coalesce(pg_sequence_last_value(sequence::regclass), 0);
     alter table events alter id drop identity;

@@ -49,7 +49,8 @@ comment on column events.xid is 'the transaction that wrote it; given by the dat
 -- A name is one line, not empty, without control characters (Unicode's Cc), and no longer than fits
 -- into an index for certain.
 create function event_piper_admits(
-    type text, subscriber text, stream text, version bigint, xid xid8
+    type text, subscriber text, stream text, version bigint, xid xid8,
+    amends bigint, id bigint, payload jsonb, log oid
 ) returns boolean language plpgsql stable as $admits$
 begin
     if type !~ '^$|^\$|[[:cntrl:]]' and pg_catalog.octet_length(type) <= 1024
@@ -58,7 +59,7 @@ begin
        and (stream is null and version is null and subscriber is not null
             or version >= 1 and stream !~ '^$|[[:cntrl:]]'
                and pg_catalog.octet_length(stream) <= 1024)
-       and xid = pg_catalog.pg_current_xact_id()
+       and xid = pg_catalog.pg_current_xact_id() and amends is null
     then
         return true;
     end if;
@@ -91,14 +92,15 @@ begin
                 message = pg_catalog.format('refused this event: %s', refused);
         end if;
     end;
-    return true;
+    return amends is null or event_piper_amends(amends, id, subscriber, stream, payload, log);
 end
 $admits$;
 
 -- `not valid`: every new row must obey, but rows that came from the predecessor are kept as they
 -- are. Backups need it, too: pg_dump adds such a constraint after the rows.
 alter table events add constraint events_well_formed
-    check (event_piper_admits(type, subscriber, stream, version, xid)) not valid;
+    check (event_piper_admits(type, subscriber, stream, version, xid, amends, id, payload, tableoid))
+    not valid;
 
 -- What a late transaction wrote: asked rarely, so it costs writers next to nothing. It is on the
 -- number, since PostgreSQL has no BRIN operator class for xid8.
@@ -261,25 +263,35 @@ comment on column events.amends is
 create index events_amends on events (amends, id) where amends is not null;
 
 -- What a correction must be. It reads the event that it corrects with the rights of the table's owner,
--- since a writer may have the right to INSERT only.
-create function event_piper_amends() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $amends$
+-- since a writer may have the right to INSERT only; and being volatile, it sees what the same statement
+-- has written so far.
+create function event_piper_amends(
+    amends bigint, id bigint, subscriber text, stream text, payload jsonb, log oid
+) returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $amends$
+#variable_conflict use_variable
 declare
+    -- The log is beside the partition that the row is for.
+    place constant name := (select relnamespace::regnamespace::text from pg_class where oid = log);
     target  record;
     refused text;
 begin
-    execute format('select subscriber, stream, amends from %I.events where id = $1', tg_table_schema)
-       into target using new.amends;
+    -- What is corrected or erased later was right when it was written.
+    if current_setting('event_piper.prune', true) = 'on' then
+        return true;
+    end if;
+    execute format('select subscriber, stream, amends from %s.events where id = $1', place)
+       into target using amends;
     refused := case
-        when target is null or new.amends >= new.id then
-            format('there is no earlier event %s to amend', new.amends)
+        when target is null or amends >= id then
+            format('there is no earlier event %s to amend', amends)
         when target.amends is not null then
-            format('event %s is an amendment itself: amend %s', new.amends, target.amends)
-        when (target.subscriber = new.subscriber) is not true
-             and (target.stream = new.stream) is not true then
-            format('event %s is of another subscriber and another stream', new.amends)
-        when jsonb_typeof(new.payload) = 'array' and exists (
-                 select from jsonb_array_elements(new.payload) step
+            format('event %s is an amendment itself: amend %s', amends, target.amends)
+        when (target.subscriber = subscriber) is not true
+             and (target.stream = stream) is not true then
+            format('event %s is of another subscriber and another stream', amends)
+        when jsonb_typeof(payload) = 'array' and exists (
+                 select from jsonb_array_elements(payload) step
                  where not coalesce(
                      step ->> 'op' in ('add', 'remove', 'replace', 'move', 'copy', 'test')
                      and step ->> 'path' ~ '^(/.*)?$'
@@ -292,23 +304,18 @@ begin
         -- So that reading an event as corrected is bounded. Writers that are at it at the same moment
         -- may exceed it by as many as they are.
         execute format('select ''there are %2$s amendments of event '' || $1 '
-                       'where (select count(*) from (select from %1$I.events where amends = $1 '
-                       'limit %2$s + 1) known) > %2$s', tg_table_schema, 1000)
-           into refused using new.amends;
+                       'where (select count(*) from (select from %1$s.events where amends = $1 '
+                       'limit %2$s + 1) known) >= %2$s', place, 1000)
+           into refused using amends;
     end if;
     if refused is not null then
         raise exception using
             errcode = 'check_violation', constraint = 'events_amends_an_event',
             message = format('refused this amendment: %s', refused);
     end if;
-    return null;
+    return true;
 end
 $amends$;
-
--- After the row, for COPY writes rows one by one where a trigger comes before them.
-create trigger events_amends after insert on events
-    for each row when (new.amends is not null) execute function event_piper_amends();
-alter table events enable always trigger events_amends;
 
 -- Streams that stay: `event-piper prune` leaves their events alone.
 create table events_keep (
@@ -442,7 +449,7 @@ insert into event_piper_migrations (number, name, checksum) values
     (5, '0005_events_pruned',
      'ef5a50855ee236578bcf5cf4e8c2b9cdf28b3fa264700ff9ec6fc7cfcce0a5f9'),
     (6, '0006_corrections_and_retention',
-     'ac728e8aa805f4dfaec61404c79b08c2fc51306228b57145b48411eca0f44a6c'),
+     'b0282061f4184d04a01cfaa47b9e30301c746867bd601dc2ad15c561ba9fa892'),
     (7, '0007_keys',
      '18974412d1a693d4744308d7be1877a4bc50a0399187afd720f61b2aa1104e03'),
     (8, '0008_pumps',
