@@ -103,6 +103,7 @@ impl Config {
                 head: from.setting("max-head", value::head),
                 body: from.setting("max-body", value::size),
                 event: from.setting("max-event", value::size),
+                page: from.setting("max-page", value::page),
             },
             append_path: from.optional("append-path", value::url_path),
         };

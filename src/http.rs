@@ -36,7 +36,12 @@ use axum::{
 };
 pub use listener::{Listener, Place, listen, tcp};
 pub use server::serve;
-use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    trace::{DefaultOnFailure, TraceLayer},
+};
+
+use tracing::Level;
 
 use self::{error::Problem, tls::Tls};
 use crate::{access::Access, gateway::Gateway, metrics::Route};
@@ -75,6 +80,8 @@ pub struct Limits {
     pub body: usize,
     /// The bytes of one event.
     pub event: usize,
+    /// Events in one page of a stream.
+    pub page: i64,
 }
 
 impl Default for Limits {
@@ -87,6 +94,7 @@ impl Default for Limits {
             head: 16 << 10,
             body: 8 << 20,
             event: 1 << 20,
+            page: 1000,
         }
     }
 }
@@ -116,6 +124,7 @@ struct App {
 
 /// All routes of the gateway.
 pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) -> Router {
+    let quiet = DefaultOnFailure::new().level(Level::DEBUG);
     let cors = cors::layer(&settings, access.modes());
     let append_path = settings.append_path.as_deref().map(append_path::routes);
     let app = Arc::new(App { gateway, access, settings });
@@ -131,7 +140,9 @@ pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) ->
         }))
         .layer(cors)
         .layer(middleware::from_fn(framed))
-        .layer(TraceLayer::new_for_http().make_span_with(span))
+        // Failures are logged where they happen, with their cause; that a server which is not ready
+        // says so is none.
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(quiet))
         .with_state(app)
 }
 

@@ -151,7 +151,8 @@ fn fit_open_files(config: &mut Config) {
         Err(error) => return warn!(%error, "the limit on open files cannot be raised"),
     };
     let writing = config.gateway.writer.map_or(0, |writer| writer.connections);
-    let own = (OWN_FILES + config.gateway.pool + writing).min(files / 2);
+    let pumps = FILES_OF_A_PUMP * config.aggregators.len();
+    let own = (OWN_FILES + config.gateway.pool + writing + pumps).min(files / 2);
     let wanted = config.http.limits.streams;
     config.http.limits = config.http.limits.clone().within(files - own);
     let streams = config.http.limits.streams;
@@ -165,6 +166,8 @@ fn fit_open_files(config: &mut Config) {
 /// Files that are no connection of a client: standard streams, event queues, the listening
 /// sockets and the listening connection, name resolution, an embedded PostgreSQL's pipes.
 const OWN_FILES: usize = 48;
+/// The lease, the checkpoint, and two connections to the aggregator.
+const FILES_OF_A_PUMP: usize = 4;
 
 /// Both signals that ask a program to leave.
 struct Signals {

@@ -71,6 +71,7 @@ const SETTINGS: &[Setting] = &[
     setting("max-head", "EVENT_PIPER_MAX_HEAD", "SIZE", Some("16KiB"), "How large a request's head may be"),
     setting("max-body", "EVENT_PIPER_MAX_BODY", "SIZE", Some("8MiB"), "How large a body may be that is written at once"),
     setting("max-event", "EVENT_PIPER_MAX_EVENT", "SIZE", Some("1MiB"), "How large one event may be that is written over HTTP"),
+    setting("max-page", "EVENT_PIPER_MAX_PAGE", "NUMBER", Some("1000"), "How many events of a stream may be asked for at once"),
     setting("writing", "EVENT_PIPER_WRITING", "on|off", Some("on"), "Whether events can be written through this gateway; off: a role that may only SELECT is enough"),
     setting("append-path", "EVENT_PIPER_APPEND_PATH", "PATH", None, "Serve the predecessor's append service below this path, too; / for its own addresses"),
     setting("write-connections", "EVENT_PIPER_WRITE_CONNECTIONS", "NUMBER", Some("4"), "Database connections that write, opened when they are needed"),

@@ -58,6 +58,11 @@ pub(super) fn count(text: &str) -> Parsed<usize> {
     number.ok_or_else(|| format!("a number from 1 to {LARGEST_POOL}"))
 }
 
+pub(super) fn page(text: &str) -> Parsed<i64> {
+    let number = text.parse().ok().filter(|number| (1..=10_000).contains(number));
+    number.ok_or_else(|| "a number from 1 to 10000".into())
+}
+
 pub(super) fn limit(text: &str) -> Parsed<usize> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a number from 1".into())
 }

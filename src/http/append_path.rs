@@ -59,7 +59,8 @@ async fn read(
 ) -> Result<Response, Problem> {
     let stream = stream_name(&stream)?;
     who.may_read_stream(stream.as_str())?;
-    let found = page(&app, &stream, &Asked::of(&Query::of(&uri))?).await?;
+    let found =
+        page(&app, &stream, &Asked::of(&Query::of(&uri), app.settings.limits.page)?).await?;
     let pagination = Pagination { next_offset: found.next_offset };
     let payload = found.events.into_iter().map(shown).collect();
     Ok(Json(Page { pagination, payload }).into_response())

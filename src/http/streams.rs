@@ -49,7 +49,6 @@ pub(super) struct Found {
 }
 
 const USUAL: i64 = 20;
-const MOST: i64 = 1000;
 /// A page is cut here, so that nobody holds much in memory; the next one goes on.
 const MOST_BYTES: i64 = 4 << 20;
 
@@ -67,7 +66,7 @@ pub(super) async fn read(
     if wants_events(&headers) {
         return follow((&app, &who), stream, after, &query);
     }
-    let found = page(&app, &stream, &Asked::of(&query)?).await?;
+    let found = page(&app, &stream, &Asked::of(&query, app.settings.limits.page)?).await?;
     Ok(shown(&stream, &found))
 }
 
@@ -100,7 +99,7 @@ pub(super) async fn page(app: &App, stream: &StreamName, asked: &Asked) -> Resul
 
 impl Asked {
     /// What the query says.
-    pub(super) fn of(query: &Query) -> Result<Self, Problem> {
+    pub(super) fn of(query: &Query, most: i64) -> Result<Self, Problem> {
         let backward = match query.first("direction") {
             None | Some("forward") => false,
             Some("backward") => true,
@@ -113,9 +112,9 @@ impl Asked {
             offset => offset.map(version_number).transpose()?,
         };
         let limit = query.first("limit").filter(|text| !text.is_empty());
-        let limit = limit.map_or(Some(USUAL), |text| text.parse().ok());
-        let limit = limit.filter(|limit| (1..=MOST).contains(limit)).ok_or_else(|| {
-            Problem::bad_request(format!("limit is a number of events from 1 to {MOST}"))
+        let limit = limit.map_or(Some(USUAL.min(most)), |text| text.parse().ok());
+        let limit = limit.filter(|limit| (1..=most).contains(limit)).ok_or_else(|| {
+            Problem::bad_request(format!("limit is a number of events from 1 to {most}"))
         })?;
         Ok(Self { offset, limit, backward })
     }
@@ -145,7 +144,7 @@ fn follow(
 ) -> Result<Response, Problem> {
     let first = match after {
         Some(after) => after.saturating_add(1),
-        None => Asked::of(query)?.offset.unwrap_or(1).max(1),
+        None => Asked::of(query, app.settings.limits.page)?.offset.unwrap_or(1).max(1),
     };
     if !app.gateway.has_room(&[], app.settings.limits.streams, 0) {
         return Ok(events::overloaded(events::FULL));
