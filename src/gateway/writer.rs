@@ -47,7 +47,7 @@ impl Default for Settings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The stream is not where the writer expects it.
-    #[error("the stream {stream:?} is at version {current}")]
+    #[error("the stream {:?} is at version {current}", stream.as_str())]
     Version {
         /// The stream.
         stream: StreamName,

@@ -36,7 +36,10 @@ async fn a_stream_grows_by_the_next_version_and_only_by_that() {
     conflict(&app.post("/streams/orders%2F1/2", &event(3)).await, 409, 2);
     conflict(&app.post("/streams/orders%2F1/1", &event(3)).await, 409, 2);
     conflict(&app.post("/streams/orders%2F1/4", &event(3)).await, 409, 2);
-    conflict(&app.post("/streams/other/2", &event(3)).await, 409, 0);
+    let refused = app.post("/streams/other/2", &event(3)).await;
+    conflict(&refused, 409, 0);
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.starts_with("the stream \"other\" is at version 0"), "{detail}");
     for wrong in ["0", "-1", "x", "9223372036854775808"] {
         let answer = app.post(&format!("/streams/s/{wrong}"), &event(1)).await;
         assert_eq!(answer.status, 400, "{wrong}: {}", answer.body);
