@@ -67,6 +67,9 @@ pub enum Refusal {
     /// PostgreSQL refuses what an event contains.
     #[error("PostgreSQL refuses the event: {0}")]
     Refused(String),
+    /// An amendment does not fit what is there that it amends.
+    #[error("{0}")]
+    Misfit(String),
     /// The database role may not write.
     #[error("this gateway's database role may not write events")]
     Forbidden,
@@ -166,7 +169,7 @@ impl Refusal {
         match self {
             Self::Version { .. } => "version-conflict",
             Self::Uid { .. } => "uid-conflict",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::Misfit(_) => "refused",
             Self::Forbidden => "forbidden",
             Self::Full => "full",
             Self::Contended => "contended",

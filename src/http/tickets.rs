@@ -24,7 +24,7 @@ pub(super) async fn give(
     uri: Uri,
 ) -> Result<Response, Problem> {
     if *who.kind() == Kind::Anybody {
-        return Err(Problem::bad_request("in the open mode nobody needs a ticket"));
+        return Err(Problem::conflict("in the open mode nobody needs a ticket"));
     }
     let asked = identity::asked(&Query::of(&uri))?;
     asked.iter().try_for_each(|consumer| who.may_read(consumer))?;

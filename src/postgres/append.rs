@@ -26,6 +26,7 @@ use crate::event::{EventId, draft::Draft, name::StreamName};
 #[derive(Debug)]
 pub struct Appender {
     client: Client,
+    lone: Statement,
     plain: Statement,
     placed: Statement,
     find: Statement,
@@ -71,6 +72,13 @@ const DEADLINE: Duration = Duration::from_secs(15);
 const SETTINGS: &str = "set lock_timeout = '250ms'; set event_piper.twice = 'skip'; \
                         set idle_in_transaction_session_timeout = '10s'; \
                         set jit = off; set max_parallel_workers_per_gather = 0";
+
+/// An event that comes alone need not be unpacked from arrays, which takes PostgreSQL a fifth more.
+const LONE: &str = "
+insert into events (type, subscriber, payload, \"timestamp\", uid, metadata, amends)
+values ($1, $2, $3, coalesce($4::text::timestamptz, now()), $5, $6, $7)
+on conflict do nothing
+returning id, uid, stream, version";
 
 const PLAIN: &str = "
 insert into events (type, subscriber, payload, \"timestamp\", uid, metadata, amends)
@@ -133,9 +141,13 @@ impl Appender {
             let client = server.named("event-piper writer").client().await?;
             client.batch_execute(SESSION).await?;
             client.batch_execute(SETTINGS).await?;
-            let (plain, placed, find) =
-                try_join!(client.prepare(PLAIN), client.prepare(PLACED), client.prepare(FIND))?;
-            Ok(Self { client, plain, placed, find })
+            let (lone, plain, placed, find) = try_join!(
+                client.prepare(LONE),
+                client.prepare(PLAIN),
+                client.prepare(PLACED),
+                client.prepare(FIND)
+            )?;
+            Ok(Self { client, lone, plain, placed, find })
         })
         .await
         .map_err(Failure::before_commit)
@@ -192,6 +204,8 @@ impl Appender {
         let values = Values::of(drafts);
         if drafts.iter().any(|draft| draft.place.is_some()) {
             self.client.query(&self.placed, &values.placed()).await
+        } else if drafts.len() == 1 {
+            self.client.query(&self.lone, &values.lone()).await
         } else {
             self.client.query(&self.plain, &values.plain()).await
         }

@@ -133,7 +133,7 @@ impl Lane {
                     rounds += 1;
                     work.push(self.judge(tickets).await);
                 }
-                Err(Failure::Refused(_)) if tickets.len() > 1 => {
+                Err(Failure::Refused(_) | Failure::Misfit(_)) if tickets.len() > 1 => {
                     let half = tickets.split_off(tickets.len() / 2);
                     work.extend([half, tickets]);
                 }
@@ -218,6 +218,7 @@ fn failed(tickets: Vec<Ticket>, failure: &Failure) -> Vec<Ticket> {
             return again.into_iter().map(doubtful).collect();
         }
         Failure::Refused(why) => Refusal::Refused(why.clone()),
+        Failure::Misfit(why) => Refusal::Misfit(why.clone()),
         Failure::Forbidden(_) => Refusal::Forbidden,
         Failure::Away(_) => {
             warn!(%failure, requests = tickets.len(), "events cannot be written");

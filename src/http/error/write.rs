@@ -54,6 +54,7 @@ impl From<Refusal> for Problem {
                 format!("{said}: a uid is for one event; nothing was written"),
             ),
             Refusal::Refused(_) => Self::bad_request(said),
+            Refusal::Misfit(_) => Self::conflict(said),
             Refusal::Forbidden => Self::new(
                 StatusCode::FORBIDDEN,
                 format!("{said}: grant it event_piper_writer, or start with --writing off"),

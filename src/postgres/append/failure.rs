@@ -4,12 +4,16 @@ use tokio_postgres::error::SqlState;
 
 use crate::postgres::error::Chain;
 
-/// See the module. The texts are for the log, save that of [`Failure::Refused`].
+/// See the module. The texts are for the log, save those of [`Failure::Refused`] and
+/// [`Failure::Misfit`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// Nothing was written: PostgreSQL refuses what one of the events contains.
     #[error("PostgreSQL refuses an event: {0}")]
     Refused(String),
+    /// Nothing was written: one of the events does not fit what is there that it amends.
+    #[error("PostgreSQL refuses an amendment: {0}")]
+    Misfit(String),
     /// Nothing was written: another transaction was in the way, and may have ended since.
     #[error("another transaction is in the way: {0}")]
     Contended(String),
@@ -28,6 +32,9 @@ pub enum Failure {
 /// of others say.
 const OF_THE_EVENT: [&str; 9] = ["0A", "21", "22", "23", "38", "39", "44", "54", "P0"];
 
+/// What the check of rows says of amendments.
+const AMENDMENTS: &str = "events_amends_an_event";
+
 impl Failure {
     /// What an error of a statement that commits means.
     pub(super) fn of(error: &tokio_postgres::Error) -> Self {
@@ -42,6 +49,7 @@ impl Failure {
             &SqlState::ADMIN_SHUTDOWN | &SqlState::CRASH_SHUTDOWN | &SqlState::QUERY_CANCELED => {
                 Self::Unknown(told)
             }
+            _ if said.constraint() == Some(AMENDMENTS) => Self::Misfit(said.message().to_owned()),
             code if OF_THE_EVENT.contains(&&code.code()[..2]) => {
                 Self::Refused(said.message().to_owned())
             }

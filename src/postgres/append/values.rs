@@ -54,6 +54,19 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// Those of the first event, without a stream.
+    pub(super) fn lone(&self) -> [Value<'_>; 7] {
+        [
+            &self.kinds[0],
+            &self.subscribers[0],
+            &self.payloads[0],
+            &self.timestamps[0],
+            &self.uids[0],
+            &self.metadata[0],
+            &self.amends[0],
+        ]
+    }
+
     /// Those of events without a stream.
     pub(super) fn plain(&self) -> [Value<'_>; 7] {
         [
