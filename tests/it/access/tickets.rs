@@ -147,5 +147,5 @@ async fn in_the_open_mode_nobody_needs_one() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let answer = ask(app.address, "POST", "/tickets", &[("Content-Length", "0")]).await;
-    assert_eq!(answer.status, 400);
+    assert_eq!(answer.status, 409);
 }
