@@ -37,6 +37,7 @@ use self::{
 };
 use crate::support::{
     chaos_proxy::{Strike, Weather},
+    eventually,
     postgres::Stop,
 };
 
@@ -130,9 +131,8 @@ impl Play {
     async fn everybody_has_begun(&self) {
         let at_once = self.clients.iter().filter(|(habits, _)| habits.comes_at == 0);
         for (_, diary) in at_once {
-            while diary.lock().unwrap().begin.is_none() {
-                sleep(Duration::from_millis(5)).await;
-            }
+            let begun = async || diary.lock().unwrap().begin.is_some().then_some(());
+            eventually("a client has a cursor", begun).await;
         }
     }
 

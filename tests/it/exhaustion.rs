@@ -45,15 +45,21 @@ async fn becomes(gateway: &Process, ready: bool) {
     assert!(seen.is_ok(), "ready is not {ready} within {TRUTH:?}:\n{}", gateway.log());
 }
 
+/// A gateway with a client, and a writer that has written one event.
+async fn followed(database: &Database) -> (Process, Stream, Client) {
+    let gateway = Process::launch(&database.url(), &["--heartbeat", "400ms"]);
+    gateway.ready().await;
+    let toto = Stream::open(gateway.address(), "/events", &TOTO).await.joined().await;
+    let writer = database.connect().await;
+    writer.batch_execute(INSERT).await.unwrap();
+    (gateway, toto, writer)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_full_disk_inserts_fail_and_what_was_committed_is_delivered() {
     let server = TestServer::start_on_disk("").await;
     let database = Database::create_on_own(&server).await;
-    let gateway = Process::launch(&database.url(), &["--heartbeat", "400ms"]);
-    gateway.ready().await;
-    let mut toto = Stream::open(gateway.address(), "/events", &TOTO).await.joined().await;
-    let writer = database.connect().await;
-    writer.batch_execute(INSERT).await.unwrap();
+    let (gateway, mut toto, writer) = followed(&database).await;
 
     server.disk().set_full(true);
     let refused = loop {
@@ -77,11 +83,7 @@ async fn on_a_full_disk_inserts_fail_and_what_was_committed_is_delivered() {
 async fn postgresql_panics_on_a_full_disk_and_is_waited_for() {
     let server = TestServer::start_on_disk("restart_after_crash = off\n").await;
     let database = Database::create_on_own(&server).await;
-    let gateway = Process::launch(&database.url(), &["--heartbeat", "400ms"]);
-    gateway.ready().await;
-    let mut toto = Stream::open(gateway.address(), "/events", &TOTO).await.joined().await;
-    let writer = database.connect().await;
-    writer.batch_execute(INSERT).await.unwrap();
+    let (gateway, mut toto, writer) = followed(&database).await;
 
     server.disk().set_full(true);
     // The log alone grows, until it needs a file that it cannot have.
