@@ -147,9 +147,6 @@ declare
         select (regexp_match(pg_get_constraintdef(oid), '\d+'))[1] from pg_constraint
          where conrelid = 'events'::regclass and conname = 'events_first_partition' and convalidated);
     first     constant text := 'events_before_' || upper;
-    checks    constant text := (
-        select pg_get_constraintdef(oid) from pg_constraint
-         where conrelid = 'events'::regclass and conname = 'events_well_formed');
     was       oid;
     last_id   bigint;
     grants    text[];
@@ -183,6 +180,7 @@ begin
     select array_agg(pg_get_triggerdef(oid)) into triggers
       from pg_trigger where tgrelid = was and not tgisinternal;
     drop trigger events_once on events;
+    drop trigger events_well_formed on events;
 
     last_id := coalesce(pg_sequence_last_value(sequence::regclass), 0);
     alter table events alter id drop identity;
@@ -210,9 +208,6 @@ begin
     execute format('alter table events attach partition %I for values from (minvalue) to (%s)',
                    first, upper);
     execute format('alter table %I drop constraint events_first_partition', first);
-    if checks is not null then
-        execute format('alter table events add constraint events_well_formed %s', checks);
-    end if;
     foreach again in array triggers loop
         execute again;
     end loop;

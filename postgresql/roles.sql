@@ -40,8 +40,7 @@ alter table event_piper_migrations owner to event_piper_owner;
 alter table event_piper_keys owner to event_piper_owner;
 alter table event_piper_pumps owner to event_piper_owner;
 alter table event_piper_dead_letters owner to event_piper_owner;
-alter function event_piper_admits(
-    text, text, text, bigint, xid8, bigint, bigint, jsonb, oid) owner to event_piper_owner;
+alter function event_piper_admit() owner to event_piper_owner;
 alter function event_piper_doorbell() owner to event_piper_owner;
 alter function event_piper_append_only() owner to event_piper_owner;
 alter function event_piper_remember_deleted() owner to event_piper_owner;
@@ -51,13 +50,11 @@ alter function event_piper_amends(bigint, bigint, text, text, jsonb, oid) owner 
 
 -- Neither id nor xid: the database gives them. (With INSERT on the whole table, a writer could choose
 -- an id, by `overriding system value` or COPY, that readers have passed already.) The identity's
--- sequence and the triggers' functions need no grant; the check's function does where the defaults
+-- sequence and the triggers' functions need no grant; what one of them calls does where the defaults
 -- were tightened.
 grant insert (type, "timestamp", subscriber, payload, stream, version, uid, metadata,
               amends)
     on events to event_piper_writer;
-grant execute on function event_piper_admits(
-    text, text, text, bigint, xid8, bigint, bigint, jsonb, oid) to event_piper_writer;
 grant execute on function event_piper_amends(bigint, bigint, text, text, jsonb, oid)
     to event_piper_writer;
 

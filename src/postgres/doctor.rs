@@ -82,6 +82,7 @@ async fn examine_log(client: &Client) -> Vec<Finding> {
         judge("ids", log::ids(client).await),
         judge("sequence", log::sequence(client).await),
         judge("origin of rows", log::origin(client).await),
+        judge("rows", log::well_formed(client).await),
         judge("append-only", log::append_only(client).await),
         judge("memory of pruning", log::pruned(client).await),
         judge("other triggers", log::other_triggers(client).await),

@@ -12,7 +12,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 8] = [
+const MIGRATIONS: [Migration; 9] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
@@ -48,6 +48,11 @@ const MIGRATIONS: [Migration; 8] = [
         number: 8,
         name: "0008_pumps",
         sql: include_str!("../../migrations/0008_pumps.sql"),
+    },
+    Migration {
+        number: 9,
+        name: "0009_admit",
+        sql: include_str!("../../migrations/0009_admit.sql"),
     },
 ];
 

@@ -32,7 +32,7 @@ async fn a_healthy_database_is_found_healthy() {
     let findings = found_after("select 1").await;
     assert!(findings.iter().all(|finding| finding.severity == Severity::Ok), "{findings:#?}");
     assert!(findings.iter().all(|finding| finding.mend.is_empty()), "{findings:#?}");
-    assert_eq!(findings.len(), 17);
+    assert_eq!(findings.len(), 18);
 }
 
 #[tokio::test]
@@ -101,6 +101,18 @@ async fn what_hurts_only_is_a_warning() {
     ] {
         check(harm, subject, Severity::Warning, words).await;
     }
+}
+
+#[tokio::test]
+async fn rows_that_nobody_looks_at_are_fatal() {
+    for (harm, words) in [
+        ("drop trigger events_well_formed on events", "is not there"),
+        ("alter table events disable trigger events_well_formed", "is disabled"),
+    ] {
+        check(harm, "rows", Severity::Fatal, words).await;
+    }
+    let origin_only = "alter table events enable trigger events_well_formed";
+    check(origin_only, "rows", Severity::Warning, "replica").await;
 }
 
 #[tokio::test]

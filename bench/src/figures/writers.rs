@@ -50,7 +50,7 @@ impl Variant {
     }
 }
 
-/// The same columns, defaults and indexes as ours, and neither triggers nor checks.
+/// The same columns, defaults and indexes as ours, and no triggers.
 const PLAIN: &str = "create table plain (like events \
                      including defaults including identity including indexes)";
 
@@ -100,7 +100,9 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
         field.now_and_then(run, says, &mut asleep)?;
     }
     commits.note("flush: 1 ms and none are clusters in memory (where /dev/shm has 8 GiB to spare), so that no disk disturbs; none shows what the CPU takes; as it is: on this machine's disk");
-    commits.note("plain table: the same columns, defaults and indexes as EventPiper's, without its triggers and its check");
+    commits.note(
+        "plain table: the same columns, defaults and indexes as EventPiper's, without its triggers",
+    );
     commits.note("row trigger with pg_notify: the predecessor's table, with nobody listening");
     Ok(vec![commits, asleep])
 }

@@ -38,6 +38,9 @@ from unnest(array['events_append_only', 'events_append_only_truncate',
                   'events_remember_changed']) name
 where not exists (select from pg_trigger
                   where tgrelid = to_regclass('events') and tgname = name and tgenabled = 'A')";
+const ADMITS: &str = "\
+select coalesce((select tgenabled::text from pg_trigger
+                 where tgrelid = to_regclass('events') and tgname = 'events_well_formed'), '')";
 const PRUNED_AHEAD: &str = "\
 select coalesce((select max(upto) from events_pruned), 0)
        > coalesce(pg_sequence_last_value(to_regclass(pg_get_serial_sequence('events', 'id'))), 0)";
@@ -194,6 +197,28 @@ pub(super) async fn append_only(client: &Client) -> Examined {
             "For each: alter table events enable always trigger ...; where it is missing, create \
              it as in postgresql/schema.sql.",
         )
+    })
+}
+
+/// Who may write could otherwise write under another transaction's name, or forge the gateway's own
+/// events.
+pub(super) async fn well_formed(client: &Client) -> Examined {
+    const SUBJECT: &str = "rows";
+    const ENABLE: &str = "alter table events enable always trigger events_well_formed;";
+    let enabled: String = client.query_one(ADMITS, &[]).await?.get(0);
+    Ok(match enabled.as_str() {
+        "A" => Finding::ok(SUBJECT, "refused where they are no events"),
+        "O" => Finding::warning(SUBJECT, "not looked at in replica sessions", ENABLE),
+        "" => Finding::fatal(
+            SUBJECT,
+            "the trigger events_well_formed is not there: whatever is written is delivered",
+            "Create it as in postgresql/schema.sql.",
+        ),
+        _ => Finding::fatal(
+            SUBJECT,
+            "the trigger events_well_formed is disabled: whatever is written is delivered",
+            ENABLE,
+        ),
     })
 }
 
