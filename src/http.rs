@@ -13,6 +13,7 @@ mod guard;
 mod health;
 mod identity;
 mod listener;
+mod named;
 mod openapi;
 mod opening;
 mod proof;

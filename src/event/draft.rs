@@ -85,6 +85,13 @@ impl Draft {
         size_of::<Self>() + self.payload.as_str().len() + metadata
     }
 
+    /// How many bytes its payload and metadata take as readers get them.
+    #[must_use]
+    pub fn printed_len(&self) -> usize {
+        let metadata = self.metadata.as_ref().map_or(0, Json::printed_len);
+        self.payload.printed_len().saturating_add(metadata)
+    }
+
     /// The stream it is of.
     #[must_use]
     pub fn stream(&self) -> Option<&StreamName> {

@@ -8,7 +8,11 @@ use std::{borrow::Cow, collections::HashSet};
 
 /// A JSON text that `jsonb` takes, and keeps whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Json(Box<str>);
+pub struct Json {
+    text: Box<str>,
+    /// By how much it grows when its numbers are written out.
+    growth: usize,
+}
 
 /// Why a JSON text cannot be kept whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,20 +45,27 @@ const SHOWN: usize = 40;
 impl Json {
     /// Examines `text`, which must be well-formed JSON: a parser has seen it.
     pub fn examine(text: &str) -> Result<Self, InvalidJson> {
-        Examination { rest: text, open: Vec::new() }.run()?;
-        Ok(Self(text.trim().into()))
+        let growth = Examination { rest: text, open: Vec::new(), growth: 0 }.run()?;
+        Ok(Self { text: text.trim().into(), growth })
     }
 
     /// A JSON string of this text.
     #[must_use]
     pub fn string(text: &str) -> Self {
-        Self(serde_json::Value::from(text).to_string().into())
+        Self { text: serde_json::Value::from(text).to_string().into(), growth: 0 }
     }
 
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// How many bytes it takes once its numbers are written out, as PostgreSQL prints them, and
+    /// readers get them: `1e131071` becomes 131,072 digits.
+    #[must_use]
+    pub fn printed_len(&self) -> usize {
+        self.text.len().saturating_add(self.growth)
     }
 }
 
@@ -63,10 +74,12 @@ struct Examination<'a> {
     rest: &'a str,
     /// What is open around here; of an object the names so far.
     open: Vec<Option<HashSet<Cow<'a, str>>>>,
+    /// By how much numbers grow that were written in short.
+    growth: usize,
 }
 
 impl<'a> Examination<'a> {
-    fn run(mut self) -> Result<(), InvalidJson> {
+    fn run(mut self) -> Result<usize, InvalidJson> {
         while let Some(symbol) = self.rest.chars().next() {
             match symbol {
                 '"' => self.string()?,
@@ -80,7 +93,7 @@ impl<'a> Examination<'a> {
                 other => self.rest = &self.rest[other.len_utf8()..],
             }
         }
-        Ok(())
+        Ok(self.growth)
     }
 
     fn enter(&mut self, names: Option<HashSet<Cow<'a, str>>>) -> Result<(), InvalidJson> {
@@ -115,10 +128,13 @@ impl<'a> Examination<'a> {
         let len = |digits: &str| i64::try_from(digits.len()).unwrap_or(i64::MAX);
         // So long an exponent is beyond all limits.
         let exponent = exponent.parse::<i32>().map_or(i64::from(i32::MAX), i64::from);
-        let fits =
-            len(whole) + exponent <= MOST_DIGITS.0 && len(fraction) - exponent <= MOST_DIGITS.1;
-        let shown = || number.chars().take(SHOWN).collect();
-        if fits { Ok(()) } else { Err(InvalidJson::Number(shown())) }
+        let (before, behind) = (len(whole) + exponent, len(fraction) - exponent);
+        if before > MOST_DIGITS.0 || behind > MOST_DIGITS.1 {
+            return Err(InvalidJson::Number(number.chars().take(SHOWN).collect()));
+        }
+        let printed = before.max(1) + behind.max(0);
+        self.growth += usize::try_from(printed).unwrap_or(0).saturating_sub(number.len());
+        Ok(())
     }
 }
 
@@ -182,6 +198,14 @@ mod tests {
         assert_eq!(check("1e-99999999999"), Err(Number("1e-99999999999".into())));
         assert_eq!(check(&("[".repeat(129) + &"]".repeat(129))), Err(TooDeep));
         assert!(check(&("[".repeat(128) + &"]".repeat(128))).is_ok());
+    }
+
+    #[test]
+    fn numbers_in_short_count_as_they_are_written_out() {
+        let printed = |text: &str| Json::examine(text).unwrap().printed_len();
+        assert_eq!(printed("[1,2.50,-3]"), "[1,2.50,-3]".len());
+        assert_eq!(printed("1e131071"), 131_072);
+        assert_eq!(printed("[1e1000,1E-1000]"), "[,]".len() + 1001 + 1001);
     }
 
     proptest! {

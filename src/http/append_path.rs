@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json, Router,
-    extract::{Path, State},
+    extract::State,
     http::Uri,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::{
     App,
     error::Problem,
+    named::Named,
     query::Query,
     streams::{Asked, page},
     write::{self, encode, is_base64, stream_name},
@@ -54,7 +55,7 @@ struct Event {
 async fn read(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
-    Path(stream): Path<String>,
+    Named(stream): Named<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let stream = stream_name(&stream)?;

@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::{
     Extension,
     body::Body,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, Uri, header},
     response::{IntoResponse, Response},
 };
@@ -20,6 +20,7 @@ use super::{
     direct::{Detachable, Detached},
     error::Problem,
     guard, identity,
+    named::Named,
     query::Query,
     whole::Whole,
 };
@@ -72,7 +73,7 @@ pub(super) async fn subscribe(
 pub(super) async fn one(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

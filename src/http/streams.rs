@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, Uri, header},
     response::{IntoResponse, Response},
 };
@@ -17,6 +17,7 @@ use super::{
     events,
     feed::{self, Source},
     guard,
+    named::Named,
     query::Query,
     whole::Whole,
     write::{stream_name, version_number},
@@ -56,7 +57,7 @@ const MOST_BYTES: i64 = 4 << 20;
 pub(super) async fn read(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
-    Path(stream): Path<String>,
+    Named(stream): Named<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

@@ -7,24 +7,26 @@ mod event;
 mod import;
 mod key;
 mod precondition;
+mod twins;
 
 use std::sync::Arc;
 
 use axum::{
     Extension, Json,
     body::Body,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 
+use self::key::Key;
 pub(super) use self::{
     base64::{encode, is_base64},
     body::Kind,
     event::Form,
 };
-use super::{App, error::Problem, gate};
+use super::{App, error::Problem, gate, named::Named};
 use crate::{
     access::principal::Principal,
     event::{
@@ -44,7 +46,8 @@ pub(super) async fn publish(
 ) -> Result<Response, Problem> {
     let writer = gate::writer(&app, &who)?;
     if Kind::of(&headers)? == Kind::Lines {
-        return import::import(Arc::clone(&app), who, writer, body);
+        let key = Key::of(&headers, uri.path())?;
+        return import::import(Arc::clone(&app), who, writer, key, body);
     }
     let (text, _room) = body::read(writer, &app.settings.limits, &headers, body).await?;
     let mut given = event::parse(&text, Form::Event, app.settings.limits.event)?;
@@ -52,15 +55,15 @@ pub(super) async fn publish(
     gate::each(&who, &given.drafts)?;
     gate::pace(&app, &who, given.drafts.len())?;
     amendment::check(&app.gateway, &given.drafts).await?;
-    let written = writer.append(given.drafts).await?;
-    Ok(published(&written, given.one))
+    let written = writer.append(std::mem::take(&mut given.drafts)).await?;
+    Ok(published(&given.places(&written), given.one))
 }
 
 /// `POST /streams/{stream}`.
 pub(super) async fn append(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
-    Path(stream): Path<String>,
+    Named(stream): Named<String>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -76,7 +79,7 @@ pub(super) async fn append(
 pub(super) async fn append_at(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
-    Path((stream, version)): Path<(String, String)>,
+    Named((stream, version)): Named<(String, String)>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -106,8 +109,8 @@ async fn append_to(
     gate::each(who, &given.drafts)?;
     gate::pace(app, who, given.drafts.len())?;
     amendment::check(&app.gateway, &given.drafts).await?;
-    let written = writer.append(given.drafts).await?;
-    Ok(appended(stream, &written, given.one))
+    let written = writer.append(std::mem::take(&mut given.drafts)).await?;
+    Ok(appended(stream, &given.places(&written), given.one))
 }
 
 /// What the address or a header expects holds for the first event; the others follow it.
@@ -171,7 +174,7 @@ fn appended(stream: &StreamName, written: &[Written], one: bool) -> Response {
         version: i64,
         ids: Vec<i64>,
     }
-    let version = written.last().and_then(|written| written.version).unwrap_or_default();
+    let version = written.iter().filter_map(|written| written.version).max().unwrap_or_default();
     let (stream, ids) = (stream.as_str(), ids(written));
     let tag = [(header::ETAG, format!("\"{version}\""))];
     match (one, ids.first()) {

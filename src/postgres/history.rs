@@ -1,5 +1,16 @@
 //! History, read through the pool a page at a time: no connection is held between pages.
 
+/// All that is noted of an event. RFC 3339 has years of four digits and no infinity, PostgreSQL
+/// has others: such a time is shown as PostgreSQL prints it.
+macro_rules! whole {
+    () => {
+        r#"id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
+        case when extract(year from "timestamp" at time zone 'UTC') between 1 and 9999
+             then to_char("timestamp" at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+             else "timestamp"::text end"#
+    };
+}
+
 mod whole;
 
 use std::time::Duration;
@@ -86,10 +97,7 @@ const PRUNED: &str = "
 select coalesce(max(upto), 0) from events_pruned
 where subscriber = any($1) or subscriber is null";
 
-const EVENT: &str = "
-select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
-       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), amends
-from events where id = $1";
+const EVENT: &str = concat!("select ", whole!(), ", amends from events where id = $1");
 
 const HAS_UID: &str = "select 1 from events where uid = $1";
 
@@ -233,7 +241,7 @@ pub struct WholeEvent {
     pub uid: Option<String>,
     /// What the writer noted, JSON.
     pub metadata: Option<String>,
-    /// When, RFC 3339 in UTC.
+    /// When, RFC 3339 in UTC; a time that this cannot express, as PostgreSQL prints it.
     pub timestamp: String,
     /// The event that it amends, where it does.
     pub amends: Option<EventId>,

@@ -2,8 +2,15 @@
 //!
 //! It works its way up from the oldest id. A page that was pruned stays pruned, so that whoever
 //! is interrupted runs it again. What went, the table's own trigger remembers.
+//!
+//! There is no index on the time, which every writer would pay for. Times grow with ids, by and
+//! large, so that samples of the log tell where it gets younger than what shall go: there pruning
+//! ends. What lies behind and says that it is older goes when those around it do.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::sleep;
 use tokio_postgres::{Client, types::ToSql};
@@ -16,14 +23,17 @@ use super::{
 use crate::event::EventId;
 
 /// What shall go: an event that is old enough, and of its stream not one of the newest.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct What {
     /// Only events whose time lies further back than this.
     pub older_than: Option<Duration>,
-    /// So many of each stream stay, the newest. Without an age, events of no stream all stay.
-    pub keep: u32,
+    /// So many of each stream stay, the newest, so that its versions go on. Without an age,
+    /// events of no stream all stay.
+    pub keep: NonZeroU32,
     /// Streams that stay as a whole, beside those of `events_keep`; `*` stands for anything.
     pub except: Vec<String>,
+    /// Also what is old among what is young, wherever it stands: the whole log is read.
+    pub whole_log: bool,
 }
 
 /// Why it could not begin, or go on.
@@ -57,6 +67,8 @@ pub struct Prune {
     snapshot: String,
     newest: EventId,
     after: EventId,
+    /// From here on it ends with the first page that is young.
+    old_until: EventId,
 }
 
 /// Readers look for what is new at least every second. What was visible for twice as long has
@@ -72,6 +84,19 @@ const BEGIN: &str = "
 select pg_current_snapshot()::text, coalesce((select id from events order by id desc limit 1), 0),
        coalesce((select id - 1 from events order by id limit 1), 0),
        now() - make_interval(secs => $1)";
+
+/// Where the log is old for the last time, as far as samples tell: at so many places the next few
+/// rows, of which most have to be old. One that merely says so proves nothing.
+const OLD_UNTIL: &str = r#"
+select coalesce(max(place), 0) from (
+    select max(id) as place
+    from generate_series(0, 999) sample, lateral (
+        select id, "timestamp" from events
+        where id > $1::bigint + (($2::bigint - $1) * (sample / 1000.0))::bigint and id <= $2
+        order by id limit 9
+    ) its
+    group by sample having 2 * count(*) filter (where "timestamp" < $3) > count(*)
+) old"#;
 
 /// A page of the log, and what is to go of it. An amendment stays as long as the event that it
 /// amends, which would be shown uncorrected without it.
@@ -96,12 +121,14 @@ with page as materialized (
       and pg_visible_in_snapshot(xid, $7::text::pg_snapshot)
       and not exists (select from events target where target.id = page.amends)
 )"#;
-const COUNT: &str = "
-select (select max(id) from page), (select count(*) from page), (select count(*) from old)";
-const DELETE: &str = ", gone as (
+const COUNT: &str = r#"
+select (select max(id) from page), (select count(*) from page), (select count(*) from old),
+       (select count(*) from page where "timestamp" < $6)"#;
+const DELETE: &str = r#", gone as (
     delete from events where id > $1 and id <= $2 and id in (select id from old) returning id
 )
-select (select max(id) from page), (select count(*) from page), (select count(*) from gone)";
+select (select max(id) from page), (select count(*) from page), (select count(*) from gone),
+       (select count(*) from page where "timestamp" < $6)"#;
 
 impl Prune {
     /// Connects, and takes the turn; then waits a moment, so that readers have what may go.
@@ -117,11 +144,16 @@ impl Prune {
         let age = what.older_than.map(|age| age.as_secs_f64());
         let row = client.query_one(BEGIN, &[&age]).await?;
         let (snapshot, newest, after) = (row.get(0), row.get(1), row.get(2));
-        let cutoff = row.get(3);
+        let cutoff: Option<SystemTime> = row.get(3);
         if !dry {
             sleep(SETTLED).await;
         }
-        Ok(Self { client, what, dry, cutoff, snapshot, newest, after })
+        let old_until = if what.whole_log || cutoff.is_none() {
+            newest
+        } else {
+            client.query_one(OLD_UNTIL, &[&after, &newest, &cutoff]).await?.get(0)
+        };
+        Ok(Self { client, what, dry, cutoff, snapshot, newest, after, old_until })
     }
 
     /// The last id that it looks at.
@@ -139,7 +171,7 @@ impl Prune {
 
     async fn page(&mut self) -> Result<Step, tokio_postgres::Error> {
         let query = format!("{OLD}{}", if self.dry { COUNT } else { DELETE });
-        let keep = i64::from(self.what.keep);
+        let keep = i64::from(self.what.keep.get());
         let values: [&(dyn ToSql + Sync); 7] = [
             &self.after,
             &self.newest,
@@ -154,6 +186,10 @@ impl Prune {
         transaction.batch_execute("set local synchronous_commit = off").await?;
         let row = transaction.query_one(&query, &values).await?;
         transaction.commit().await?;
-        Ok(Step::of(&row, self.newest))
+        let mut step = Step::of(&row, self.newest);
+        let old = u64::try_from(row.get::<_, i64>(3)).unwrap_or(0);
+        let young = self.cutoff.is_some() && 2 * old <= step.looked_at;
+        step.last |= young && step.upto >= self.old_until;
+        Ok(step)
     }
 }

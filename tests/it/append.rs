@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{
     app::App,
     postgres::Database,
-    sse_client::{Answer, post},
+    sse_client::{Answer, Stream, post},
 };
 
 async fn app() -> (Database, App) {
@@ -212,4 +212,22 @@ async fn a_stream_is_read_a_page_at_a_time_in_both_directions() {
     for wrong in ["offset=x", "limit=0", "limit=1001", "direction=up"] {
         assert_eq!(app.get(&format!("/streams/s?{wrong}"), &[]).await.status, 400, "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn a_time_beyond_rfc_3339_is_shown_as_postgresql_has_it() {
+    let (database, app) = app().await;
+    let insert = "insert into events (type, stream, version, \"timestamp\", payload) values
+        ('t', 's', 1, 'infinity', '1'), ('t', 's', 2, '0044-03-15 12:00:00+00 BC', '1'),
+        ('t', 's', 3, '9999-12-31 23:59:59+00', '1')";
+    database.connect().await.batch_execute(insert).await.unwrap();
+    let page = app.get("/streams/s", &[]).await;
+    assert_eq!(page.status, 200, "{}", page.body);
+    let events = page.json()["events"].clone();
+    let shown = |at: usize| events[at]["timestamp"].as_str().unwrap().to_owned();
+    assert_eq!(shown(0), "infinity");
+    assert!(shown(1).ends_with(" BC"), "{}", shown(1));
+    assert_eq!(shown(2), "9999-12-31T23:59:59.000000Z");
+    let mut all = Stream::open(app.address, "/all", &[("Last-Event-ID", "0")]).await;
+    assert_eq!(all.rows(3).await, [1, 2, 3]);
 }

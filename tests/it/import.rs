@@ -81,3 +81,24 @@ async fn whoever_breaks_off_has_written_whole_batches_and_goes_on_later() {
     assert_eq!(last(&answer)["done"], true, "{}", answer.body);
     assert_eq!(payloads(&database).await, (0..1300).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn lines_that_say_the_same_are_one_event_and_a_key_names_them_all() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let twice = lines(0..2) + &lines(0..1);
+    let told = last(&post(app.address, "/events", &LINES, &twice).await);
+    assert_eq!(told, json!({ "lines": 3, "id": 1, "done": true }));
+    let differing = twice.replacen("\"payload\":0", "\"payload\":7", 1);
+    let told = last(&post(app.address, "/events", &LINES, &differing).await);
+    assert_eq!((&told["line"], &told["error"]["status"]), (&json!(3), &json!(409)), "{told}");
+
+    let named = [LINES[0], ("Idempotency-Key", "readings of May")];
+    let line = |n: u32| json!({ "type": "t", "subscriber": "toto", "payload": n }).to_string();
+    let body = format!("\u{feff}{}\n\n{}\n", line(8), line(8));
+    for _ in 0..2 {
+        let told = last(&post(app.address, "/events", &named, &body).await);
+        assert_eq!(told["done"], true, "{told}");
+    }
+    assert_eq!(payloads(&database).await, [0, 1, 8, 8]);
+}

@@ -37,5 +37,6 @@ mod slow_consumer;
 mod strict;
 mod support;
 mod tail;
+mod unknown;
 mod wakeups;
 mod write_faults;

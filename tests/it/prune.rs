@@ -77,8 +77,45 @@ async fn of_each_stream_the_newest_are_kept_and_what_has_no_stream_is_left_alone
     assert_eq!(oldest, 21);
     run(&database, &["prune", "--keep", "2", "--older-than", "10d"]).await;
     assert_eq!(left(&client).await, "long 10, short 3", "both have to say so");
-    run(&database, &["prune", "--keep", "0"]).await;
-    assert_eq!(left(&client).await, "");
+}
+
+#[tokio::test]
+async fn a_streams_versions_go_on_however_much_of_it_goes() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    fill_stream(&client, "s", 30, 100).await;
+    let refused = run(&database, &["prune", "--keep", "0"]).await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.err.contains("its versions go on"), "{refused:?}");
+    run(&database, &["prune", "--older-than", "1d", "--keep", "1"]).await;
+    assert_eq!(left(&client).await, "s 1");
+    let app = App::start(&database.url()).await;
+    let next = app.post("/streams/s", r#"{"type":"t","data":{}}"#).await;
+    assert_eq!(next.json()["version"], 31, "{}", next.body);
+    let first = app.post("/streams/s/1", r#"{"type":"t","data":{}}"#).await;
+    assert_eq!((first.status, &first.json()["version"]), (409, &31.into()));
+}
+
+#[tokio::test]
+async fn it_ends_where_the_log_gets_young_unless_all_of_it_is_asked_for() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    for (subscriber, count, days) in [
+        ("ahead of time", 5000, -100),
+        ("old", 3000, 100),
+        ("young", 5000, 1),
+        ("says it is old", 1, 100),
+        ("young", 6000, 1),
+    ] {
+        fill(&client, subscriber, count, days).await;
+    }
+    let done = run(&database, &["prune", "--older-than", "90d"]).await;
+    assert_eq!(done.out, "3,000 events pruned of 10,000 looked at\n", "{done:?}");
+    let again = run(&database, &["prune", "--older-than", "90d", "--dry-run"]).await;
+    assert!(again.out.starts_with("0 events would go of 2,000 looked at"), "{again:?}");
+    let whole = run(&database, &["prune", "--older-than", "90d", "--whole-log"]).await;
+    assert_eq!(whole.out, "1 event pruned of 16,001 looked at\n", "{whole:?}");
+    assert_eq!(left(&client).await, "ahead of time 5000, young 11000");
 }
 
 #[tokio::test]

@@ -108,6 +108,27 @@ async fn a_uid_written_twice_is_written_once_and_answers_as_the_first_time() {
 }
 
 #[tokio::test]
+async fn what_is_said_twice_in_one_request_is_written_once() {
+    let (database, app) = app().await;
+    let event = |n: u8, payload: u8| {
+        let uid = UID.replace('1', &n.to_string());
+        json!({ "type": "t", "stream": "s", "payload": payload, "uid": uid })
+    };
+    let sent = json!([event(1, 1), event(2, 1), event(1, 1)]).to_string();
+    for _ in 0..2 {
+        let answer = app.post("/events", &sent).await;
+        assert_eq!((answer.status, answer.json()), (201, json!({ "ids": [1, 2, 1] })));
+    }
+    let differing = json!([event(3, 1), event(4, 1), event(3, 2)]).to_string();
+    refused(&app.post("/events", &differing).await, 409, "event 2: ");
+    let stream = sent.replace(r#""stream":"s","#, "");
+    let stream = stream.replace("8000", "9000");
+    let answer = app.post("/streams/other/1", &stream).await;
+    assert_eq!((answer.status, &answer.json()["version"]), (200, &json!(2)), "{}", answer.body);
+    assert_eq!(count(&database).await, 4);
+}
+
+#[tokio::test]
 async fn an_idempotency_key_stands_for_the_uids_of_a_request() {
     let (database, app) = app().await;
     let two =
@@ -188,6 +209,19 @@ async fn what_is_too_large_or_of_another_kind_is_refused() {
     refused(&xml, 415, "application/json");
     refused(&app.post("/events", "[]").await, 400, "1 to");
     refused(&app.post("/events", "{").await, 400, "no event in JSON");
+    let listed = r#"[["t","a",1]]"#;
+    refused(&app.post("/events", listed).await, 400, "event 0: an event is an object");
+    let short = json!({ "type": "t", "subscriber": "a", "payload": 0 }).to_string();
+    refused(&app.post("/events", &short.replace('0', "1e600")).await, 413, "written out");
+    for (name, value, says) in [
+        ("Content-Encoding", "gzip", "send it as it is"),
+        ("Content-Type", "application/json; charset=iso-8859-1", "UTF-8"),
+    ] {
+        refused(&post(app.address, "/events", &[(name, value)], &event(1)).await, 415, says);
+    }
+    let said = [("Content-Type", "application/json; charset=UTF-8")];
+    assert_eq!(post(app.address, "/events", &said, &event(1)).await.status, 201);
+    refused(&app.post("/streams/%ff", "{}").await, 400, "UTF-8");
     assert_eq!(app.post("/events", &event(100)).await.status, 201);
 }
 

@@ -1,6 +1,6 @@
 //! The roles of `postgresql/roles.sql`: each can do its work, and nothing else.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use event_piper::postgres::{
     doctor::{Severity, examine},
@@ -162,7 +162,8 @@ async fn a_pruner_prunes_and_does_nothing_else() {
     client.batch_execute(FILL).await.unwrap();
     let url = url_of(&database, "event_piper_pruner").await;
     let server = Server::parse(&url).unwrap();
-    let what = What { older_than: Some(Duration::from_hours(24)), keep: 1, except: Vec::new() };
+    let older_than = Some(Duration::from_hours(24));
+    let what = What { older_than, keep: NonZeroU32::MIN, except: Vec::new(), whole_log: false };
     let step = Prune::begin(&server, what, false).await.unwrap().step().await.unwrap();
     assert_eq!(step.changed, 8);
     let pruner = connect_as(&database, "event_piper_pruner").await;

@@ -28,16 +28,28 @@ pub(in crate::http) enum Kind {
 const JSON: [&str; 5] =
     ["application/json", "application/x-www-form-urlencoded", "text/json", "text/plain", ""];
 
+/// What a charset may be called that is UTF-8, or a part of it.
+const UTF_8: [&str; 3] = ["utf-8", "utf8", "us-ascii"];
+
 /// A body takes no longer to arrive.
 pub(super) const ARRIVING: Duration = Duration::from_secs(30);
 
 impl Kind {
     /// What the headers say.
     pub(in crate::http) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        plain(headers)?;
         let Some(said) = headers.get(header::CONTENT_TYPE) else { return Ok(Self::Json) };
-        let said = said.to_str().unwrap_or_default();
-        let kind = said.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match kind.as_str() {
+        let said = said.to_str().unwrap_or_default().to_ascii_lowercase();
+        let mut parts = said.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        if let Some(charset) = parts.find_map(|part| part.strip_prefix("charset="))
+            && !UTF_8.contains(&charset.trim_matches('"'))
+        {
+            return Err(Problem::unsupported(format!(
+                "a body in {charset} is not understood: JSON is sent in UTF-8"
+            )));
+        }
+        match kind {
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(Self::Lines),
             other if other.ends_with("+json") || JSON.contains(&other) => Ok(Self::Json),
             other => Err(Problem::unsupported(format!(
@@ -46,6 +58,17 @@ impl Kind {
             ))),
         }
     }
+}
+
+/// A body that is packed is not unpacked: nobody could say beforehand how large it will be.
+fn plain(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let packed = codings.find(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    packed.map_or(Ok(()), |coding| {
+        Err(Problem::unsupported(format!(
+            "a body with the Content-Encoding {coding:?} is not unpacked: send it as it is"
+        )))
+    })
 }
 
 /// Reads the body as text, and answers the room that it takes.

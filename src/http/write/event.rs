@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::base64::is_base64;
+use super::{base64::is_base64, twins};
 use crate::{
     event::{
         EventId,
@@ -14,6 +14,7 @@ use crate::{
         name::StreamName,
     },
     http::error::Problem,
+    postgres::append::Written,
 };
 
 /// What is expected of a body.
@@ -27,10 +28,16 @@ pub(in crate::http) enum Form<'a> {
 
 /// The events of a body.
 pub(in crate::http) struct Given {
+    /// Each `uid` once.
     pub(in crate::http) drafts: Vec<Draft>,
+    /// Of each event of the body, which of these it is.
+    places: Vec<usize>,
     /// It was one event, not an array.
     pub(in crate::http) one: bool,
 }
+
+/// What some programs put before any text. RFC 8259 lets a reader ignore it.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// As many events are written at once, all or nothing.
 const MOST: usize = 10_000;
@@ -38,7 +45,7 @@ const MOST: usize = 10_000;
 /// An event as it is sent. What is not known is refused: a field that is misspelt would
 /// otherwise be missing in silence.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct Sent<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
@@ -73,10 +80,10 @@ where
 
 /// Reads one event or an array of them; none may be larger than `most` bytes.
 pub(in crate::http) fn parse(text: &str, form: Form, most: usize) -> Result<Given, Problem> {
-    let text = text.trim_start();
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim_start();
     if !text.starts_with('[') {
         let draft = one(text, form, most)?;
-        return Ok(Given { drafts: vec![draft], one: true });
+        return Ok(Given { drafts: vec![draft], places: vec![0], one: true });
     }
     let events: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| no_json(&error))?;
     if events.is_empty() || events.len() > MOST {
@@ -87,17 +94,27 @@ pub(in crate::http) fn parse(text: &str, form: Form, most: usize) -> Result<Give
     let numbered = |(at, event): (usize, &&RawValue)| {
         one(event.get(), form, most).map_err(|problem| problem.about(&format!("event {at}")))
     };
-    let drafts = events.iter().enumerate().map(numbered).collect::<Result<_, _>>()?;
-    Ok(Given { drafts, one: false })
+    let mut drafts = events.iter().enumerate().map(numbered).collect::<Result<_, _>>()?;
+    let places = twins::once(&mut drafts);
+    let places = places.map_err(|(at, problem)| problem.about(&format!("event {at}")))?;
+    Ok(Given { drafts, places, one: false })
+}
+
+impl Given {
+    /// Where each event of the body stands, by where its drafts do.
+    pub(in crate::http) fn places(&self, written: &[Written]) -> Vec<Written> {
+        self.places.iter().map(|place| written[*place]).collect()
+    }
 }
 
 /// Reads one event.
 pub(in crate::http) fn one(text: &str, form: Form, most: usize) -> Result<Draft, Problem> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     if text.len() > most {
         let detail = format!("the event is larger than {most} bytes (--max-event)");
         return Err(Problem::too_large(detail));
     }
-    let sent: Sent = serde_json::from_str(text).map_err(|error| no_json(&error))?;
+    let sent = Sent::of(text)?;
     let payload = match form {
         Form::Event => sent.payload.map(|payload| json("payload", payload)),
         Form::Appended(_) => sent.data().or(sent.payload.map(|it| json("payload", it))),
@@ -113,10 +130,24 @@ pub(in crate::http) fn one(text: &str, form: Form, most: usize) -> Result<Draft,
         amends: sent.amends.map(|id| amended(id.get())).transpose()?,
     };
     sent.check(form, &draft)?;
+    if draft.printed_len() > most {
+        return Err(Problem::too_large(format!(
+            "the event is larger than {most} bytes (--max-event) with its numbers written out, as \
+             they are kept and sent"
+        )));
+    }
     Ok(draft)
 }
 
-impl Sent<'_> {
+impl<'a> Sent<'a> {
+    /// Only an object names what it says; of an array serde would take the members in order.
+    fn of(text: &'a str) -> Result<Self, Problem> {
+        if text.trim_start().starts_with('[') {
+            return Err(Problem::bad_request("an event is an object, and this is an array"));
+        }
+        serde_json::from_str(text).map_err(|error| no_json(&error))
+    }
+
     /// `data` is Base64 text, as in the predecessor, or an object or array.
     fn data(&self) -> Option<Result<Json, Problem>> {
         let data = self.data?;
@@ -266,6 +297,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_large_once_it_is_written_out_is_too_large() {
+        let event = |count: usize| {
+            let numbers = vec!["1e1000"; count].join(",");
+            published(&format!(r#"{{"type":"a","subscriber":"a","payload":[{numbers}]}}"#))
+        };
+        assert!(event(9).is_ok());
+        let problem = event(11).unwrap_err();
+        assert!(problem.detail().contains("written out"), "{}", problem.detail());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_it() {
+        let text = "\u{feff} {\"type\":\"a\",\"subscriber\":\"a\",\"payload\":1}";
+        assert!(parse(text, Form::Event, MOST_BYTES).is_ok());
+        assert!(published(text).is_ok(), "a line, too");
+    }
+
+    #[test]
     fn data_is_base64_or_an_object_or_an_array() {
         let payload = |data: &str| {
             let draft = appended(&format!(r#"{{"type":"a","data":{data}}}"#));
@@ -285,6 +334,9 @@ mod tests {
         for (text, says) in [
             ("", "no event"),
             ("{}", "type"),
+            (r#"["a","b",1]"#, "an event is an object"),
+            (r#""a""#, "expected an object"),
+            ("null", "expected an object"),
             (r#"{"type":"","subscriber":"a","payload":1}"#, "type: is empty"),
             (r#"{"type":"$x","subscriber":"a","payload":1}"#, "begins with $"),
             (r#"{"type":"a","subscriber":"a"}"#, "payload is missing"),

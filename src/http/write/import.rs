@@ -3,7 +3,8 @@
 //!
 //! Each batch is written whole or not at all. The answer is lines of JSON: after how many lines
 //! all is in the log. It ends with `done`, or with the problem and the line that it is about;
-//! everything before that line's batch is written. Lines with a `uid` can be sent again.
+//! everything before that line's batch is written. Lines with a `uid`, and all of a request with an
+//! `Idempotency-Key`, can be sent again.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -19,7 +20,7 @@ use hyper::body::Frame;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{body::ARRIVING, event};
+use super::{body::ARRIVING, event, key::Key, twins};
 use crate::{
     access::{RetryAfter, principal::Principal},
     event::draft::Draft,
@@ -41,6 +42,7 @@ pub(super) fn import(
     app: Arc<App>,
     who: Principal,
     writer: &Writer,
+    key: Option<Key>,
     body: Body,
 ) -> Result<Response, Problem> {
     // For a batch, which may have the largest event behind all the others, and what has come
@@ -50,6 +52,7 @@ pub(super) fn import(
     let import = Import {
         app,
         who,
+        key,
         body: body.into_data_stream(),
         rest: BytesMut::new(),
         lines: 0,
@@ -70,6 +73,7 @@ pub(super) fn import(
 struct Import {
     app: Arc<App>,
     who: Principal,
+    key: Option<Key>,
     body: BodyDataStream,
     /// What has come and was not read as lines yet.
     rest: BytesMut,
@@ -123,7 +127,7 @@ impl Import {
     async fn batch(&mut self) -> Result<bool, (u64, Problem)> {
         let app = Arc::clone(&self.app);
         let writer = app.gateway.writer().expect("the caller has asked it");
-        let (mut drafts, mut bytes) = (Vec::new(), 0);
+        let (mut drafts, mut numbers, mut bytes) = (Vec::new(), Vec::new(), 0);
         while drafts.len() < MOST_EVENTS && bytes < MOST_BYTES {
             let line = self.line().await.map_err(|problem| (self.lines + 1, problem))?;
             let Some(line) = line else { break };
@@ -133,17 +137,20 @@ impl Import {
             }
             bytes += line.len();
             drafts.push(self.read(&line).map_err(|problem| (self.lines, problem))?);
+            numbers.push(self.lines);
         }
         if drafts.is_empty() {
             self.written = self.lines;
             return Ok(false);
         }
+        let places = twins::once(&mut drafts);
+        let places = places.map_err(|(at, problem)| (numbers[at], problem))?;
         admit(&app, &self.who, drafts.len())
             .await
             .map_err(|problem| (self.written + 1, problem))?;
         let written = writer.append(drafts).await;
         let written = written.map_err(|refusal| (self.written + 1, refusal.into()))?;
-        self.last = written.last().map(|written| written.id.get());
+        self.last = places.last().map(|place| written[*place].id.get());
         self.written = self.lines;
         Ok(true)
     }
@@ -151,7 +158,9 @@ impl Import {
     fn read(&self, line: &[u8]) -> Result<Draft, Problem> {
         let text = std::str::from_utf8(line);
         let text = text.map_err(|_| Problem::bad_request("the line is not UTF-8"))?;
-        let draft = event::one(text, Form::Event, self.app.settings.limits.event)?;
+        let mut draft = event::one(text, Form::Event, self.app.settings.limits.event)?;
+        let key = self.key.as_ref();
+        draft.uid = draft.uid.or_else(|| key.map(|key| key.uid(self.lines - 1)));
         gate::one(&self.who, &draft).map(|()| draft)
     }
 

@@ -1,7 +1,7 @@
 //! `Idempotency-Key`: a name for a whole request, out of which its events get their uids.
 //!
-//! A key that is a UUID names its one event itself. Of any other, and for several events, the
-//! uids are derived: the same key at the same address gives the same ones.
+//! A key that is a UUID names its one event itself. Of any other, and for several events or
+//! lines, the uids are derived: the same key at the same address gives the same ones.
 
 use axum::http::HeaderMap;
 use sha2::{Digest, Sha256};
@@ -14,25 +14,42 @@ const KEY: &str = "idempotency-key";
 /// As long as a key may be.
 const LONGEST: usize = 256;
 
-/// Gives events without a `uid` the one that the request's key makes.
-pub(super) fn apply(headers: &HeaderMap, path: &str, drafts: &mut [Draft]) -> Result<(), Problem> {
-    let mut keys = headers.get_all(KEY).iter();
-    let Some(key) = keys.next() else { return Ok(()) };
-    let key = key.to_str().unwrap_or_default().trim().trim_matches('"');
-    if key.is_empty() || key.len() > LONGEST || keys.next().is_some() {
-        let detail = format!("Idempotency-Key is one text of 1 to {LONGEST} printable characters");
-        return Err(Problem::bad_request(detail));
-    }
-    let own = Uuid::parse_str(key).ok().filter(|_| drafts.len() == 1);
-    for (at, draft) in drafts.iter_mut().enumerate() {
-        draft.uid.get_or_insert_with(|| own.unwrap_or_else(|| derived(path, key, at)));
-    }
-    Ok(())
+/// A request's key, at the address that it was sent to.
+#[derive(Debug)]
+pub(super) struct Key {
+    path: Box<str>,
+    text: Box<str>,
 }
 
-fn derived(path: &str, key: &str, at: usize) -> Uuid {
-    let digest = Sha256::digest(format!("{path}\n{key}\n{at}"));
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    Uuid::new_v8(bytes)
+impl Key {
+    /// The one that the headers have, if they have one.
+    pub(super) fn of(headers: &HeaderMap, path: &str) -> Result<Option<Self>, Problem> {
+        let mut keys = headers.get_all(KEY).iter();
+        let Some(key) = keys.next() else { return Ok(None) };
+        let text = key.to_str().unwrap_or_default().trim().trim_matches('"');
+        if text.is_empty() || text.len() > LONGEST || keys.next().is_some() {
+            let detail =
+                format!("Idempotency-Key is one text of 1 to {LONGEST} printable characters");
+            return Err(Problem::bad_request(detail));
+        }
+        Ok(Some(Self { path: path.into(), text: text.into() }))
+    }
+
+    /// The `uid` that it makes for the event in this place of the request.
+    pub(super) fn uid(&self, at: u64) -> Uuid {
+        let digest = Sha256::digest(format!("{}\n{}\n{at}", self.path, self.text));
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Uuid::new_v8(bytes)
+    }
+}
+
+/// Gives events without a `uid` the one that the request's key makes.
+pub(super) fn apply(headers: &HeaderMap, path: &str, drafts: &mut [Draft]) -> Result<(), Problem> {
+    let Some(key) = Key::of(headers, path)? else { return Ok(()) };
+    let own = Uuid::parse_str(&key.text).ok().filter(|_| drafts.len() == 1);
+    for (at, draft) in (0..).zip(drafts) {
+        draft.uid.get_or_insert_with(|| own.unwrap_or_else(|| key.uid(at)));
+    }
+    Ok(())
 }

@@ -21,34 +21,37 @@ pub struct WholePage {
 }
 
 /// Everybody's events in id order.
-const EVERYBODYS: &str = "
-select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
-       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), found, amends
-from (
+const EVERYBODYS: &str = concat!(
+    "select ",
+    whole!(),
+    ", found, amends from (
     select *, count(*) over () as found, sum(size) over (order by id) - size as before
     from (select *, pg_column_size(payload) + coalesce(pg_column_size(metadata), 0) as size
           from events where id > $1 and id <= $2 order by id limit $3) page
-) page where before <= $4 order by id";
+) page where before <= $4 order by id"
+);
 
 /// A stream's events from a version on.
-const STREAM: &str = "
-select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
-       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), found, amends
-from (
+const STREAM: &str = concat!(
+    "select ",
+    whole!(),
+    ", found, amends from (
     select *, count(*) over () as found, sum(size) over (order by version) - size as before
     from (select *, pg_column_size(payload) + coalesce(pg_column_size(metadata), 0) as size
           from events where stream = $1 and version >= $2 order by version limit $3) page
-) page where before <= $4 order by version";
+) page where before <= $4 order by version"
+);
 
 /// The same, down from a version.
-const STREAM_BACKWARD: &str = "
-select id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
-       to_char(\"timestamp\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), found, amends
-from (
+const STREAM_BACKWARD: &str = concat!(
+    "select ",
+    whole!(),
+    ", found, amends from (
     select *, count(*) over () as found, sum(size) over (order by version desc) - size as before
     from (select *, pg_column_size(payload) + coalesce(pg_column_size(metadata), 0) as size
           from events where stream = $1 and version <= $2 order by version desc limit $3) page
-) page where before <= $4 order by version desc";
+) page where before <= $4 order by version desc"
+);
 
 const LAST_VERSION: &str = "
 select coalesce((select version from events where stream = $1 order by version desc limit 1), 0)";

@@ -1,0 +1,23 @@
+//! What an address names: a refusal of it reads like any other.
+
+use axum::{
+    extract::{FromRequestParts, Path},
+    http::request::Parts,
+};
+use serde::de::DeserializeOwned;
+
+use super::error::Problem;
+
+/// The parts of an address that its route leaves open, percent-decoded.
+pub(super) struct Named<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let named = Path::from_request_parts(parts, state).await;
+        named.map(|Path(named)| Self(named)).map_err(|_| {
+            Problem::bad_request("what the address says in percent-encoding is not UTF-8")
+        })
+    }
+}
