@@ -6,12 +6,15 @@
 //! that stand for one of these. A bad proof is never no proof.
 
 mod crypto;
+mod denied;
+pub mod hosts;
 pub mod jwks;
 mod kept;
 pub mod keys;
 pub mod networks;
 pub mod principal;
 pub mod rights;
+mod settings;
 mod throttle;
 pub mod ticket;
 pub mod token;
@@ -23,89 +26,28 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use secrecy::SecretString;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::throttle::{Limits, RetryAfter};
+pub use self::{
+    denied::{Denied, Missing},
+    settings::{Modes, Settings},
+    throttle::{Limits, RetryAfter},
+};
 use self::{
     keys::KeyRing,
-    networks::{Networks, Peer},
-    principal::{Kind, Principal},
+    networks::Peer,
+    principal::{Kind, Principal, Root},
     rights::Rights,
     throttle::Throttle,
     ticket::{Issued, NoTicket, Tickets},
-    token::{Issuer, Tokens},
+    token::Tokens,
 };
 use crate::{
     consumer::ConsumerId,
     metrics::{Metrics, Reason},
     postgres::{keys::KeyTable, server::Server},
 };
-
-/// What an operator can turn about who may do what.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Which proofs count.
-    pub modes: Modes,
-    /// Whose `X-Consumer-Id` and `X-Forwarded-For` are believed.
-    pub trusted_proxies: Networks,
-    /// What those may do whom a trusted proxy names.
-    pub header_rights: Rights,
-    /// Who may read the metrics without any proof.
-    pub metrics_from: Networks,
-    /// Whose tokens are believed.
-    pub issuers: Vec<Issuer>,
-    /// The cookie in which browsers may bring a token.
-    pub cookie: Option<String>,
-    /// Web origins whose pages may write by way of that cookie.
-    pub origins: Vec<String>,
-    /// What signs tickets, and what signed them until lately.
-    pub ticket_keys: Vec<SecretString>,
-    /// How much each principal may ask for.
-    pub limits: Limits,
-}
-
-impl Default for Settings {
-    /// The open mode.
-    fn default() -> Self {
-        Self {
-            modes: Modes::OPEN,
-            trusted_proxies: Networks::loopback(),
-            header_rights: Rights::default(),
-            metrics_from: Networks::loopback(),
-            issuers: Vec::new(),
-            cookie: None,
-            origins: Vec::new(),
-            ticket_keys: Vec::new(),
-            limits: Limits::default(),
-        }
-    }
-}
-
-/// Which proofs count. None: the open mode, in which nobody needs any.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Modes {
-    /// The header that a trusted proxy sets.
-    pub trusted_header: bool,
-    /// Tokens of trusted issuers.
-    pub jwt: bool,
-    /// Keys of our own.
-    pub keys: bool,
-}
-
-impl Modes {
-    /// Anybody may do anything: for loopback addresses.
-    pub const OPEN: Self = Self { trusted_header: false, jwt: false, keys: false };
-    /// Something in front has authenticated the caller.
-    pub const TRUSTED_HEADER: Self = Self { trusted_header: true, jwt: false, keys: false };
-
-    /// Nobody needs a proof.
-    #[must_use]
-    pub fn is_open(self) -> bool {
-        self == Self::OPEN
-    }
-}
 
 /// What a request shows of who sends it. No `Debug`: there are secrets.
 pub struct Proof {
@@ -119,45 +61,6 @@ pub struct Proof {
     pub cookie: Option<String>,
     /// `?ticket=`, and whether its stream is opened again.
     pub ticket: Option<(String, bool)>,
-}
-
-/// Why a request is refused before it was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{detail}")]
-pub struct Denied {
-    /// What it is that is missing.
-    pub what: Missing,
-    /// In a word, for metrics: one of a few.
-    pub reason: &'static str,
-    /// For people. Shows nothing of the proof.
-    pub detail: String,
-}
-
-/// What it is that is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// A proof.
-    Proof,
-    /// A proof that is good.
-    GoodProof,
-    /// Something of ours, without which no proof can be checked; or room.
-    Means,
-}
-
-impl Denied {
-    /// Nothing says who is asking.
-    pub fn none(detail: impl Into<String>) -> Self {
-        Self { what: Missing::Proof, reason: "no-proof", detail: detail.into() }
-    }
-
-    /// What says who is asking cannot be believed.
-    pub fn bad(reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { what: Missing::GoodProof, reason, detail: detail.into() }
-    }
-
-    fn later(detail: impl Into<String>) -> Self {
-        Self { what: Missing::Means, reason: "unavailable", detail: detail.into() }
-    }
 }
 
 /// What ends a stream before its time, and answers why: `expired` or `revoked`. Holds the
@@ -188,10 +91,8 @@ pub struct Access {
 }
 
 /// A revoked key ends its streams within about this time.
-const KEYS_EVERY: u32 = 2;
-/// Keys that an issuer has withdrawn are forgotten within this time.
-const ISSUERS_EVERY: u32 = 300;
-const FORGET_EVERY: u32 = 10;
+const KEYS_EVERY: Duration = Duration::from_secs(2);
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 impl Access {
     /// Starts to keep keys up to date; those of `--auth keys` are in the database on `server`.
@@ -208,14 +109,25 @@ impl Access {
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         });
+        // Each by itself: an issuer that hangs shall not keep a revoked key alive.
+        let Modes { jwt, keys, .. } = access.modes();
+        if jwt {
+            access.spawn(Arc::clone(&access).keep_issuers());
+        }
+        if keys {
+            access.spawn(Arc::clone(&access).keep_keys());
+        }
         if !access.modes().is_open() {
-            let (access, shutdown) = (Arc::clone(&access), access.shutdown.clone());
-            let tasks = access.tasks.clone();
-            tasks.spawn(async move {
-                shutdown.run_until_cancelled(access.keep()).await;
-            });
+            access.spawn(Arc::clone(&access).forget());
         }
         access
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            shutdown.run_until_cancelled(work).await;
+        });
     }
 
     /// Stops, and waits until that is done.
@@ -243,6 +155,16 @@ impl Access {
         self.settings.origins.iter().any(|listed| listed == origin)
     }
 
+    /// Whether a request from this peer may be for this host. In the open mode nothing but the
+    /// host's name tells a web page, which has made its own name point here, from the people of
+    /// this machine; no page reaches a Unix socket.
+    #[must_use]
+    pub fn answers_to(&self, host: &str, from: Peer) -> bool {
+        let Settings { hosts, modes, .. } = &self.settings;
+        let any = hosts.is_empty() && !modes.is_open();
+        any || from == Peer::Unix || hosts.contain(host)
+    }
+
     /// Whose `X-Consumer-Id` and `X-Forwarded-For` are believed.
     #[must_use]
     pub fn trusts(&self, peer: Peer) -> bool {
@@ -263,7 +185,7 @@ impl Access {
             return Ok(self.anybody.clone());
         }
         if let Some((ticket, again)) = &proof.ticket {
-            return self.by_ticket(ticket, *again);
+            return self.by_ticket(ticket, *again).await;
         }
         if let Some(bearer) = &proof.bearer
             && let Some(checked) = self.by_bearer(bearer, proof).await
@@ -276,14 +198,16 @@ impl Access {
         self.by_header(proof)
     }
 
-    fn by_ticket(&self, ticket: &str, again: bool) -> Result<Principal, Denied> {
+    /// A ticket is worth no more than what it was given for: perhaps at another instance, so
+    /// this one may not know of it yet.
+    async fn by_ticket(&self, ticket: &str, again: bool) -> Result<Principal, Denied> {
         let who = self.tickets.check(ticket, again)?;
-        match who.key() {
-            Some(key) if !self.keys.counts(key) => {
-                Err(Denied::bad("revoked", "the key that the ticket was given for was revoked"))
-            }
-            _ => Ok(who),
+        match who.root() {
+            Some(Root::Key(key)) => self.keys.still_counts(*key).await?,
+            Some(Root::Issuer(key)) => self.tokens.still_counts(key).await?,
+            None => {}
         }
+        Ok(who)
     }
 
     /// `None`: it is no proof of ours, and a trusted proxy, which has looked at it itself,
@@ -342,19 +266,16 @@ impl Access {
         format!("nothing says who is asking: expected {}", proofs.join(", or "))
     }
 
-    /// Whether this address is listened to: not for a while after too many bad proofs.
-    pub fn listen(&self, from: Peer) -> Result<(), RetryAfter> {
-        match from {
-            Peer::Ip(address) => self.throttle.listen(address),
-            Peer::Unix => Ok(()),
-        }
+    /// Counts a refusal.
+    pub fn note(&self, reason: &'static str) {
+        self.metrics.denied.get_or_create(&Reason { reason }).inc();
     }
 
-    /// Counts a refusal; a bad proof also against its address.
-    pub fn note(&self, reason: &'static str, bad_proof_from: Option<Peer>) {
-        self.metrics.denied.get_or_create(&Reason { reason }).inc();
-        if let Some(Peer::Ip(address)) = bad_proof_from {
-            self.throttle.failed(address);
+    /// How long the answer to a bad proof from there shall wait, if it is to be answered.
+    pub fn failed(&self, from: Peer) -> Result<Duration, RetryAfter> {
+        match from {
+            Peer::Ip(address) => self.throttle.failed(address),
+            Peer::Unix => Ok(Duration::ZERO),
         }
     }
 
@@ -395,11 +316,16 @@ impl Access {
     }
 
     fn revoked(&self, who: &Principal) -> impl Future<Output = ()> + Send + use<> {
-        let revoked = who.key().map(|key| self.keys.revoked(key));
+        let (key, issuers) = match who.root() {
+            Some(Root::Key(key)) => (Some(self.keys.revoked(*key)), None),
+            Some(Root::Issuer(key)) => (None, self.tokens.withdrawn(key)),
+            None => (None, None),
+        };
         async move {
-            match revoked {
-                Some(revoked) => revoked.await,
-                None => std::future::pending().await,
+            match (key, issuers) {
+                (Some(revoked), _) => revoked.await,
+                (_, Some(withdrawn)) => withdrawn.await,
+                (None, None) => std::future::pending().await,
             }
         }
     }
@@ -409,12 +335,12 @@ impl Access {
         if who.expires().is_some_and(|expires| expires <= SystemTime::now()) {
             return Err(Denied::bad("expired", "the token or key has expired meanwhile"));
         }
-        match who.key() {
-            Some(key) if !self.keys.counts(key) => {
-                Err(Denied::bad("revoked", "the key was revoked meanwhile"))
-            }
-            _ => Ok(()),
-        }
+        let counts = match who.root() {
+            Some(Root::Key(key)) => self.keys.counts(*key),
+            Some(Root::Issuer(key)) => self.tokens.counts(key),
+            None => true,
+        };
+        if counts { Ok(()) } else { Err(Denied::revoked("the key was revoked meanwhile")) }
     }
 
     /// A ticket for what this one may follow, or of that only these consumers.
@@ -427,24 +353,38 @@ impl Access {
         self.tickets.issue(who, consumers)
     }
 
-    /// Keeps up with the table of keys and with the issuers, and forgets who has been quiet.
-    async fn keep(&self) {
-        let mut ticks = interval(Duration::from_secs(1));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for second in 0_u32.. {
-            ticks.tick().await;
-            if self.modes().jwt && second.is_multiple_of(ISSUERS_EVERY) {
-                self.tokens.renew().await;
-            }
-            if self.modes().keys && second.is_multiple_of(KEYS_EVERY) {
-                self.keys.renew().await;
-            }
-            if second.is_multiple_of(FORGET_EVERY) {
-                self.throttle.forget();
-                self.tickets.forget();
-            }
+    /// Keeps up with the issuers, not in step with other instances.
+    async fn keep_issuers(self: Arc<Self>) {
+        loop {
+            self.tokens.renew().await;
+            sleep(self.settings.refresh.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
         }
     }
+
+    /// Keeps up with the table of keys.
+    async fn keep_keys(self: Arc<Self>) {
+        let mut ticks = every(KEYS_EVERY);
+        loop {
+            ticks.tick().await;
+            self.keys.renew().await;
+        }
+    }
+
+    /// Forgets who has been quiet.
+    async fn forget(self: Arc<Self>) {
+        let mut ticks = every(FORGET_EVERY);
+        loop {
+            ticks.tick().await;
+            self.throttle.forget();
+            self.tickets.forget();
+        }
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Waits until then, in steps: a clock that is set meanwhile, or a machine that was asleep,

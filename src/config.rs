@@ -402,6 +402,10 @@ mod tests {
             (&[("jwt-audience", "a")], "nowhere"),
             (&[("jwt-audience", "a"), ("jwt-secret", "short")], "16 bytes"),
             (&[("jwt-audience", "a"), ("jwt-jwks-url", "file:///etc/passwd")], "https://"),
+            (
+                &[("jwt-audience", "a"), ("jwt-jwks-url", "https://u:hunter2@i.example/")],
+                "password",
+            ),
             (&[("jwt-audience", "a"), ("jwt-key-file", "/nowhere.pem")], "/nowhere.pem"),
             (
                 &[("jwt-audience", "a"), ("jwt-secret", SECRET), ("jwt-algorithms", "RS256")],
@@ -428,6 +432,22 @@ mod tests {
             assert!(wrong.contains(says), "{flags:?}: {wrong}");
         }
         assert!(complaints(&[("auth", "jwt")], &[])[0].contains("--jwt-issuer"));
+    }
+
+    #[test]
+    fn names_that_requests_may_be_for_and_how_often_keys_are_read_have_bounds() {
+        let config =
+            load(&[("allowed-hosts", "events.test"), ("jwt-refresh", "30s")], &[]).unwrap();
+        assert!(config.access.hosts.contain("events.test"));
+        assert_eq!(config.access.refresh, Duration::from_secs(30));
+        for wrong in [
+            ("allowed-hosts", "https://events.test"),
+            ("allowed-hosts", "events.test:80"),
+            ("jwt-refresh", "0s"),
+            ("jwt-refresh", "9000years"),
+        ] {
+            assert_eq!(complaints(&[wrong], &[]).len(), 1, "{wrong:?}");
+        }
     }
 
     #[test]

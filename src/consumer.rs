@@ -2,6 +2,8 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
+use crate::event::name::{self, InvalidName};
+
 /// The name of a consumer: not empty, at most [`ConsumerId::MAX_BYTES`], one line.
 /// Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -9,21 +11,12 @@ pub struct ConsumerId(Arc<str>);
 
 /// Why a text is no consumer's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidConsumer {
-    /// Nothing, or nothing but white space.
-    #[error("the consumer's name is empty")]
-    Empty,
-    /// More than [`ConsumerId::MAX_BYTES`].
-    #[error("the consumer's name is longer than {} bytes", ConsumerId::MAX_BYTES)]
-    TooLong,
-    /// A line break, a tab, a NUL: such a name could forge a line in a frame or a log.
-    #[error("the consumer's name contains a control character")]
-    Control,
-}
+#[error("the consumer's name {0}")]
+pub struct InvalidConsumer(pub InvalidName);
 
 impl ConsumerId {
-    /// The longest name, in bytes of UTF-8: an index row has to hold it.
-    pub const MAX_BYTES: usize = 1024;
+    /// The longest name, in bytes of UTF-8.
+    pub const MAX_BYTES: usize = name::MOST_BYTES;
 
     /// The name.
     #[must_use]
@@ -42,16 +35,10 @@ impl ConsumerId {
 impl FromStr for ConsumerId {
     type Err = InvalidConsumer;
 
+    /// Nothing but white space is nothing.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        if name.trim().is_empty() {
-            Err(InvalidConsumer::Empty)
-        } else if name.len() > Self::MAX_BYTES {
-            Err(InvalidConsumer::TooLong)
-        } else if name.chars().any(char::is_control) {
-            Err(InvalidConsumer::Control)
-        } else {
-            Ok(Self(name.into()))
-        }
+        let said = if name.trim().is_empty() { "" } else { name };
+        name::check(said).map(|()| Self(said.into())).map_err(InvalidConsumer)
     }
 }
 
@@ -75,9 +62,9 @@ mod tests {
     fn a_name_is_one_line_that_says_something() {
         assert_eq!("toto".parse::<ConsumerId>().unwrap().as_str(), "toto");
         assert!("Żółć 日本 👋".parse::<ConsumerId>().is_ok());
-        assert_eq!("".parse::<ConsumerId>(), Err(InvalidConsumer::Empty));
-        assert_eq!(" ".parse::<ConsumerId>(), Err(InvalidConsumer::Empty));
-        assert_eq!("a\nb".parse::<ConsumerId>(), Err(InvalidConsumer::Control));
-        assert_eq!("x".repeat(1025).parse::<ConsumerId>(), Err(InvalidConsumer::TooLong));
+        let refused = |name: &str| name.parse::<ConsumerId>().unwrap_err().0;
+        assert_eq!((refused(""), refused(" ")), (InvalidName::Empty, InvalidName::Empty));
+        assert_eq!(refused("a\nb"), InvalidName::Control);
+        assert_eq!(refused(&"x".repeat(1025)), InvalidName::TooLong);
     }
 }

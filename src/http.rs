@@ -1,5 +1,6 @@
 //! What users see on the wire.
 
+mod activity;
 mod all;
 mod append_path;
 mod console;
@@ -30,12 +31,13 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderValue, Method, Uri, header},
+    http::{HeaderValue, Method, Uri, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 pub use listener::{Listener, Place, listen, tcp};
+use percent_encoding::percent_decode_str;
 pub use server::serve;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -135,12 +137,13 @@ pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) ->
         .merge(unguarded())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), guard::addressed))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
         .layer(CatchPanicLayer::custom(|_| {
             Problem::internal("a fault of the gateway's own; its log says more").into_response()
         }))
         .layer(cors)
-        .layer(middleware::from_fn(framed))
+        .layer(middleware::from_fn(well_formed))
         // Failures are logged where they happen, with their cause; that a server which is not ready
         // says so is none.
         .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(quiet))
@@ -174,11 +177,18 @@ fn unguarded() -> Router<Arc<App>> {
 /// RFC 9112, section 6.1: whoever sends both a length and chunks may be smuggling a second
 /// request past a proxy that believes the other one. hyper goes by the chunks, and forgets the
 /// length where that came later; so nothing more is read from a connection that sent chunks.
-async fn framed(request: Request, next: Next) -> Response {
+///
+/// Section 3.2: a request is for one host, and says so. And what it is for can be read.
+async fn well_formed(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let hosts = headers.get_all(header::HOST).iter().count();
     let mut response = if chunked && headers.contains_key(header::CONTENT_LENGTH) {
         Problem::bad_request("there is a Content-Length beside a Transfer-Encoding").into_response()
+    } else if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
+        Problem::bad_request("expected the header Host once").into_response()
+    } else if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
+        Problem::bad_request("the address is not UTF-8").into_response()
     } else {
         next.run(request).await
     };

@@ -6,11 +6,12 @@ use std::{
 };
 
 use jsonwebtoken::{
-    Algorithm, AlgorithmFamily, DecodingKey,
+    Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
 };
 use reqwest::{Client, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -107,7 +108,32 @@ impl PartialEq for KeySet {
 pub(super) struct Key {
     id: Option<String>,
     pub(super) public: DecodingKey,
+    /// None of a secret, of which nothing is shown to anybody.
+    pub(super) print: Option<Fingerprint>,
     algorithms: Vec<Algorithm>,
+}
+
+/// Tells a key from every other by what it is, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint([u8; 12]);
+
+impl Fingerprint {
+    fn of(key: &DecodingKey) -> Self {
+        let hash = match key.kind() {
+            DecodingKeyKind::SecretOrDer(der) => Sha256::digest(der),
+            DecodingKeyKind::RsaModulusExponent { n, e } => Sha256::digest([&n[..], e].concat()),
+        };
+        Self(std::array::from_fn(|at| hash[at]))
+    }
+}
+
+/// A public key of an issuer's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerKey {
+    /// Whose it is.
+    pub issuer: Box<str>,
+    /// Which one.
+    pub print: Fingerprint,
 }
 
 impl Keys {
@@ -146,6 +172,44 @@ impl Keys {
         }
         let more = self.kept.beyond(known.as_ref(), self.fetch()).await?;
         Ok(more.and_then(|keys| keys.find(id, algorithm)))
+    }
+
+    /// Another key in the place of this one, with which a signature was wrong: the issuer may
+    /// have put it there since, under the same name or under none.
+    pub(super) async fn instead(
+        &self,
+        tried: &Key,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Option<Key>, KeysError> {
+        if tried.print.is_none() {
+            return Ok(None);
+        }
+        let known = self.kept.get();
+        let more = self.kept.beyond(known.as_ref(), self.fetch()).await?;
+        let found = more.and_then(|keys| keys.find(id, algorithm));
+        Ok(found.filter(|found| found.print != tried.print))
+    }
+
+    /// Whether this key is published, asking the issuer again when it is not known to be. As long
+    /// as no key at all is known, nothing speaks against it.
+    pub(super) async fn has(&self, print: Fingerprint) -> Result<bool, KeysError> {
+        let known = self.kept.get();
+        if known.as_ref().is_some_and(|keys| keys.has(print)) {
+            return Ok(true);
+        }
+        let more = self.kept.beyond(known.as_ref(), self.fetch()).await?;
+        Ok(more.is_none_or(|keys| keys.has(print)))
+    }
+
+    /// Whether this key is not known to be withdrawn.
+    pub(super) fn had(&self, print: Fingerprint) -> bool {
+        self.kept.get().is_none_or(|keys| keys.has(print))
+    }
+
+    /// Waits until this key is published no more.
+    pub(super) fn withdrawn(&self, print: Fingerprint) -> impl Future<Output = ()> + Send + use<> {
+        self.kept.until(move |keys| !keys.has(print))
     }
 
     async fn fetch(&self) -> Result<KeySet, KeysError> {
@@ -187,7 +251,8 @@ impl KeySet {
     fn of_secret(secret: &SecretString) -> Self {
         let key = DecodingKey::from_secret(secret.expose_secret().as_bytes());
         let algorithms = AlgorithmFamily::Hmac.algorithms().to_vec();
-        Self { keys: vec![Key { id: None, public: key, algorithms }], text: [0; 32] }
+        let key = Key { id: None, public: key, print: None, algorithms };
+        Self { keys: vec![key], text: [0; 32] }
     }
 
     /// Those that can be used, of what may hold others too.
@@ -203,15 +268,21 @@ impl KeySet {
         Self { keys, text: Sha256::digest(text).into() }
     }
 
-    /// A key without a name is for tokens with any; a token without one needs the only key
-    /// there is for its algorithm.
+    fn has(&self, print: Fingerprint) -> bool {
+        self.keys.iter().any(|key| key.print == Some(print))
+    }
+
+    /// A key without a name is for tokens with a name that no other has; a token without one
+    /// needs the only key there is for its algorithm.
     fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<Key> {
-        let mut fitting = self.keys.iter().filter(|key| {
-            let named = id.is_none() || key.id.is_none() || key.id.as_deref() == id;
-            named && key.algorithms.contains(&algorithm)
-        });
-        let first = fitting.next()?;
-        (id.is_some() || fitting.next().is_none()).then(|| first.clone())
+        let mut fitting = self.keys.iter().filter(|key| key.algorithms.contains(&algorithm));
+        match id {
+            Some(_) => {
+                let named = fitting.clone().find(|key| key.id.as_deref() == id);
+                named.or_else(|| fitting.find(|key| key.id.is_none())).cloned()
+            }
+            None => fitting.next().filter(|_| fitting.next().is_none()).cloned(),
+        }
     }
 }
 
@@ -238,7 +309,9 @@ fn jwk(json: Value) -> Option<Key> {
         algorithms.retain(|algorithm| is(only, *algorithm));
     }
     let key = DecodingKey::from_jwk(&jwk).ok()?;
-    (!algorithms.is_empty()).then_some(Key { id: jwk.common.key_id, public: key, algorithms })
+    let print = Some(Fingerprint::of(&key));
+    let key = Key { id: jwk.common.key_id, public: key, print, algorithms };
+    (!key.algorithms.is_empty()).then_some(key)
 }
 
 fn is(only: KeyAlgorithm, algorithm: Algorithm) -> bool {
@@ -262,7 +335,7 @@ fn pem(text: &[u8]) -> Option<Key> {
     };
     let edwards = || Some((DecodingKey::from_ed_pem(text).ok()?, vec![Algorithm::EdDSA]));
     let (key, algorithms) = rsa().or_else(curve).or_else(edwards)?;
-    Some(Key { id: None, public: key, algorithms })
+    Some(Key { id: None, print: Some(Fingerprint::of(&key)), public: key, algorithms })
 }
 
 #[cfg(test)]

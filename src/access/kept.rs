@@ -39,9 +39,18 @@ impl<T: PartialEq> Kept<T> {
         self.value.borrow().clone()
     }
 
-    /// Hears of every change.
-    pub(super) fn watch(&self) -> watch::Receiver<Option<Arc<T>>> {
-        self.value.subscribe()
+    /// Waits until it is known to be so.
+    pub(super) fn until<F>(&self, so: F) -> impl Future<Output = ()> + Send + use<T, F>
+    where
+        T: Send + Sync,
+        F: Fn(&T) -> bool + Send + Sync,
+    {
+        let mut changes = self.value.subscribe();
+        async move {
+            if changes.wait_for(|value| value.as_deref().is_some_and(&so)).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Fetches when it is time. What cannot be had leaves things as they are.

@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     fmt,
     str::FromStr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -127,17 +130,7 @@ impl KeyRing {
         let shown = Shown::parse(text).ok_or_else(|| {
             Denied::bad("malformed", "that is no key: expected ep_..., as it was made")
         })?;
-        let known = self.kept.get();
-        let known = match known {
-            Some(ring) if ring.contains_key(&shown.id) => Some(ring),
-            known => self.kept.beyond(known.as_ref(), self.read()).await.unwrap_or_else(|error| {
-                self.note(Some(error));
-                known
-            }),
-        };
-        let Some(ring) = known else {
-            return Err(Denied::later("the keys cannot be read just now"));
-        };
+        let ring = self.with(shown.id).await?;
         let key = ring.get(&shown.id);
         // Compared in the same time whatever there is to compare with.
         let hash = key.map_or([0; 32], |key| key.hash);
@@ -148,6 +141,26 @@ impl KeyRing {
         }
     }
 
+    /// Those known, and more where this one is not among them.
+    async fn with(&self, id: KeyId) -> Result<Arc<Ring>, Denied> {
+        let known = match self.kept.get() {
+            Some(ring) if ring.contains_key(&id) => return Ok(ring),
+            known => self.kept.beyond(known.as_ref(), self.read()).await.unwrap_or_else(|error| {
+                self.note(Some(error));
+                known
+            }),
+        };
+        known.ok_or_else(|| Denied::later("the keys cannot be read just now"))
+    }
+
+    /// Whether a ticket of this key is worth anything: the key may be younger than what is known.
+    pub(super) async fn still_counts(&self, id: KeyId) -> Result<(), Denied> {
+        if self.with(id).await?.contains_key(&id) {
+            return Ok(());
+        }
+        Err(Denied::revoked("the key that the ticket was given for was revoked, or has expired"))
+    }
+
     /// Whether this key counts, as far as is known.
     pub(super) fn counts(&self, id: KeyId) -> bool {
         self.kept.get().is_some_and(|ring| ring.contains_key(&id))
@@ -155,15 +168,7 @@ impl KeyRing {
 
     /// Waits until this key counts no more.
     pub(super) fn revoked(&self, id: KeyId) -> impl Future<Output = ()> + Send + use<> {
-        let mut changes = self.kept.watch();
-        async move {
-            let gone = |ring: &Option<_>| {
-                ring.as_ref().is_some_and(|ring: &std::sync::Arc<Ring>| !ring.contains_key(&id))
-            };
-            if changes.wait_for(gone).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        self.kept.until(move |ring| !ring.contains_key(&id))
     }
 
     async fn read(&self) -> Result<Ring, KeysError> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use super::{keys::KeyId, rights::Rights, ticket::TicketId};
+use super::{jwks::IssuerKey, keys::KeyId, rights::Rights, ticket::TicketId};
 use crate::consumer::ConsumerId;
 
 /// How somebody proved who they are.
@@ -12,8 +12,8 @@ pub enum Kind {
     Anybody,
     /// A proxy that is trusted says so.
     Header,
-    /// By a token that an issuer signed.
-    Token,
+    /// By a token that an issuer signed: with this key, or with a secret that we share.
+    Token(Option<IssuerKey>),
     /// By a key of ours.
     Key(KeyId),
     /// By a ticket that was given for one of these.
@@ -22,13 +22,22 @@ pub enum Kind {
         id: TicketId,
         /// It opens the stream again that it has opened before.
         again: bool,
-        /// The key that it was given for.
-        key: Option<KeyId>,
+        /// What the proof rests on that it was given for.
+        root: Option<Root>,
     },
     /// By its address, which may read the metrics.
     Address,
     /// Not at all, where that is needed: the page for people asks for a proof.
     Nobody,
+}
+
+/// What a proof rests on: when that is withdrawn, the proof is worth nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// A key of ours.
+    Key(KeyId),
+    /// A key of an issuer's.
+    Issuer(IssuerKey),
 }
 
 impl Kind {
@@ -38,7 +47,7 @@ impl Kind {
         match self {
             Self::Anybody => "anybody",
             Self::Header => "header",
-            Self::Token => "token",
+            Self::Token(_) => "token",
             Self::Key(_) => "key",
             Self::Ticket { .. } => "ticket",
             Self::Address => "address",
@@ -58,6 +67,7 @@ struct Inner {
     consumer: Option<ConsumerId>,
     rights: Rights,
     expires: Option<SystemTime>,
+    root: Option<Root>,
 }
 
 /// Somebody may not do this.
@@ -74,7 +84,13 @@ impl Principal {
         rights: Rights,
         expires: Option<SystemTime>,
     ) -> Self {
-        Self(Arc::new(Inner { name: name.into(), kind, consumer, rights, expires }))
+        let root = match &kind {
+            Kind::Key(key) => Some(Root::Key(*key)),
+            Kind::Token(key) => key.clone().map(Root::Issuer),
+            Kind::Ticket { root, .. } => root.clone(),
+            _ => None,
+        };
+        Self(Arc::new(Inner { name: name.into(), kind, consumer, rights, expires, root }))
     }
 
     /// Who asks in the open mode: whoever can reach this machine's loopback may do all.
@@ -117,13 +133,9 @@ impl Principal {
         &self.0.rights
     }
 
-    /// The key that all this rests on: when it is revoked, so is this.
-    pub(super) fn key(&self) -> Option<KeyId> {
-        match &self.0.kind {
-            Kind::Key(key) => Some(*key),
-            Kind::Ticket { key, .. } => *key,
-            _ => None,
-        }
+    /// What all this rests on, where it can be withdrawn.
+    pub(super) fn root(&self) -> Option<&Root> {
+        self.0.root.as_ref()
     }
 
     /// Whether they may read the events of this consumer.
@@ -188,7 +200,13 @@ mod tests {
 
     fn named(name: &str, rights: &str) -> Principal {
         let consumer = name.parse().ok();
-        Principal::new(name, Kind::Token, consumer, serde_json::from_str(rights).unwrap(), None)
+        Principal::new(
+            name,
+            Kind::Token(None),
+            consumer,
+            serde_json::from_str(rights).unwrap(),
+            None,
+        )
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::consumer::ConsumerId;
+use crate::event::name::{self, InvalidName};
 
 /// What somebody may do. Nothing, unless it is said.
 ///
@@ -75,15 +75,9 @@ pub struct Patterns(Box<[Pattern]>);
 /// What is not to be found in a list of rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPattern {
-    /// It matches nothing.
-    #[error("a name or pattern is empty")]
-    Empty,
-    /// No name is that long.
-    #[error("a name or pattern is longer than {} bytes", ConsumerId::MAX_BYTES)]
-    TooLong,
-    /// No name has one.
-    #[error("a name or pattern contains a control character")]
-    Control,
+    /// No name is like that, so it matches nothing.
+    #[error("a name or pattern {0}")]
+    Name(InvalidName),
     /// More than [`Patterns::MOST`].
     #[error("there are more than {} names and patterns", Patterns::MOST)]
     TooMany,
@@ -152,15 +146,8 @@ struct Pattern(Box<str>);
 
 impl Pattern {
     fn parse(text: &str) -> Result<Self, InvalidPattern> {
-        if text.trim().is_empty() {
-            Err(InvalidPattern::Empty)
-        } else if text.len() > ConsumerId::MAX_BYTES {
-            Err(InvalidPattern::TooLong)
-        } else if text.chars().any(char::is_control) {
-            Err(InvalidPattern::Control)
-        } else {
-            Ok(Self(text.into()))
-        }
+        let said = if text.trim().is_empty() { "" } else { text };
+        name::check(said).map(|()| Self(said.into())).map_err(InvalidPattern::Name)
     }
 
     /// A `*` matches no control character, and no other part of a pattern has one.
@@ -238,10 +225,11 @@ mod tests {
 
     #[test]
     fn what_can_match_no_name_is_no_pattern() {
-        assert_eq!(Patterns::new([""]), Err(InvalidPattern::Empty));
-        assert_eq!(Patterns::new([" "]), Err(InvalidPattern::Empty));
-        assert_eq!(Patterns::new(["a\n*"]), Err(InvalidPattern::Control));
-        assert_eq!(Patterns::new([&*"*".repeat(1025)]), Err(InvalidPattern::TooLong));
+        assert_eq!(Patterns::new([""]), Err(InvalidPattern::Name(InvalidName::Empty)));
+        assert_eq!(Patterns::new([" "]), Err(InvalidPattern::Name(InvalidName::Empty)));
+        assert_eq!(Patterns::new(["a\n*"]), Err(InvalidPattern::Name(InvalidName::Control)));
+        let long = "*".repeat(1025);
+        assert_eq!(Patterns::new([&*long]), Err(InvalidPattern::Name(InvalidName::TooLong)));
         assert_eq!(Patterns::new(["x"; 257]), Err(InvalidPattern::TooMany));
     }
 

@@ -32,14 +32,15 @@ impl Default for Limits {
     }
 }
 
-/// Bad proofs that an address may show at once, and ...
-const FAILURES: NonZeroU32 = NonZeroU32::new(20).unwrap();
-/// ... for how long it is not listened to when there were more than that and one a second.
-const SILENCE: Duration = Duration::from_secs(5);
-/// Of addresses that are not listened to as many are known; beyond that the oldest go free,
-/// rather than memory.
-const MOST_SILENCED: usize = 50_000;
-/// Names and addresses with a recent request are known up to this number; then those whose
+/// After so many bad proofs from one address the next is answered later by ...
+const FAILURES: u32 = 20;
+/// ... this, and the one after that by twice as much: one is answered in this time.
+const PACE: Duration = Duration::from_secs(1);
+/// As many answers wait at once; to more bad proofs there is none, but that it is too much.
+const WAITING: u32 = 5;
+/// As many addresses are known that were wrong lately; beyond that they go free, rather than memory.
+const MOST_WRONG: usize = 50_000;
+/// Names with a recent request are known up to this number; then those whose
 /// allowance is whole again are forgotten at once instead of now and then.
 const MOST_KNOWN: usize = 200_000;
 
@@ -48,8 +49,8 @@ const MOST_KNOWN: usize = 200_000;
 pub(super) struct Throttle {
     requests: Keyed<Arc<str>>,
     appends: Keyed<Arc<str>>,
-    failures: Keyed<IpAddr>,
-    silenced: Mutex<HashMap<IpAddr, Instant>>,
+    /// When all bad proofs of an address are paid for, one in each [`PACE`].
+    wrong: Mutex<HashMap<IpAddr, Instant>>,
     streams: Arc<Streams>,
     clock: DefaultClock,
 }
@@ -65,12 +66,7 @@ impl Throttle {
         Self {
             requests: RateLimiter::keyed(Quota::per_second(limits.requests)),
             appends: RateLimiter::keyed(Quota::per_second(limits.appends)),
-            failures: RateLimiter::keyed(
-                Quota::with_period(Duration::from_secs(1))
-                    .expect("a second is a period")
-                    .allow_burst(FAILURES),
-            ),
-            silenced: Mutex::default(),
+            wrong: Mutex::default(),
             streams: Arc::new(Streams { most: limits.streams, open: Mutex::default() }),
             clock: DefaultClock::default(),
         }
@@ -98,28 +94,25 @@ impl Throttle {
         }
     }
 
-    /// Whether this address is listened to.
-    pub(super) fn listen(&self, from: IpAddr) -> Result<(), RetryAfter> {
-        let until = self.silenced().get(&network(from)).copied();
-        let wait = until.map(|until| until.saturating_duration_since(Instant::now()));
-        wait.filter(|wait| !wait.is_zero()).map_or(Ok(()), |wait| Err(RetryAfter(wait)))
-    }
-
-    /// This address has shown a bad proof.
-    pub(super) fn failed(&self, from: IpAddr) {
-        bound(&self.failures);
-        if self.failures.check_key(&network(from)).is_ok() {
-            return;
+    /// This address has shown a bad proof: how long the answer shall wait, if there is one.
+    /// A good proof is never made to wait, so nobody can be shut out by those who share their
+    /// address: nothing that is shown here can be found by trying, it is the trying that costs.
+    pub(super) fn failed(&self, from: IpAddr) -> Result<Duration, RetryAfter> {
+        let (from, now) = (network(from), Instant::now());
+        let mut wrong = self.wrong();
+        if wrong.len() >= MOST_WRONG {
+            wrong.retain(|_, paid| *paid > now);
         }
-        let now = Instant::now();
-        let mut silenced = self.silenced();
-        if silenced.len() >= MOST_SILENCED {
-            silenced.retain(|_, until| *until > now);
+        if wrong.len() >= MOST_WRONG {
+            wrong.clear();
         }
-        if silenced.len() >= MOST_SILENCED {
-            silenced.clear();
+        let paid = wrong.get(&from).map_or(now, |paid| now.max(*paid)) + PACE;
+        let wait = paid.saturating_duration_since(now + PACE * FAILURES);
+        if wait > PACE * WAITING {
+            return Err(RetryAfter(wait));
         }
-        silenced.insert(network(from), now + SILENCE);
+        wrong.insert(from, paid);
+        Ok(wait)
     }
 
     /// Room for one more stream of this principal's; it is taken for as long as the guard lives.
@@ -133,12 +126,10 @@ impl Throttle {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         }
-        self.failures.retain_recent();
-        self.failures.shrink_to_fit();
         let now = Instant::now();
-        let mut silenced = self.silenced();
-        silenced.retain(|_, until| *until > now);
-        silenced.shrink_to_fit();
+        let mut wrong = self.wrong();
+        wrong.retain(|_, paid| *paid > now);
+        wrong.shrink_to_fit();
     }
 
     fn wait<P: Reference>(&self, until: &NotUntil<P>) -> RetryAfter
@@ -148,8 +139,8 @@ impl Throttle {
         RetryAfter(until.wait_time_from(self.clock.now()))
     }
 
-    fn silenced(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
-        self.silenced.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wrong(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -243,20 +234,29 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_wrong_too_often_is_not_listened_to_for_a_while() {
+    fn an_address_that_is_wrong_too_often_is_answered_later_and_then_not_at_all() {
         let throttle = limited(1, 1);
-        let (bad, near, good) = ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1");
-        let [bad, near, good] = [bad, near, good].map(|it| it.parse::<IpAddr>().unwrap());
-        for _ in 0..FAILURES.get() {
-            throttle.failed(bad);
-            assert!(throttle.listen(bad).is_ok());
+        let (bad, near, other) = ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1");
+        let [bad, near, other] = [bad, near, other].map(|it| it.parse::<IpAddr>().unwrap());
+        for _ in 0..FAILURES {
+            assert_eq!(throttle.failed(bad), Ok(Duration::ZERO));
         }
-        throttle.failed(bad);
-        assert!(throttle.listen(bad).is_err() && throttle.listen(near).is_err());
-        assert!(throttle.listen(good).is_ok());
+        let waits: Vec<_> = (0..WAITING).map(|_| throttle.failed(near).unwrap()).collect();
+        assert!(waits[0] > Duration::ZERO && waits.is_sorted(), "{waits:?}");
+        assert!(throttle.failed(bad).is_err() && throttle.failed(near).is_err());
+        assert_eq!(throttle.failed(other), Ok(Duration::ZERO));
         let mapped = "::ffff:10.0.0.1".parse().unwrap();
-        (0..=FAILURES.get()).for_each(|_| throttle.failed(mapped));
-        assert!(throttle.listen("10.0.0.1".parse().unwrap()).is_err());
+        (0..FAILURES + WAITING).for_each(|_| assert!(throttle.failed(mapped).is_ok()));
+        assert!(throttle.failed("10.0.0.1".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn addresses_without_end_take_no_more_memory() {
+        let throttle = limited(1, 1);
+        for n in 0..=u32::try_from(MOST_WRONG).unwrap() {
+            throttle.failed(IpAddr::V4(n.into())).unwrap();
+        }
+        assert!(throttle.wrong().len() <= MOST_WRONG);
     }
 
     #[test]

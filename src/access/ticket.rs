@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Denied,
-    principal::{Kind, Principal},
+    jwks::IssuerKey,
+    principal::{Kind, Principal, Root},
     rights::Rights,
 };
 use crate::consumer::ConsumerId;
@@ -87,6 +88,8 @@ struct Said {
     rights: Rights,
     #[serde(rename = "k")]
     key: Option<String>,
+    #[serde(rename = "s")]
+    signed: Option<IssuerKey>,
     /// The first use comes before this.
     #[serde(rename = "f")]
     first: u64,
@@ -131,12 +134,18 @@ impl Tickets {
         let until = who.expires().map_or(longest, |expires| expires.min(longest));
         let mut id = TicketId([0; 12]);
         self.random.fill(&mut id.0).expect("there is randomness");
+        let (key, signed) = match who.root() {
+            Some(Root::Key(key)) => (Some(key.to_string()), None),
+            Some(Root::Issuer(key)) => (None, Some(key.clone())),
+            None => (None, None),
+        };
         let said = Said {
             id,
             name: who.name().to_string(),
             consumer: consumer(who, consumers),
             rights: rights(who, consumers)?,
-            key: who.key().map(|key| key.to_string()),
+            key,
+            signed,
             first: seconds(now + USE_WITHIN),
             until: seconds(until),
         };
@@ -171,7 +180,8 @@ impl Tickets {
         }
         let key = said.key.map(|key| key.parse());
         let key = key.transpose().map_err(|()| Denied::bad("ticket", "the ticket names no key"))?;
-        let kind = Kind::Ticket { id: said.id, again, key };
+        let root = key.map(Root::Key).or(said.signed.map(Root::Issuer));
+        let kind = Kind::Ticket { id: said.id, again, root };
         let consumer = said.consumer.and_then(|name| name.parse().ok());
         let expires = Some(UNIX_EPOCH + Duration::from_secs(said.until));
         Ok(Principal::new(said.name, kind, consumer, said.rights, expires))
@@ -254,7 +264,7 @@ mod tests {
     fn toto(expires: Option<SystemTime>) -> Principal {
         let rights = r#"{"read": ["toto", "team-*"], "write": "*", "metrics": true}"#;
         let rights = serde_json::from_str(rights).unwrap();
-        Principal::new("toto", Kind::Token, "toto".parse().ok(), rights, expires)
+        Principal::new("toto", Kind::Token(None), "toto".parse().ok(), rights, expires)
     }
 
     fn keys(texts: &[&str]) -> Vec<SecretString> {

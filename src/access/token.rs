@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::future::join_all;
 use jsonwebtoken::{
     Algorithm, Header, Validation,
     dangerous::insecure_decode_claims,
@@ -14,7 +15,7 @@ use tracing::warn;
 
 use super::{
     Denied, crypto,
-    jwks::{Keys, Source},
+    jwks::{IssuerKey, Key, Keys, KeysError, Source},
     principal::{Kind, Principal},
     rights::Rights,
 };
@@ -42,6 +43,9 @@ pub struct Issuer {
     pub leeway: Duration,
 }
 
+/// Why a token is not believed that is signed with another key.
+const SIGNATURE: &str = "signature";
+
 /// Checks tokens.
 #[derive(Debug)]
 pub(super) struct Tokens(Vec<Trusted>);
@@ -63,12 +67,39 @@ impl Tokens {
 
     /// Fetches the keys of every issuer. Those that cannot be had stay as they are.
     pub(super) async fn renew(&self) {
-        for Trusted { issuer, keys } in &self.0 {
-            if let Err(error) = keys.renew().await {
-                let kept = if keys.are_known() { "those known are kept" } else { "none is known" };
-                warn!(issuer = issuer.name, error = %Chain(&error), "an issuer's keys cannot be had; {kept}");
-            }
-        }
+        join_all(self.0.iter().map(Trusted::renew)).await;
+    }
+
+    /// Whether a ticket for a token that was signed with this key is worth anything.
+    pub(super) async fn still_counts(&self, key: &IssuerKey) -> Result<(), Denied> {
+        let withdrawn = || {
+            Denied::revoked(
+                "the token that the ticket was given for is believed no more: its issuer has withdrawn the key",
+            )
+        };
+        let trusted = self.of(&key.issuer).ok_or_else(withdrawn)?;
+        let has = trusted.keys.has(key.print).await.unwrap_or_else(|error| {
+            trusted.complain(&error);
+            trusted.keys.had(key.print)
+        });
+        if has { Ok(()) } else { Err(withdrawn()) }
+    }
+
+    /// Whether this key is not known to be withdrawn.
+    pub(super) fn counts(&self, key: &IssuerKey) -> bool {
+        self.of(&key.issuer).is_some_and(|trusted| trusted.keys.had(key.print))
+    }
+
+    /// Waits until its issuer has withdrawn this key.
+    pub(super) fn withdrawn(
+        &self,
+        key: &IssuerKey,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        Some(self.of(&key.issuer)?.keys.withdrawn(key.print))
+    }
+
+    fn of(&self, issuer: &str) -> Option<&Trusted> {
+        self.0.iter().find(|trusted| trusted.issuer.name == issuer)
     }
 
     /// Who shows this token.
@@ -87,8 +118,7 @@ impl Tokens {
         }
         let claims: Claims = insecure_decode_claims(token).map_err(|_| malformed())?;
         let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
-        let trusted = self.0.iter().find(|trusted| trusted.issuer.name == issuer);
-        let trusted = trusted.ok_or_else(|| {
+        let trusted = self.of(issuer).ok_or_else(|| {
             Denied::bad("wrong-issuer", "the token's issuer (iss) is none that is trusted here")
         })?;
         trusted.check(token, &header).await
@@ -102,26 +132,57 @@ impl Trusted {
             let detail = format!("this issuer's tokens are not signed with {algorithm:?}");
             return Err(Denied::bad("algorithm", detail));
         }
-        let key = self.keys.find(header.kid.as_deref(), algorithm).await;
-        let key = key.unwrap_or_else(|error| {
-            warn!(issuer = self.issuer.name, error = %Chain(&error), "an issuer's keys cannot be had");
+        let id = header.kid.as_deref();
+        let key = self.looked_up(self.keys.find(id, algorithm).await);
+        let key = key.ok_or_else(|| self.no_key(id))?;
+        let checked = self.verify(token, algorithm, &key);
+        let Err(denied) = checked.as_ref() else { return checked };
+        if denied.reason != SIGNATURE {
+            return checked;
+        }
+        match self.looked_up(self.keys.instead(&key, id, algorithm).await) {
+            Some(other) => self.verify(token, algorithm, &other),
+            None => checked,
+        }
+    }
+
+    fn verify(&self, token: &str, with: Algorithm, key: &Key) -> Result<Principal, Denied> {
+        let checked = decode::<Claims>(token, &key.public, &self.issuer.validation(with));
+        let claims = checked.map_err(|error| wrong(&error))?.claims;
+        let issuer = || self.issuer.name.as_str().into();
+        let key = key.print.map(|print| IssuerKey { issuer: issuer(), print });
+        self.issuer.principal(&claims, key)
+    }
+
+    async fn renew(&self) {
+        self.looked_up(self.keys.renew().await.map(Some));
+    }
+
+    /// What cannot be had is not there.
+    fn looked_up<T>(&self, found: Result<Option<T>, KeysError>) -> Option<T> {
+        found.unwrap_or_else(|error| {
+            self.complain(&error);
             None
-        });
-        let Some(key) = key else {
-            return Err(if self.keys.are_known() {
-                Denied::bad(
-                    "unknown-key",
-                    "the token is signed with a key that its issuer has not published",
-                )
-            } else {
-                Denied::later(
-                    "the issuer's keys cannot be had just now, so no token can be checked",
-                )
-            });
+        })
+    }
+
+    fn complain(&self, error: &KeysError) {
+        let kept = if self.keys.are_known() { "those known are kept" } else { "none is known" };
+        let (issuer, error) = (&self.issuer.name, Chain(error));
+        warn!(issuer, %error, "an issuer's keys cannot be had; {kept}");
+    }
+
+    fn no_key(&self, id: Option<&str>) -> Denied {
+        if !self.keys.are_known() {
+            return Denied::later(
+                "the issuer's keys cannot be had just now, so no token can be checked",
+            );
+        }
+        let detail = match id {
+            Some(_) => "the token is signed with a key that its issuer has not published",
+            None => "the token does not say which of its issuer's keys it is signed with (kid)",
         };
-        let validation = self.issuer.validation(algorithm);
-        let checked = decode::<Claims>(token, &key.public, &validation);
-        self.issuer.principal(&checked.map_err(|error| wrong(&error))?.claims)
+        Denied::bad("unknown-key", detail)
     }
 }
 
@@ -137,7 +198,7 @@ impl Issuer {
     }
 
     /// Whom the claims speak of. They are the issuer's own words by now.
-    fn principal(&self, claims: &Claims) -> Result<Principal, Denied> {
+    fn principal(&self, claims: &Claims, signed: Option<IssuerKey>) -> Result<Principal, Denied> {
         let consumer = match claim(claims, &self.consumer_claim) {
             None | Some(Value::Null) => None,
             Some(named) => Some(self.consumer(named)?),
@@ -158,7 +219,7 @@ impl Issuer {
         if expires.is_none_or(|expires| expires <= SystemTime::now()) {
             return Err(wrong(&ErrorKind::ExpiredSignature.into()));
         }
-        Ok(Principal::new(name, Kind::Token, consumer, rights, expires))
+        Ok(Principal::new(name, Kind::Token(signed), consumer, rights, expires))
     }
 
     fn consumer(&self, named: &Value) -> Result<ConsumerId, Denied> {
@@ -214,7 +275,7 @@ fn wrong(error: &Error) -> Denied {
         ErrorKind::InvalidClaimFormat(name) => {
             ("claims", format!("the token's {name} cannot be read"))
         }
-        ErrorKind::InvalidSignature => ("signature", "the token's signature is wrong".into()),
+        ErrorKind::InvalidSignature => (SIGNATURE, "the token's signature is wrong".into()),
         ErrorKind::InvalidAlgorithm => {
             ("algorithm", "the token's algorithm does not fit its key".into())
         }
@@ -256,9 +317,12 @@ mod tests {
 
     #[test]
     fn claims_say_who_it_is_and_what_they_may() {
-        let who = issuer().principal(&claims(&json!({
-            "sub": "toto", "exp": 4_000_000_000_u64, "event_piper": {"write": ["shop-*"]},
-        })));
+        let who = issuer().principal(
+            &claims(&json!({
+                "sub": "toto", "exp": 4_000_000_000_u64, "event_piper": {"write": ["shop-*"]},
+            })),
+            None,
+        );
         let who = who.unwrap();
         assert!(who.may_read(&"toto".parse().unwrap()).is_ok());
         assert!(who.may_write_to(&"shop-1".parse().unwrap()).is_ok());
@@ -277,7 +341,7 @@ mod tests {
             json!({"sub": "toto", "event_piper": {"read": {"$regex": ".*"}}, "exp": 4e9}),
             json!({"sub": "toto", "event_piper": {"all": 1}, "exp": 4e9}),
         ] {
-            let denied = issuer().principal(&claims(&wrong)).unwrap_err();
+            let denied = issuer().principal(&claims(&wrong), None).unwrap_err();
             assert_eq!(denied.reason, "claims", "{wrong}");
         }
     }
@@ -285,7 +349,7 @@ mod tests {
     #[test]
     fn an_end_beyond_all_times_does_no_harm() {
         for exp in [json!(u64::MAX), json!(1e300), json!(4e9 + 0.5)] {
-            issuer().principal(&claims(&json!({"sub": "toto", "exp": exp}))).unwrap();
+            issuer().principal(&claims(&json!({"sub": "toto", "exp": exp})), None).unwrap();
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     access::{
         Limits, Modes, Settings,
+        hosts::Hosts,
         jwks::{self, Source},
         networks::Networks,
         rights::Rights,
@@ -44,6 +45,8 @@ pub(super) fn settings(from: &mut Sources, listen: &Place, origins: &[String]) -
         cookie: from.optional("jwt-cookie", cookie),
         origins: origins.to_vec(),
         ticket_keys: from.optional("ticket-key", ticket_keys).unwrap_or_default(),
+        refresh: from.setting("jwt-refresh", refresh),
+        hosts: from.setting("allowed-hosts", hosts),
         limits: Limits {
             streams: from.setting("max-streams-per-principal", value::limit),
             requests: from.setting("max-requests-per-principal", rate),
@@ -254,6 +257,19 @@ fn networks(text: &str) -> Parsed<Networks> {
     })
 }
 
+fn hosts(text: &str) -> Parsed<Hosts> {
+    text.parse().map_err(|()| {
+        "names without a port, separated by commas, such as events.test or 192.168.1.7".into()
+    })
+}
+
+/// More often would be an attack on the issuer, and less often no protection.
+fn refresh(text: &str) -> Parsed<Duration> {
+    let bounds = Duration::from_secs(1)..=Duration::from_hours(24);
+    let refresh = value::duration(text).ok().filter(|it| bounds.contains(it));
+    refresh.ok_or_else(|| "a duration from 1s to 1day, such as 5m".into())
+}
+
 fn rights(text: &str) -> Parsed<Rights> {
     serde_json::from_str(text)
         .map_err(|e| format!(r#"rights such as {{"write": ["shop-*"], "all": true}} ({e})"#))
@@ -284,8 +300,12 @@ fn leeway(text: &str) -> Parsed<Duration> {
 fn url(text: &str) -> Parsed<Url> {
     let url = text.parse::<Url>().ok();
     let url = url.filter(|it| ["http", "https"].contains(&it.scheme()) && it.has_host());
+    // What is published needs no password, and this address is written into the log.
+    let url = url.filter(|it| it.username().is_empty() && it.password().is_none());
     url.ok_or_else(|| {
-        format!("{text:?} is given, expected an address such as https://issuer.example/jwks.json")
+        "the keys' address is wrong: expected one such as https://issuer.example/jwks.json, without a \
+         password in it"
+            .into()
     })
 }
 

@@ -1,9 +1,9 @@
-//! Names that a writer gives: an event's type, and the stream that it is of.
+//! What a name is: an event's type, the stream that it is of, and who it is for.
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 /// The longest name, in bytes of UTF-8: an index row has to hold it.
-const MOST_BYTES: usize = 1024;
+pub const MOST_BYTES: usize = 1024;
 
 /// Why a text is no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,7 +83,8 @@ impl fmt::Display for StreamName {
     }
 }
 
-fn check(name: &str) -> Result<(), InvalidName> {
+/// Whether this is one line that says something, and not too long.
+pub fn check(name: &str) -> Result<(), InvalidName> {
     if name.is_empty() {
         Err(InvalidName::Empty)
     } else if name.len() > MOST_BYTES {

@@ -4,7 +4,7 @@ use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::Settings;
-use crate::access::Modes;
+use crate::access::{Modes, hosts};
 
 /// The layer for these settings. Credentials go with exact origins only. In the open mode
 /// pages on this very machine may read, so that a page under development just works.
@@ -39,8 +39,5 @@ pub(super) fn layer(settings: &Settings, modes: Modes) -> CorsLayer {
 
 /// An origin on this very machine.
 pub(super) fn is_loopback(origin: &str) -> bool {
-    let host = |uri: Uri| uri.host().map(ToOwned::to_owned);
-    let host = origin.parse::<Uri>().ok().and_then(host).unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    origin.parse::<Uri>().is_ok_and(|origin| origin.host().is_some_and(hosts::is_loopback))
 }

@@ -69,6 +69,16 @@ impl Problem {
         Self { reason: Some("cross-site"), ..Self::forbidden(detail) }
     }
 
+    /// It is for somebody else, by the name that it asks for.
+    #[must_use]
+    pub fn misdirected(host: &str) -> Self {
+        let detail = format!(
+            "nothing here answers to the name {host:?}: a web page could have made it point to \
+             this machine (DNS rebinding). Ask for localhost, or list the name in --allowed-hosts"
+        );
+        Self { reason: Some("host"), ..Self::new(StatusCode::MISDIRECTED_REQUEST, detail) }
+    }
+
     /// Too much of it.
     #[must_use]
     pub fn too_many(wait: Duration) -> Self {

@@ -9,6 +9,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use tokio::time::sleep;
 use tracing::info;
 
 use super::{
@@ -41,14 +42,9 @@ pub(super) async fn guard(
             visit.note_use(&who);
             request.extensions_mut().insert(who.clone());
             let response = next.run(request).await;
-            visit.note_refusal(&app, Some(&who), &response);
-            response
+            visit.answered(&app, Some(&who), response).await
         }
-        Err(Refused::Now(problem)) => {
-            let response = problem.into_response();
-            visit.note_refusal(&app, None, &response);
-            response
-        }
+        Err(Refused::Now(problem)) => visit.answered(&app, None, problem.into_response()).await,
         Err(Refused::Later(wait)) => visit.later(&app, wait),
     };
     challenged(&app, response)
@@ -66,8 +62,7 @@ fn admit<'a>(
     request: &Request,
 ) -> impl Future<Output = Result<Principal, Refused>> + Send + use<'a> {
     let access = &app.access;
-    let heard = access.listen(visit.from).map_err(Refused::Later);
-    let proof = heard.and_then(|()| proof::of(access, request).map_err(Refused::Now));
+    let proof = proof::of(access, request).map_err(Refused::Now);
     let metrics = request.uri().path() == "/metrics" && proof::is_direct(request);
     let reader = metrics.then(|| access.metrics_reader(visit.peer)).flatten();
     let modes = access.modes();
@@ -90,6 +85,21 @@ fn admit<'a>(
 
 /// What no proof can be checked without may be back after this.
 const MEANS_BACK: RetryAfter = RetryAfter(Duration::from_secs(5));
+
+/// Lets nobody in who asks for somebody else, as a web page does that has made its own name
+/// point to this machine.
+pub(super) async fn addressed(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let peer = proof::peer(&request);
+    let foreign = proof::hosts(&request).find(|host| !app.access.answers_to(host, peer));
+    let Some(host) = foreign else { return next.run(request).await };
+    let response = Problem::misdirected(host).into_response();
+    Visit::of(&app, &request).note_refusal(&app, None, &response);
+    response
+}
 
 /// Takes room for a stream, and uses the ticket that opens it.
 pub(super) fn open_stream(app: &App, who: &Principal) -> Result<Option<Ending>, Box<Response>> {
@@ -138,10 +148,28 @@ impl Visit {
         info!(target: AUDIT, action, who = ?who.name(), id, %from, %method, ?path, "audit: {action}");
     }
 
+    /// A refusal is written down, and one of a bad proof waits for its turn: beyond what may
+    /// wait it is not even told apart.
+    async fn answered(&self, app: &App, who: Option<&Principal>, response: Response) -> Response {
+        let refusal = response.extensions().get::<Refusal>();
+        let bad_proof = refusal.is_some_and(|refusal| refusal.bad_proof);
+        match if bad_proof { app.access.failed(self.from) } else { Ok(Duration::ZERO) } {
+            Ok(wait) => {
+                self.note_refusal(app, who, &response);
+                sleep(wait).await;
+                response
+            }
+            Err(RetryAfter(wait)) => {
+                app.access.note("throttled");
+                Problem::too_many(wait).into_response()
+            }
+        }
+    }
+
     fn note_refusal(&self, app: &App, who: Option<&Principal>, response: &Response) {
         let Some(refusal) = response.extensions().get::<Refusal>() else { return };
-        let Refusal { reason, bad_proof, detail } = refusal;
-        app.access.note(reason, bad_proof.then_some(self.from));
+        let Refusal { reason, detail, .. } = refusal;
+        app.access.note(reason);
         let (name, kind) = who.map_or(("", "nobody"), |who| (&**who.name(), who.kind().as_str()));
         let Self { from, method, path, .. } = self;
         let status = response.status().as_u16();
@@ -155,7 +183,7 @@ impl Visit {
     /// Answers that there is too much of something. An `EventSource` would never come back
     /// after a 429.
     fn later(&self, app: &App, RetryAfter(wait): RetryAfter) -> Response {
-        app.access.note("throttled", None);
+        app.access.note("throttled");
         if self.stream { overloaded(wait) } else { Problem::too_many(wait).into_response() }
     }
 }

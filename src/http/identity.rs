@@ -10,6 +10,7 @@ use super::{error::Problem, query::Query};
 use crate::{
     access::principal::{Kind, Principal},
     consumer::{ConsumerId, InvalidConsumer},
+    event::name::InvalidName,
 };
 
 /// The header that names the consumer.
@@ -87,10 +88,8 @@ pub(super) fn asked(query: &Query) -> Result<Vec<ConsumerId>, Problem> {
 
 fn named(name: &str) -> Result<ConsumerId, Problem> {
     name.parse().map_err(|invalid: InvalidConsumer| match invalid {
-        InvalidConsumer::Empty => Problem::unauthorized(invalid.to_string()),
-        InvalidConsumer::TooLong | InvalidConsumer::Control => {
-            Problem::bad_request(invalid.to_string())
-        }
+        InvalidConsumer(InvalidName::Empty) => Problem::unauthorized(invalid.to_string()),
+        _ => Problem::bad_request(invalid.to_string()),
     })
 }
 

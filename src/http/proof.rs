@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, HeaderName, Method, header, uri::Authority},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::Authority},
 };
 
 use super::{
@@ -54,6 +54,21 @@ pub(super) fn is_direct(request: &Request) -> bool {
         .all(|name| !headers.contains_key(*name))
 }
 
+/// For whom the request is, as it says: in its address, or in the header `Host`.
+pub(super) fn hosts(request: &Request) -> impl Iterator<Item = &str> {
+    let written = request.headers().get_all(header::HOST).iter();
+    let written = written.map(|host| host.to_str().unwrap_or_default());
+    request.uri().host().into_iter().chain(written.map(host_of))
+}
+
+/// The name without its port.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
 /// What the request shows.
 pub(super) fn of(access: &Access, request: &Request) -> Result<Proof, Problem> {
     let (headers, query) = (request.headers(), Query::of(request.uri()));
@@ -93,10 +108,11 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 fn cookie(headers: &HeaderMap, name: &str) -> Result<Option<String>, Problem> {
-    let lists = headers.get_all(header::COOKIE).iter().filter_map(|list| list.to_str().ok());
-    let pairs =
-        lists.flat_map(|list| list.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let mut values = pairs.filter(|(known, _)| *known == name).map(|(_, value)| value);
+    // Other cookies may hold anything; a token of bytes that none has is one that nobody believes.
+    let lists = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let pairs = lists.flat_map(|list| list.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
+    let named = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    let mut values = named.map(|value| std::str::from_utf8(value).unwrap_or_default());
     let first = values.next();
     if values.next().is_some() {
         return Err(Problem::bad_request(format!("the cookie {name} was sent more than once")));

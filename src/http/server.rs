@@ -25,7 +25,9 @@ use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use super::{
-    Limits, Settings, direct,
+    Limits, Settings,
+    activity::Activity,
+    direct,
     listener::{Accepted, Listener},
     opening::{self, Opening},
     tls::Tls,
@@ -227,13 +229,25 @@ async fn http2<S>(connections: &Connections, socket: S, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (limits, activity) = (&connections.limits, Activity::default());
+    let (answer, requests) = (answer(connections, peer), activity.clone());
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE)
         .max_send_buf_size(BUFFER)
-        .max_header_list_size(u32::try_from(connections.limits.head).unwrap_or(u32::MAX))
-        .serve_connection(TokioIo::new(socket), service_fn(answer(connections, peer)));
-    until_ended(connection, &connections.shutdown).await;
+        .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+        .serve_connection(
+            TokioIo::new(socket),
+            service_fn(move |request| requests.during(answer(request))),
+        );
+    let leave = connections.shutdown.child_token();
+    let mut serving = std::pin::pin!(until_ended(connection, &leave));
+    tokio::select! {
+        () = serving.as_mut() => return,
+        () = activity.idle(limits.head_within) => leave.cancel(),
+    }
+    // Whoever does not take leave is left.
+    let _ = timeout(limits.head_within, serving).await;
 }
 
 /// Serves a connection; after the shutdown, what is open on it and no more.

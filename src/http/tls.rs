@@ -76,6 +76,8 @@ struct Current {
     certified: Arc<CertifiedKey>,
     /// The files as they were last looked at, whether they could be used or not.
     seen: Texts,
+    /// How many times running they could not be read.
+    unread: u32,
 }
 
 type Texts = [Vec<u8>; 2];
@@ -85,7 +87,7 @@ impl Tls {
     pub fn load(files: Files) -> Result<Arc<Self>, TlsError> {
         let seen = files.read()?;
         let certified = Arc::new(files.parse(&seen)?);
-        Ok(Arc::new(Self { files, current: RwLock::new(Current { certified, seen }) }))
+        Ok(Arc::new(Self { files, current: RwLock::new(Current { certified, seen, unread: 0 }) }))
     }
 
     /// What accepts connections, over HTTP/2 or HTTP/1.1, as the client prefers.
@@ -117,9 +119,20 @@ impl Tls {
 
     /// The files are small, and on a disk of ours.
     fn look(&self) {
-        // Between the removal of a file and its replacement there is none.
-        let Ok(texts) = self.files.read() else { return };
+        let read = self.files.read();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let texts = match read {
+            Ok(texts) => texts,
+            Err(error) => {
+                current.unread += 1;
+                // Between the removal of a file and its replacement there is none.
+                if current.unread == 2 {
+                    warn!("the certificate cannot be read, the old one stays: {}", Chain(&error));
+                }
+                return;
+            }
+        };
+        current.unread = 0;
         if texts == current.seen {
             return;
         }

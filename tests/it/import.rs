@@ -66,7 +66,7 @@ async fn whoever_breaks_off_has_written_whole_batches_and_goes_on_later() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut socket = TcpStream::connect(app.address).await.unwrap();
-    let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n\
+    let head = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
                 Content-Length: 10000000\r\n\r\n";
     let part = lines(0..1200);
     socket.write_all(format!("{head}{}", &part[..part.len() - 10]).as_bytes()).await.unwrap();

@@ -1,5 +1,7 @@
 //! Bytes that nobody sends who means well.
 
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,7 +11,11 @@ use tokio::{
 
 use super::issuer::{app_with, bearer, claims};
 use crate::support::{
-    app::App, eventually, postgres::Database, process::Process, sse_client::Stream,
+    app::{App, Settings},
+    eventually,
+    postgres::Database,
+    process::Process,
+    sse_client::Stream,
 };
 
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -36,7 +42,7 @@ async fn open() -> (Database, App) {
 #[tokio::test]
 async fn a_request_inside_of_another_ones_body_is_not_answered() {
     let (_database, app) = open().await;
-    let inner = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let inner = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for head in [
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
@@ -49,7 +55,8 @@ async fn a_request_inside_of_another_ones_body_is_not_answered() {
         "Content-Length: +0\r\n",
     ] {
         for path in ["/tickets", "/healthz", "/events"] {
-            let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n0\r\n\r\n{inner}");
+            let request =
+                format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n0\r\n\r\n{inner}");
             let answer = String::from_utf8(raw(&app, request.as_bytes()).await).unwrap();
             assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{head:?}: {answer}");
             assert!(!answer.contains("alive"), "{head:?}: {answer}");
@@ -70,6 +77,8 @@ async fn what_is_echoed_cannot_become_a_header_or_another_problem() {
         "/events/..%2f..%2fmetrics",
         "/events/%00",
         "/events/%ff",
+        "/streams/%c0%af",
+        "/nothing%ff",
         "/nothing%0d%0aX-Injected:%20y",
         "/%2e%2e/metrics",
         "/events/../metrics",
@@ -82,9 +91,8 @@ async fn what_is_echoed_cannot_become_a_header_or_another_problem() {
         let answer = app.get(path, &[]).await;
         assert!((400..500).contains(&answer.status), "{path}: {}", answer.status);
         assert!(!answer.headers.contains_key("x-injected"), "{path}");
-        if let Ok(problem) = serde_json::from_str::<Value>(&answer.body) {
-            assert_eq!(problem["status"], answer.status, "{path}: {}", answer.body);
-        }
+        assert_eq!(answer.headers["content-type"], "application/problem+json", "{path}");
+        assert_eq!(answer.json()["status"], answer.status, "{path}: {}", answer.body);
     }
 }
 
@@ -100,9 +108,13 @@ async fn headers_that_are_there_twice_are_refused() {
     for headers in [&[a, a][..], &[a, ("authorization", "Bearer x")], &[a, b, b], &[c, c]] {
         assert_eq!(app.get("/events", headers).await.status, 400, "{}", headers.len());
     }
-    let hosts = "GET /events HTTP/1.1\r\nHost: a\r\nHost: b\r\nX-Consumer-Id: toto\r\nConnection: close\r\n\r\n";
-    let answer = raw(&app, hosts.as_bytes()).await;
-    assert!(!String::from_utf8_lossy(&answer).contains(" 200 "));
+    for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
+        for path in ["/events", "/healthz"] {
+            let request = format!("GET {path} HTTP/1.1\r\n{hosts}{}\r\n", "Connection: close\r\n");
+            let answer = raw(&app, request.as_bytes()).await;
+            assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
+        }
+    }
 }
 
 #[tokio::test]
@@ -117,7 +129,7 @@ async fn a_thousand_cookies_are_read_or_refused_and_cost_no_more() {
     assert!(many.len() < 16 << 10);
     Stream::open(app.address, "/events", &[("Cookie", &many)]).await.joined().await;
     let each = ["Cookie: c", &names.join("=x\r\nCookie: c"), "=x\r\n"].concat();
-    let request = format!("GET /events HTTP/1.1\r\nHost: x\r\n{each}\r\n");
+    let request = format!("GET /events HTTP/1.1\r\nHost: localhost\r\n{each}\r\n");
     let answer = raw(&app, request.as_bytes()).await;
     assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(app.get("/healthz", &[]).await.status, 200);
@@ -144,6 +156,43 @@ async fn who_opens_and_resets_streams_without_end_is_sent_away() {
     let calm = memchr::memmem::find(&answer, &[0, 0, 0, 0xb]);
     assert!(calm.is_some() || answer.len() < 64, "{} bytes", answer.len());
     assert_eq!(app.get("/healthz", &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_opens_a_connection_and_asks_for_nothing_is_let_go() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.http.limits.head_within = std::time::Duration::from_millis(200);
+    let app = App::start_with(&database.url(), settings).await;
+    let preface: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    for begun in [&b""[..], b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"P", b"PRI", preface] {
+        raw(&app, begun).await;
+    }
+    let answer = raw(&app, &[preface, settings].concat()).await;
+    assert!(memchr::memmem::find(&answer, &[0, 0, 8, 7]).is_some(), "with a GOAWAY");
+}
+
+#[tokio::test]
+async fn a_stream_over_http_2_stays_however_long_nothing_else_is_asked_for() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.http.limits.head_within = std::time::Duration::from_millis(200);
+    let app = App::start_with(&database.url(), settings).await;
+    let socket = TokioIo::new(TcpStream::connect(app.address).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), socket).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = hyper::Request::get("http://localhost/events?consumer=toto");
+    let request = request.body(Empty::<bytes::Bytes>::new()).unwrap();
+    let mut body = sender.send_request(request).await.unwrap().into_body();
+    let mut heartbeats = 0;
+    while heartbeats < 4 {
+        let frame = body.frame().await.expect("the stream goes on").unwrap();
+        heartbeats += memchr::memmem::find_iter(frame.data_ref().unwrap(), b"thump").count();
+    }
+    drop(body);
+    timeout(DEADLINE, connection).await.expect("then the connection ends").unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::Output};
 
-use event_piper::access::Modes;
+use event_piper::access::{Modes, keys::NewKey};
 use tokio::process::Command;
 
 use super::issuer::bearer;
@@ -81,6 +81,26 @@ async fn a_key_that_is_revoked_ends_its_streams_and_its_tickets() {
     assert_eq!(back.status, 401);
     let again = keys(&database, &["revoke", &key]).await;
     assert!(!again.status.success());
+}
+
+#[tokio::test]
+async fn a_ticket_of_a_new_key_opens_its_stream_at_an_instance_that_has_not_heard_of_the_key() {
+    let database = Database::create().await;
+    let instance = async || {
+        let mut settings = Settings::default();
+        settings.access.modes = Modes { keys: true, ..Modes::OPEN };
+        settings.access.ticket_keys = vec!["a key that all the instances have".into()];
+        App::start_with(&database.url(), settings).await
+    };
+    let (one, other) = (instance().await, instance().await);
+    let unknown = status(other.address, "/events", &NewKey::generate().text).await;
+    assert_eq!(unknown, 401, "by now the keys are known there");
+    let key = create(&database, &["--name", "toto"]).await;
+    let header = bearer(&key);
+    let given = [("Authorization", &*header), ("Content-Length", "0")];
+    let ticket = ask(one.address, "POST", "/tickets", &given).await.json()["ticket"].clone();
+    let path = format!("/events?ticket={}", ticket.as_str().unwrap());
+    Stream::open(other.address, &path, &[]).await.joined().await;
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 //! The header of a proxy: believed of those that are listed, and of nobody else.
 
 use event_piper::access::Modes;
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{
     app::{App, Settings},
     postgres::Database,
-    sse_client::{Stream, ask},
+    sse_client::{Answer, Stream, ask, whole},
 };
 
 const TOTO: (&str, &str) = ("X-Consumer-Id", "toto");
@@ -62,6 +65,79 @@ async fn what_else_a_named_consumer_may_is_a_setting() {
     assert_eq!(app.get("/", &[TOTO]).await.status, 200);
     assert_eq!(app.get("/metrics", &[TOTO]).await.status, 403);
     Stream::open(app.address, "/events", &[TOTO]).await.joined().await;
+}
+
+#[tokio::test]
+async fn an_open_gateway_answers_to_the_names_of_this_machine_alone() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.access.hosts = "events.test".parse().unwrap();
+    let app = App::start_with(&database.url(), settings).await;
+    for (host, status) in [
+        ("localhost", 200),
+        ("LOCALHOST.:4000", 200),
+        ("app.localhost:4000", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:4000", 200),
+        ("events.test:4000", 200),
+        ("evil.example", 421),
+        ("evil.example:4000", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost@evil.example", 421),
+        ("", 421),
+        ("192.168.1.7:4000", 421),
+    ] {
+        for path in ["/healthz", "/", "/metrics", "/console.js"] {
+            let answer = for_host(&app, path, host).await;
+            assert_eq!(answer.status, status, "{host} {path}: {}", answer.body);
+        }
+        let stream = for_host(&app, "/events?consumer=toto&types=", host).await;
+        assert_eq!(stream.status, if status == 200 { 400 } else { 421 }, "{host}");
+    }
+    let refused = for_host(&app, "/events?consumer=toto", "evil.example").await;
+    assert_eq!(refused.headers["content-type"], "application/problem+json");
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("evil.example") && detail.contains("--allowed-hosts"), "{detail}");
+    let whole = for_host(&app, "http://evil.example/healthz", "localhost").await;
+    assert_eq!(whole.status, 421, "the address counts as well");
+    assert!(app.metric("denied_total{reason=\"host\"}").await > 0);
+}
+
+#[tokio::test]
+async fn where_a_proof_is_asked_for_any_name_will_do_unless_some_are_listed() {
+    let (_database, app) = behind("127.0.0.1").await;
+    assert_eq!(for_host(&app, "/healthz", "events.example").await.status, 200);
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.access.modes = Modes::TRUSTED_HEADER;
+    settings.access.hosts = "events.example".parse().unwrap();
+    let app = App::start_with(&database.url(), settings).await;
+    assert_eq!(for_host(&app, "/healthz", "events.example").await.status, 200);
+    assert_eq!(for_host(&app, "/healthz", "evil.example").await.status, 421);
+}
+
+#[tokio::test]
+async fn over_http_2_the_name_is_in_the_authority() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let socket = TokioIo::new(TcpStream::connect(app.address).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), socket).await.unwrap();
+    tokio::spawn(connection);
+    for (host, status) in [("localhost:4000", 200), ("evil.example:4000", 421)] {
+        let request = hyper::Request::get(format!("http://{host}/healthz"));
+        let request = request.body(Empty::<bytes::Bytes>::new()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), status, "{host}");
+    }
+}
+
+/// Asks for this host, wherever the gateway is.
+async fn for_host(app: &App, path: &str, host: &str) -> Answer {
+    let mut socket = TcpStream::connect(app.address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    whole(socket).await.unwrap()
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ async fn a_proxy_behind_a_unix_socket_is_believed() {
     let app = App::launch_at(listener, nowhere, &database.url(), settings);
     app.ready().await;
     let mut socket = UnixStream::connect(&path).await.unwrap();
-    let request = "GET /events HTTP/1.1\r\nHost: x\r\nX-Consumer-Id: toto\r\n\r\n";
+    let request = "GET /events HTTP/1.1\r\nHost: localhost\r\nX-Consumer-Id: toto\r\n\r\n";
     socket.write_all(request.as_bytes()).await.unwrap();
     until(&mut socket, "id: 0").await;
     let row = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
@@ -144,7 +144,7 @@ async fn clients_speak_tls_over_either_version_of_http() {
     event.await;
     let plain = TcpStream::connect(app.address).await.unwrap();
     let mut plain = plain;
-    plain.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    plain.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"), "nothing is said in the clear");

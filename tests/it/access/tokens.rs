@@ -1,6 +1,6 @@
 //! Tokens: which are believed, and what they open.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use event_piper::access::{Modes, jwks::Source};
 use jsonwebtoken::Algorithm;
@@ -13,7 +13,7 @@ use crate::support::{
     app::App,
     eventually,
     postgres::Database,
-    sse_client::{Answer, Stream, ask},
+    sse_client::{self, Answer, Stream, ask},
 };
 
 async fn with(app: &App, path: &str, token: &str) -> Answer {
@@ -250,6 +250,97 @@ async fn keys_of_an_issuer_are_found_when_they_turn_over_and_kept_when_it_is_dow
     follow(&app, "/events", &token).await;
 }
 
+/// A gateway that reads the keys of this issuer again all the time, and the database behind it.
+async fn alert(issuer: &Issuer) -> (Database, App) {
+    let database = Database::create().await;
+    let mut settings = believing(issuer.source(), &[Algorithm::ES256]);
+    settings.access.refresh = Duration::from_millis(100);
+    settings.access.ticket_keys = vec!["a key that all the instances have".into()];
+    let app = App::start_with(&database.url(), settings).await;
+    (database, app)
+}
+
+async fn ticket(app: &App, token: &str) -> String {
+    let headers = [("Authorization", &*bearer(token))];
+    let given = sse_client::post(app.address, "/tickets", &headers, "").await;
+    given.json()["ticket"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_key_that_its_issuer_withdraws_ends_the_streams_and_tickets_of_its_tokens() {
+    let (old, new) = (Signer::new("old", "ES256"), Signer::new("new", "ES256"));
+    let issuer = Issuer::start(&[&old, &new]).await;
+    let (_database, app) = alert(&issuer).await;
+    let token = old.token(&claims("toto"));
+    let mut stream = follow(&app, "/events", &token).await;
+    let mut stays = follow(&app, "/events", &new.token(&claims("toto"))).await;
+    let ticket = ticket(&app, &token).await;
+    let path = format!("/events?ticket={ticket}");
+    let mut ticketed = Stream::open(app.address, &path, &[]).await.joined().await;
+
+    issuer.publish(&[&new]);
+    for stream in [&mut stream, &mut ticketed] {
+        assert_eq!(stream.signal("$closing").await.data, r#"{"reason":"revoked"}"#);
+        assert_eq!(stream.next().await, None);
+    }
+    assert_eq!(with(&app, "/events", &token).await.status, 401);
+    let (_other_database, other) = alert(&issuer).await;
+    for instance in [&app, &other] {
+        let back = instance.get(&path, &[("Last-Event-ID", "0")]).await;
+        assert_eq!(back.status, 401, "{}", back.body);
+        assert!(back.json()["detail"].as_str().unwrap().contains("withdrawn"), "{}", back.body);
+    }
+    stays.signal("heartbeat").await;
+    stays.signal("heartbeat").await;
+
+    // Another name is no other key.
+    let mut renamed = new;
+    renamed.id = "renamed".into();
+    issuer.publish(&[&renamed]);
+    let token = renamed.token(&claims("toto"));
+    let known = async || (with(&app, "/events/1", &token).await.status == 404).then_some(());
+    eventually("the new name is known", known).await;
+    stays.signal("heartbeat").await;
+}
+
+#[tokio::test]
+async fn what_an_issuer_that_is_down_had_published_counts_for_streams_and_tickets() {
+    let signer = Signer::new("a", "ES256");
+    let issuer = Issuer::start(&[&signer]).await;
+    let (_database, app) = alert(&issuer).await;
+    let token = signer.token(&claims("toto"));
+    let mut stream = follow(&app, "/events", &token).await;
+    let ticket = ticket(&app, &token).await;
+    issuer.fail();
+    let asked = issuer.asked();
+    eventually("it is asked in vain", async || (issuer.asked() > asked + 2).then_some(())).await;
+    stream.signal("heartbeat").await;
+    let path = format!("/events?ticket={ticket}");
+    Stream::open(app.address, &path, &[]).await.joined().await;
+    // An instance that has never had the keys believes what another one has signed.
+    let (_other_database, other) = alert(&issuer).await;
+    let back = [("Last-Event-ID", "0")];
+    Stream::open(other.address, &path, &back).await.joined().await;
+}
+
+#[tokio::test]
+async fn a_key_may_be_replaced_under_the_same_name_or_under_none() {
+    for name in ["same", ""] {
+        let signer = || Signer::new(name, "ES256");
+        let (old, new) = (signer(), signer());
+        let issuer = Issuer::start(&[&old]).await;
+        let database = Database::create().await;
+        let settings = believing(issuer.source(), &[Algorithm::ES256]);
+        let app = App::start_with(&database.url(), settings).await;
+        follow(&app, "/events", &old.token(&claims("toto"))).await;
+        issuer.publish(&[&new]);
+        follow(&app, "/events", &new.token(&claims("toto"))).await;
+        assert_eq!(issuer.asked(), 2, "{name:?}");
+        assert_eq!(with(&app, "/events", &old.token(&claims("toto"))).await.status, 401);
+        assert_eq!(issuer.asked(), 2, "not again so soon");
+    }
+}
+
 #[tokio::test]
 async fn while_an_issuers_keys_were_never_had_a_stream_is_asked_back_later() {
     let signer = Signer::new("a", "ES256");
@@ -278,6 +369,10 @@ async fn a_cookie_brings_a_token_and_a_foreign_page_cannot_write_with_it() {
     Stream::open(app.address, "/events", &[("Cookie", &cookie)]).await.joined().await;
     assert_eq!(app.get("/events", &[("Cookie", "token=bad")]).await.status, 401);
     assert_eq!(app.get("/events", &[("Cookie", "xtoken=bad")]).await.status, 401);
+    let beside = format!("x=\u{e9}; {cookie}");
+    Stream::open(app.address, "/events", &[("Cookie", &beside)]).await.joined().await;
+    let illegible = app.get("/events", &[("Cookie", "token=\u{e9}")]).await;
+    assert!(illegible.headers["www-authenticate"].contains("invalid_token"), "no proof is bad");
     let doubled = format!("token=x; {cookie}");
     assert_eq!(app.get("/events", &[("Cookie", &doubled)]).await.status, 400);
     let both = [("Cookie", &*cookie), ("Authorization", "Bearer bad")];
