@@ -109,23 +109,28 @@ impl<'a> Delivery<'a> {
 
     /// Delivers until the lease is lost, or the program leaves.
     pub(super) async fn run(mut self) {
+        let Err(error) = self.go_on().await else { return };
+        warn!(aggregator = %self.settings.name, error = %Chain(&error),
+            "cannot go on without the lease");
+    }
+
+    async fn go_on(&mut self) -> Result<(), LeaseError> {
         loop {
             let Err(interrupt) = self.engage().await;
             match interrupt {
                 Interrupt::AskAgain | Interrupt::Aggregator(Failure::Closed) => {
                     debug!(aggregator = %self.settings.name, why = %interrupt, "asks again");
-                    continue;
                 }
-                Interrupt::Leaving => return,
-                Interrupt::Lease(error) => {
-                    return warn!(aggregator = %self.settings.name, error = %Chain(&error),
-                        "cannot go on without the lease");
+                Interrupt::Leaving => return Ok(()),
+                Interrupt::Lease(error) => return Err(error),
+                failure => {
+                    // Where it rests, whoever looks shall find it.
+                    self.lease.save().await?;
+                    let pause = self.failed(&failure);
+                    if self.leaving.run_until_cancelled(sleep(pause)).await.is_none() {
+                        return Ok(());
+                    }
                 }
-                _ => {}
-            }
-            let pause = self.failed(&interrupt);
-            if self.leaving.run_until_cancelled(sleep(pause)).await.is_none() {
-                return;
             }
         }
     }
@@ -390,6 +395,7 @@ impl<'a> Delivery<'a> {
     /// Waits until somebody decides about the event that the aggregator refuses.
     async fn stop(&mut self, portion: &Portion, refusal: &Refusal) -> Result<(), Interrupt> {
         let (event, name) = (portion.first, &self.settings.name);
+        self.lease.save().await?;
         self.status.enter(State::Stopped);
         error!(
             aggregator = %name, %event, %refusal,

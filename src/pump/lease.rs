@@ -74,6 +74,8 @@ pub struct Lease {
 #[derive(Debug)]
 struct Shared {
     notes: Mutex<Notes>,
+    /// What the database has. Whoever saves holds it: an older note never overtakes a newer one.
+    saved: tokio::sync::Mutex<Checkpoint>,
     news: Notify,
     lost: CancellationToken,
     retries: watch::Sender<Vec<EventId>>,
@@ -83,8 +85,6 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Notes {
     checkpoint: Checkpoint,
-    /// What the database has.
-    saved: Checkpoint,
     /// When the first event that waits is from.
     oldest: Option<SystemTime>,
     last_letter: EventId,
@@ -131,9 +131,10 @@ async fn try_acquire(server: &Server, name: &str, status: &Status) -> Result<Lea
 
 impl Lease {
     fn keep(seat: Seat, checkpoint: Checkpoint, status: Status) -> Self {
-        let notes = Notes { checkpoint, saved: checkpoint, ..Notes::default() };
+        let notes = Notes { checkpoint, ..Notes::default() };
         let shared = Arc::new(Shared {
             notes: Mutex::new(notes),
+            saved: checkpoint.into(),
             news: Notify::new(),
             lost: CancellationToken::new(),
             retries: watch::Sender::new(Vec::new()),
@@ -238,17 +239,15 @@ async fn beat(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
 }
 
 async fn save(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
-    let (checkpoint, saved) = {
-        let notes = shared.notes();
-        (notes.checkpoint, notes.saved)
-    };
-    if checkpoint == saved {
+    let mut saved = shared.saved.lock().await;
+    let checkpoint = shared.notes().checkpoint;
+    if checkpoint == *saved {
         return Ok(());
     }
     if !within("moving the checkpoint", seat.save(&checkpoint)).await? {
         return Err(LeaseError::TakenOver);
     }
-    shared.notes().saved = checkpoint;
+    *saved = checkpoint;
     Ok(())
 }
 
