@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use super::{
@@ -180,6 +181,83 @@ async fn a_pump_in_a_black_hole_gives_up_the_lease() {
     fed(&database, &aggregator, &other).await;
     network.clear();
     cut_off.until("standby").await;
+}
+
+#[tokio::test]
+async fn a_frozen_pump_loses_the_lease_and_posts_nothing_when_it_wakes_up() {
+    let database = Database::create().await;
+    let version = "select current_setting('server_version_num')::int";
+    let version = database.connect().await.query_one(version, &[]).await.unwrap();
+    if version.get::<_, i32>(0) < 140_000 {
+        return eprintln!("this PostgreSQL does not end a session because nothing comes");
+    }
+    let aggregator = Aggregator::start().await;
+    let first = PumpProcess::start(&database.url(), &aggregator, &[]);
+    first.until("live").await;
+    let second = PumpProcess::start(&database.url(), &aggregator, &[]);
+    second.until("standby").await;
+    first.signal(Signal::SIGSTOP);
+    write(&database, 5).await;
+    second.until("live").await;
+    fed(&database, &aggregator, &second).await;
+    first.signal(Signal::SIGCONT);
+    first.until("standby").await;
+    write(&database, 5).await;
+    fed(&database, &aggregator, &second).await;
+    assert_eq!(aggregator.store().repeats, 0);
+}
+
+#[tokio::test]
+async fn half_an_answer_says_nothing_of_what_an_aggregator_has() {
+    let database = Database::create().await;
+    let ids = write(&database, 30).await;
+    let aggregator = Aggregator::start().await;
+    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    fed(&database, &aggregator, &pump).await;
+    aggregator.store().applied.split_off(&ids[10]);
+    aggregator.store().torn = 2;
+    aggregator.cut();
+    write(&database, 1).await;
+    fed(&database, &aggregator, &pump).await;
+    let store = aggregator.store();
+    assert_eq!((store.torn, store.repeats), (0, 0));
+}
+
+#[tokio::test]
+async fn who_was_left_alone_for_a_while_is_asked_before_it_gets_something() {
+    let database = Database::create().await;
+    write(&database, 30).await;
+    let aggregator = Aggregator::start().await;
+    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    fed(&database, &aggregator, &pump).await;
+    let quiet = async || {
+        let last = *aggregator.store().posts.last().expect("it got something");
+        (last.elapsed() > Duration::from_secs(2)).then_some(())
+    };
+    eventually("it is left alone", quiet).await;
+    aggregator.forget();
+    write(&database, 1).await;
+    fed(&database, &aggregator, &pump).await;
+}
+
+#[tokio::test]
+async fn the_lag_grows_while_an_aggregator_is_away() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    aggregator.store().faults.extend([Fault::Answer(503); 1000]);
+    write(&database, 3).await;
+    let behind =
+        async || pump.metric("lag_seconds").await > 0.0 && pump.metric("lag_events").await > 2.5;
+    pump.eventually("the lag is told", behind).await;
+    aggregator.store().faults.clear();
+    fed(&database, &aggregator, &pump).await;
+    let gone =
+        async || pump.metric("lag_seconds").await <= 0.0 && pump.metric("lag_events").await <= 0.0;
+    pump.eventually("the lag is gone", gone).await;
 }
 
 #[tokio::test]
