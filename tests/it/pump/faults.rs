@@ -208,23 +208,6 @@ async fn a_frozen_pump_loses_the_lease_and_posts_nothing_when_it_wakes_up() {
 }
 
 #[tokio::test]
-async fn half_an_answer_says_nothing_of_what_an_aggregator_has() {
-    let database = Database::create().await;
-    let ids = write(&database, 30).await;
-    let aggregator = Aggregator::start().await;
-    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
-    pump.until("live").await;
-    fed(&database, &aggregator, &pump).await;
-    aggregator.store().applied.split_off(&ids[10]);
-    aggregator.store().torn = 2;
-    aggregator.cut();
-    write(&database, 1).await;
-    fed(&database, &aggregator, &pump).await;
-    let store = aggregator.store();
-    assert_eq!((store.torn, store.repeats), (0, 0));
-}
-
-#[tokio::test]
 async fn who_was_left_alone_for_a_while_is_asked_before_it_gets_something() {
     let database = Database::create().await;
     write(&database, 30).await;
