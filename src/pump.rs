@@ -11,6 +11,7 @@ pub mod feed;
 pub mod fields;
 pub mod lease;
 mod progress;
+mod refusals;
 pub mod resume;
 pub mod retry;
 pub mod sign;
@@ -38,6 +39,16 @@ pub enum OnRefusal {
     SetAside,
 }
 
+/// How a booted aggregator gets several events that wait for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CatchUp {
+    /// One by one, as every aggregator takes them.
+    #[default]
+    Events,
+    /// In batches, for an aggregator to which a batch is not the beginning of a bootstrap.
+    Batches,
+}
+
 /// What an operator can turn on one pump.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -55,6 +66,8 @@ pub struct Settings {
     pub refusals: u32,
     /// What happens then.
     pub on_refusal: OnRefusal,
+    /// How it catches up.
+    pub catch_up: CatchUp,
 }
 
 /// At the end a request that is under way is waited for, but no longer than this.
@@ -91,6 +104,7 @@ impl Pump {
             if leaving.is_cancelled() {
                 return lease.release().await;
             }
+            self.status.lost();
         }
     }
 

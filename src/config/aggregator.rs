@@ -14,7 +14,7 @@ use super::{
 use crate::{
     postgres::error::Chain,
     pump::{
-        OnRefusal, Settings,
+        CatchUp, OnRefusal, Settings,
         aggregator::Target,
         feed::{BatchSize, Filter, Shape},
         fields::Fields,
@@ -42,7 +42,7 @@ const fn key(
 }
 
 #[rustfmt::skip]
-const KEYS: [Key; 21] = [
+const KEYS: [Key; 22] = [
     key("to", "URL", "", "The aggregator: what stands before events/latest"),
     key("name", "NAME", "", "The name of its lease and checkpoint [default: the URL]"),
     key("batch-path", "PATH", "events/batch", "Where batches go"),
@@ -57,6 +57,7 @@ const KEYS: [Key; 21] = [
     key("longest-pause", "DURATION", "30s", "The longest pause between attempts"),
     key("refusals", "NUMBER", "3", "How often an event may be refused before that counts"),
     key("on-refusal", "WHAT", "stop", "What happens then: stop, or set-aside"),
+    key("catch-up", "HOW", "events", "How a booted aggregator gets events that wait: events, or batches"),
     key("token", "TOKEN", "", "Sent as Authorization: Bearer; a file is better"),
     key("token-file", "FILE", "", "A file that holds the token"),
     key("signing-key", "KEY", "", "whsec_ and Base64, to sign requests with; a file is better"),
@@ -173,6 +174,7 @@ impl<'a> Given<'a> {
         let longest_pause = self.parsed("longest-pause", value::interval);
         let refusals = self.parsed("refusals", value::limit);
         let on_refusal = self.parsed("on-refusal", on_refusal);
+        let catch_up = self.parsed("catch-up", catch_up);
         let (name, target) = target?;
         let settings = Settings {
             name: self.get("name").map_or(name, |(_, name)| name),
@@ -182,6 +184,7 @@ impl<'a> Given<'a> {
             longest_pause,
             refusals: u32::try_from(refusals).unwrap_or(u32::MAX),
             on_refusal,
+            catch_up,
         };
         (self.wrong.len() == before).then_some(settings)
     }
@@ -334,6 +337,14 @@ fn start(text: &str) -> Result<Start, Expected> {
         "beginning" => Ok(Start::Beginning),
         "now" => Ok(Start::Now),
         _ => Err("beginning or now".into()),
+    }
+}
+
+fn catch_up(text: &str) -> Result<CatchUp, Expected> {
+    match text {
+        "events" => Ok(CatchUp::Events),
+        "batches" => Ok(CatchUp::Batches),
+        _ => Err("events or batches".into()),
     }
 }
 

@@ -67,6 +67,14 @@ impl Pumps {
         gauge(state).set(1);
     }
 
+    /// Tells no longer how far an aggregator is: another process may know better.
+    pub fn forget(&self, of: &Of) {
+        self.position.remove(of);
+        self.lag.remove(of);
+        self.lag_seconds.remove(of);
+        self.dead_letters.remove(of);
+    }
+
     /// The state of every pump, by aggregator.
     #[must_use]
     pub fn states(&self) -> BTreeMap<String, &'static str> {

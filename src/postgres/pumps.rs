@@ -22,13 +22,20 @@ const SAVE: &str = "
 update event_piper_pumps set position = $3, delivered = $4, booted = $5, updated_at = now()
 where name = $1 and epoch = $2";
 
+/// A holder that is frozen is as good as gone: PostgreSQL ends its session, and with that the
+/// lease (from version 14 on).
+const ALIVE: &str = "
+select set_config(name, '5s', false) from pg_settings where name = 'idle_session_timeout'";
+
 /// What the holder of a lease asks regularly, all in one.
 const BEAT: &str = "
 select epoch = $2, coalesce((select id from events order by id desc limit 1), 0),
        array(select event_id from event_piper_dead_letters
              where pump = $1 and state = 'retry' order by event_id limit 100),
        (select count(*) from event_piper_dead_letters where pump = $1 and state <> 'skipped'),
-       (select coalesce(max(event_id), 0) from event_piper_dead_letters where pump = $1)
+       (select coalesce(max(event_id), 0) from event_piper_dead_letters where pump = $1),
+       coalesce(extract(epoch from clock_timestamp() -
+           (select events.timestamp from events where id > $3 order by id limit 1)), 0)::float8
 from event_piper_pumps where name = $1";
 
 const NOTE_LETTER: &str = "
@@ -118,6 +125,8 @@ pub struct Beat {
     pub letters: i64,
     /// The last event that was refused.
     pub last_letter: EventId,
+    /// How old the first event is, in seconds, that the aggregator may still have to get.
+    pub age: f64,
 }
 
 /// What has become of an event that was refused.
@@ -160,6 +169,7 @@ impl Candidate {
         let session = Session { client, connection };
         let client = &session.client;
         client.batch_execute(SESSION).await?;
+        client.batch_execute(ALIVE).await?;
         if client.query_opt(NUMBER, &[&name]).await?.is_none() {
             client.execute(ENROL, &[&name]).await?;
         }
@@ -197,14 +207,16 @@ impl Seat {
     }
 
     /// Looks whether the lease is still held, and what there is to do.
-    pub async fn beat(&self) -> Result<Beat> {
-        let row = self.session.client.query_opt(BEAT, &[&self.name, &self.epoch]).await?;
+    pub async fn beat(&self, position: EventId) -> Result<Beat> {
+        let values: [&(dyn ToSql + Sync); 3] = [&self.name, &self.epoch, &position];
+        let row = self.session.client.query_opt(BEAT, &values).await?;
         let beat = |row: Row| Beat {
             held: row.get(0),
             newest: row.get(1),
             retries: row.get(2),
             letters: row.get(3),
             last_letter: row.get(4),
+            age: row.get(5),
         };
         // Whoever has been forgotten holds nothing.
         Ok(row.map(beat).unwrap_or_default())

@@ -6,13 +6,14 @@
 //! its answer, nothing can be concluded from that.
 
 use std::{
+    error::Error,
     io,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Collected, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     body::Incoming,
@@ -34,7 +35,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::sign::SigningKey;
+use super::{feed::Portion, sign::SigningKey};
 
 /// Where an aggregator is, and how it is spoken to.
 #[derive(Clone, Debug)]
@@ -100,6 +101,14 @@ pub enum Failure {
         /// How long it was waited for.
         limit: Duration,
     },
+    /// What it has answered is not there as a whole.
+    #[error("{doing}: the answer cannot be read to its end")]
+    Unreadable {
+        /// What was being done.
+        doing: String,
+        /// What happened.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// It has answered something else than it should.
     #[error(transparent)]
     Answered(#[from] Refusal),
@@ -138,6 +147,8 @@ impl Refusal {
 
 /// Of an answer to a POST as much is read.
 const LONGEST_ANSWER: usize = 64 << 10;
+/// What comes with the answer to a POST is waited for so long.
+const REST: Duration = Duration::from_secs(1);
 /// An aggregator's latest event may have a large payload.
 const LONGEST_EVENT: usize = 64 << 20;
 /// Of what comes with a refusal as much is shown.
@@ -198,6 +209,16 @@ impl Aggregator {
             StatusCode::NO_CONTENT => Ok(Latest::Unsaid),
             StatusCode::NOT_FOUND => Ok(Latest::Nothing),
             _ => Err(refused(&Method::GET, path, &reply).into()),
+        }
+    }
+
+    /// Gives it some events.
+    pub async fn post_portion(&mut self, portion: &Portion) -> Result<(), Failure> {
+        let (id, body) = (portion.id(), portion.body.clone());
+        if portion.alone {
+            self.post_event(&id, body).await
+        } else {
+            self.post_batch(&id, body).await
         }
     }
 
@@ -274,7 +295,7 @@ impl Aggregator {
         }
         let Some(connection) = &mut self.connection else { return Err(Failure::Closed) };
         let doing = format!("{method} {path}");
-        let longest = if method == Method::GET { LONGEST_EVENT } else { LONGEST_ANSWER };
+        let asks = method == Method::GET;
         let request = self.target.message(method, path, id, body);
         let sent = match connection.sender.ready().await {
             Ok(()) => connection.sender.send_request(request).await,
@@ -292,17 +313,24 @@ impl Aggregator {
         connection.answers += 1;
         let kept = is_kept(&response);
         let (head, body) = response.into_parts();
-        let whole = Limited::new(body, longest).collect().await;
+        let whole = if asks {
+            Limited::new(body, LONGEST_EVENT).collect().await
+        } else {
+            let rest = Limited::new(body, LONGEST_ANSWER).collect();
+            timeout(REST, rest).await.unwrap_or_else(|late| Err(late.into()))
+        };
         if !kept || whole.is_err() {
             self.connection = None;
         }
         self.keeps = kept;
-        Ok(Reply {
-            status: head.status,
-            retry_after: retry_after(&head.headers),
+        let body = match whole {
+            Ok(whole) => whole.to_bytes(),
+            // Half an answer says nothing of what an aggregator has.
+            Err(source) if asks => return Err(Failure::Unreadable { doing, source }),
             // The status counts; what was to come with it may be missing.
-            body: whole.map(Collected::to_bytes).unwrap_or_default(),
-        })
+            Err(_) => Bytes::new(),
+        };
+        Ok(Reply { status: head.status, retry_after: retry_after(&head.headers), body })
     }
 }
 
@@ -319,6 +347,13 @@ impl Target {
         shake_hands(socket).await.map_err(failed)
     }
 
+    /// The host, and the port where it is not the scheme's own.
+    fn authority(&self) -> String {
+        let usual = if self.tls.is_some() { 443 } else { 80 };
+        let Self { host, port, .. } = self;
+        if *port == usual { host.clone() } else { format!("{host}:{port}") }
+    }
+
     fn unreachable(&self, source: io::Error) -> Failure {
         Failure::Connect { host: self.host.clone(), port: self.port, source }
     }
@@ -330,7 +365,7 @@ impl Target {
                 headers.insert(name, value);
             }
         };
-        put(HOST, &format!("{}:{}", self.host, self.port));
+        put(HOST, &self.authority());
         put(USER_AGENT, concat!("event-piper/", env!("CARGO_PKG_VERSION")));
         if method == Method::POST {
             put(CONTENT_TYPE, "application/json");

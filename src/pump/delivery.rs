@@ -4,7 +4,10 @@
 //! after every failure, when a connection has ended, and when it has been quiet for a while.
 //! Therefore nothing has to be concluded from a request without an answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::watch,
@@ -14,12 +17,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    OnRefusal, Settings,
+    CatchUp, Settings,
     aggregator::{Aggregator, Failure, Latest, Refusal},
     feed::{Feed, Portion, ReadError},
     fields::Likeness,
     lease::{self, Lease, LeaseError},
     progress::Progress,
+    refusals::{Refusals, ResendError, Verdict},
     resume::{Seen, resume},
     retry::Backoff,
     status::{State, Status},
@@ -27,17 +31,14 @@ use super::{
 use crate::{
     event::EventId,
     gateway::Gateway,
-    postgres::{
-        error::Chain,
-        history::HistoryError,
-        pumps::{Checkpoint, Letter},
-    },
+    postgres::{error::Chain, history::HistoryError, pumps::Checkpoint},
 };
 
 /// A quiet aggregator is asked this often whether it still has what it had.
 const QUIET: Duration = Duration::from_secs(10);
-/// A stopped pump looks this often whether somebody has decided.
-const DECIDED: Duration = Duration::from_secs(1);
+/// Who has got nothing for so long is asked before it gets something: it may be another one
+/// meanwhile, behind a proxy that has kept the connection.
+const A_WHILE: Duration = Duration::from_secs(1);
 
 /// Why delivery does not go on for now.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,16 @@ enum Interrupt {
     Leaving,
 }
 
+impl From<ResendError> for Interrupt {
+    fn from(error: ResendError) -> Self {
+        match error {
+            ResendError::Aggregator(failure) => failure.into(),
+            ResendError::Lease(error) => error.into(),
+            ResendError::History(error) => error.into(),
+        }
+    }
+}
+
 /// One pump with the lease of its aggregator.
 pub(super) struct Delivery<'a> {
     gateway: &'a Arc<Gateway>,
@@ -76,10 +87,7 @@ pub(super) struct Delivery<'a> {
     feed: Option<Feed>,
     backoff: Backoff,
     retries: watch::Receiver<Vec<EventId>>,
-    /// The event that was refused last, and how often.
-    refused: (EventId, u32),
-    /// As many events go into the next batch: fewer after a refusal, to find the one.
-    portion: usize,
+    refusals: Refusals<'a>,
     progress: Option<Progress>,
 }
 
@@ -101,31 +109,35 @@ impl<'a> Delivery<'a> {
             feed: None,
             backoff: Backoff::new(settings.longest_pause),
             retries: lease.retries(),
-            refused: (EventId::ZERO, 0),
-            portion: settings.shape.size.events,
+            refusals: Refusals::new(settings, status, lease),
             progress: None,
         }
     }
 
     /// Delivers until the lease is lost, or the program leaves.
     pub(super) async fn run(mut self) {
+        let Err(error) = self.go_on().await else { return };
+        warn!(aggregator = %self.settings.name, error = %Chain(&error),
+            "cannot go on without the lease");
+    }
+
+    async fn go_on(&mut self) -> Result<(), LeaseError> {
         loop {
             let Err(interrupt) = self.engage().await;
             match interrupt {
                 Interrupt::AskAgain | Interrupt::Aggregator(Failure::Closed) => {
                     debug!(aggregator = %self.settings.name, why = %interrupt, "asks again");
-                    continue;
                 }
-                Interrupt::Leaving => return,
-                Interrupt::Lease(error) => {
-                    return warn!(aggregator = %self.settings.name, error = %Chain(&error),
-                        "cannot go on without the lease");
+                Interrupt::Leaving => return Ok(()),
+                Interrupt::Lease(error) => return Err(error),
+                failure => {
+                    // Where it rests, whoever looks shall find it.
+                    self.lease.save().await?;
+                    let pause = self.failed(&failure);
+                    if self.leaving.run_until_cancelled(sleep(pause)).await.is_none() {
+                        return Ok(());
+                    }
                 }
-                _ => {}
-            }
-            let pause = self.failed(&interrupt);
-            if self.leaving.run_until_cancelled(sleep(pause)).await.is_none() {
-                return;
             }
         }
     }
@@ -176,8 +188,12 @@ impl<'a> Delivery<'a> {
         let position = checkpoint.position.unwrap_or_default();
         if checkpoint != known {
             info!(aggregator = %self.settings.name, ?seen, ?known, ?checkpoint, "goes on from here");
-            self.lease.note(checkpoint, None);
+            self.lease.note(checkpoint);
             self.lease.save().await?;
+        }
+        if checkpoint.delivered > known.delivered {
+            // It did what its answer did not say.
+            self.backoff.succeeded();
         }
         let at_hand = self.feed.as_mut().is_some_and(|feed| feed.seek(position));
         if !at_hand {
@@ -224,16 +240,9 @@ impl<'a> Delivery<'a> {
     async fn deliver(&mut self) -> Result<std::convert::Infallible, Interrupt> {
         loop {
             self.wait().await?;
-            let checkpoint = self.lease.checkpoint();
-            let Some(feed) = &mut self.feed else { return Err(Interrupt::AskAgain) };
-            let portion = if checkpoint.booted { feed.single() } else { feed.array(self.portion) };
-            match portion {
-                Some(portion) if checkpoint.booted => self.post_single(portion).await?,
-                Some(portion) => self.post_array(portion).await?,
-                None => {
-                    feed.confirm(0);
-                    self.moved(None);
-                }
+            match self.portion() {
+                Some(portion) => self.post(portion).await?,
+                None => self.confirm(0, None),
             }
             let finished = self.feed.as_ref().is_some_and(Feed::is_idle);
             if finished && !self.lease.checkpoint().booted {
@@ -245,69 +254,69 @@ impl<'a> Delivery<'a> {
     /// Waits for something to post.
     async fn wait(&mut self) -> Result<(), Interrupt> {
         let Some(feed) = &mut self.feed else { return Err(Interrupt::AskAgain) };
-        let booted = self.lease.checkpoint().booted;
+        let (booted, begun) = (self.lease.checkpoint().booted, Instant::now());
         tokio::select! {
             biased;
             () = self.leaving.cancelled() => Err(Interrupt::Leaving),
             Ok(()) = self.retries.changed(), if booted => self.resend().await,
             ready = timeout(QUIET, feed.ready()) => match ready {
-                Ok(ready) => Ok(ready?),
                 Err(_) => Err(Interrupt::AskAgain),
+                Ok(Err(error)) => Err(error.into()),
+                Ok(Ok(())) if begun.elapsed() > A_WHILE && feed.at_hand() > 0 => {
+                    Err(Interrupt::AskAgain)
+                }
+                Ok(Ok(())) => Ok(()),
             },
         }
     }
 
-    async fn post_array(&mut self, portion: Portion) -> Result<(), Interrupt> {
-        let id = format!("{}-{}", portion.first, portion.last);
-        let posted = self.aggregator.post_batch(&id, portion.body.clone()).await;
-        match posted {
-            Err(Failure::Answered(refusal))
-                if portion.count > 1 && refusal.is_about_the_events() =>
-            {
-                // Somewhere in here: half of it at once, and half of that, until it is found.
-                self.status.refused();
-                self.portion = (portion.count / 2).max(1);
-                Ok(())
-            }
-            posted => {
-                self.settle(posted, &portion, 1).await?;
-                let most = self.settings.shape.size.events;
-                self.portion = self.portion.saturating_mul(2).min(most);
-                Ok(())
-            }
-        }
+    async fn resend(&mut self) -> Result<(), Interrupt> {
+        let events = self.retries.borrow_and_update().clone();
+        Ok(self.refusals.resend(events, self.gateway, &mut self.aggregator).await?)
     }
 
-    async fn post_single(&mut self, portion: Portion) -> Result<(), Interrupt> {
-        let id = portion.first.to_string();
-        let posted = self.aggregator.post_event(&id, portion.body.clone()).await;
-        self.settle(posted, &portion, 0).await
+    /// What is posted next: a batch, or one event to an aggregator that is booted.
+    fn portion(&self) -> Option<Portion> {
+        let feed = self.feed.as_ref()?;
+        let booted = self.lease.checkpoint().booted;
+        let one_by_one = booted && self.settings.catch_up == CatchUp::Events;
+        let most = if one_by_one { 1 } else { self.refusals.portion() };
+        if booted && feed.at_hand().min(most) == 1 { feed.single() } else { feed.array(most) }
     }
 
-    /// Draws the conclusion from a post.
-    async fn settle(
-        &mut self,
-        posted: Result<(), Failure>,
-        portion: &Portion,
-        batches: u64,
-    ) -> Result<(), Interrupt> {
-        match posted {
+    async fn post(&mut self, portion: Portion) -> Result<(), Interrupt> {
+        self.lease.assure().await?;
+        match self.aggregator.post_portion(&portion).await {
             Ok(()) => {
                 self.backoff.succeeded();
-                self.status.delivered(portion.count, batches);
-                if self.lease.was_refused(portion.first) || self.refused.0 == portion.first {
-                    self.refused = (EventId::ZERO, 0);
-                    let forget = self.lease.seat().forget(portion.first, portion.last);
-                    lease::within("forgetting a dead letter", forget).await?;
-                }
+                self.status.delivered(portion.count, u64::from(!portion.alone));
+                self.refusals.taken(&portion).await?;
                 self.confirm(portion.count, Some(portion.last));
                 Ok(())
             }
             Err(Failure::Answered(refusal)) if refusal.is_about_the_events() => {
-                self.refuse(portion, refusal).await
+                self.refuse(&portion, refusal).await
             }
             Err(failure) => Err(failure.into()),
         }
+    }
+
+    async fn refuse(&mut self, portion: &Portion, refusal: Refusal) -> Result<(), Interrupt> {
+        match self.refusals.judge(portion, &refusal).await? {
+            Verdict::Again if portion.count > 1 => {}
+            Verdict::Again => return Err(Failure::from(refusal).into()),
+            Verdict::GoOn => self.confirm(portion.count, None),
+            Verdict::Stop => {
+                self.lease.save().await?;
+                let decision = self.refusals.decision(portion.first, &refusal);
+                let decision = self.leaving.run_until_cancelled(decision).await;
+                if decision.ok_or(Interrupt::Leaving)?? {
+                    self.confirm(portion.count, None);
+                }
+                return Err(Interrupt::AskAgain);
+            }
+        }
+        Ok(())
     }
 
     fn confirm(&mut self, count: usize, delivered: Option<EventId>) {
@@ -326,16 +335,17 @@ impl<'a> Delivery<'a> {
         let known = self.lease.checkpoint();
         let delivered = delivered.unwrap_or(known.delivered);
         let checkpoint = Checkpoint { position: Some(feed.position()), delivered, ..known };
-        self.lease.note(checkpoint, feed.waits_since());
+        self.lease.note(checkpoint);
     }
 
     /// An empty array: that was all.
     async fn finish_bootstrap(&mut self) -> Result<(), Interrupt> {
         let position = self.lease.checkpoint().position.unwrap_or_default();
         let id = format!("booted-{position}");
+        self.lease.assure().await?;
         self.aggregator.post_batch(&id, bytes::Bytes::from_static(b"[]")).await?;
         self.backoff.succeeded();
-        self.lease.note(Checkpoint { booted: true, ..self.lease.checkpoint() }, None);
+        self.lease.note(Checkpoint { booted: true, ..self.lease.checkpoint() });
         self.lease.save().await?;
         if let Some(progress) = self.progress.take() {
             progress.done();
@@ -343,108 +353,5 @@ impl<'a> Delivery<'a> {
         self.status.delivered(0, 1);
         self.status.enter(State::Live);
         Ok(())
-    }
-
-    /// The aggregator finds fault with one event: tries it again some times, then does what
-    /// the settings say.
-    async fn refuse(&mut self, portion: &Portion, refusal: Refusal) -> Result<(), Interrupt> {
-        self.status.refused();
-        let event = portion.first;
-        let letter = lease::within("reading a dead letter", self.lease.seat().letter(event));
-        if letter.await? == Some(Letter::Skipped) {
-            self.confirm(portion.count, None);
-            return Ok(());
-        }
-        self.refused =
-            if self.refused.0 == event { (event, self.refused.1 + 1) } else { (event, 1) };
-        if self.refused.1 < self.settings.refusals {
-            return Err(Failure::from(refusal).into());
-        }
-        self.refused = (EventId::ZERO, 0);
-        match self.settings.on_refusal {
-            OnRefusal::SetAside => {
-                self.put_aside(event, Letter::SetAside, &refusal).await?;
-                warn!(aggregator = %self.settings.name, %event, %refusal, "set aside");
-                self.confirm(portion.count, None);
-                Ok(())
-            }
-            OnRefusal::Stop => {
-                self.put_aside(event, Letter::Blocking, &refusal).await?;
-                self.stop(portion, &refusal).await
-            }
-        }
-    }
-
-    async fn put_aside(
-        &self,
-        event: EventId,
-        letter: Letter,
-        refusal: &Refusal,
-    ) -> Result<(), LeaseError> {
-        let reason = refusal.to_string();
-        let noted = self.lease.seat().note(event, letter, &reason);
-        let noted = lease::within("noting a dead letter", noted).await?;
-        if noted { Ok(()) } else { Err(LeaseError::TakenOver) }
-    }
-
-    /// Waits until somebody decides about the event that the aggregator refuses.
-    async fn stop(&mut self, portion: &Portion, refusal: &Refusal) -> Result<(), Interrupt> {
-        let (event, name) = (portion.first, &self.settings.name);
-        self.status.enter(State::Stopped);
-        error!(
-            aggregator = %name, %event, %refusal,
-            "stopped before this event: `event-piper pump retry` when the aggregator is mended, \
-             or `event-piper pump skip`, go on"
-        );
-        loop {
-            if self.leaving.run_until_cancelled(sleep(DECIDED)).await.is_none() {
-                return Err(Interrupt::Leaving);
-            }
-            let letter = lease::within("reading a dead letter", self.lease.seat().letter(event));
-            match letter.await? {
-                Some(Letter::Blocking) => {}
-                Some(Letter::Skipped) => {
-                    info!(aggregator = %name, %event, "skipped");
-                    self.confirm(portion.count, None);
-                    return Err(Interrupt::AskAgain);
-                }
-                Some(Letter::Retry | Letter::SetAside) | None => return Err(Interrupt::AskAgain),
-            }
-        }
-    }
-
-    /// Sends events again that were set aside.
-    async fn resend(&mut self) -> Result<(), Interrupt> {
-        let events = self.retries.borrow_and_update().clone();
-        let position = self.lease.checkpoint().position.unwrap_or_default();
-        for event in events.into_iter().filter(|event| *event <= position) {
-            let Some(whole) = self.gateway.event(event).await? else {
-                self.give_back(event, "the event was pruned").await?;
-                continue;
-            };
-            let mut body = Vec::new();
-            self.settings.shape.fields.put(&mut body, &whole);
-            let id = event.to_string();
-            match self.aggregator.post_event(&id, body.into()).await {
-                Ok(()) => {
-                    info!(aggregator = %self.settings.name, %event, "delivered after all");
-                    self.status.delivered(1, 0);
-                    let forget = self.lease.seat().forget(event, event);
-                    lease::within("forgetting a dead letter", forget).await?;
-                }
-                Err(Failure::Answered(refusal)) if refusal.is_about_the_events() => {
-                    self.status.refused();
-                    self.give_back(event, &refusal.to_string()).await?;
-                }
-                Err(failure) => return Err(failure.into()),
-            }
-        }
-        Ok(())
-    }
-
-    async fn give_back(&self, event: EventId, reason: &str) -> Result<(), LeaseError> {
-        warn!(aggregator = %self.settings.name, %event, reason, "stays set aside");
-        let noted = self.lease.seat().note(event, Letter::SetAside, reason);
-        lease::within("noting a dead letter", noted).await.map(drop)
     }
 }

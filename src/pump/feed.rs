@@ -1,6 +1,6 @@
 //! Batches for the aggregator: read and encoded ahead, while the last one is being posted.
 
-use std::{ops::Range, sync::Arc, time::SystemTime};
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -96,7 +96,6 @@ struct Batch {
 #[derive(Clone, Debug)]
 struct Entry {
     id: EventId,
-    timestamp: String,
     place: Range<usize>,
 }
 
@@ -109,8 +108,18 @@ pub struct Portion {
     pub last: EventId,
     /// How many.
     pub count: usize,
-    /// A JSON array, or one event's object.
+    /// One event's object, and not an array.
+    pub alone: bool,
+    /// The JSON.
     pub body: Bytes,
+}
+
+impl Portion {
+    /// What the request is known by, also when it comes again.
+    #[must_use]
+    pub fn id(&self) -> String {
+        if self.alone { self.first.to_string() } else { format!("{}-{}", self.first, self.last) }
+    }
 }
 
 /// Batches behind an id, in strict order, each given until it is confirmed.
@@ -165,11 +174,10 @@ impl Feed {
         self.batch.idle && self.next == self.batch.events.len()
     }
 
-    /// When the first event that waits is from, by its own timestamp.
+    /// So many events can be had without waiting.
     #[must_use]
-    pub fn waits_since(&self) -> Option<SystemTime> {
-        let entry = self.batch.events.get(self.next)?;
-        humantime::parse_rfc3339(&entry.timestamp).ok()
+    pub fn at_hand(&self) -> usize {
+        self.batch.events.len() - self.next
     }
 
     /// The next events as an array, at most so many.
@@ -184,7 +192,7 @@ impl Feed {
             let inner = &self.batch.body[first.place.start..last.place.end];
             [b"[", inner, b"]"].concat().into()
         };
-        Some(Portion { first: first.id, last: last.id, count: end - self.next, body })
+        Some(Portion { first: first.id, last: last.id, count: end - self.next, alone: false, body })
     }
 
     /// The next event alone.
@@ -192,7 +200,7 @@ impl Feed {
     pub fn single(&self) -> Option<Portion> {
         let entry = self.batch.events.get(self.next)?;
         let body = self.batch.body.slice(entry.place.clone());
-        Some(Portion { first: entry.id, last: entry.id, count: 1, body })
+        Some(Portion { first: entry.id, last: entry.id, count: 1, alone: true, body })
     }
 
     /// Goes on behind so many events.
@@ -256,7 +264,7 @@ async fn pass(
         }
     };
     for event in events {
-        if let Some(full) = builder.add(event) {
+        if let Some(full) = builder.add(&event) {
             give(ready, full).await?;
         }
     }
@@ -287,13 +295,13 @@ impl Builder {
     }
 
     /// Adds an event, if it is wanted; gives the batch that was full before it.
-    fn add(&mut self, event: WholeEvent) -> Option<Batch> {
-        if !self.shape.filter.admits(&event) {
+    fn add(&mut self, event: &WholeEvent) -> Option<Batch> {
+        if !self.shape.filter.admits(event) {
             return None;
         }
         let begin = self.body.len();
         self.body.push(if self.events.is_empty() { b'[' } else { b',' });
-        self.shape.fields.put(&mut self.body, &event);
+        self.shape.fields.put(&mut self.body, event);
         let BatchSize { events, bytes } = self.shape.size;
         let full = self.events.len() >= events || self.body.len() >= bytes;
         let before = (full && !self.events.is_empty()).then(|| {
@@ -307,7 +315,7 @@ impl Builder {
         });
         let begin = if before.is_some() { 0 } else { begin };
         let place = begin + 1..self.body.len();
-        self.events.push(Entry { id: event.id, timestamp: event.timestamp, place });
+        self.events.push(Entry { id: event.id, place });
         self.upto = event.id;
         before
     }

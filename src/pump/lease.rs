@@ -2,13 +2,14 @@
 //!
 //! The lease is an advisory lock on a connection of its own, which is asked for a sign of life
 //! every second: where that does not come, the pump stops, and PostgreSQL, which has lost the
-//! connection, too, gives the lock to another one. Should both believe for a moment that they
+//! connection, too, gives the lock to another one. It does the same when it is not asked for five
+//! seconds, as by a pump that is frozen; whoever has not asked for three posts nothing. Should both believe for a moment that they
 //! hold it, the checkpoint obeys only the younger; and whatever both post is in order, and
 //! nothing is left out, since each goes on behind what the aggregator has.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -74,19 +75,19 @@ pub struct Lease {
 #[derive(Debug)]
 struct Shared {
     notes: Mutex<Notes>,
+    /// What the database has. Whoever saves holds it: an older note never overtakes a newer one.
+    saved: tokio::sync::Mutex<Checkpoint>,
     news: Notify,
     lost: CancellationToken,
     retries: watch::Sender<Vec<EventId>>,
     status: Status,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Notes {
     checkpoint: Checkpoint,
-    /// What the database has.
-    saved: Checkpoint,
-    /// When the first event that waits is from.
-    oldest: Option<SystemTime>,
+    /// When it was asked last whether the lease is held, and it was.
+    held: Instant,
     last_letter: EventId,
 }
 
@@ -131,9 +132,10 @@ async fn try_acquire(server: &Server, name: &str, status: &Status) -> Result<Lea
 
 impl Lease {
     fn keep(seat: Seat, checkpoint: Checkpoint, status: Status) -> Self {
-        let notes = Notes { checkpoint, saved: checkpoint, ..Notes::default() };
+        let notes = Notes { checkpoint, held: Instant::now(), last_letter: EventId::ZERO };
         let shared = Arc::new(Shared {
             notes: Mutex::new(notes),
+            saved: checkpoint.into(),
             news: Notify::new(),
             lost: CancellationToken::new(),
             retries: watch::Sender::new(Vec::new()),
@@ -164,12 +166,17 @@ impl Lease {
         self.shared.notes().last_letter >= event
     }
 
+    /// Makes sure that nobody else has it: a pump that was frozen does not know how long.
+    pub(super) async fn assure(&self) -> Result<(), LeaseError> {
+        if self.shared.notes().held.elapsed() < DEADLINE {
+            return Ok(());
+        }
+        beat(&self.seat, &self.shared).await
+    }
+
     /// Moves the checkpoint, in the database within a moment.
-    pub(super) fn note(&self, checkpoint: Checkpoint, oldest: Option<SystemTime>) {
-        let mut notes = self.shared.notes();
-        notes.checkpoint = checkpoint;
-        notes.oldest = oldest;
-        drop(notes);
+    pub(super) fn note(&self, checkpoint: Checkpoint) {
+        self.shared.notes().checkpoint = checkpoint;
         self.shared.news.notify_one();
     }
 
@@ -219,15 +226,17 @@ async fn keep_on(seat: &Seat, shared: &Shared) -> Result<std::convert::Infallibl
 }
 
 async fn beat(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
-    let beat = within("looking after the lease", seat.beat()).await?;
+    let asked = Instant::now();
+    let position = shared.notes().checkpoint.position.unwrap_or_default();
+    let beat = within("looking after the lease", seat.beat(position)).await?;
     if !beat.held {
         return Err(LeaseError::TakenOver);
     }
     let mut notes = shared.notes();
+    notes.held = asked;
     notes.last_letter = beat.last_letter;
-    let (position, oldest) = (notes.checkpoint.position.unwrap_or_default(), notes.oldest);
     drop(notes);
-    shared.status.lag(position, beat.newest, oldest);
+    shared.status.lag(position, beat.newest, beat.age);
     shared.status.dead_letters(beat.letters);
     shared.retries.send_if_modified(|known| {
         let news = !beat.retries.is_empty();
@@ -238,17 +247,15 @@ async fn beat(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
 }
 
 async fn save(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
-    let (checkpoint, saved) = {
-        let notes = shared.notes();
-        (notes.checkpoint, notes.saved)
-    };
-    if checkpoint == saved {
+    let mut saved = shared.saved.lock().await;
+    let checkpoint = shared.notes().checkpoint;
+    if checkpoint == *saved {
         return Ok(());
     }
     if !within("moving the checkpoint", seat.save(&checkpoint)).await? {
         return Err(LeaseError::TakenOver);
     }
-    shared.notes().saved = checkpoint;
+    *saved = checkpoint;
     Ok(())
 }
 

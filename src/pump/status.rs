@@ -1,6 +1,6 @@
 //! What a pump says of itself: its state in words, and its numbers.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use crate::{
     event::EventId,
@@ -90,13 +90,17 @@ impl Status {
         self.pumps().dead_letters.get_or_create(&self.of).set(count);
     }
 
-    /// How far it has got; `oldest` is when the first event that waits is from.
-    pub(super) fn lag(&self, position: EventId, newest: EventId, oldest: Option<SystemTime>) {
+    /// Another pump may be at it: what was true is no longer.
+    pub(super) fn lost(&self) {
+        self.enter(State::Starting);
+        self.pumps().forget(&self.of);
+    }
+
+    /// How far it has got, and how old the first event is that waits.
+    pub(super) fn lag(&self, position: EventId, newest: EventId, age: f64) {
         let behind = newest.get().saturating_sub(position.get()).max(0);
         self.pumps().position.get_or_create(&self.of).set(position.get());
         self.pumps().lag.get_or_create(&self.of).set(behind);
-        let age = oldest.filter(|_| behind > 0).and_then(|oldest| oldest.elapsed().ok());
-        let age = age.unwrap_or_default().as_secs_f64();
-        self.pumps().lag_seconds.get_or_create(&self.of).set(age);
+        self.pumps().lag_seconds.get_or_create(&self.of).set(age.max(0.0));
     }
 }

@@ -83,6 +83,11 @@ async fn batch(State(store): Shared, Json(events): Json<Vec<Box<RawValue>>>) -> 
 /// One event.
 async fn one(State(store): Shared, Json(event): Json<Box<RawValue>>) -> Answer {
     let event = parse(&event)?;
+    let latest = with(Arc::clone(&store), |store| store.latest()).await?;
+    if matches!(latest, Latest::Unbooted) {
+        // It has lost its file, and the pump does not know it yet: it asks when this fails.
+        return Err((StatusCode::SERVICE_UNAVAILABLE, "bootstrap me first".into()));
+    }
     with(store, move |store| store.apply(&[event], false)).await?;
     Ok(StatusCode::CREATED.into_response())
 }

@@ -15,7 +15,7 @@ use event_piper::{
     order::Hold,
     postgres::{embedded, migrate::migrate, server::Server},
     pump::{
-        OnRefusal, Pump, Settings,
+        CatchUp, OnRefusal, Pump, Settings,
         aggregator::Target,
         feed::{BatchSize, Filter, Shape},
         fields::Fields,
@@ -107,6 +107,7 @@ fn settings(address: &str) -> Settings {
         longest_pause: Duration::from_millis(200),
         refusals: 3,
         on_refusal: OnRefusal::Stop,
+        catch_up: CatchUp::Events,
     }
 }
 

@@ -13,6 +13,7 @@ use axum::{
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use crate::gateway::Gateway;
 
@@ -24,6 +25,8 @@ pub(super) async fn serve(
     gateway: Arc<Gateway>,
     leaving: CancellationToken,
 ) -> anyhow::Result<()> {
+    let address = listener.local_addr().context("asking where --health is")?;
+    info!(%address, "health and metrics are served");
     let up = || async { Json(json!({ "status": "UP" })) };
     let alive = || async { Json(json!({ "status": "alive" })) };
     let router = Router::new()

@@ -118,11 +118,15 @@ impl Aggregator {
 
     /// It starts anew, and remembers nothing: every connection ends.
     pub(super) fn restart_empty(&self) {
+        self.forget();
+        self.cut();
+    }
+
+    /// It remembers nothing, and what is in front of it keeps the connections.
+    pub(super) fn forget(&self) {
         let mut store = self.store();
         store.applied.clear();
         store.is_booted = false;
-        drop(store);
-        self.cut();
     }
 
     /// Every connection ends.

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use super::{
@@ -164,8 +165,8 @@ async fn a_pump_that_postgresql_has_lost_may_not_move_the_checkpoint() {
     other.until("live").await;
     write(&database, 5).await;
     fed(&database, &aggregator, &other).await;
+    cut_off.eventually("it knows", async || cut_off.log().contains("lost the lease")).await;
     cut_off.until("standby").await;
-    assert!(cut_off.log().contains("lost the lease"), "{}", cut_off.log());
     assert_eq!(aggregator.store().repeats, 0);
 }
 
@@ -180,6 +181,66 @@ async fn a_pump_in_a_black_hole_gives_up_the_lease() {
     fed(&database, &aggregator, &other).await;
     network.clear();
     cut_off.until("standby").await;
+}
+
+#[tokio::test]
+async fn a_frozen_pump_loses_the_lease_and_posts_nothing_when_it_wakes_up() {
+    let database = Database::create().await;
+    let version = "select current_setting('server_version_num')::int";
+    let version = database.connect().await.query_one(version, &[]).await.unwrap();
+    if version.get::<_, i32>(0) < 140_000 {
+        return eprintln!("this PostgreSQL does not end a session because nothing comes");
+    }
+    let aggregator = Aggregator::start().await;
+    let first = PumpProcess::start(&database.url(), &aggregator, &[]);
+    first.until("live").await;
+    let second = PumpProcess::start(&database.url(), &aggregator, &[]);
+    second.until("standby").await;
+    first.signal(Signal::SIGSTOP);
+    write(&database, 5).await;
+    second.until("live").await;
+    fed(&database, &aggregator, &second).await;
+    first.signal(Signal::SIGCONT);
+    first.until("standby").await;
+    write(&database, 5).await;
+    fed(&database, &aggregator, &second).await;
+    assert_eq!(aggregator.store().repeats, 0);
+}
+
+#[tokio::test]
+async fn who_was_left_alone_for_a_while_is_asked_before_it_gets_something() {
+    let database = Database::create().await;
+    write(&database, 30).await;
+    let aggregator = Aggregator::start().await;
+    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    fed(&database, &aggregator, &pump).await;
+    let quiet = async || {
+        let last = *aggregator.store().posts.last().expect("it got something");
+        (last.elapsed() > Duration::from_secs(2)).then_some(())
+    };
+    eventually("it is left alone", quiet).await;
+    aggregator.forget();
+    write(&database, 1).await;
+    fed(&database, &aggregator, &pump).await;
+}
+
+#[tokio::test]
+async fn the_lag_grows_while_an_aggregator_is_away() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    aggregator.store().faults.extend([Fault::Answer(503); 1000]);
+    write(&database, 3).await;
+    let behind =
+        async || pump.metric("lag_seconds").await > 0.0 && pump.metric("lag_events").await > 2.5;
+    pump.eventually("the lag is told", behind).await;
+    aggregator.store().faults.clear();
+    fed(&database, &aggregator, &pump).await;
+    let gone =
+        async || pump.metric("lag_seconds").await <= 0.0 && pump.metric("lag_events").await <= 0.0;
+    pump.eventually("the lag is gone", gone).await;
 }
 
 #[tokio::test]

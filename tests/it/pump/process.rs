@@ -8,6 +8,10 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::{
     process::{Child, Command},
     time::timeout,
@@ -20,14 +24,15 @@ use crate::support::{eventually, scratch::Scratch, sse_client::try_ask};
 pub(super) struct PumpProcess {
     args: Vec<String>,
     child: Option<Child>,
-    pub(super) health: SocketAddr,
     log: PathBuf,
+    /// What the log held already when it was started last.
+    before: usize,
     _folder: Scratch,
 }
 
-/// Quick enough that nobody waits for them long.
+/// Quick enough that nobody waits for them long; and who answers is never too slow.
 const QUICK: [(&str, &str); 4] = [
-    ("--timeout", "2s"),
+    ("--timeout", "10s"),
     ("--longest-pause", "200ms"),
     ("--name", "toto"),
     ("--log", "info,event_piper=debug"),
@@ -45,19 +50,17 @@ impl PumpProcess {
     /// A pump with these flags.
     pub(super) fn launch(flags: &[&str]) -> Self {
         let folder = Scratch::new();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let health = free.local_addr().unwrap();
-        drop(free);
-        let own = ["pump", "--health", &health.to_string()].map(ToOwned::to_owned);
+        let own = ["pump", "--health", "127.0.0.1:0"].map(ToOwned::to_owned);
         let args = own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
         let log = folder.path().join("log");
-        let mut process = Self { args, child: None, health, log, _folder: folder };
+        let mut process = Self { args, child: None, log, before: 0, _folder: folder };
         process.run();
         process
     }
 
     /// Starts it, when it is down.
     pub(super) fn run(&mut self) {
+        self.before = self.log().len();
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = program();
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -70,16 +73,38 @@ impl PumpProcess {
         }
     }
 
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        let id = self.child.as_ref().and_then(Child::id).expect("it runs");
+        kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
+    }
+
     pub(super) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Where it tells of its health: by its log, since it has to find a free port.
+    fn health(&self) -> Option<SocketAddr> {
+        let log = self.log();
+        let line = log[self.before..]
+            .lines()
+            .find(|line| line.contains("health and metrics are served"))?;
+        line.split("address=").nth(1)?.split_whitespace().next()?.parse().ok()
+    }
+
     /// Its state, by its own account, and whether it is ready.
     pub(super) async fn state(&self) -> Option<(String, bool)> {
-        let answer = try_ask(self.health, "GET", "/readyz", &[]).await.ok()?;
+        let answer = try_ask(self.health()?, "GET", "/readyz", &[]).await.ok()?;
         let json = answer.json();
         let state = json["pumps"].as_object()?.values().next()?.as_str()?.to_owned();
         Some((state, answer.status == 200))
+    }
+
+    /// Waits until it is in this state, and ready or not as that state is.
+    pub(super) async fn until_it_tells(&self, state: &str, ready: bool) {
+        let what = format!("the pump is {state}, ready: {ready}");
+        let told = Some((state.to_owned(), ready));
+        self.eventually(&what, async || self.state().await == told).await;
     }
 
     pub(super) async fn until(&self, state: &str) {
@@ -97,7 +122,8 @@ impl PumpProcess {
 
     /// The value of one of its metrics.
     pub(super) async fn metric(&self, name: &str) -> f64 {
-        let text = try_ask(self.health, "GET", "/metrics", &[]).await.unwrap().body;
+        let health = self.health().expect("it tells of its health");
+        let text = try_ask(health, "GET", "/metrics", &[]).await.unwrap().body;
         let name = format!("event_piper_pump_{name}{{aggregator=\"toto\"}} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&name));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()

@@ -196,6 +196,28 @@ async fn only_what_is_wanted_comes() {
 }
 
 #[tokio::test]
+async fn who_takes_batches_may_catch_up_with_them() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    let flags = ["--catch-up", "batches", "--on-refusal", "set-aside"];
+    let mut pump = PumpProcess::start(&database.url(), &aggregator, &flags);
+    pump.until("live").await;
+    pump.kill().await;
+    write(&database, 50).await;
+    pump.run();
+    fed(&database, &aggregator, &pump).await;
+    assert_eq!(aggregator.store().batches, [0, 50]);
+    pump.kill().await;
+    write(&database, 50).await;
+    aggregator.store().refused.insert(77);
+    pump.run();
+    let complete = async || aggregator.ids().len() == 99;
+    pump.eventually("all but the refused one have come", complete).await;
+    let store = aggregator.store();
+    assert_eq!((store.booted, &store.wrong, store.applied.contains_key(&77)), (1, &vec![], false));
+}
+
+#[tokio::test]
 async fn an_aggregator_that_ends_every_connection_is_fed_as_well() {
     let database = Database::create().await;
     write(&database, 30).await;
