@@ -102,8 +102,7 @@ impl Line {
     /// Some servers close the connection every so many requests; that is no refusal.
     fn post(&mut self, head: &str, body: &str) -> anyhow::Result<()> {
         let length = body.len();
-        let request =
-            format!("{head}\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
+        let request = format!("{head}\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}");
         let mut status = self.ask(&request).unwrap_or_default();
         if status.is_empty() {
             *self = Self::open(self.port)?;

@@ -67,7 +67,7 @@ impl Gateway {
 fn get(port: u16, path: &str) -> std::io::Result<String> {
     let mut socket = TcpStream::connect(("127.0.0.1", port))?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer).into_owned())

@@ -97,7 +97,7 @@ impl Server {
         let request = |client: usize| {
             let consumer = consumer(client % consumers);
             format!(
-                "GET {path}{consumer} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+                "GET {path}{consumer} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n"
             )
         };
         let ready: &[u8] = if self.peer == Peer::EventPiper { b"thump" } else { b"\r\n\r\n" };
@@ -117,7 +117,7 @@ impl Server {
         let request = |client: usize| {
             let consumer = consumer(client % consumers);
             format!(
-                "GET /events HTTP/1.1\r\nHost: localhost\r\nX-Consumer-Id: {consumer}\r\n\
+                "GET /events HTTP/1.1\r\nHost: bench\r\nX-Consumer-Id: {consumer}\r\n\
                      Last-Event-ID: {cursor}\r\n\r\n"
             )
         };
@@ -265,7 +265,7 @@ fn pushpin(run: &Run) -> anyhow::Result<Server> {
 fn answers(port: u16) -> std::io::Result<bool> {
     let mut socket = TcpStream::connect(("127.0.0.1", port))?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    socket.write_all(b"GET /sub?id=probe HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    socket.write_all(b"GET /sub?id=probe HTTP/1.1\r\nHost: bench\r\n\r\n")?;
     let mut head = [0; 12];
     socket.read_exact(&mut head)?;
     Ok(head == *b"HTTP/1.1 200")

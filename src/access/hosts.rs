@@ -2,7 +2,8 @@
 //!
 //! A web page can make a name of its own point to this machine (DNS rebinding). To the browser,
 //! whatever is answered there is then the page's own, and nothing but the name that the request
-//! is for tells it apart from a request of somebody who sits here.
+//! is for tells it apart from a request of somebody who sits here. Such a name has a dot: it is in
+//! the public DNS. Addresses point to nothing else, and names of one label are a local network's.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -17,11 +18,12 @@ impl Hosts {
         self.0.is_empty()
     }
 
-    /// Whether this is one of them, or a name of this machine.
+    /// Whether this is one of them, or no name that a web page can have.
     #[must_use]
     pub fn contain(&self, host: &str) -> bool {
         let host = plain(host);
-        is_this_machine(&host) || self.0.iter().any(|listed| **listed == *host)
+        let local = is_this_machine(&host) || host.parse::<IpAddr>().is_ok() || is_label(&host);
+        local || self.0.iter().any(|listed| **listed == *host)
     }
 }
 
@@ -35,6 +37,11 @@ fn is_this_machine(plain: &str) -> bool {
     let address = plain.parse::<IpAddr>();
     let loopback = address.is_ok_and(|address| address.to_canonical().is_loopback());
     loopback || plain == "localhost" || plain.ends_with(".localhost")
+}
+
+fn is_label(plain: &str) -> bool {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    !plain.is_empty() && plain.bytes().all(fine)
 }
 
 /// In small letters, without the brackets of an address and the dot of a whole name.
@@ -81,16 +88,18 @@ mod tests {
         for foreign in [
             "",
             ".",
+            "a b",
+            "a@b",
             "evil.example",
+            "evil.example.",
             "localhost.evil.example",
-            "notlocalhost",
             "127.0.0.1.evil.example",
             "127.0.0.1.nip.io",
-            "0.0.0.0",
-            "192.168.1.7",
-            "[fe80::1]",
         ] {
             assert!(!none.contain(foreign) && !is_loopback(foreign), "{foreign}");
+        }
+        for harmless in ["gateway", "notlocalhost", "0.0.0.0", "192.168.1.7", "[fe80::1]"] {
+            assert!(none.contain(harmless) && !is_loopback(harmless), "{harmless}");
         }
     }
 
@@ -100,7 +109,7 @@ mod tests {
         for known in ["events.test", "EVENTS.TEST.", "192.168.1.7", "[fe80::1]", "localhost"] {
             assert!(listed.contain(known), "{known}");
         }
-        assert!(!listed.contain("a.events.test") && !listed.contain("events"));
+        assert!(!listed.contain("a.events.test") && !listed.contain("events.tests"));
         for wrong in ["https://a.test", "a.test:80", "*.a.test", "a b", "a/b", "a@b"] {
             assert!(wrong.parse::<Hosts>().is_err(), "{wrong}");
         }

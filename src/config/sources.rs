@@ -36,7 +36,7 @@ const SETTINGS: &[Setting] = &[
     setting("postgres-bin", "EVENT_PIPER_POSTGRES_BIN", "FOLDER", None, "Where PostgreSQL's server programs are [default: looked for]"),
     setting("postgres-port", "EVENT_PIPER_POSTGRES_PORT", "PORT", None, "Serve the embedded PostgreSQL on 127.0.0.1 too; its password is in the data folder"),
     setting("listen", "EVENT_PIPER_LISTEN", "ADDRESS", Some("127.0.0.1:4000"), "Where HTTP is served: an address and a port, or unix:/path"),
-    setting("allowed-hosts", "EVENT_PIPER_ALLOWED_HOSTS", "NAMES", Some(""), "Names beside localhost that requests may be for [default: in the open mode none, else any]"),
+    setting("allowed-hosts", "EVENT_PIPER_ALLOWED_HOSTS", "NAMES", Some(""), "Names with a dot that requests may be for [default: in the open mode none, else any]"),
     setting("auth", "EVENT_PIPER_AUTH", "MODES", None, "Who is believed: open (loopback only), or some of trusted-header,jwt,keys [default on loopback: open]"),
     setting("trusted-proxies", "EVENT_PIPER_TRUSTED_PROXIES", "NETWORKS", Some("127.0.0.0/8,::1"), "Whose X-Consumer-Id is believed: addresses and networks, separated by commas"),
     setting("header-rights", "EVENT_PIPER_HEADER_RIGHTS", "JSON", Some("{}"), "What those may do whom X-Consumer-Id names, beside reading their own events"),

@@ -127,7 +127,7 @@ impl Client {
         let socket = TcpStream::connect(("127.0.0.1", port))?;
         socket.set_nodelay(true)?;
         let request = format!(
-            "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+            "POST /events HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{EVENT}",
             EVENT.len()
         );
