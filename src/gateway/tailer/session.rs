@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::try_join;
 use tokio::{task::spawn_blocking, time::timeout_at};
 use tracing::{error, info, warn};
 
@@ -78,11 +79,12 @@ const LONG_HOLD: Duration = Duration::from_secs(1);
 impl<'a> Session<'a> {
     /// Connects and listens: what comes after this is heard.
     pub(super) async fn open(tailer: &'a Tailer) -> Result<Self, Lost> {
-        let listener = Listener::connect(&tailer.server.named("event-piper listener")).await?;
-        let prepare = async { EventLog::prepare(listener.client()).await };
-        let log = within("preparing to read the log", prepare).await?;
-        let keeper = doorbell::try_keep(listener.client());
-        let keeper = within("trying to keep the bell", keeper).await?;
+        let server = tailer.server.named("event-piper listener");
+        let listener = within("connecting to PostgreSQL", Listener::connect(&server)).await?;
+        within("beginning to listen", listener.introduce()).await?;
+        let client = listener.client();
+        let prepare = async { try_join!(EventLog::prepare(client), doorbell::try_keep(client)) };
+        let (log, keeper) = within("preparing to read the log", prepare).await?;
         let now = Instant::now();
         Ok(Self {
             tailer,
