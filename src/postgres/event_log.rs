@@ -1,5 +1,6 @@
 //! The queries on the log: the `events` table, and the locks that say who writes to it.
 
+mod paging;
 mod values;
 
 use std::{collections::HashSet, time::Duration};
@@ -8,6 +9,7 @@ use futures::{TryStreamExt, try_join};
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
 use tracing::warn;
 
+pub use self::paging::Paging;
 use self::values::Json;
 use super::doorbell;
 use crate::{

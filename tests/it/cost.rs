@@ -4,10 +4,10 @@
 use deadpool_postgres::Object;
 use event_piper::{
     consumer::ConsumerId,
-    event::EventId,
+    event::{EventId, Logged},
     order::{Late, Passed},
     postgres::{
-        event_log::{EventLog, PageSize},
+        event_log::{EventLog, PageSize, Paging},
         history::History,
         server::Server,
     },
@@ -77,6 +77,33 @@ async fn the_reader_reads_no_more_than_there_is_to_say() {
     assert_eq!(log.tail(&client, head, PAGE).await.unwrap().rows.len(), 1);
     let read = read_so_far(&client).await;
     assert!(read <= FEW, "{read} rows were read to look at the end");
+}
+
+#[tokio::test]
+async fn of_large_rows_no_more_are_read_than_are_taken() {
+    const LARGE: i64 = 1_000;
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let fill = "insert into events (type, subscriber, payload)
+                select 't', 'toto', to_jsonb(repeat('x', 16384)) from generate_series(1, $1) row";
+    client.execute(fill, &[&i32::try_from(LARGE).unwrap()]).await.unwrap();
+    let log = EventLog::prepare(&client).await.unwrap();
+    client.batch_execute("begin").await.unwrap();
+
+    let (mut paging, mut came) = (Paging::new(PageSize { rows: 1_000, bytes: 1 << 20 }), 0);
+    let mut after = EventId::ZERO;
+    loop {
+        let page = log.tail(&client, after, paging.size()).await.unwrap();
+        paging.learn(&page);
+        came += i64::try_from(page.rows.len()).unwrap();
+        after = page.rows.last().map_or(after, Logged::id);
+        if page.last {
+            break;
+        }
+    }
+    assert_eq!(came, LARGE);
+    let read = read_so_far(&client).await;
+    assert!(read <= LARGE + FEW, "{read} rows were read for {LARGE}");
 }
 
 /// How many rows of the log everybody has read who has gone since.

@@ -27,7 +27,7 @@ use crate::{
     order::{Order, Passed, Start},
     postgres::{
         doorbell,
-        event_log::{EventLog, EventRow, Writer},
+        event_log::{EventLog, EventRow, Paging, Writer},
         listener::Listener,
     },
 };
@@ -40,6 +40,7 @@ pub(super) struct Session<'a> {
     vigil: Vigil,
     auditor: Auditor,
     encoder: Encoder,
+    paging: Paging,
     next_poll: Instant,
     /// Other readers are connected that this one wakes, when it keeps the bell.
     others: bool,
@@ -93,6 +94,7 @@ impl<'a> Session<'a> {
             vigil: Vigil::new(keeper, now),
             auditor: Auditor::default(),
             encoder: Encoder::default(),
+            paging: Paging::new(look::PAGE),
             next_poll: now,
             others: true,
             seen: EventId::ZERO,
