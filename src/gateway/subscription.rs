@@ -26,6 +26,7 @@ use crate::{
     cursor::Cursor,
     event::{EventId, Logged},
     metrics::{Reason, State as Label},
+    postgres::event_log::Paging,
 };
 
 /// What a client asked for.
@@ -64,6 +65,7 @@ pub struct Subscription {
     /// The log that the follower's cursor belongs to.
     epoch: u64,
     reading: Option<Reading>,
+    paging: Paging,
     heartbeat: Pin<Box<Sleep>>,
     beat_due: bool,
     ending: Option<Ending>,
@@ -111,6 +113,7 @@ impl Subscription {
             stage: Stage::New(Box::new(request)),
             epoch: 0,
             reading: None,
+            paging: Paging::new(source::PAGE),
             heartbeat: Box::pin(sleep(gateway.settings.heartbeat)),
             beat_due: false,
             ending: None,
@@ -271,7 +274,8 @@ impl Subscription {
         if let Some(scan) = follower.wants() {
             if self.reading.is_none() {
                 let (scan, consumers) = (scan.clone(), follower.consumers().into());
-                self.read(Wanted::Page { scan, consumers, amended: self.amended });
+                let (size, amended) = (self.paging.size(), self.amended);
+                self.read(Wanted::Page { scan, consumers, size, amended });
             }
             let cursor = follower.cursor().clone();
             self.stage = Stage::Following { follower, pruned };
@@ -374,6 +378,7 @@ impl Subscription {
     ) -> Step {
         let ReadPage { page, pruned, corrections } = read;
         let pruned = *pruned;
+        self.paging.learn(page);
         let mut out = BytesMut::new();
         let from = follower.cursor().head();
         if pruned > from && known.is_none_or(|known| pruned > known) {

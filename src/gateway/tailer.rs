@@ -42,10 +42,7 @@ pub struct Tailer {
 /// Why the listening connection had to be given up.
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
-    /// It could not be opened.
-    #[error("connecting to PostgreSQL")]
-    Connect(#[from] tokio_postgres::Error),
-    /// A query failed.
+    /// It could not be opened, or a query failed.
     #[error("{doing}")]
     Query {
         /// What was being done.
@@ -115,15 +112,13 @@ impl Tailer {
 
     /// One connection, from its opening to its loss. The order outlives it.
     async fn session(&self, order: &mut Option<Order>) -> Lost {
-        let opened =
-            within("opening the listening connection", async { Ok(Session::open(self).await) });
-        match opened.await {
-            Ok(Ok(mut session)) => {
+        match Session::open(self).await {
+            Ok(mut session) => {
                 info!("listening");
                 let Err(lost) = session.follow(order).await;
                 lost
             }
-            Ok(Err(lost)) | Err(lost) => lost,
+            Err(lost) => lost,
         }
     }
 }

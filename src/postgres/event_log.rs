@@ -1,15 +1,16 @@
 //! The queries on the log: the `events` table, and the locks that say who writes to it.
 
-use std::{collections::HashSet, error::Error, time::Duration};
+mod paging;
+mod values;
 
-use bytes::BytesMut;
-use futures::TryStreamExt;
-use tokio_postgres::{
-    Client, Row, Statement,
-    types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked},
-};
+use std::{collections::HashSet, time::Duration};
+
+use futures::{TryStreamExt, try_join};
+use tokio_postgres::{Client, Row, Statement, types::ToSql};
 use tracing::warn;
 
+pub use self::paging::Paging;
+use self::values::Json;
 use super::doorbell;
 use crate::{
     consumer::ConsumerId,
@@ -206,10 +207,13 @@ const FOLLOWERS_SUBSCRIBERS: &str = "
 select distinct subscriber from events
 where xid::text::int8 = any($1) and id > $2 and id <= $3 and subscriber is not null";
 
+/// Each range by itself, as far as its own rows: as a plain join it has nearly no rows, where the
+/// planner expects many, and so walks through the whole log for the first hundred.
 const PASSED: &str = "
 select id, xid, subscriber, type, payload, count(*) over (), null::float8, stream, amends
-from unnest($1::int8[], $2::int8[]) missing(first, last)
-join events on id between missing.first and missing.last order by id limit 100";
+from unnest($1::int8[], $2::int8[]) missing(first, last), lateral (
+    select * from events where id between missing.first and missing.last order by id limit 100
+) row order by id limit 100";
 
 /// The last id that was drawn; null where the role may not see the sequence.
 pub(super) const DRAWN: &str = "
@@ -253,29 +257,37 @@ select current_setting('track_commit_timestamp'),
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
 impl EventLog {
-    /// Prepares the queries on this connection.
+    /// Prepares the queries on this connection, in two round trips: those first that do not
+    /// depend on what the server and the role allow.
     pub async fn prepare(client: &Client) -> Result<Self> {
-        let may = client.query_one(MAY_ASK, &[]).await?;
+        let state = STATE.replace("DRAWN", DRAWN);
+        let (may, newest, snapshot, writers, ended, state) = try_join!(
+            client.query_typed_one(MAY_ASK, &[]),
+            client.prepare(NEWEST),
+            client.prepare(SNAPSHOT),
+            client.prepare(WRITERS),
+            client.prepare(ENDED),
+            client.prepare(&state),
+        )?;
         let age = if may.get::<_, &str>(0) == "on" { AGE } else { "null::float8" };
-        let changed = if may.get(1) {
-            Some(client.prepare(CHANGED).await?)
-        } else {
-            warn!(
-                "the role may not read events_erased: what is kept in memory of erased events \
-                 stays until newer ones take its place; postgresql/roles.sql has the right"
-            );
-            None
-        };
+        let tail = TAIL.replace("AGE", age);
+        let (tail, followers, followers_subscribers, passed, changed) = try_join!(
+            client.prepare(&tail),
+            client.prepare(FOLLOWERS),
+            client.prepare(FOLLOWERS_SUBSCRIBERS),
+            client.prepare(PASSED),
+            prepare_changed(client, may.get(1)),
+        )?;
         Ok(Self {
-            tail: client.prepare(&TAIL.replace("AGE", age)).await?,
-            newest: client.prepare(NEWEST).await?,
-            writers: client.prepare(WRITERS).await?,
-            ended: client.prepare(ENDED).await?,
-            followers: client.prepare(FOLLOWERS).await?,
-            followers_subscribers: client.prepare(FOLLOWERS_SUBSCRIBERS).await?,
-            passed: client.prepare(PASSED).await?,
-            state: client.prepare(&STATE.replace("DRAWN", DRAWN)).await?,
-            snapshot: client.prepare(SNAPSHOT).await?,
+            tail,
+            newest,
+            writers,
+            ended,
+            followers,
+            followers_subscribers,
+            passed,
+            state,
+            snapshot,
             changed,
         })
     }
@@ -402,6 +414,17 @@ impl Page {
     }
 }
 
+async fn prepare_changed(client: &Client, may_ask: bool) -> Result<Option<Statement>> {
+    if !may_ask {
+        warn!(
+            "the role may not read events_erased: what is kept in memory of erased events \
+             stays until newer ones take its place; postgresql/roles.sql has the right"
+        );
+        return Ok(None);
+    }
+    client.prepare(CHANGED).await.map(Some)
+}
+
 /// The rows of a query, as far as they fit into so many bytes; the first one always does. The
 /// connection lets go of what else comes.
 pub(super) async fn rows(
@@ -435,70 +458,4 @@ fn first_transactions(rows: &[Row]) -> Vec<Writer> {
     writers.sort_by(|(a, first), (b, second)| a.cmp(b).then(first.xid.cmp(&second.xid)));
     writers.dedup_by(|(later, _), (first, _)| later == first);
     writers.into_iter().map(|(_, writer)| writer).collect()
-}
-
-/// `jsonb` as it travels: a version, and the text.
-struct Json<'a>(&'a [u8]);
-
-impl<'a> FromSql<'a> for Json<'a> {
-    fn from_sql(
-        _: &Type,
-        raw: &'a [u8],
-    ) -> std::result::Result<Self, Box<dyn Error + Sync + Send>> {
-        match raw {
-            [1, text @ ..] => Ok(Self(text)),
-            _ => Err("a version of jsonb that is not known".into()),
-        }
-    }
-
-    accepts!(JSONB);
-}
-
-impl<'a> FromSql<'a> for EventId {
-    fn from_sql(
-        ty: &Type,
-        raw: &'a [u8],
-    ) -> std::result::Result<Self, Box<dyn Error + Sync + Send>> {
-        i64::from_sql(ty, raw).map(Self::new)
-    }
-
-    accepts!(INT8);
-}
-
-impl ToSql for EventId {
-    fn to_sql(
-        &self,
-        ty: &Type,
-        out: &mut BytesMut,
-    ) -> std::result::Result<IsNull, Box<dyn Error + Sync + Send>> {
-        self.get().to_sql(ty, out)
-    }
-
-    accepts!(INT8);
-    to_sql_checked!();
-}
-
-impl<'a> FromSql<'a> for Xid {
-    fn from_sql(
-        _: &Type,
-        raw: &'a [u8],
-    ) -> std::result::Result<Self, Box<dyn Error + Sync + Send>> {
-        Ok(Self::new(u64::from_be_bytes(raw.try_into()?)))
-    }
-
-    accepts!(XID8);
-}
-
-impl ToSql for Xid {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> std::result::Result<IsNull, Box<dyn Error + Sync + Send>> {
-        out.extend_from_slice(&self.get().to_be_bytes());
-        Ok(IsNull::No)
-    }
-
-    accepts!(XID8);
-    to_sql_checked!();
 }

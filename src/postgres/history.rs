@@ -58,14 +58,17 @@ pub enum HistoryError {
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Rows of these consumers in id order: for each the next ones by its own index, then the
-/// first of all.
+/// first of all. Its place is compared as a whole, since that is what only this index can do: by
+/// the id alone, the planner would walk through everybody's rows for those of a rare consumer.
 const ROWS: &str = "
 select id, xid, subscriber, type, payload, found, null::float8, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
     from (select event.* from unnest($1::text[]) consumer, lateral (
               select id, xid, subscriber, type, payload, amends from events
-              where subscriber = consumer and id > $2 and id <= $3 order by id limit $4
+              where subscriber is not null
+                and (subscriber, id) > (consumer, $2) and (subscriber, id) <= (consumer, $3)
+              order by subscriber, id limit $4
           ) event order by id limit $4) page
 ) page where before <= $5 order by id";
 
@@ -87,7 +90,9 @@ select id, xid, subscriber, type, payload, found, null::float8, amends from (
               select id, events.xid, subscriber, type, payload, amends
               from events join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
                 on events.xid = mark.xid and events.id > mark.upto
-              where subscriber = consumer and id > $2 and id <= $3 order by id limit $4
+              where subscriber is not null
+                and (subscriber, id) > (consumer, $2) and (subscriber, id) <= (consumer, $3)
+              order by subscriber, id limit $4
           ) event order by id limit $4) page
 ) page where before <= $5 order by id";
 

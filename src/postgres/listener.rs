@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 use tracing::debug;
 
 use super::{
@@ -22,6 +22,8 @@ use super::{
 pub struct Listener {
     client: Client,
     bell: mpsc::Receiver<()>,
+    /// The session's process id, once that is known.
+    own: Arc<AtomicI32>,
     connection: JoinHandle<()>,
 }
 
@@ -31,7 +33,7 @@ const SETTINGS: &str =
     "set synchronous_commit = off; set jit = off; set max_parallel_workers_per_gather = 0";
 
 impl Listener {
-    /// Connects, listens, and says to the other readers that it is there.
+    /// Connects. Nothing is heard before it is [introduced](Self::introduce).
     pub async fn connect(server: &Server) -> Result<Self, tokio_postgres::Error> {
         let (client, mut connection) = server.connect().await?;
         let (ring, bell) = mpsc::channel(1);
@@ -53,19 +55,26 @@ impl Listener {
                 }
             }
         });
-        let listener = Self { client, bell, connection };
-        own.store(listener.introduce().await?, Ordering::Relaxed);
-        Ok(listener)
+        Ok(Self { client, bell, own, connection })
     }
 
-    /// Sets the session up, and answers its process id: notifications of its own wake nobody.
-    async fn introduce(&self) -> Result<i32, tokio_postgres::Error> {
-        self.client.batch_execute(SESSION).await?;
-        self.client.batch_execute(SETTINGS).await?;
-        let reader = format!("select pg_advisory_lock_shared({CLASS}, {READER})");
-        self.client.batch_execute(&reader).await?;
-        self.client.batch_execute(&format!("listen {CHANNEL}")).await?;
-        Ok(self.client.query_one("select pg_backend_pid()", &[]).await?.get(0))
+    /// Sets the session up, says to the other readers that it is there, and listens, all in one
+    /// round trip. Notes its process id: notifications of its own wake nobody.
+    ///
+    /// # Panics
+    /// Never: the last answer is a process id.
+    pub async fn introduce(&self) -> Result<(), tokio_postgres::Error> {
+        let hello = format!(
+            "{SESSION} {SETTINGS}; select pg_advisory_lock_shared({CLASS}, {READER}); \
+             listen {CHANNEL}; select pg_backend_pid()"
+        );
+        let answers = self.client.simple_query(&hello).await?;
+        let last = answers.iter().rev().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        self.own.store(last.expect("a process id is a number"), Ordering::Relaxed);
+        Ok(())
     }
 
     /// The connection, for queries.

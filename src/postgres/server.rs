@@ -31,15 +31,20 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(8);
 const APPLICATION_NAME: &str = "event-piper";
 
 /// For every session of the gateway's: nothing that an administrator has set for others ends
-/// its queries or its waits, which have deadlines of their own; and a gateway that vanished
-/// without a word is found by the server as soon as the server is found by the gateway, so
-/// that its locks do not outlive it for hours. (On a Unix socket the latter is ignored.)
+/// its queries or its waits, which have deadlines of their own; a query that was given up at its
+/// deadline does not run on for nobody (only Linux tells a busy server that its client has gone);
+/// and a gateway that vanished without a word is found by the server as soon as the server is
+/// found by the gateway, so that its locks do not outlive it for hours. (On a Unix socket the
+/// latter is ignored.)
 pub(super) const SESSION: &str = "
 set statement_timeout = 0; set lock_timeout = 0;
 set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 2;
 set tcp_user_timeout = 8000;
-select set_config(name, '0', false) from pg_settings
-where name in ('idle_session_timeout', 'transaction_timeout');";
+select set_config(name, value, false)
+from pg_settings join (values
+    ('idle_session_timeout', '0'), ('transaction_timeout', '0'),
+    ('client_connection_check_interval', case when version() ~ 'linux' then '1s' else '0' end)
+) own(name, value) using (name);";
 
 /// A PostgreSQL database to connect to. Neither its `Debug` nor its `Display` shows a password.
 #[derive(Clone)]

@@ -23,7 +23,7 @@ use fastrand::Rng;
 use futures::{StreamExt, stream};
 use tokio::{
     sync::watch,
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -145,7 +145,7 @@ impl Play {
         while self.watching.join_next().await.is_some() {}
         let client = self.arena.administrator().await;
         finish_prepared(&client).await.unwrap();
-        let truth = Truth::read(&client).await;
+        let truth = Arc::new(Truth::read(&client).await);
         self.finish.send_replace(true);
         let (since, ready) = (Instant::now(), self.readiness().await);
         let drained = self.drained(&truth).await;
@@ -153,7 +153,7 @@ impl Play {
         sleep(AFTERWARDS).await;
         let broken = self.reading.try_join_next();
         self.reading.shutdown().await;
-        let mut figures = self.judged(&truth);
+        let mut figures = self.judged(truth).await;
         figures.faults.extend(broken.map(|end| format!("a client broke: {end:?}")));
         figures.faults.extend(ready);
         if !drained {
@@ -163,18 +163,23 @@ impl Play {
     }
 
     /// Waits until every client has as many events as it is owed; `false` when they get no more.
-    async fn drained(&self, truth: &Truth) -> bool {
+    async fn drained(&self, truth: &Arc<Truth>) -> bool {
         let mut owed = vec![None; self.clients.len()];
         let (mut progress, mut since) = (0, Instant::now());
         while since.elapsed() < STALLED {
             let (mut got, mut behind) = (0, false);
             for ((habits, diary), owed) in self.clients.iter().zip(&mut owed) {
-                let diary = diary.lock().unwrap();
-                if let (None, Some(begin)) = (&owed, &diary.begin) {
-                    *owed = Some(truth.owed(habits, begin).len());
+                let (begin, has) = {
+                    let diary = diary.lock().unwrap();
+                    (diary.begin.clone(), diary.got.len())
+                };
+                if let (None, Some(begin)) = (&owed, begin) {
+                    let (truth, habits) = (Arc::clone(truth), habits.clone());
+                    let count = spawn_blocking(move || truth.owed(&habits, &begin).len());
+                    *owed = Some(count.await.expect("a count ends"));
                 }
-                got += diary.got.len();
-                behind |= owed.is_none_or(|owed| diary.got.len() < owed);
+                got += has;
+                behind |= owed.is_none_or(|owed| has < owed);
             }
             if !behind {
                 return true;
@@ -206,20 +211,25 @@ impl Play {
         unready
     }
 
-    fn judged(&self, truth: &Truth) -> Figures {
-        let mut faults = self.arena.findings();
-        faults.extend(truth.against(&self.ledger.fates()));
-        let mut figures = Figures { events: truth.len(), ..Figures::default() };
-        for (habits, diary) in &self.clients {
-            let diary = diary.lock().unwrap();
-            figures.deliveries += diary.got.len();
-            figures.connections += diary.connections.len();
-            let wrong = truth.judge(habits, &diary);
-            if !wrong.is_empty() {
-                faults.push(report(habits, &diary, &wrong));
+    /// Judges aside: other plays are at it at the same time, and must not wait for this one.
+    async fn judged(&self, truth: Arc<Truth>) -> Figures {
+        let (mut faults, fates) = (self.arena.findings(), self.ledger.fates());
+        let clients = self.clients.clone();
+        let judging = spawn_blocking(move || {
+            faults.extend(truth.against(&fates));
+            let mut figures = Figures { events: truth.len(), ..Figures::default() };
+            for (habits, diary) in &clients {
+                let diary = diary.lock().unwrap();
+                figures.deliveries += diary.got.len();
+                figures.connections += diary.connections.len();
+                let wrong = truth.judge(habits, &diary);
+                if !wrong.is_empty() {
+                    faults.push(report(habits, &diary, &wrong));
+                }
             }
-        }
-        Figures { faults, ..figures }
+            Figures { faults, ..figures }
+        });
+        judging.await.expect("a judgement ends")
     }
 }
 

@@ -7,6 +7,7 @@ mod append_command;
 mod browser;
 mod chaos;
 mod contract;
+mod cost;
 mod doctor;
 mod embedded;
 mod erase;

@@ -44,7 +44,7 @@ pub(super) type Reading = BoxFuture<'static, Read>;
 
 /// A page of a replay. It is what a slow client costs, so it is small; a large payload is
 /// read alone.
-const PAGE: PageSize = PageSize { rows: 1000, bytes: 128 << 10 };
+pub(super) const PAGE: PageSize = PageSize { rows: 1000, bytes: 128 << 10 };
 
 /// Waits between attempts, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -57,6 +57,8 @@ pub(super) enum Wanted {
         scan: Scan,
         /// Whose.
         consumers: Box<[ConsumerId]>,
+        /// Of which size.
+        size: PageSize,
         /// What corrects its rows is wanted, too.
         amended: bool,
     },
@@ -82,14 +84,14 @@ pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
 
 impl Wanted {
     async fn read(&self, history: &History) -> Result<Read, HistoryError> {
-        let Self::Page { scan, consumers, amended } = self else {
+        let Self::Page { scan, consumers, size, amended } = self else {
             return Ok(Read::Drawn(history.drawn().await?));
         };
         let page = match scan {
             scan if scan.is_empty() => Page::empty(),
-            &Scan::Rows { after, upto } => history.rows(consumers, (after, upto), PAGE).await?,
+            &Scan::Rows { after, upto } => history.rows(consumers, (after, upto), *size).await?,
             Scan::Marked { marks, after, upto } => {
-                history.marked(consumers, marks, (*after, *upto), PAGE).await?
+                history.marked(consumers, marks, (*after, *upto), *size).await?
             }
         };
         // Asked after the rows were read, and for every page: what is missing among them, because

@@ -15,7 +15,7 @@ use crate::{
     order::Position,
     postgres::{
         error::Chain,
-        event_log::{EventRow, PageSize},
+        event_log::{EventRow, PageSize, Paging},
         history::{History, HistoryError},
     },
 };
@@ -37,9 +37,10 @@ async fn read_back(
     start: &Position,
     epoch: u64,
 ) -> Result<(), HistoryError> {
-    let mut upto = start.head;
+    let (mut upto, mut paging) = (start.head, Paging::new(PAGE));
     while upto > EventId::ZERO {
-        let page = history.newest(upto, PAGE).await?;
+        let page = history.newest(upto, paging.size()).await?;
+        paging.learn(&page);
         upto = match page.rows.last() {
             Some(row) if !page.last => row.id().previous(),
             _ => EventId::ZERO,

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::try_join;
 use tokio::{task::spawn_blocking, time::timeout_at};
 use tracing::{error, info, warn};
 
@@ -26,7 +27,7 @@ use crate::{
     order::{Order, Passed, Start},
     postgres::{
         doorbell,
-        event_log::{EventLog, EventRow, Writer},
+        event_log::{EventLog, EventRow, Paging, Writer},
         listener::Listener,
     },
 };
@@ -39,6 +40,7 @@ pub(super) struct Session<'a> {
     vigil: Vigil,
     auditor: Auditor,
     encoder: Encoder,
+    paging: Paging,
     next_poll: Instant,
     /// Other readers are connected that this one wakes, when it keeps the bell.
     others: bool,
@@ -78,11 +80,12 @@ const LONG_HOLD: Duration = Duration::from_secs(1);
 impl<'a> Session<'a> {
     /// Connects and listens: what comes after this is heard.
     pub(super) async fn open(tailer: &'a Tailer) -> Result<Self, Lost> {
-        let listener = Listener::connect(&tailer.server.named("event-piper listener")).await?;
-        let prepare = async { EventLog::prepare(listener.client()).await };
-        let log = within("preparing to read the log", prepare).await?;
-        let keeper = doorbell::try_keep(listener.client());
-        let keeper = within("trying to keep the bell", keeper).await?;
+        let server = tailer.server.named("event-piper listener");
+        let listener = within("connecting to PostgreSQL", Listener::connect(&server)).await?;
+        within("beginning to listen", listener.introduce()).await?;
+        let client = listener.client();
+        let prepare = async { try_join!(EventLog::prepare(client), doorbell::try_keep(client)) };
+        let (log, keeper) = within("preparing to read the log", prepare).await?;
         let now = Instant::now();
         Ok(Self {
             tailer,
@@ -91,6 +94,7 @@ impl<'a> Session<'a> {
             vigil: Vigil::new(keeper, now),
             auditor: Auditor::default(),
             encoder: Encoder::default(),
+            paging: Paging::new(look::PAGE),
             next_poll: now,
             others: true,
             seen: EventId::ZERO,

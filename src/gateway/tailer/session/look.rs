@@ -13,7 +13,7 @@ use crate::{
     order::{Advance, Order, Position},
     postgres::{
         doorbell,
-        event_log::{EventRow, Page, PageSize},
+        event_log::{EventRow, Page, PageSize, Paging},
     },
 };
 
@@ -29,7 +29,7 @@ pub(super) enum Look {
 }
 
 /// A page of the tail: so many rows at most, and so many stored bytes.
-const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
+pub(super) const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 
 /// What late transactions wrote is delivered in one piece, so that nobody joins in its midst.
 /// Where it is more than this, its consumers read it from the table instead.
@@ -59,8 +59,9 @@ impl Session<'_> {
 
     async fn read_on(&mut self, order: &mut Order) -> Result<Look, Lost> {
         let (log, client) = (&self.log, self.listener.client());
-        let tail = log.tail(client, order.position().head, PAGE);
+        let tail = log.tail(client, order.position().head, self.paging.size());
         let page = within("reading the tail of the log", tail).await?;
+        self.paging.learn(&page);
         self.vigil.rows(page.rows.len(), Instant::now());
         let advance = self.advance(order, &page);
         self.announce(&page).await?;
@@ -165,10 +166,12 @@ impl Session<'_> {
         mut after: EventId,
         head: EventId,
     ) -> Result<Option<Vec<EventRow>>, Lost> {
-        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let (mut rows, mut bytes, mut paging) = (Vec::new(), 0, Paging::new(PAGE));
         while bytes < FOLLOWERS {
-            let read = self.log.followers(self.listener.client(), ended, (after, head), PAGE);
+            let (client, size) = (self.listener.client(), paging.size());
+            let read = self.log.followers(client, ended, (after, head), size);
             let page = within("reading what a late transaction wrote", read).await?;
+            paging.learn(&page);
             after = page.rows.last().map_or(after, Logged::id);
             bytes += page.bytes();
             rows.extend(page.rows);

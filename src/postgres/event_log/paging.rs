@@ -1,0 +1,49 @@
+//! How many rows to ask for, so that the server does not send what would be let go of.
+
+use super::{Page, PageSize};
+
+/// Pages of rows, of which nobody knows how large they are: it asks for few at first, for more while
+/// all of them fit, and for as many as fit once some did not.
+///
+/// PostgreSQL knows without reading it how much room a payload takes that is stored compressed, but
+/// not how large it is. Where the rows are a hundred times as large, it would read and send a hundred
+/// pages for each one that is taken.
+#[derive(Debug)]
+pub struct Paging {
+    most: PageSize,
+    rows: i64,
+}
+
+impl Paging {
+    /// So many rows are asked for first.
+    const FIRST: i64 = 100;
+
+    /// Pages of at most this size.
+    #[must_use]
+    pub fn new(most: PageSize) -> Self {
+        Self { most, rows: Self::FIRST.min(most.rows) }
+    }
+
+    /// The size of the next page.
+    #[must_use]
+    pub fn size(&self) -> PageSize {
+        PageSize { rows: self.rows, ..self.most }
+    }
+
+    /// Takes note of what came of the last page.
+    pub fn learn(&mut self, page: &Page) {
+        let (came, bytes) = (size(page.rows.len()), size(page.bytes()));
+        if page.last {
+            return;
+        }
+        if came < self.rows {
+            self.rows = came.max(1);
+        } else if bytes <= self.most.bytes / 2 {
+            self.rows = self.rows.saturating_mul(2).min(self.most.rows);
+        }
+    }
+}
+
+fn size(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

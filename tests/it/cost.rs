@@ -1,0 +1,160 @@
+//! What a gateway asks of PostgreSQL again and again reads the rows that it answers, and not the
+//! log: else delivery would stand still one day, in a log that has grown.
+
+use deadpool_postgres::Object;
+use event_piper::{
+    consumer::ConsumerId,
+    event::{EventId, Logged},
+    order::{Late, Passed},
+    postgres::{
+        event_log::{EventLog, PageSize, Paging},
+        history::History,
+        server::Server,
+    },
+};
+use tokio_postgres::Client;
+
+use crate::support::{eventually, postgres::Database};
+
+/// So many rows are much more than a query may read, and than PostgreSQL reads at once if it is
+/// told nothing better.
+const ROWS: i32 = 30_000;
+/// Nobody has to be that exact: the pages of an index are read whole.
+const FEW: i64 = 100;
+
+const PAGE: PageSize = PageSize { rows: 100, bytes: 1 << 20 };
+
+/// A log of some consumers, with a hole as of a rollback, and at its end the only event of a rare
+/// consumer. Answers the hole.
+async fn fill(writer: &Client) -> Passed {
+    let fill = "insert into events (type, subscriber, payload)
+                select 't', 'often ' || row % 8, '1' from generate_series(1, $1) row";
+    writer.execute(fill, &[&ROWS]).await.unwrap();
+    writer.batch_execute("begin").await.unwrap();
+    writer.execute(fill, &[&500]).await.unwrap();
+    writer.batch_execute("rollback").await.unwrap();
+    writer.execute(fill, &[&ROWS]).await.unwrap();
+    let rare = "insert into events (type, subscriber, payload) values ('t', 'rare', '1')";
+    writer.batch_execute(rare).await.unwrap();
+    writer.batch_execute("analyze events").await.unwrap();
+    let (from, to) = (id(ROWS + 1), id(ROWS + 500));
+    Passed { from, to, late: Late::default() }
+}
+
+fn id(number: i32) -> EventId {
+    EventId::new(number.into())
+}
+
+/// How many rows of the log were read in the transaction that is open.
+async fn read_so_far(client: &Client) -> i64 {
+    let sql = "select (seq_tup_read + coalesce(idx_tup_fetch, 0))::int8
+               from pg_stat_xact_user_tables where relid = 'events'::regclass";
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn the_reader_reads_no_more_than_there_is_to_say() {
+    let database = Database::create().await;
+    let writer = database.connect().await;
+    let hole = fill(&writer).await;
+    let end = hole.to.get() + i64::from(ROWS) + 1;
+    let client = database.connect().await;
+    let log = EventLog::prepare(&client).await.unwrap();
+    client.batch_execute("begin").await.unwrap();
+
+    let single = |id: i64| Passed { from: EventId::new(id), to: EventId::new(id), ..hole.clone() };
+    let each: Vec<Passed> = (hole.from.get()..=hole.to.get()).map(single).collect();
+    for passed in [&[hole.clone()][..], &each] {
+        assert!(log.in_passed(&client, passed).await.unwrap().is_empty());
+        let read = read_so_far(&client).await;
+        assert!(read <= FEW, "{read} rows were read to audit {}", passed.len());
+    }
+    let before = single(hole.from.get() - 1);
+    assert_eq!(log.in_passed(&client, &[before]).await.unwrap().len(), 1, "it does look");
+
+    let (head, newest) = (EventId::new(end - 1), log.newest(&client).await.unwrap());
+    assert_eq!(newest.get(), end);
+    assert_eq!(log.tail(&client, head, PAGE).await.unwrap().rows.len(), 1);
+    let read = read_so_far(&client).await;
+    assert!(read <= FEW, "{read} rows were read to look at the end");
+}
+
+#[tokio::test]
+async fn of_large_rows_no_more_are_read_than_are_taken() {
+    const LARGE: i64 = 1_000;
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let fill = "insert into events (type, subscriber, payload)
+                select 't', 'toto', to_jsonb(repeat('x', 16384)) from generate_series(1, $1) row";
+    client.execute(fill, &[&i32::try_from(LARGE).unwrap()]).await.unwrap();
+    let log = EventLog::prepare(&client).await.unwrap();
+    client.batch_execute("begin").await.unwrap();
+
+    let (mut paging, mut came) = (Paging::new(PageSize { rows: 1_000, bytes: 1 << 20 }), 0);
+    let mut after = EventId::ZERO;
+    loop {
+        let page = log.tail(&client, after, paging.size()).await.unwrap();
+        paging.learn(&page);
+        came += i64::try_from(page.rows.len()).unwrap();
+        after = page.rows.last().map_or(after, Logged::id);
+        if page.last {
+            break;
+        }
+    }
+    assert_eq!(came, LARGE);
+    let read = read_so_far(&client).await;
+    assert!(read <= LARGE + FEW, "{read} rows were read for {LARGE}");
+}
+
+/// How many rows of the log everybody has read who has gone since.
+async fn read_in_all(client: &Client) -> i64 {
+    let sql = "select (seq_tup_read + coalesce(idx_tup_fetch, 0))::int8
+               from pg_stat_user_tables where relid = 'events'::regclass";
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_replay_reads_no_more_than_its_consumers_rows() {
+    let database = Database::create().await;
+    let writer = database.connect().await;
+    let hole = fill(&writer).await;
+    drop(writer);
+    let client = database.connect().await;
+    let upto = EventId::new(hole.to.get() + i64::from(ROWS) + 1);
+    let consumers = ["rare", "often 1", "nobody"].map(ConsumerId::logged);
+    let before = read_in_all(&client).await;
+
+    let history = History::new(Server::parse(&database.url()).unwrap().pool(1));
+    for consumers in [&consumers[..1], &consumers[1..2], &consumers] {
+        let page = history.rows(consumers, (EventId::ZERO, upto), PAGE).await.unwrap();
+        assert!(!page.rows.is_empty());
+    }
+    drop(history);
+
+    let answered = 1 + 2 * PAGE.rows;
+    let read = eventually("the pool's session has said what it has read", async || {
+        let read = read_in_all(&client).await - before;
+        (read >= answered).then_some(read)
+    });
+    let read = read.await;
+    assert!(read <= answered + FEW, "{read} rows were read for {answered}");
+}
+
+#[tokio::test]
+async fn a_query_that_was_given_up_does_not_run_on() {
+    const FOR_EVER: &str = "select pg_sleep(86400)";
+    let database = Database::create().await;
+    let watcher = database.connect().await;
+    let working = async || {
+        let sql = "select 1 from pg_stat_activity where state = 'active' and query = $1";
+        watcher.query_opt(sql, &[&FOR_EVER]).await.unwrap()
+    };
+    let pool = Server::parse(&database.tcp_url()).unwrap().pool(1);
+    let client = Object::take(pool.get().await.unwrap());
+    tokio::select! {
+        answer = client.batch_execute(FOR_EVER) => unreachable!("it is answered: {answer:?}"),
+        _ = eventually("PostgreSQL is at it", working) => drop(client),
+    }
+    let ended = async || working().await.is_none().then_some(());
+    eventually("PostgreSQL has given it up, too", ended).await;
+}
