@@ -172,15 +172,10 @@ fn unguarded() -> Router<Arc<App>> {
 
 /// RFC 9112, section 6.1: whoever sends both a length and chunks may be smuggling a second
 /// request past a proxy that believes the other one. hyper goes by the chunks, and forgets the
-/// length where that came later; so nothing more is read from a connection that sent chunks.
+/// length; so nothing more is read from a connection that sent chunks.
 async fn framed(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    let mut response = if chunked && headers.contains_key(header::CONTENT_LENGTH) {
-        Problem::bad_request("there is a Content-Length beside a Transfer-Encoding").into_response()
-    } else {
-        next.run(request).await
-    };
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut response = next.run(request).await;
     if chunked {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
