@@ -36,3 +36,21 @@ fn derived(path: &str, key: &str, at: usize) -> Uuid {
     bytes.copy_from_slice(&digest[..16]);
     Uuid::new_v8(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_address_key_or_place_is_another_event() {
+        let one = derived("/events", "key", 0);
+        assert_eq!(one, derived("/events", "key", 0));
+        for other in [
+            derived("/streams/a", "key", 0),
+            derived("/events", "yek", 0),
+            derived("/events", "key", 1),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+}
