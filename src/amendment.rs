@@ -280,6 +280,16 @@ mod tests {
     }
 
     #[test]
+    fn a_patch_makes_nothing_deeper_than_can_be_read() {
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        let path = "/0".repeat(63);
+        let add =
+            |depth| format!(r#"[{{"op": "add", "path": "{path}/-", "value": {}}}]"#, nested(depth));
+        assert!(amended(&nested(64), &[&add(DEEPEST - 64)]).is_ok());
+        assert!(amended(&nested(64), &[&add(DEEPEST - 63)]).is_err());
+    }
+
+    #[test]
     fn no_digit_is_lost() {
         let payload = r#"{"n": 12345678901234567890.10, "m": [-0.50, 1e400], "s": "1.50 -7 e"}"#;
         let patch = r#"{"k": 3.000000000000000000000001}"#;

@@ -219,6 +219,7 @@ mod tests {
         ] {
             assert!(wrong.parse::<Cursor>().is_err(), "{wrong:?} was taken");
         }
+        assert_eq!("9~5:1~3:2".parse(), "9~3:2~5:1".parse::<Cursor>(), "in whatever order");
         let seventeen = (0..17).fold(String::from("9"), |text, xid| format!("{text}~{xid}:1"));
         assert!(seventeen.parse::<Cursor>().is_err());
     }

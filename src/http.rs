@@ -176,16 +176,14 @@ fn unguarded() -> Router<Arc<App>> {
 
 /// RFC 9112, section 6.1: whoever sends both a length and chunks may be smuggling a second
 /// request past a proxy that believes the other one. hyper goes by the chunks, and forgets the
-/// length where that came later; so nothing more is read from a connection that sent chunks.
+/// length; so nothing more is read from a connection that sent chunks.
 ///
 /// Section 3.2: a request is for one host, and says so. And what it is for can be read.
 async fn well_formed(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let hosts = headers.get_all(header::HOST).iter().count();
-    let mut response = if chunked && headers.contains_key(header::CONTENT_LENGTH) {
-        Problem::bad_request("there is a Content-Length beside a Transfer-Encoding").into_response()
-    } else if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
+    let mut response = if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
         Problem::bad_request("expected the header Host once").into_response()
     } else if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
         Problem::bad_request("the address is not UTF-8").into_response()

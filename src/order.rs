@@ -147,6 +147,14 @@ pub struct Passed {
     pub late: Late,
 }
 
+impl Passed {
+    /// Whether this row may well turn up here: its transaction was late, and known to be.
+    #[must_use]
+    pub fn expects(&self, row: &impl Logged) -> bool {
+        (self.from..=self.to).contains(&row.id()) && self.late.contains(row.xid())
+    }
+}
+
 /// What became of a page of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advance {
@@ -243,7 +251,7 @@ impl Order {
         if !hole.settles(self.hold, &self.position.late, now) {
             return false;
         }
-        self.settled = self.settled.max(hole.upto);
+        self.settled = hole.upto;
         self.position.late = self.position.late.with(&hole.open, hole.after);
         self.hole = None;
         true
@@ -270,5 +278,91 @@ impl Order {
             self.passed.push_back(Passed { from, to: id, late });
         }
         self.position.head = id;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Row(i64, u64);
+
+    impl Logged for Row {
+        fn id(&self) -> EventId {
+            EventId::new(self.0)
+        }
+        fn xid(&self) -> Xid {
+            Xid::new(self.1)
+        }
+    }
+
+    const HOLD: Duration = Duration::from_millis(20);
+
+    fn xids(numbers: &[u64]) -> Vec<Xid> {
+        numbers.iter().copied().map(Xid::new).collect()
+    }
+
+    /// A reader behind event 10, for which transaction 7 is late.
+    fn late(now: Instant) -> Order {
+        let mut start = Start::after(EventId::new(10), xids(&[7]), Hold::For(HOLD), now);
+        start.settle(xids(&[7]), now + HOLD).expect("the hold has run out")
+    }
+
+    #[test]
+    fn a_start_waits_for_writers_as_long_as_the_hold() {
+        let now = Instant::now();
+        let start = |hold| Start::after(EventId::new(10), xids(&[7]), hold, now);
+        assert!(start(Hold::For(HOLD)).settle(xids(&[7]), now + HOLD / 2).is_none());
+        assert!(start(Hold::For(HOLD)).settle(xids(&[7]), now + HOLD).is_some());
+        assert!(start(Hold::For(HOLD)).settle(Vec::new(), now).is_some());
+
+        let much_later = now + Duration::from_hours(1);
+        assert!(start(Hold::Unlimited).settle(xids(&[7]), much_later).is_none());
+        let order = start(Hold::Unlimited).settle(Vec::new(), much_later).unwrap();
+        assert!(order.position().late.is_empty());
+    }
+
+    #[test]
+    fn a_transaction_that_is_late_already_holds_nothing_back() {
+        let now = Instant::now();
+        let mut order = late(now);
+        let rows = [Row(12, 9)];
+        let upto = EventId::new(12);
+        assert_eq!(order.advance(&rows, true, |_| ()), Advance::Hole { upto });
+        order.found_hole(upto, xids(&[7, 8]), now);
+        assert_eq!(order.hole().unwrap().open, xids(&[8]));
+        assert!(order.settle(Vec::new(), now), "8 has ended, and nobody waits for 7");
+        let mut went = Vec::new();
+        assert_eq!(order.advance(&rows, true, |row| went.push(row.0)), Advance::Whole);
+        assert_eq!(went, [12]);
+        let since = EventId::ZERO;
+        let seven = LateTransaction { xid: Xid::new(7), since };
+        assert_eq!(order.position().late.as_slice(), [seven], "it is late since it was first");
+    }
+
+    #[test]
+    fn as_many_holes_are_remembered_for_the_auditor_and_no_more() {
+        let now = Instant::now();
+        let mut order = Order::strict(EventId::ZERO);
+        let many = i64::try_from(Order::MAX_PASSED).unwrap() + 100;
+        let rows: Vec<_> = (1..=many).map(|id| Row(2 * id, 9)).collect();
+        order.found_hole(EventId::new(2 * many), Vec::new(), now);
+        assert!(order.settle(Vec::new(), now));
+        assert_eq!(order.advance(&rows, true, |_| ()), Advance::Whole);
+        assert_eq!(order.take_passed().len(), Order::MAX_PASSED);
+        assert!(order.take_passed().is_empty(), "they are told once");
+    }
+
+    #[test]
+    fn what_a_late_transaction_wrote_where_it_was_passed_over_is_no_surprise() {
+        let mut order = late(Instant::now());
+        order.found_hole(EventId::new(13), Vec::new(), Instant::now());
+        order.settle(Vec::new(), Instant::now());
+        order.advance(&[Row(13, 9)], true, |_| ());
+        let passed = order.take_passed().pop_front().unwrap();
+        assert_eq!((passed.from, passed.to), (EventId::new(11), EventId::new(12)));
+        assert!(passed.expects(&Row(12, 7)));
+        assert!(!passed.expects(&Row(12, 8)), "it was not late then");
+        assert!(!passed.expects(&Row(13, 7)), "nothing was missing there");
     }
 }

@@ -162,13 +162,17 @@ impl Tickets {
     /// Who shows this ticket. Whether it may still be used is asked by [`redeem`](Self::redeem),
     /// when its stream is about to open.
     pub(super) fn check(&self, text: &str, again: bool) -> Result<Principal, Denied> {
+        self.check_at(text, again, SystemTime::now())
+    }
+
+    fn check_at(&self, text: &str, again: bool, now: SystemTime) -> Result<Principal, Denied> {
         let said = self.verified(text).ok_or_else(|| {
             Denied::bad(
                 "ticket",
                 "that is no ticket of this gateway's: expected one of POST /tickets",
             )
         })?;
-        let now = seconds(SystemTime::now());
+        let now = seconds(now);
         if now >= said.until {
             return Err(Denied::bad(
                 "expired",
@@ -317,6 +321,34 @@ mod tests {
         assert!(tickets.check(&issued.text, true).is_err());
         let endless = tickets.issue(&toto(None), None).unwrap();
         assert!(endless.until <= SystemTime::now() + LONGEST_LIFE);
+    }
+
+    #[test]
+    fn its_first_use_is_within_a_moment_and_who_comes_back_has_longer() {
+        let tickets = Tickets::new(&[]);
+        let text = tickets.issue(&toto(None), None).unwrap().text;
+        let late = SystemTime::now() + USE_WITHIN + Duration::from_secs(1);
+        assert_eq!(tickets.check_at(&text, false, late).unwrap_err().reason, "ticket-late");
+        assert!(tickets.check_at(&text, true, late).is_ok());
+    }
+
+    #[test]
+    fn a_star_in_a_name_becomes_no_pattern() {
+        let star: ConsumerId = "team-*".parse().unwrap();
+        let asked = Tickets::new(&[]).issue(&toto(None), Some(&[star]));
+        assert_eq!(asked.err(), Some(NoTicket::Star));
+    }
+
+    #[test]
+    fn as_many_are_remembered_as_there_is_room_for() {
+        let tickets = Tickets::new(&[]);
+        let id = |number: usize| {
+            let mut id = TicketId([0; 12]);
+            id.0[..8].copy_from_slice(&number.to_be_bytes());
+            id
+        };
+        assert!((0..MOST_USED).all(|number| tickets.redeem(id(number), false).is_ok()));
+        assert!(tickets.redeem(id(MOST_USED), false).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::recent::Recent;
+use super::{frame::Frame, recent::Recent};
 use crate::{
     consumer::ConsumerId,
     event::{EventId, name::StreamName},
@@ -55,6 +55,12 @@ pub struct Horizon {
 }
 
 impl State {
+    /// Takes in history of the log of this epoch, as [`Recent::recall`] does. A log that was
+    /// replaced meanwhile has nothing to do with it.
+    pub fn recall(&mut self, epoch: u64, rows: Vec<(ConsumerId, Frame)>, floor: EventId) -> bool {
+        self.epoch == epoch && self.recent.recall(rows, floor)
+    }
+
     fn horizon(&self) -> Horizon {
         let position = self.recent.position();
         let (head, settled) = (position.head, position.horizon());
@@ -271,5 +277,32 @@ impl Drop for StreamSeat {
                 streams.remove(&self.stream);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_of_those_who_have_left() {
+        let hub = Arc::new(Hub::new(10_000));
+        let toto: ConsumerId = "toto".parse().unwrap();
+        let (seat, stream) = (hub.sit([toto.clone()].into()), hub.sit_at("s".parse().unwrap()));
+        assert_eq!((hub.seats(), hub.followers(&toto)), (1, 1));
+        drop((seat, stream));
+        assert_eq!((hub.seats(), hub.followers(&toto)), (0, 0));
+        assert!(hub.waiting().is_empty() && hub.streams().is_empty());
+        assert!(hub.state().recent.consumers().is_empty());
+    }
+
+    #[test]
+    fn history_of_a_log_that_was_replaced_is_not_taken_in() {
+        let hub = Hub::new(10_000);
+        let at = |head| Position { head: EventId::new(head), ..Position::default() };
+        let first = hub.restart(&at(10), String::new());
+        let second = hub.restart(&at(5), String::new());
+        assert!(!hub.state().recall(first, Vec::new(), EventId::ZERO));
+        assert!(hub.state().recall(second, Vec::new(), EventId::ZERO));
     }
 }

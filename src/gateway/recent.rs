@@ -132,7 +132,7 @@ impl Recent {
         // As in a replay that joined at the start: what was late then comes live.
         let late = self.floor.late.clone();
         let mut floor = floor;
-        for (consumer, frame) in rows {
+        for (consumer, frame) in rows.into_iter().filter(|(_, it)| !late.contains(it.xid())) {
             let bytes = frame.len() + Self::OVERHEAD;
             if self.bytes + bytes > self.capacity {
                 floor = frame.id();
@@ -320,5 +320,74 @@ impl Recent {
             next = entry.sequence + 1;
             Some(entry)
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{event::Xid, gateway::frame::Encoder};
+
+    struct Row(i64);
+
+    impl Logged for Row {
+        fn id(&self) -> EventId {
+            EventId::new(self.0)
+        }
+        fn xid(&self) -> Xid {
+            Xid::new(7)
+        }
+    }
+
+    fn at(head: i64) -> Position {
+        Position { head: EventId::new(head), late: Late::default() }
+    }
+
+    fn publish(recent: &mut Recent, whose: &str, id: i64) {
+        let frame = Encoder::default().encode(&Row(id), "t", b"{}");
+        recent.publish(&whose.parse().unwrap(), frame, &at(id), false);
+        recent.moved_to(&at(id));
+    }
+
+    #[test]
+    fn it_keeps_no_more_than_it_may_and_nothing_of_those_who_are_gone() {
+        let mut recent = Recent::new(10_000, at(0));
+        let toto: ConsumerId = "toto".parse().unwrap();
+        recent.follow(std::slice::from_ref(&toto));
+        for id in 1..1000 {
+            publish(&mut recent, &format!("consumer {id}"), id);
+            assert!(recent.bytes() <= 10_000);
+        }
+        let most = 10_000 / Recent::OVERHEAD;
+        assert!(recent.consumers().len() <= most + 1, "{}", recent.consumers().len());
+        assert!(recent.consumers().contains(&toto), "who is followed stays");
+        recent.unfollow(std::slice::from_ref(&toto));
+        assert!(!recent.consumers().contains(&toto));
+    }
+
+    #[test]
+    fn what_was_forgotten_stays_so_when_older_events_are_let_go() {
+        let mut one = Recent::new(10_000, at(0));
+        publish(&mut one, "a", 1);
+        let mut recent = Recent::new(2 * one.bytes(), at(0));
+        publish(&mut recent, "a", 1);
+        publish(&mut recent, "b", 2);
+        let b: ConsumerId = "b".parse().unwrap();
+        recent.forget(&HashSet::from([b.clone()]));
+        publish(&mut recent, "a", 3);
+        publish(&mut recent, "a", 4);
+        assert_eq!(recent.seek(&"1".parse().unwrap(), &[b]), None, "event 2 is in the table only");
+    }
+
+    #[test]
+    fn nothing_of_a_log_that_was_replaced_is_read_in_the_next() {
+        let mut recent = Recent::new(10_000, at(0));
+        let toto: [ConsumerId; 1] = ["toto".parse().unwrap()];
+        recent.follow(&toto);
+        publish(&mut recent, "toto", 10);
+        recent.reset(&at(2));
+        assert_eq!(recent.bytes(), 0);
+        let place = recent.seek(&"2".parse().unwrap(), &toto).unwrap();
+        assert_eq!(recent.read(&toto, place).unwrap().count(), 0);
     }
 }

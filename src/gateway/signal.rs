@@ -98,6 +98,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn those_who_come_back_do_not_come_all_at_once() {
+        let (least, spread) = (Duration::from_secs(1), Duration::from_secs(2));
+        let drawn: std::collections::BTreeSet<u64> = (0..100)
+            .map(|_| {
+                let mut out = String::new();
+                put_retry(&mut out, least, spread);
+                out.trim_start_matches("retry: ").trim_end().parse().unwrap()
+            })
+            .collect();
+        assert!(drawn.len() > 10, "{drawn:?}");
+        assert!(drawn.iter().all(|millis| (1000..=3000).contains(millis)), "{drawn:?}");
+    }
+
+    #[test]
     fn a_heartbeat_carries_the_cursor() {
         let mut out = String::new();
         Signal::Heartbeat.put(&mut out, Some(&"7~9:3".parse().unwrap()));

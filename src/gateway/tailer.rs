@@ -105,7 +105,7 @@ impl Tailer {
     fn started(&self, position: &Position, as_of: String) {
         let epoch = self.hub.restart(position, as_of);
         let (history, hub) = (Arc::clone(&self.history), Arc::clone(&self.hub));
-        let recall = recall::recall(history, hub, position.clone(), epoch);
+        let recall = recall::recall(history, hub, position.head, epoch);
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move { shutdown.run_until_cancelled(recall).await });
     }

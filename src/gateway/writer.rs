@@ -178,3 +178,22 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_on_their_way_in_share_so_many_bytes() {
+        let nowhere = Server::parse("postgres://nowhere.invalid/").unwrap();
+        let settings = Settings { bytes: 100, ..Settings::default() };
+        let (metrics, tasks) = (Arc::new(Metrics::new()), TaskTracker::new());
+        let writer = Writer::start(&nowhere, settings, &metrics, &tasks, &CancellationToken::new());
+        let first = writer.room(60).unwrap();
+        assert_eq!(writer.room(60).unwrap_err(), Refusal::Full);
+        drop(first);
+        let all = writer.room(1_000_000).expect("what is larger than all may have all");
+        assert_eq!(writer.room(1).unwrap_err(), Refusal::Full);
+        drop(all);
+    }
+}

@@ -165,6 +165,15 @@ mod tests {
     }
 
     #[test]
+    fn one_connection_follows_so_many_and_no_more() {
+        let query = |many: usize| {
+            (0..many).map(|at| format!("consumer={at}")).collect::<Vec<_>>().join("&")
+        };
+        assert!(check(&[], &query(MOST)).is_ok());
+        assert_eq!(check(&[], &query(MOST + 1)), Err(400));
+    }
+
+    #[test]
     fn what_is_ambiguous_or_unreadable_is_refused() {
         assert_eq!(check(&["a", "b"], ""), Err(400));
         assert_eq!(check(&["a", "a"], ""), Err(400));

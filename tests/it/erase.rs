@@ -191,3 +191,48 @@ async fn it_wants_to_know_whose() {
         assert_eq!(refused.code, Some(2), "{refused:?}");
     }
 }
+
+/// More than are named one by one.
+#[tokio::test]
+async fn of_however_many_consumers_events_were_erased_nothing_is_kept() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let app = App::start(&database.url()).await;
+    let many = "insert into events (type, subscriber, payload)
+                select 't', 'consumer ' || n, '\"secret\"' from generate_series(1, 1500) n";
+    client.batch_execute(many).await.unwrap();
+    let kept = async |app: &App| app.metric("recent_bytes").await;
+    eventually("it is kept", async || (kept(&app).await > 1500 * 40).then_some(())).await;
+    let change = "begin; set local event_piper.prune = 'on';
+                  update events set payload = '1'; commit";
+    client.batch_execute(change).await.unwrap();
+    eventually("it is let go of", async || (kept(&app).await == 0).then_some(())).await;
+}
+
+/// A change that takes its time is found when it is there.
+#[tokio::test]
+async fn a_change_that_was_under_way_for_long_is_found() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let app = App::start(&database.url()).await;
+    fill(&client, "toto", 3).await;
+    let kept = async || app.metric("recent_bytes").await;
+    eventually("it is kept", async || (kept().await > 0).then_some(())).await;
+    let under_way = database.connect().await;
+    let change = "begin; set local event_piper.prune = 'on'; update events set payload = '1'";
+    under_way.batch_execute(change).await.unwrap();
+    // Another change, made and found while that one is under way.
+    let other = "insert into events (type, subscriber, payload) values ('t', 'titi', '1')";
+    client.batch_execute(other).await.unwrap();
+    let before = eventually("it is kept", async || {
+        let now = kept().await;
+        (app.metric("head").await == 4).then_some(now)
+    })
+    .await;
+    let quick = "begin; set local event_piper.prune = 'on';
+                 update events set payload = '2' where subscriber = 'titi'; commit";
+    client.batch_execute(quick).await.unwrap();
+    eventually("it is let go of", async || (kept().await < before).then_some(())).await;
+    under_way.batch_execute("commit").await.unwrap();
+    eventually("all is let go of", async || (kept().await == 0).then_some(())).await;
+}

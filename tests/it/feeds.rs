@@ -122,3 +122,23 @@ async fn a_quiet_feed_beats_and_says_good_bye() {
     }
     stopped.await.unwrap();
 }
+
+/// More than is taken into memory of what a late transaction wrote at once.
+#[tokio::test]
+async fn what_a_late_transaction_wrote_is_followed_however_much_it_is() {
+    let (database, app) = app().await;
+    let mut s = follow(&app, "s", "").await;
+    s.signal("$caught-up").await;
+    let mut other = follow(&app, "other", "").await;
+    let late = database.connect().await;
+    let much = "begin; insert into events (type, payload, stream, version)
+                select 't', to_jsonb(repeat('x', 100000)), 's', version
+                from generate_series(1, 100) version";
+    late.batch_execute(much).await.unwrap();
+    append(&app, "other", 1).await;
+    assert_eq!(other.rows(1).await, [1]);
+    eventually("it is late", async || (app.metric("late_transactions").await == 1).then_some(()))
+        .await;
+    late.batch_execute("commit").await.unwrap();
+    assert!(s.rows(100).await.into_iter().eq(1..=100));
+}

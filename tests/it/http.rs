@@ -119,7 +119,9 @@ async fn pages_of_this_machine_may_read_and_others_may_not() {
     for origin in ["http://localhost:8000", "http://127.0.0.1:5173", "http://[::1]:9"] {
         assert_eq!(allowed(origin).await.as_deref(), Some(origin));
     }
-    for origin in ["https://evil.example", "null", "http://localhost.evil.example"] {
+    for origin in
+        ["https://evil.example", "null", "http://localhost.evil.example", "http://127.evil.example"]
+    {
         assert_eq!(allowed(origin).await, None, "{origin}");
     }
 }

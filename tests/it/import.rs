@@ -102,3 +102,18 @@ async fn lines_that_say_the_same_are_one_event_and_a_key_names_them_all() {
     }
     assert_eq!(payloads(&database).await, [0, 1, 8, 8]);
 }
+
+/// Nobody waits for the end of a line that is too long already.
+#[tokio::test]
+async fn a_line_without_an_end_is_refused() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut socket = TcpStream::connect(app.address).await.unwrap();
+    let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n\
+                Content-Length: 100000000\r\n\r\n";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // As long as it is listened to.
+    while socket.write_all(&[b'x'; 8 << 10]).await.is_ok() {}
+    let told = last(&whole(socket).await.unwrap());
+    assert_eq!((&told["line"], &told["error"]["status"]), (&json!(1), &json!(413)), "{told}");
+}

@@ -3,12 +3,18 @@
 
 use std::time::Duration;
 
-use event_piper::order::{Hold, Late};
-use tokio::time::timeout;
+use event_piper::{
+    cursor::Mark,
+    event::{EventId, Logged},
+    order::{Hold, Late},
+    postgres::{event_log::PageSize, history::History, server::Server},
+};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
 use crate::support::{
     app::{App, Settings},
+    chaos_proxy::{ChaosProxy, Weather},
     eventually,
     postgres::{Database, TestServer},
     process::Process,
@@ -217,4 +223,80 @@ async fn the_log_names_the_backend_that_holds_delivery_back() {
     let said = async || gateway.log().contains(&who).then_some(());
     eventually("the backend is named", said).await;
     assert!(gateway.log().contains("delivery is held"), "{}", gateway.log());
+}
+
+/// Whoever writes between two queries of one look, however far they are apart: who may fill a
+/// hole is asked after the hole was seen, and rows are read again after it is known who has ended.
+#[tokio::test]
+async fn over_a_slow_network_nothing_is_passed_over_between_two_queries() {
+    let database = Database::create().await;
+    let (network, url) = ChaosProxy::before(&database).await;
+    network.set(Weather { delay: Duration::from_millis(10), ..Weather::default() });
+    let app = App::start(&url).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let (one, other) = (database.connect().await, database.connect().await);
+    // A look takes four times the delay, or more.
+    let some_time = async |most| sleep(Duration::from_micros(fastrand::u64(0..most))).await;
+    let mut got = Vec::new();
+    for _ in 0..40 {
+        other.batch_execute(INSERT).await.unwrap();
+        some_time(40_000).await;
+        one.batch_execute("begin").await.unwrap();
+        one.batch_execute(INSERT).await.unwrap();
+        other.batch_execute(INSERT).await.unwrap();
+        some_time(120_000).await;
+        one.batch_execute("commit").await.unwrap();
+        got.extend(toto.rows(3).await);
+        assert_eq!(app.metric("found_behind_total").await, 0, "the auditor had to find it");
+    }
+    got.sort_unstable();
+    assert!(got.into_iter().eq(1..=120), "each of them once");
+}
+
+/// Advisory locks are for everybody; only those of the doorbell mean a writer.
+#[tokio::test]
+async fn whoever_holds_locks_of_another_class_holds_nothing_back() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.gateway.hold = Hold::Unlimited;
+    let app = App::start_with(&database.url(), settings).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let (stranger, writer) = (database.connect().await, database.connect().await);
+    let locks = "begin; select pg_current_xact_id();
+                 select pg_advisory_xact_lock_shared(1, 1), pg_advisory_xact_lock_shared(1, 2)";
+    stranger.batch_execute(locks).await.unwrap();
+    writer.batch_execute(&format!("begin; {INSERT}; rollback; {INSERT}")).await.unwrap();
+    assert_eq!(toto.rows(1).await, [2]);
+}
+
+/// Of the marked transactions, of the consumers that were asked for, behind the mark, up to the
+/// end: each row, and no other.
+#[tokio::test]
+async fn a_replay_of_marked_transactions_is_exact() {
+    let database = Database::create().await;
+    let writer = database.connect().await;
+    let rows = |whose: [&str; 4]| {
+        let values = whose.map(|who| format!("('t', '{who}', '1')")).join(", ");
+        format!("insert into events (type, subscriber, payload) values {values}")
+    };
+    // 1 to 4, 5 to 8, and 9 to 12, each by a transaction of its own.
+    for _ in 0..3 {
+        writer.batch_execute(&rows(["toto", "toto", "titi", "toto"])).await.unwrap();
+    }
+    let xids = "select xid::text from events where id in (1, 5) order by id";
+    let xids = writer.query(xids, &[]).await.unwrap();
+    let [first, second] = [0, 1].map(|at| xids[at].get::<_, &str>(0).parse().unwrap());
+    let mark = |xid, upto| Mark { xid, upto: EventId::new(upto) };
+    let marks = [mark(first, 2), mark(second, 5)];
+    let history = History::new(Server::parse(&database.url()).unwrap().pool(1));
+    let read = async |after, upto| {
+        let between = (EventId::new(after), EventId::new(upto));
+        let size = PageSize { rows: 100, bytes: 1 << 20 };
+        let toto = ["toto".parse().unwrap()];
+        let page = history.marked(&toto, &marks, between, size).await.unwrap();
+        page.rows.iter().map(|row| row.id().get()).collect::<Vec<_>>()
+    };
+    assert_eq!(read(0, 12).await, [4, 6, 8]);
+    assert_eq!(read(4, 8).await, [6, 8]);
+    assert_eq!(read(2, 7).await, [4, 6]);
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -45,6 +48,29 @@ async fn who_comes_beyond_the_limit_is_asked_back_later_and_finds_room_then() {
 }
 
 #[tokio::test]
+async fn whatever_is_followed_takes_room() {
+    let (_database, app) = limited(|limits| limits.streams = 1).await;
+    let first = app.follow("a").await.joined().await;
+    let stream = [("Accept", "text/event-stream")];
+    for (path, headers) in [("/all", &[][..]), ("/streams/s", &stream)] {
+        let mut second = Stream::open(app.address, path, headers).await;
+        assert!(second.next().await.unwrap().retry.unwrap() >= 5000, "{path}");
+        assert_eq!(second.next().await, None);
+    }
+    drop(first);
+    let all = eventually("there is room again", async || {
+        let mut all = Stream::open(app.address, "/all", &[]).await;
+        all.next().await;
+        all.next().await.map(|_| all)
+    })
+    .await;
+    let mut second = app.follow("a").await;
+    assert!(second.next().await.unwrap().retry.unwrap() >= 5000);
+    assert_eq!(second.next().await, None);
+    drop(all);
+}
+
+#[tokio::test]
 async fn one_consumer_cannot_take_all_the_room() {
     let (_database, app) = limited(|limits| limits.streams_of_a_consumer = 1).await;
     let _first = app.follow("a").await.joined().await;
@@ -77,6 +103,15 @@ async fn a_head_that_is_too_large_is_refused() {
     let answer = app.get("/events", &[("X-Consumer-Id", "toto"), ("X-Large", &large)]).await;
     assert_eq!(answer.status, 431);
     app.follow("toto").await.joined().await;
+
+    let socket = TokioIo::new(TcpStream::connect(app.address).await.unwrap());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), socket).await.unwrap();
+    tokio::spawn(connection);
+    for (large, status) in [("", 200), (&*large, 431)] {
+        let request = hyper::Request::get("http://x/healthz").header("x-large", large);
+        let request = request.body(Empty::<bytes::Bytes>::new()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), status);
+    }
 }
 
 #[test]

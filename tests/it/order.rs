@@ -125,7 +125,6 @@ struct Gateway {
     recent: Recent,
     now: Instant,
     page: usize,
-    start: Position,
     /// What was read back so far, while there is more to recall.
     recalled: Option<EventId>,
 }
@@ -148,10 +147,9 @@ impl Gateway {
             later += TICK;
         };
         let capacity = [0, 500, 2_000, 100_000][world.dice.usize(0..4)];
-        let start = order.position().clone();
-        let recent = Recent::new(capacity, start.clone());
-        let recalled = Some(start.head);
-        Self { order, recent, now: later, page: world.dice.usize(1..20), start, recalled }
+        let recent = Recent::new(capacity, order.position().clone());
+        let recalled = Some(order.position().head);
+        Self { order, recent, now: later, page: world.dice.usize(1..20), recalled }
     }
 
     /// What `gateway::tailer::recall` does.
@@ -161,11 +159,10 @@ impl Gateway {
             world.rows.range(..=upto.get()).rev().map(|(_, row)| *row).take(self.page).collect();
         world.moves();
         let floor = rows.last().map_or(EventId::ZERO, |row| row.id().previous());
-        let mine = rows.iter().filter(|row| !self.start.late.contains(row.xid()));
         let frame = |row: &Row| {
             (consumers()[row.consumer].clone(), Encoder::default().encode(row, "t", b"{}"))
         };
-        let wants_more = self.recent.recall(mine.map(frame).collect(), floor);
+        let wants_more = self.recent.recall(rows.iter().map(frame).collect(), floor);
         self.recalled = (wants_more && floor > EventId::ZERO).then_some(floor);
     }
 
@@ -461,4 +458,52 @@ fn what_is_recalled_reaches_those_whose_consumer_was_followed_before_the_start()
             assert_eq!((live, got), (Live::CaughtUp, vec![9, 10]), "after {cursor}");
         }
     }
+}
+
+/// Of what did not fit, memory does not claim to know.
+#[test]
+fn what_is_not_recalled_comes_from_the_table() {
+    let toto: Box<[ConsumerId]> = vec![consumers()[0].clone()].into();
+    let frame = |id| {
+        let row = Row { id, xid: 3, consumer: 0 };
+        (toto[0].clone(), Encoder::default().encode(&row, "t", b"{}"))
+    };
+    let start = Position { head: EventId::new(10), late: Late::default() };
+    let mut recent = Recent::new(100_000, start.clone());
+    recent.recall(vec![frame(10)], EventId::new(9));
+    let of_one = recent.bytes();
+    let mut recent = Recent::new(of_one, start);
+    assert!(!recent.recall(vec![frame(10), frame(9)], EventId::new(8)), "it is full");
+    for (cursor, from_table) in [("9", false), ("8", true)] {
+        let follower = Follower::join(&recent, toto.clone(), cursor.parse().ok());
+        assert_eq!(follower.wants().is_some(), from_table, "after {cursor}");
+    }
+}
+
+/// What turned up behind the head goes to whoever is live, and is nobody's history.
+#[test]
+fn what_turned_up_goes_to_the_live_once() {
+    let toto: Box<[ConsumerId]> = vec![consumers()[0].clone()].into();
+    let late: Late =
+        [event_piper::order::LateTransaction { xid: Xid::new(7), since: EventId::ZERO }]
+            .into_iter()
+            .collect();
+    let at = Position { head: EventId::new(10), late };
+    let mut recent = Recent::new(100_000, at.clone());
+    recent.follow(&toto);
+    let mut live = Follower::join(&recent, toto.clone(), None);
+    let row = Row { id: 3, xid: 5, consumer: 0 };
+    recent.publish(&toto[0], Encoder::default().encode(&row, "t", b"{}"), &at, true);
+    recent.moved_to(&at);
+    let mut resumed = Follower::join(&recent, toto, "10~7:0".parse().ok());
+    let count = |follower: &mut Follower| {
+        let mut got = 0;
+        follower.live(&recent, |_, _| {
+            got += 1;
+            ControlFlow::Continue(())
+        });
+        got
+    };
+    assert_eq!((count(&mut live), count(&mut live)), (1, 0));
+    assert_eq!(count(&mut resumed), 0, "it may have been there when it came");
 }

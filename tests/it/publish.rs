@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::support::{
     app::{App, Settings},
+    chaos_proxy::{ChaosProxy, Strike},
     eventually,
     postgres::{Database, Stop, TestServer},
     sse_client::{Answer, ask, post},
@@ -302,6 +303,60 @@ async fn a_foreign_page_cannot_make_a_browser_write() {
         assert_eq!(answer.status, status, "{origin}: {}", answer.body);
     }
     assert_eq!(count(&database).await, 2);
+}
+
+/// What was checked may fail all the same, when it commits.
+#[tokio::test]
+async fn what_fails_at_the_commit_is_not_called_written() {
+    let (database, app) = app().await;
+    let trigger = "create function no() returns trigger language plpgsql
+                   as $no$ begin raise exception 'no' using errcode = '23514'; end $no$;
+                   create constraint trigger no after insert on events
+                   deferrable initially deferred for each row execute function no()";
+    database.connect().await.batch_execute(trigger).await.unwrap();
+    let event = r#"{"type":"t","subscriber":"a","payload":1}"#;
+    for body in [event.to_owned(), format!("[{event},{event}]")] {
+        let answer = app.post("/events", &body).await;
+        assert_eq!(answer.status, 400, "{}", answer.body);
+    }
+    assert_eq!(count(&database).await, 0);
+}
+
+/// Neither that it was written nor that it was not can be said of what has no answer, whether
+/// PostgreSQL says good-bye or not; and what has no `uid` is not sent again.
+#[tokio::test]
+async fn what_has_no_answer_is_called_unknown() {
+    let database = Database::create().await;
+    let (network, url) = ChaosProxy::before(&database).await;
+    let app = App::start(&url).await;
+    let client = database.connect().await;
+    let slow = "create function slow() returns trigger language plpgsql
+                as $slow$ begin perform pg_sleep(3600); return null; end $slow$;
+                create trigger slow after insert on events
+                for each statement execute function slow()";
+    client.batch_execute(slow).await.unwrap();
+    let body = r#"{"type":"t","subscriber":"a","payload":1}"#;
+    let writer = "from pg_stat_activity where datname = current_database()
+                  and application_name = 'event-piper writer' and wait_event = 'PgSleep'";
+    for says_good_bye in [true, false] {
+        let interrupt = async {
+            eventually("it is being written", async || {
+                client.query_opt(&format!("select {writer}"), &[]).await.unwrap()
+            })
+            .await;
+            if says_good_bye {
+                let end = format!("select pg_terminate_backend(pid) {writer}");
+                client.query_one(&end, &[]).await.unwrap();
+            } else {
+                network.strike(Strike::Cut);
+            }
+        };
+        let (answer, ()) = tokio::join!(app.post("/events", body), interrupt);
+        refused(&answer, 503, "it is not known what was written");
+    }
+    // PostgreSQL notices only then that nobody waits any more.
+    client.execute(&format!("select pg_terminate_backend(pid) {writer}"), &[]).await.unwrap();
+    assert_eq!(count(&database).await, 0, "nothing was sent again");
 }
 
 #[tokio::test]

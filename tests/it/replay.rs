@@ -281,3 +281,46 @@ async fn a_row_that_came_past_the_trigger_is_an_error_and_is_delivered() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_was_passed_over_in_a_log_that_is_no_more_is_not_looked_for_in_the_next() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let writer = database.connect().await;
+    let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+    let one_that_is_missing = format!("begin; {insert}; rollback; {insert}");
+    writer.batch_execute(&one_that_is_missing).await.unwrap();
+    assert_eq!(toto.rows(1).await, [2]);
+    let reset = "begin; set local event_piper.prune = 'on';
+                 truncate events restart identity; commit";
+    writer.batch_execute(reset).await.unwrap();
+    toto.signal("$gap").await;
+    writer.batch_execute(insert).await.unwrap();
+    assert_eq!(toto.rows(1).await, [1], "which was missing in the log before");
+
+    // What is passed over later is looked at later: so when this one is found, the other was.
+    writer.batch_execute(&one_that_is_missing).await.unwrap();
+    assert_eq!(toto.rows(1).await, [3]);
+    let past = "insert into events (id, type, subscriber, payload) overriding system value
+                values (2, 't', 'toto', '1')";
+    writer.batch_execute(past).await.unwrap();
+    assert_eq!(toto.rows(1).await, [2]);
+    assert_eq!(app.metric("found_behind_total").await, 1);
+}
+
+/// A page ends after so many bytes, too, and the next one goes on behind it.
+#[tokio::test]
+async fn large_events_come_in_many_pages_and_none_is_left_out() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.gateway.recent = 0;
+    let app = App::start_with(&database.url(), settings).await;
+    let mut live = app.follow("toto").await.joined().await;
+    let large = "insert into events (type, subscriber, payload)
+                 select 't', 'toto', to_jsonb(repeat('x', 300000)) from generate_series(1, 20)";
+    database.connect().await.batch_execute(large).await.unwrap();
+    assert!(live.rows(20).await.into_iter().eq(1..=20));
+    let mut replayed = app.resume("toto", "0").await;
+    assert!(replayed.rows(20).await.into_iter().eq(1..=20));
+}

@@ -319,3 +319,17 @@ impl Listener {
         assert_eq!(next.unwrap().as_deref(), Some("mine"));
     }
 }
+
+/// Readers that find somebody with a lock ask for the transaction, too.
+#[tokio::test]
+async fn a_writer_has_its_transaction_before_it_has_a_lock() {
+    let (_database, client) = log().await;
+    let behind = "create function behind() returns trigger language plpgsql as $$ begin
+            if pg_current_xact_id_if_assigned() is null then raise 'no transaction yet'; end if;
+            return null;
+        end $$;
+        create trigger events_zzz before insert on events
+        for each statement execute function behind()";
+    client.batch_execute(behind).await.unwrap();
+    client.batch_execute(EVENT).await.unwrap();
+}

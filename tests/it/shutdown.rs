@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
-use crate::support::{app::App, postgres::Database};
+use crate::support::{
+    app::{App, Settings},
+    postgres::Database,
+};
 
 #[tokio::test]
 async fn everybody_is_told_and_sent_away_for_a_while() {
@@ -32,10 +39,30 @@ async fn everybody_is_told_and_sent_away_for_a_while() {
 async fn a_client_that_reads_nothing_cannot_hold_up_the_end() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
-    let stalled = app.resume("toto", "0").await;
-    let fill = "insert into events (type, subscriber, payload)
-                select 't', 'toto', to_jsonb(repeat('x', 10000)) from generate_series(1, 2000)";
-    database.connect().await.batch_execute(fill).await.unwrap();
-    timeout(Duration::from_secs(10), app.stop()).await.expect("it ends with the drain");
+    // More than sockets buffer, and one frame: who has seen its beginning holds up its writer.
+    let large = "insert into events (type, subscriber, payload)
+                 values ('t', 'toto', to_jsonb(repeat('x', 32 << 20)))";
+    database.connect().await.batch_execute(large).await.unwrap();
+    let mut stalled = TcpStream::connect(app.address).await.unwrap();
+    let ask = "GET /events HTTP/1.1\r\nHost: x\r\nX-Consumer-Id: toto\r\nLast-Event-ID: 0\r\n\r\n";
+    stalled.write_all(ask.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    while memchr::memmem::find(&heard, b"event: t\n").is_none() {
+        assert!(stalled.read_buf(&mut heard).await.unwrap() > 0, "the frame begins");
+    }
+    timeout(Duration::from_secs(20), app.stop()).await.expect("it ends with the drain");
     drop(stalled);
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_the_end() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.http.drain = Duration::from_mins(10);
+    settings.http.limits.head_within = Duration::from_mins(10);
+    let app = App::start_with(&database.url(), settings).await;
+    let mut idle = TcpStream::connect(app.address).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(idle.read(&mut [0; 1024]).await.unwrap() > 0);
+    timeout(Duration::from_secs(20), app.stop()).await.expect("nothing is open on it");
 }

@@ -11,7 +11,7 @@ use std::{
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
-use crate::support::{app::App, postgres::Database, sse_client::Stream};
+use crate::support::{app::App, eventually, postgres::Database, sse_client::Stream};
 
 /// Writers meet several readers of one database, at a pause at which they may just be falling
 /// asleep.
@@ -47,7 +47,7 @@ impl Meeting {
     /// One round: a pause, some transactions, and all of the streams.
     async fn insert(&mut self) {
         // Half of the pauses end about when a reader tries to fall asleep.
-        let pause = if fastrand::bool() { 0..60_000 } else { 18_000..26_000 };
+        let pause = if fastrand::bool() { 0..60_000 } else { 6_000..12_000 };
         sleep(Duration::from_micros(fastrand::u64(pause))).await;
         let (one, other) = (&self.writers[0], &self.writers[1]);
         let events = match fastrand::u8(0..4) {
@@ -115,4 +115,39 @@ async fn no_wake_up_is_lost() {
         println!("{line}");
     }
     assert!(meetings.iter().all(|(_, well)| *well), "{meetings:#?}");
+}
+
+#[tokio::test]
+async fn when_the_keeper_of_the_bell_leaves_another_keeps_it() {
+    let database = Database::create().await;
+    let keeper = App::start(&database.url()).await;
+    let other = App::start(&database.url()).await;
+    let asleep = async |app: &App| {
+        let asleep = async || (app.metric(ASLEEP).await == 1).then_some(());
+        eventually("it sleeps on the bell", asleep).await;
+    };
+    asleep(&keeper).await;
+    assert_eq!(other.metric(ASLEEP).await, 0, "one keeps the bell");
+    keeper.stop().await;
+    asleep(&other).await;
+}
+
+const ASLEEP: &str = "doorbell{state=\"asleep\"}";
+
+/// As beside a keeper that is frozen: the first event is found by the safety poll, the others
+/// are looked for.
+#[tokio::test]
+async fn who_was_not_woken_looks_for_itself_for_a_while() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let writer = database.connect().await;
+    writer.batch_execute("set event_piper.bell = 'off'").await.unwrap();
+    eventually("it sleeps", async || (app.metric(ASLEEP).await == 1).then_some(())).await;
+    for round in 1..=10 {
+        writer.batch_execute(INSERT).await.unwrap();
+        assert_eq!(toto.rows(1).await, [round]);
+    }
+    let found = app.metric("unannounced_total").await;
+    assert!((1..5).contains(&found), "of 10 events the safety poll found {found}");
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::order::Passed;
+use crate::{event::Logged, order::Passed};
 
 /// What is due to be looked at again.
 #[derive(Debug, Default)]
@@ -40,5 +40,59 @@ impl Auditor {
     /// The log was replaced: what was passed over means nothing any more.
     pub(super) fn forget(&mut self) {
         self.due.clear();
+    }
+}
+
+/// Of `rows`, which stand where these ids were passed over, those that cannot be there: what was
+/// late then has come as it had to.
+pub(super) fn surprises<'a, E: Logged>(passed: &[Passed], rows: &'a [E]) -> Vec<&'a E> {
+    rows.iter().filter(|row| !passed.iter().any(|passed| passed.expects(*row))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{EventId, Xid},
+        order::{Late, LateTransaction},
+    };
+
+    struct Row(i64, u64);
+
+    impl Logged for Row {
+        fn id(&self) -> EventId {
+            EventId::new(self.0)
+        }
+        fn xid(&self) -> Xid {
+            Xid::new(self.1)
+        }
+    }
+
+    fn passed(id: i64, late: &[u64]) -> Passed {
+        let (at, since) = (EventId::new(id), EventId::ZERO);
+        let late = late.iter().map(|&xid| LateTransaction { xid: Xid::new(xid), since });
+        Passed { from: at, to: at, late: late.collect() }
+    }
+
+    #[test]
+    fn what_was_late_then_is_no_surprise_and_all_else_is() {
+        let passed = [passed(3, &[]), passed(5, &[7]), passed(6, &[7])];
+        let rows = [Row(3, 7), Row(5, 7), Row(6, 8)];
+        let surprises: Vec<i64> = surprises(&passed, &rows).iter().map(|row| row.0).collect();
+        assert_eq!(surprises, [3, 6]);
+    }
+
+    #[test]
+    fn it_looks_again_later_a_batch_at_a_time_and_remembers_no_more_than_it_may() {
+        let (now, mut auditor) = (Instant::now(), Auditor::default());
+        let dead = |_| Passed { from: EventId::ZERO, to: EventId::ZERO, late: Late::default() };
+        auditor.remember((0..Auditor::MOST - 1).map(dead), now);
+        auditor.remember((0..10).map(dead), now);
+        assert_eq!(auditor.take_due(now + Auditor::LATER / 2).len(), 0, "it may still come");
+        let mut batch = || auditor.take_due(now + Auditor::LATER).len();
+        let batches: Vec<usize> =
+            std::iter::from_fn(|| Some(batch()).filter(|it| *it > 0)).collect();
+        assert!(batches.iter().all(|it| *it <= Auditor::BATCH));
+        assert_eq!(batches.iter().sum::<usize>(), Auditor::MOST);
     }
 }

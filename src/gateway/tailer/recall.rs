@@ -12,7 +12,6 @@ use crate::{
         frame::{self, Encoder, Frame},
         hub::Hub,
     },
-    order::Position,
     postgres::{
         error::Chain,
         event_log::{EventRow, PageSize, Paging},
@@ -25,8 +24,8 @@ const PAGE: PageSize = PageSize { rows: 2000, bytes: 1 << 20 };
 
 /// Reads back from `start`, where the reader began, until the recent events are full. It is a
 /// convenience: where it fails, clients read from the table.
-pub(super) async fn recall(history: Arc<History>, hub: Arc<Hub>, start: Position, epoch: u64) {
-    if let Err(error) = read_back(&history, &hub, &start, epoch).await {
+pub(super) async fn recall(history: Arc<History>, hub: Arc<Hub>, start: EventId, epoch: u64) {
+    if let Err(error) = read_back(&history, &hub, start, epoch).await {
         debug!(error = %Chain(&error), "cannot recall recent events");
     }
 }
@@ -34,10 +33,10 @@ pub(super) async fn recall(history: Arc<History>, hub: Arc<Hub>, start: Position
 async fn read_back(
     history: &History,
     hub: &Hub,
-    start: &Position,
+    start: EventId,
     epoch: u64,
 ) -> Result<(), HistoryError> {
-    let (mut upto, mut paging) = (start.head, Paging::new(PAGE));
+    let (mut upto, mut paging) = (start, Paging::new(PAGE));
     while upto > EventId::ZERO {
         let page = history.newest(upto, paging.size()).await?;
         paging.learn(&page);
@@ -48,10 +47,8 @@ async fn read_back(
         // Asked after the rows were read: what is missing among them is known there. Clients
         // that lack something of it have to be told, so they are left to the table.
         let pruned = history.ever_pruned().await?;
-        let (floor, frames) = (upto.max(pruned), encoded(&page.rows, start, pruned));
-        let mut state = hub.state();
-        // A log that was replaced meanwhile has nothing to do with this one.
-        let wants_more = state.epoch == epoch && state.recent.recall(frames, floor);
+        let (floor, frames) = (upto.max(pruned), encoded(&page.rows, pruned));
+        let wants_more = hub.state().recall(epoch, frames, floor);
         if !wants_more || pruned >= upto {
             break;
         }
@@ -59,11 +56,10 @@ async fn read_back(
     Ok(())
 }
 
-/// Those that are somebody's, and were not late at the start: these come live.
-fn encoded(rows: &[EventRow], start: &Position, pruned: EventId) -> Vec<(ConsumerId, Frame)> {
+/// Those that are somebody's.
+fn encoded(rows: &[EventRow], pruned: EventId) -> Vec<(ConsumerId, Frame)> {
     let mut encoder = Encoder::default();
     let rows = rows.iter().filter(|row| row.id() > pruned);
-    let rows = rows.filter(|row| !start.late.contains(row.xid()));
     let frame = |row: &EventRow| {
         let data = frame::data(row.amends(), row.payload());
         Some((row.subscriber()?, encoder.encode(row, row.kind(), &data)))

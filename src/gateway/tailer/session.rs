@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use self::look::Look;
 use super::{
     Lost, Tailer,
-    auditor::Auditor,
+    auditor::{self, Auditor},
     vigil::{Vigil, Wait},
     within,
 };
@@ -24,10 +24,10 @@ use crate::{
     event::{EventId, Logged, Xid},
     gateway::frame::Encoder,
     metrics::State,
-    order::{Order, Passed, Start},
+    order::{Order, Start},
     postgres::{
         doorbell,
-        event_log::{EventLog, EventRow, Paging, Writer},
+        event_log::{EventLog, Paging, Writer},
         listener::Listener,
     },
 };
@@ -199,21 +199,20 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Asleep, the caller looks once more before it listens.
     async fn fall_asleep(&mut self, now: Instant) -> Result<Woken, Lost> {
         let bell = doorbell::try_sleep(self.listener.client());
-        self.vigil.asleep = within("falling asleep", bell).await?;
+        self.vigil.sleep(within("falling asleep", bell).await?);
         self.say_doorbell();
-        if self.vigil.asleep {
+        if self.vigil.is_asleep() {
             return Ok(Woken::Itself);
         }
         self.pause(self.vigil.restless(now)).await
     }
 
     async fn wake_up(&mut self) -> Result<(), Lost> {
-        if self.vigil.asleep {
+        if self.vigil.is_asleep() {
             within("waking up", doorbell::wake(self.listener.client())).await?;
-            self.vigil.asleep = false;
+            self.vigil.sleep(false);
             self.say_doorbell();
         }
         Ok(())
@@ -262,11 +261,7 @@ impl<'a> Session<'a> {
         }
         let (log, client) = (&self.log, self.listener.client());
         let rows = within("auditing what was passed over", log.in_passed(client, &due)).await?;
-        let late_then = |row: &EventRow| {
-            let over = |passed: &&Passed| (passed.from..=passed.to).contains(&row.id());
-            due.iter().find(over).is_some_and(|passed| passed.late.contains(row.xid()))
-        };
-        let found: Vec<&EventRow> = rows.iter().filter(|row| !late_then(row)).collect();
+        let found = auditor::surprises(&due, &rows);
         for row in &found {
             self.tailer.metrics.found_behind.inc();
             error!(
@@ -346,7 +341,7 @@ impl<'a> Session<'a> {
     }
 
     fn say_doorbell(&self) {
-        let (keeper, asleep) = (self.vigil.keeper, self.vigil.asleep);
+        let (keeper, asleep) = (self.vigil.keeper, self.vigil.is_asleep());
         let states =
             [("asleep", keeper && asleep), ("awake", keeper && !asleep), ("following", !keeper)];
         for (state, holds) in states {

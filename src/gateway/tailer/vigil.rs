@@ -8,7 +8,9 @@ pub(super) struct Vigil {
     /// This reader keeps the bell: only the keeper may sleep on it.
     pub(super) keeper: bool,
     /// The bell is held: writers ring from now on.
-    pub(super) asleep: bool,
+    asleep: bool,
+    /// It has looked at the log since it fell asleep: who came before that did not ring.
+    looked: bool,
     last_news: Instant,
     last_bell: Option<Instant>,
     last_read: Instant,
@@ -72,6 +74,7 @@ impl Vigil {
         Self {
             keeper,
             asleep: false,
+            looked: false,
             last_news: now,
             last_bell: None,
             last_read: now,
@@ -85,8 +88,21 @@ impl Vigil {
         self.last_news = now;
     }
 
+    /// Whether the bell is held.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.asleep
+    }
+
+    /// Takes the bell, or gives it back. Who has just fallen asleep looks once more before it
+    /// listens: whoever wrote before it held the bell did not ring.
+    pub(super) fn sleep(&mut self, asleep: bool) {
+        self.asleep = asleep;
+        self.looked = false;
+    }
+
     /// So many rows came with the look that ends now.
     pub(super) fn rows(&mut self, count: usize, now: Instant) {
+        self.looked = true;
         let since = now.saturating_duration_since(self.last_read).as_micros().max(1);
         self.last_read = now;
         self.pace = match count as u128 * 1000 / since {
@@ -116,7 +132,8 @@ impl Vigil {
     pub(super) fn wait(&self, now: Instant) -> Wait {
         let quiet = now.saturating_duration_since(self.last_news) >= Self::QUIET;
         match (self.keeper, self.asleep) {
-            (true, true) => Wait::Listen,
+            (true, true) if self.looked => Wait::Listen,
+            (true, true) => Wait::Look(Duration::ZERO),
             _ if !quiet || now < self.wary_until => Wait::Look(self.restless(now)),
             (true, false) => Wait::FallAsleep,
             (false, _) => Wait::Listen,
@@ -149,6 +166,33 @@ mod tests {
         let other = Vigil::new(false, start);
         assert_eq!(other.wait(start + Vigil::QUIET), Wait::Look(Vigil::RESTLESS), "still new");
         assert_eq!(other.wait(start + Vigil::NEW), Wait::Listen);
+    }
+
+    #[test]
+    fn who_has_just_fallen_asleep_looks_once_more_before_it_listens() {
+        let start = Instant::now();
+        let mut keeper = Vigil::new(true, start);
+        for night in 1..3 {
+            let quiet = start + Vigil::QUIET * night;
+            keeper.rows(0, quiet);
+            assert_eq!(keeper.wait(quiet), Wait::FallAsleep);
+            keeper.sleep(true);
+            assert_eq!(keeper.wait(quiet), Wait::Look(Duration::ZERO), "night {night}");
+            keeper.rows(0, quiet);
+            assert_eq!(keeper.wait(quiet), Wait::Listen);
+            keeper.sleep(false);
+        }
+    }
+
+    #[test]
+    fn where_many_write_a_hole_is_given_a_moment() {
+        let start = Instant::now();
+        let mut vigil = Vigil::new(true, start);
+        assert!(!vigil.patient());
+        vigil.rows(10, start + Duration::from_millis(1));
+        assert!(vigil.patient(), "ten rows a millisecond");
+        vigil.rows(1, start + Duration::from_millis(3));
+        assert!(!vigil.patient());
     }
 
     #[test]

@@ -142,11 +142,9 @@ impl Lane {
         }
     }
 
-    /// One transaction. All or nothing is asked for where a part would leave something half
-    /// written: one request of several events, or a hole in a stream.
+    /// One transaction.
     async fn attempt(&mut self, tickets: &[Ticket]) -> Result<Option<Vec<Appended>>, Failure> {
-        let whole = tickets.iter().any(|ticket| ticket.missing().nth(1).is_some())
-            || have_a_stream_in_common(tickets);
+        let whole = must_be_whole(tickets);
         let drafts: Vec<&Draft> = tickets.iter().flat_map(Ticket::missing).collect();
         let writing = Arc::clone(&self.metrics);
         let appender = self.appender().await?;
@@ -250,6 +248,13 @@ fn missing(tickets: &[Ticket]) -> usize {
     tickets.iter().map(|ticket| ticket.missing().count()).sum()
 }
 
+/// All or nothing is asked for where a part would leave something half written: one request of
+/// several events, or a hole in a stream.
+fn must_be_whole(tickets: &[Ticket]) -> bool {
+    tickets.iter().any(|ticket| ticket.missing().nth(1).is_some())
+        || have_a_stream_in_common(tickets)
+}
+
 fn have_a_stream_in_common(tickets: &[Ticket]) -> bool {
     let mut seen = HashSet::new();
     !tickets.iter().flat_map(Ticket::streams).all(|stream| seen.insert(stream))
@@ -289,4 +294,18 @@ fn answer_some(tickets: Vec<Ticket>, appended: Vec<Appended>) -> Vec<Ticket> {
         }
     }
     skipped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{event::draft::Expected, gateway::writer::request::tests::ticket};
+
+    #[test]
+    fn what_must_not_be_written_by_half_is_written_whole() {
+        let to = |streams: &[&str]| ticket(streams, Expected::Any).0;
+        assert!(!must_be_whole(&[to(&["a"]), to(&["b"])]));
+        assert!(must_be_whole(&[to(&["a"]), to(&["b", "c"])]), "one request of two events");
+        assert!(must_be_whole(&[to(&["a"]), to(&["b"]), to(&["a"])]), "a would have a hole");
+    }
 }

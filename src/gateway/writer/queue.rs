@@ -202,33 +202,13 @@ impl Dispatcher {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::{Semaphore, oneshot};
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::{
-        event::{
-            draft::{Draft, Expected, Place},
-            json::Json,
-        },
-        gateway::writer::Answer,
+        event::draft::Expected,
+        gateway::writer::{Answer, request::tests::ticket},
     };
-
-    /// A request that goes to this stream, and who waits for it.
-    fn ticket(stream: &str, expected: Expected) -> (Ticket, oneshot::Receiver<Answer>) {
-        let draft = Draft {
-            kind: "t".parse().unwrap(),
-            subscriber: None,
-            payload: Json::examine("1").unwrap(),
-            timestamp: None,
-            uid: None,
-            metadata: None,
-            place: Some(Place { stream: stream.parse().unwrap(), expected }),
-            amends: None,
-        };
-        let (answer, waits) = oneshot::channel();
-        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        (Ticket::new(vec![draft], answer, slot), waits)
-    }
 
     struct World {
         queue: Queue,
@@ -239,7 +219,7 @@ mod tests {
         fn of(requests: &[(&str, Expected)]) -> Self {
             let (mut queue, mut waiting) = (Queue::default(), Vec::new());
             for (stream, expected) in requests {
-                let (ticket, waits) = ticket(stream, *expected);
+                let (ticket, waits) = ticket(&[*stream], *expected);
                 queue.push(ticket);
                 waiting.push(waits);
             }
@@ -264,6 +244,24 @@ mod tests {
         let (_, tickets, shadows) = world.take().unwrap();
         assert_eq!((tickets, shadows), (4, 1));
         assert!(world.take().is_none());
+    }
+
+    #[test]
+    fn a_batch_takes_so_many_and_the_next_one_goes_on() {
+        let names: Vec<String> = (0..MOST_EVENTS + 10).map(|at| format!("s{at}")).collect();
+        let requests: Vec<_> = names.iter().map(|name| (&**name, ANY)).collect();
+        let mut world = World::of(&requests);
+        assert_eq!(world.take().unwrap().1, MOST_EVENTS);
+        assert_eq!(world.take().unwrap().1, 10);
+
+        let halves: Vec<&str> = vec!["a"; MOST_EVENTS / 2 + 1];
+        let mut world = World::of(&[]);
+        for _ in 0..2 {
+            let (ticket, waits) = ticket(&halves, ANY);
+            world.queue.push(ticket);
+            world.waiting.push(waits);
+        }
+        assert_eq!(world.take().unwrap().1, 1, "both are more than a batch holds");
     }
 
     #[test]

@@ -161,3 +161,70 @@ impl Ticket {
         let _ = self.answer.send(Ok(self.places.into_iter().flatten().collect()));
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::event::{EventId, json::Json};
+
+    /// A request of an event for each of these streams, and who waits for it.
+    pub(in super::super) fn ticket(
+        streams: &[&str],
+        expected: Expected,
+    ) -> (Ticket, oneshot::Receiver<Answer>) {
+        let draft = |(stream, expected): (&&str, Expected)| Draft {
+            kind: "t".parse().unwrap(),
+            subscriber: None,
+            payload: Json::examine("1").unwrap(),
+            timestamp: None,
+            uid: None,
+            metadata: None,
+            place: Some(Place { stream: stream.parse().unwrap(), expected }),
+            amends: None,
+        };
+        let expectations =
+            std::iter::successors(Some(expected), |expected| Some(expected.following()));
+        let drafts = streams.iter().zip(expectations).map(draft).collect();
+        let (answer, waits) = oneshot::channel();
+        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        (Ticket::new(drafts, answer, slot), waits)
+    }
+
+    fn found(current: i64) -> Found {
+        Found { written: None, same: false, current }
+    }
+
+    #[test]
+    fn each_event_is_expected_behind_those_before_it() {
+        let (request, _waits) = ticket(&["a", "a"], Expected::Version(4));
+        assert!(matches!(request.judge(&[found(3), found(3)]), Verdict::Again(_)));
+        let (request, mut waits) = ticket(&["a", "a"], Expected::Version(4));
+        assert!(matches!(request.judge(&[found(4), found(4)]), Verdict::Answered));
+        let refusal = waits.try_recv().unwrap().unwrap_err();
+        assert_eq!(refusal, Refusal::Version { stream: "a".parse().unwrap(), current: 4 });
+    }
+
+    #[test]
+    fn under_a_uid_stands_one_event_and_no_other() {
+        let written = Some(Written { id: EventId::new(7), version: Some(1) });
+        for (same, answered) in [(true, true), (false, false)] {
+            let (request, mut waits) = ticket(&["a"], Expected::Any);
+            request.judge(&[Found { written, same, current: 1 }]);
+            assert_eq!(waits.try_recv().unwrap().is_ok(), answered);
+        }
+    }
+
+    #[test]
+    fn of_what_may_have_been_written_nobody_says_that_it_was_not() {
+        for refusal in [Refusal::Away, Refusal::Contended] {
+            let (mut request, mut waits) = ticket(&["a"], Expected::Any);
+            request.doubtful = true;
+            request.refuse(refusal);
+            assert_eq!(waits.try_recv().unwrap(), Err(Refusal::Unknown));
+        }
+    }
+}

@@ -315,6 +315,17 @@ mod tests {
     }
 
     #[test]
+    fn an_array_has_so_many_events_and_not_none() {
+        let array = |many| {
+            let events = vec![r#"{"type":"a","subscriber":"b","payload":1}"#; many].join(",");
+            parse(&format!("[{events}]"), Form::Event, MOST_BYTES)
+        };
+        assert_eq!(array(MOST).unwrap().drafts.len(), MOST);
+        assert!(array(MOST + 1).is_err());
+        assert!(array(0).is_err());
+    }
+
+    #[test]
     fn data_is_base64_or_an_object_or_an_array() {
         let payload = |data: &str| {
             let draft = appended(&format!(r#"{{"type":"a","data":{data}}}"#));

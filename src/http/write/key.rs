@@ -53,3 +53,22 @@ pub(super) fn apply(headers: &HeaderMap, path: &str, drafts: &mut [Draft]) -> Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_address_key_or_place_is_another_event() {
+        let key = |path: &str, text: &str| Key { path: path.into(), text: text.into() };
+        let one = key("/events", "key").uid(0);
+        assert_eq!(one, key("/events", "key").uid(0));
+        for other in [
+            key("/streams/a", "key").uid(0),
+            key("/events", "yek").uid(0),
+            key("/events", "key").uid(1),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use futures::future::join_all;
 
 use super::issuer::{app_with, bearer, claims};
-use crate::support::sse_client::Stream;
+use crate::support::{app::Settings, sse_client::Stream};
 
 #[tokio::test]
 async fn who_is_wrong_too_often_waits_and_those_behind_the_same_address_do_not() {
@@ -29,4 +29,19 @@ async fn who_is_wrong_too_often_waits_and_those_behind_the_same_address_do_not()
     let flood = join_all(flood).await;
     assert!(flood.iter().any(|it| it.status == 429), "who is before the last hop is hearsay");
     assert_eq!(from("192.0.2.2", "Bearer guess", "/events/1").await.status, 401);
+}
+
+#[tokio::test]
+async fn whoever_is_no_proxy_cannot_say_that_it_asks_for_somebody_else() {
+    let turn = |settings: &mut Settings| {
+        settings.access.trusted_proxies = "10.0.0.1".parse().unwrap();
+    };
+    let (_database, app, _signer) = app_with(turn).await;
+    let mut answers = Vec::new();
+    for guess in 0..40 {
+        let address = format!("192.0.2.{guess}");
+        let headers = [("Authorization", "Bearer guess"), ("X-Forwarded-For", &*address)];
+        answers.push(app.get("/events/1", &headers).await.status);
+    }
+    assert!(answers.contains(&429), "all of them are one address: {answers:?}");
 }

@@ -45,6 +45,7 @@ async fn a_writer_writes_for_whom_it_may_and_nothing_of_what_it_may_not() {
         assert_eq!(answer.status, status, "{body}: {}", answer.body);
     }
     assert_eq!(post(&app, "/events", &plain, &event("toto").to_string()).await.status, 403);
+    assert_eq!(post(&app, "/events", &plain, "{").await.status, 403, "its body is not even read");
     assert_eq!(post(&app, "/events", "bad", &event("toto").to_string()).await.status, 401);
     // A batch is written whole or not at all.
     eventually("four events", async || (app.metric("head").await == 4).then_some(())).await;

@@ -1,6 +1,6 @@
 //! Unix sockets, and TLS with a certificate that changes.
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use event_piper::{
     access::Modes,
@@ -19,6 +19,7 @@ use rustls::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -38,8 +39,7 @@ async fn until(stream: &mut (impl AsyncReadExt + Unpin), wanted: &str) -> String
             assert!(stream.read_buf(&mut read).await.unwrap() > 0, "it ended before {wanted}");
         }
     };
-    let limit = std::time::Duration::from_secs(30);
-    tokio::time::timeout(limit, reading).await.unwrap_or_else(|_| panic!("no {wanted}"));
+    timeout(Duration::from_secs(30), reading).await.unwrap_or_else(|_| panic!("no {wanted}"));
     String::from_utf8(read).unwrap()
 }
 
@@ -106,9 +106,14 @@ impl Certificate {
 }
 
 async fn encrypted() -> (Scratch, Database, App, Certificate) {
+    encrypted_with(|_| ()).await
+}
+
+async fn encrypted_with(turn: impl FnOnce(&mut Settings)) -> (Scratch, Database, App, Certificate) {
     let (folder, database) = (Scratch::new(), Database::create().await);
     let certificate = Certificate::write(&folder);
     let mut settings = Settings::default();
+    turn(&mut settings);
     settings.http.tls = Some(Tls::load(certificate.files.clone()).unwrap());
     let app = App::start_with(&database.url(), settings).await;
     (folder, database, app, certificate)
@@ -169,4 +174,34 @@ async fn a_new_certificate_is_shown_without_a_restart_and_a_bad_one_never() {
     assert!(unfit.contains("cert.pem"), "{unfit}");
     let last = Certificate::write(&folder);
     eventually("the last one is shown", async || last.connect(app.address, b"h2").await).await;
+}
+
+#[tokio::test]
+async fn who_sends_byte_by_byte_is_cut_off_here_too() {
+    let (folder, database) = (Scratch::new(), Database::create().await);
+    let mut settings = Settings::default();
+    settings.http.limits.head_within = Duration::from_millis(200);
+    let path = folder.path().join("gateway.sock");
+    let listener = http::listen(&Place::Unix(path.clone())).unwrap();
+    let unix = App::launch_at(listener, NOWHERE.parse().unwrap(), &database.url(), settings);
+    let mut slow = UnixStream::connect(&path).await.unwrap();
+    slow.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
+    cut_off(&mut slow).await;
+    unix.stop().await;
+
+    let (_folder, _database, app, certificate) = encrypted_with(|settings| {
+        settings.http.limits.head_within = Duration::from_secs(1);
+    })
+    .await;
+    let mut silent = TcpStream::connect(app.address).await.unwrap();
+    cut_off(&mut silent).await;
+    let mut slow = certificate.connect(app.address, b"http/1.1").await.unwrap();
+    slow.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
+    cut_off(&mut slow).await;
+}
+
+async fn cut_off(slow: &mut (impl AsyncReadExt + Unpin)) {
+    let mut answer = Vec::new();
+    let ended = timeout(Duration::from_secs(20), slow.read_to_end(&mut answer)).await;
+    assert!(ended.is_ok(), "it keeps a connection");
 }

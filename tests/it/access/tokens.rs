@@ -147,7 +147,7 @@ async fn without_any_proof_there_is_nothing() {
     let address = format!("/events?access_token={token}");
     let answer = app.get(&address, &[]).await;
     assert_eq!(answer.status, 401);
-    assert!(answer.json()["detail"].as_str().unwrap().contains("address"));
+    assert!(answer.json()["detail"].as_str().unwrap().contains("does not belong into an address"));
     for basic in ["Basic dG90bzp0b3Rv", "toto", "Bearer", "bearer  "] {
         assert_eq!(app.get("/events", &[("Authorization", basic)]).await.status, 401, "{basic}");
     }
@@ -386,6 +386,7 @@ async fn a_cookie_brings_a_token_and_a_foreign_page_cannot_write_with_it() {
     assert_eq!(write(&[]).await, 403);
     assert_eq!(write(&[("Origin", "https://evil.example")]).await, 403);
     assert_eq!(write(&[("Origin", "null")]).await, 403);
+    assert_eq!(write(&[("Origin", "http://localhost:8000")]).await, 403, "that is another page");
     assert_eq!(write(&[("Sec-Fetch-Site", "cross-site")]).await, 403);
     assert_eq!(write(&[("Sec-Fetch-Site", "same-site")]).await, 403);
     assert_eq!(
@@ -414,6 +415,10 @@ async fn credentials_go_with_exact_origins_and_a_refusal_can_be_read() {
         assert!(!other.headers.contains_key("access-control-allow-origin"), "{foreign}");
         assert!(other.headers["vary"].contains("origin"));
     }
+    let (_database, app, _) = app_with(|_| {}).await;
+    let local = app.get("/healthz", &[("Origin", "http://localhost:8000")]).await;
+    let allowed = local.headers.get("access-control-allow-origin");
+    assert_eq!(allowed, None, "pages of this machine may read in the open mode only");
 }
 
 #[tokio::test]

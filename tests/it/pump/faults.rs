@@ -142,10 +142,7 @@ async fn with_a_network(
     database: &Database,
     aggregator: &Aggregator,
 ) -> (ChaosProxy, PumpProcess, PumpProcess) {
-    let port = database.tcp_url().rsplit_once(':').unwrap().1.split_once('/').unwrap().0.to_owned();
-    let upstream = format!("127.0.0.1:{port}").parse().unwrap();
-    let network = ChaosProxy::start(upstream).await;
-    let url = database.tcp_url().replace(&port, &network.address().port().to_string());
+    let (network, url) = ChaosProxy::before(database).await;
     let cut_off = PumpProcess::start(&url, aggregator, &[]);
     cut_off.until("live").await;
     let other = PumpProcess::start(&database.url(), aggregator, &[]);

@@ -11,6 +11,8 @@ use tokio::{
     time::sleep,
 };
 
+use super::postgres::Database;
+
 /// A proxy before one address. It ends with the test, and its connections with it.
 pub(crate) struct ChaosProxy {
     address: SocketAddr,
@@ -60,6 +62,16 @@ impl ChaosProxy {
         };
         let accepting = tokio::spawn(accept(listener, line));
         Self { address, upstream, weather, strikes, accepting }
+    }
+
+    /// Between a database and who connects to it by the URL that comes with it.
+    pub(crate) async fn before(database: &Database) -> (Self, String) {
+        let url = database.tcp_url();
+        let (_, place) = url.rsplit_once('@').unwrap();
+        let upstream = place.split_once('/').unwrap().0;
+        let proxy = Self::start(upstream.parse().unwrap()).await;
+        let url = url.replace(upstream, &proxy.address().to_string());
+        (proxy, url)
     }
 
     /// Where clients connect to.
