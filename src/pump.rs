@@ -27,7 +27,7 @@ use self::{
     aggregator::Target, delivery::Delivery, feed::Shape, lease::Lease, resume::Start,
     status::Status,
 };
-use crate::{gateway::Gateway, metrics::Metrics, postgres::server::Server};
+use crate::{gateway::Gateway, postgres::server::Server};
 
 /// What to do with an event that the aggregator refuses again and again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,9 +89,8 @@ impl Pump {
         server: &Server,
         gateway: &Arc<Gateway>,
         settings: Settings,
-        metrics: Arc<Metrics>,
+        status: Status,
     ) -> Self {
-        let status = Status::new(&settings.name, metrics);
         Self { server: server.clone(), gateway: Arc::clone(gateway), settings, status }
     }
 

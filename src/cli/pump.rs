@@ -7,6 +7,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::Subcommand;
+use indicatif::MultiProgress;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -18,7 +19,7 @@ use crate::{
     http,
     metrics::Metrics,
     postgres::{pumps::Letter, server::Server},
-    pump::{self, Pump},
+    pump::{self, Pump, status::Status},
     telemetry,
 };
 
@@ -132,9 +133,10 @@ pub(super) fn start(
     metrics: &Arc<Metrics>,
     leaving: &CancellationToken,
 ) -> TaskTracker {
-    let pumps = TaskTracker::new();
+    let (pumps, bars) = (TaskTracker::new(), MultiProgress::new());
     for settings in aggregators {
-        let pump = Pump::new(server, gateway, settings.clone(), Arc::clone(metrics));
+        let status = Status::new(&settings.name, Arc::clone(metrics)).beside(&bars);
+        let pump = Pump::new(server, gateway, settings.clone(), status);
         pumps.spawn(pump.run(leaving.clone()));
     }
     pumps.close();

@@ -22,6 +22,9 @@ pub(super) fn layer(settings: &Settings, modes: Modes) -> CorsLayer {
             ]
             .map(HeaderName::from_static),
         );
+    // What answers say beside their bodies: where an event is, its stream's version, when to come back.
+    let said = ["location", "etag", "retry-after"].map(HeaderName::from_static);
+    let layer = layer.expose_headers(said);
     let origins = &settings.cors_origins;
     if origins.iter().any(|origin| origin == "*") {
         layer.allow_origin(AllowOrigin::any())

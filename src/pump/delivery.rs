@@ -202,7 +202,8 @@ impl<'a> Delivery<'a> {
         if checkpoint.booted {
             self.progress = None;
         } else if self.progress.is_none() || !at_hand {
-            self.progress = Some(Progress::new(&self.settings.name, position, newest));
+            let (bars, name) = (self.status.bars(), &self.settings.name);
+            self.progress = Some(Progress::new(bars, name, position, newest));
         }
         self.status.enter(self.moving());
         self.deliver().await

@@ -1,11 +1,12 @@
 //! How a bootstrap gets on: a bar on a terminal, a line now and then in a log.
 
 use std::{
+    fmt::Write,
     io::{IsTerminal, stderr},
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use tracing::info;
 
 use crate::event::EventId;
@@ -26,10 +27,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(name: &str, from: EventId, to: EventId) -> Self {
+    /// Its bar is one of `bars`, each of which has a line of its own.
+    pub(super) fn new(bars: &MultiProgress, name: &str, from: EventId, to: EventId) -> Self {
         let now = Instant::now();
         info!(aggregator = name, %from, %to, "bootstrapping");
-        let bar = stderr().is_terminal().then(|| bar(name, from, to));
+        let bar = stderr().is_terminal().then(|| bars.add(bar(name, from, to)));
         Self { name: name.to_owned(), from, to, begun: now, events: 0, said: now, bar }
     }
 
@@ -85,8 +87,13 @@ impl Drop for Progress {
 }
 
 fn bar(name: &str, from: EventId, to: EventId) -> ProgressBar {
-    let style = "{prefix} [{bar:30}] {human_pos}/{human_len} {per_sec}, {eta} left";
+    let style = "{prefix} [{bar:30}] {human_pos}/{human_len} {rate}, {eta} left";
     let style = ProgressStyle::with_template(style).expect("the template is right");
+    let rate = |state: &ProgressState, out: &mut dyn Write| {
+        // A bar that cannot be drawn is no reason to stop.
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    };
+    let style = style.with_key("rate", rate);
     let bar = ProgressBar::new(distance(from, to));
     bar.set_style(style.progress_chars("=> "));
     bar.set_prefix(name.to_owned());

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use indicatif::MultiProgress;
+
 use crate::{
     event::EventId,
     metrics::{
@@ -50,19 +52,31 @@ impl State {
 pub struct Status {
     of: Of,
     metrics: Arc<Metrics>,
+    bars: MultiProgress,
 }
 
 impl Status {
     /// Of the pump for this aggregator.
     #[must_use]
     pub fn new(name: &str, metrics: Arc<Metrics>) -> Self {
-        let status = Self { of: Of { aggregator: name.to_owned() }, metrics };
+        let of = Of { aggregator: name.to_owned() };
+        let status = Self { of, metrics, bars: MultiProgress::new() };
         status.enter(State::Starting);
         status
     }
 
     fn pumps(&self) -> &Pumps {
         &self.metrics.pumps
+    }
+
+    /// On a terminal that it shares with these bars.
+    #[must_use]
+    pub fn beside(self, bars: &MultiProgress) -> Self {
+        Self { bars: bars.clone(), ..self }
+    }
+
+    pub(super) fn bars(&self) -> &MultiProgress {
+        &self.bars
     }
 
     pub(super) fn enter(&self, state: State) {

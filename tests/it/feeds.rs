@@ -79,6 +79,31 @@ async fn a_stream_goes_on_beside_a_long_transaction_and_waits_only_at_a_missing_
     assert_eq!(ahead.rows(1).await, [10]);
 }
 
+/// What is missing is not there only when nobody can write it any more.
+#[tokio::test]
+async fn a_version_is_not_given_up_while_its_transaction_is_open() {
+    let (database, app) = app().await;
+    append(&app, "s", 3).await;
+    let mut s = follow(&app, "s", "3").await;
+    s.signal("$caught-up").await;
+    let write = |version: u32| {
+        format!(
+            "insert into events (type, payload, stream, version) values ('t', '1', 's', {version})"
+        )
+    };
+    let (slow, quick) = (database.connect().await, database.connect().await);
+    slow.batch_execute(&format!("begin; {}", write(4))).await.unwrap();
+    quick.batch_execute(&write(5)).await.unwrap();
+    let passed = async || (app.metric("head").await == 5).then_some(());
+    eventually("the reader has passed both", passed).await;
+    // It has looked by then, and looked again.
+    s.signal("heartbeat").await;
+    s.signal("heartbeat").await;
+    slow.batch_execute("commit").await.unwrap();
+    let (fourth, fifth) = (s.event().await, s.event().await);
+    assert_eq!((fourth.row(), fifth.row()), (4, 5));
+}
+
 #[tokio::test]
 async fn everything_is_followed_in_strict_order() {
     let (database, app) = app().await;

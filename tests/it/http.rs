@@ -141,6 +141,8 @@ async fn listed_origins_may_read_with_credentials() {
     assert_eq!(preflight.headers["access-control-allow-origin"], "https://app.example");
     assert_eq!(preflight.headers["access-control-allow-credentials"], "true");
     assert!(preflight.headers["access-control-allow-headers"].contains("last-event-id"));
+    let read = app.get("/healthz", &[("Origin", "https://app.example")]).await;
+    assert!(read.headers["access-control-expose-headers"].contains("etag"), "{:?}", read.headers);
     let other = app.get("/healthz", &[("Origin", "http://localhost:8000")]).await;
     assert!(!other.headers.contains_key("access-control-allow-origin"));
 }

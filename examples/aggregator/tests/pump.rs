@@ -20,6 +20,7 @@ use event_piper::{
         feed::{BatchSize, Filter, Shape},
         fields::Fields,
         resume::Start,
+        status::Status,
     },
 };
 use tokio::{
@@ -139,7 +140,9 @@ async fn every_event_is_counted_once_whatever_happens_to_the_aggregator() {
         writer: None,
     };
     let gateway = Gateway::start(&server, engine, Arc::clone(&metrics));
-    let pump = Pump::new(&server, &gateway, settings(&aggregator.address), metrics);
+    let settings = settings(&aggregator.address);
+    let status = Status::new(&settings.name, metrics);
+    let pump = Pump::new(&server, &gateway, settings, status);
     let pumping = tokio::spawn(pump.run(leaving.clone()));
 
     write(&server, 1000).await;
