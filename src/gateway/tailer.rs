@@ -3,6 +3,7 @@
 //! One connection at a time does all of it. When that is lost the tailer connects anew,
 //! listens first, and goes on from the head where it was: nothing is lost in between.
 
+mod alarm;
 mod auditor;
 mod recall;
 mod session;

@@ -5,17 +5,17 @@ mod look;
 
 use std::{
     convert::Infallible,
-    thread,
     time::{Duration, Instant},
 };
 
 use futures::try_join;
-use tokio::{task::spawn_blocking, time::timeout_at};
+use tokio::time::timeout_at;
 use tracing::{error, info, warn};
 
 use self::look::Look;
 use super::{
     Lost, Tailer,
+    alarm::Alarm,
     auditor::{self, Auditor},
     vigil::{Vigil, Wait},
     within,
@@ -41,6 +41,7 @@ pub(super) struct Session<'a> {
     auditor: Auditor,
     encoder: Encoder,
     paging: Paging,
+    alarm: Alarm,
     next_poll: Instant,
     /// Other readers are connected that this one wakes, when it keeps the bell.
     others: bool,
@@ -95,6 +96,7 @@ impl<'a> Session<'a> {
             auditor: Auditor::default(),
             encoder: Encoder::default(),
             paging: Paging::new(look::PAGE),
+            alarm: Alarm::new(),
             next_poll: now,
             others: true,
             seen: EventId::ZERO,
@@ -151,7 +153,8 @@ impl<'a> Session<'a> {
                 self.tailer.started(order.position(), as_of);
                 return Ok(order);
             }
-            nap(Duration::from_millis(if now - begun > LONG_HOLD { 100 } else { 1 })).await;
+            let pause = Duration::from_millis(if now - begun > LONG_HOLD { 100 } else { 1 });
+            self.alarm.after(pause).await;
         }
     }
 
@@ -176,7 +179,7 @@ impl<'a> Session<'a> {
     async fn pause(&mut self, pause: Duration) -> Result<Woken, Lost> {
         let heard = tokio::select! {
             heard = self.listener.heard() => Some(heard),
-            () = nap(pause) => None,
+            () = self.alarm.after(pause) => None,
         };
         self.woken(heard, Woken::Itself)
     }
@@ -348,14 +351,6 @@ impl<'a> Session<'a> {
             self.tailer.metrics.doorbell.get_or_create(&State { state }).set(holds.into());
         }
     }
-}
-
-/// Sleeps so long, to the microsecond. Tokio's timers count whole milliseconds and round up, so
-/// that a reader that wants to look again after one of them would look after nearly two. Only for
-/// short waits: it takes a thread meanwhile, also when nobody waits for it any more.
-async fn nap(wait: Duration) {
-    // It fails only when the runtime ends, and then nobody looks again.
-    let _ = spawn_blocking(move || thread::sleep(wait)).await;
 }
 
 fn waiting_for(open: usize, backends: &[String]) -> String {
