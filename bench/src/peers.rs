@@ -60,8 +60,17 @@ enum Programs {
 impl Server {
     /// The gateway, on the database `events` of this server.
     pub(crate) fn gateway(run: &Run, postgres: &Postgres) -> anyhow::Result<Self> {
+        Self::gateway_with(run, postgres, &[])
+    }
+
+    /// The same without any recent events in memory: all history comes from the table.
+    pub(crate) fn forgetful_gateway(run: &Run, postgres: &Postgres) -> anyhow::Result<Self> {
+        Self::gateway_with(run, postgres, &["--recent", "0B"])
+    }
+
+    fn gateway_with(run: &Run, postgres: &Postgres, more: &[&str]) -> anyhow::Result<Self> {
         let url = postgres.url("events");
-        let gateway = Gateway::start(&run.scratch, &url, &[])?;
+        let gateway = Gateway::start(&run.scratch, &url, more)?;
         let (port, programs) = (gateway.port, Programs::Gateway(gateway));
         Ok(Self { peer: Peer::EventPiper, programs, port, feed: Feed::Insert { url } })
     }

@@ -63,7 +63,7 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
 
 /// Events a second to one client.
 fn replay(run: &Run, postgres: &Postgres, events: u32) -> anyhow::Result<f64> {
-    let server = Server::gateway(run, postgres)?;
+    let server = Server::forgetful_gateway(run, postgres)?;
     let start = now();
     let mut swarm = server.resume(1, 1, "0")?;
     swarm.count_only();
