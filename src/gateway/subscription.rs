@@ -274,8 +274,8 @@ impl Subscription {
         if let Some(scan) = follower.wants() {
             if self.reading.is_none() {
                 let (scan, consumers) = (scan.clone(), follower.consumers().into());
-                let (size, amended) = (self.paging.size(), self.amended);
-                self.read(Wanted::Page { scan, consumers, size, amended });
+                let (paging, amended) = (self.paging, self.amended);
+                self.read(Wanted::Page { scan, consumers, paging, amended });
             }
             let cursor = follower.cursor().clone();
             self.stage = Stage::Following { follower, pruned };

@@ -407,6 +407,19 @@ impl Page {
         self.rows.iter().map(|row| row.0.raw_size_bytes()).sum()
     }
 
+    /// What came where rows are small. It ends before a payload that was withheld.
+    pub(super) fn of_small(rows: Vec<Row>, size: PageSize) -> Self {
+        let came = rows.len();
+        let shown = |row: &Row| row.get::<_, Option<Json<'_>>>(4).is_some();
+        let mut rows: Vec<Row> = rows;
+        rows.truncate(rows.iter().take_while(|row| shown(row)).count());
+        let whole = rows.len() == came && i64::try_from(came).is_ok_and(|came| came < size.rows);
+        let mut page = Self { last: false, rows: rows.into_iter().map(EventRow).collect() };
+        // Where it was cut at its size, something may stand behind it.
+        page.last = whole && i64::try_from(page.bytes()).is_ok_and(|bytes| bytes < size.bytes);
+        page
+    }
+
     pub(super) fn of(rows: Vec<Row>, size: PageSize) -> Self {
         let found = rows.first().map_or(0, |row| row.get::<_, i64>(5));
         let whole = i64::try_from(rows.len()) == Ok(found);

@@ -16,7 +16,11 @@ mod whole;
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool, PoolError};
-use tokio::{sync::Semaphore, time::timeout};
+use futures::try_join;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{error::Elapsed, timeout},
+};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
@@ -24,7 +28,7 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 pub use self::whole::WholePage;
-use super::event_log::{self, Page, PageSize};
+use super::event_log::{self, Page, PageSize, Paging};
 use crate::{
     consumer::ConsumerId,
     cursor::Mark,
@@ -71,6 +75,19 @@ select id, xid, subscriber, type, payload, found, null::float8, amends from (
               order by subscriber, id limit $4
           ) event order by id limit $4) page
 ) page where before <= $5 order by id";
+
+/// The same, where rows are small, as far as is known: to measure them takes PostgreSQL nearly as
+/// long as to read them. A payload that is large after all is withheld.
+const SMALL_ROWS: &str = "
+select event.* from unnest($1::text[]) consumer, lateral (
+    select id, xid, subscriber, type,
+           case when pg_column_size(payload) <= 8192 then payload end, null::int8, null::float8,
+           amends
+    from events
+    where subscriber is not null
+      and (subscriber, id) > (consumer, $2) and (subscriber, id) <= (consumer, $3)
+    order by subscriber, id limit $4
+) event order by id limit $4";
 
 /// The newest rows up to an id, newest first.
 const NEWEST: &str = "
@@ -126,34 +143,44 @@ impl History {
         (status.size, status.available)
     }
 
-    /// A page of these consumers' rows above `after` and up to `upto`.
+    /// A page of these consumers' rows above `after` and up to `upto`; and the greatest id of theirs
+    /// that had been pruned when it was read.
     pub async fn rows(
         &self,
         consumers: &[ConsumerId],
         (after, upto): (EventId, EventId),
-        size: PageSize,
-    ) -> Result<Page, HistoryError> {
-        let names: Vec<&str> = consumers.iter().map(ConsumerId::as_str).collect();
+        paging: Paging,
+    ) -> Result<(Page, EventId), HistoryError> {
+        let (names, size) = (names(consumers), paging.size());
         let types = [Type::TEXT_ARRAY, Type::INT8, Type::INT8, Type::INT8, Type::INT8];
         let values: [&(dyn ToSql + Sync); 5] = [&names, &after, &upto, &size.rows, &size.bytes];
-        Ok(Page::of(self.query(ROWS, &types, &values, size.bytes).await?, size))
+        if paging.are_small() {
+            let query = (SMALL_ROWS, &types[..4], &values[..4]);
+            let (rows, pruned) = self.page(query, size, &names).await?;
+            let page = Page::of_small(rows, size);
+            if page.last || !page.rows.is_empty() {
+                return Ok((page, pruned));
+            }
+        }
+        let (rows, pruned) = self.page((ROWS, &types, &values), size, &names).await?;
+        Ok((Page::of(rows, size), pruned))
     }
 
-    /// A page of these consumers' rows that the marked transactions wrote, each above its
-    /// mark, all above `after` and up to `upto`.
+    /// The same of these consumers' rows that the marked transactions wrote, each above its mark.
     pub async fn marked(
         &self,
         consumers: &[ConsumerId],
         marks: &[Mark],
         (after, upto): (EventId, EventId),
-        size: PageSize,
-    ) -> Result<Page, HistoryError> {
-        let names: Vec<&str> = consumers.iter().map(ConsumerId::as_str).collect();
+        paging: Paging,
+    ) -> Result<(Page, EventId), HistoryError> {
+        let (names, size) = (names(consumers), paging.size());
         let xids: Vec<Xid> = marks.iter().map(|mark| mark.xid).collect();
         let uptos: Vec<EventId> = marks.iter().map(|mark| mark.upto).collect();
         let values: [&(dyn ToSql + Sync); 7] =
             [&names, &after, &upto, &size.rows, &size.bytes, &xids, &uptos];
-        Ok(Page::of(self.query(MARKED, &[], &values, size.bytes).await?, size))
+        let (rows, pruned) = self.page((MARKED, &[], &values), size, &names).await?;
+        Ok((Page::of(rows, size), pruned))
     }
 
     /// A page of everybody's rows up to an id, newest first.
@@ -164,8 +191,7 @@ impl History {
 
     /// The greatest id of these consumers that was pruned; 0 when none was.
     pub async fn pruned(&self, consumers: &[ConsumerId]) -> Result<EventId, HistoryError> {
-        let names: Vec<&str> = consumers.iter().map(ConsumerId::as_str).collect();
-        let rows = self.query(PRUNED, &[], &[&names], i64::MAX).await?;
+        let rows = self.query(PRUNED, &[], &[&names(consumers)], i64::MAX).await?;
         Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
     }
 
@@ -205,6 +231,27 @@ impl History {
         Ok(rows.iter().map(Amendment::from).collect())
     }
 
+    /// Rows, and what these consumers had been pruned of, in one round trip. The second question
+    /// is answered behind the first, so it knows of everything that is missing among the rows.
+    async fn page(
+        &self,
+        (query, types, values): (&str, &[Type], &[&(dyn ToSql + Sync)]),
+        size: PageSize,
+        names: &[&str],
+    ) -> Result<(Vec<Row>, EventId), HistoryError> {
+        let (_turn, client) = self.connection().await?;
+        let answer = timeout(DEADLINE, async {
+            let statement = client.prepare_typed_cached(query, types).await?;
+            let pruned = client.prepare_cached(PRUNED).await?;
+            let whose: [&(dyn ToSql + Sync); 1] = [&names];
+            // They are sent in this order.
+            let rows = event_log::rows(&client, &statement, values, size.bytes);
+            try_join!(rows, client.query_one(&pruned, &whose))
+        });
+        let (rows, pruned) = settled(answer.await, client)?;
+        Ok((rows, pruned.get(0)))
+    }
+
     async fn query(
         &self,
         query: &str,
@@ -212,19 +259,36 @@ impl History {
         values: &[&(dyn ToSql + Sync)],
         bytes: i64,
     ) -> Result<Vec<Row>, HistoryError> {
-        let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
-        let silent = |_| HistoryError::Silent;
-        let client = timeout(DEADLINE, self.pool.get()).await.map_err(silent)??;
+        let (_turn, client) = self.connection().await?;
         let answer = timeout(DEADLINE, async {
             let statement = client.prepare_typed_cached(query, types).await?;
             event_log::rows(&client, &statement, values, bytes).await
         });
-        let answer = answer.await;
-        if answer.is_err() {
-            drop(Object::take(client));
-        }
-        Ok(answer.map_err(silent)??)
+        settled(answer.await, client)
     }
+
+    async fn connection(&self) -> Result<(SemaphorePermit<'_>, Object), HistoryError> {
+        let turn = self.turns.acquire().await.expect("the semaphore is never closed");
+        let client =
+            timeout(DEADLINE, self.pool.get()).await.map_err(|_| HistoryError::Silent)??;
+        Ok((turn, client))
+    }
+}
+
+/// A connection that did not answer in time is given up.
+fn settled<T>(
+    answer: Result<Result<T, tokio_postgres::Error>, Elapsed>,
+    client: Object,
+) -> Result<T, HistoryError> {
+    if let Ok(answer) = answer {
+        return Ok(answer?);
+    }
+    drop(Object::take(client));
+    Err(HistoryError::Silent)
+}
+
+fn names(consumers: &[ConsumerId]) -> Vec<&str> {
+    consumers.iter().map(ConsumerId::as_str).collect()
 }
 
 /// One event with all that was noted of it.

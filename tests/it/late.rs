@@ -7,7 +7,11 @@ use event_piper::{
     cursor::Mark,
     event::{EventId, Logged},
     order::{Hold, Late},
-    postgres::{event_log::PageSize, history::History, server::Server},
+    postgres::{
+        event_log::{PageSize, Paging},
+        history::History,
+        server::Server,
+    },
 };
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
@@ -291,9 +295,9 @@ async fn a_replay_of_marked_transactions_is_exact() {
     let history = History::new(Server::parse(&database.url()).unwrap().pool(1));
     let read = async |after, upto| {
         let between = (EventId::new(after), EventId::new(upto));
-        let size = PageSize { rows: 100, bytes: 1 << 20 };
+        let paging = Paging::new(PageSize { rows: 100, bytes: 1 << 20 });
         let toto = ["toto".parse().unwrap()];
-        let page = history.marked(&toto, &marks, between, size).await.unwrap();
+        let (page, _) = history.marked(&toto, &marks, between, paging).await.unwrap();
         page.rows.iter().map(|row| row.id().get()).collect::<Vec<_>>()
     };
     assert_eq!(read(0, 12).await, [4, 6, 8]);

@@ -324,3 +324,34 @@ async fn large_events_come_in_many_pages_and_none_is_left_out() {
     let mut replayed = app.resume("toto", "0").await;
     assert!(replayed.rows(20).await.into_iter().eq(1..=20));
 }
+
+/// Of small rows no more is asked than they are; what is large after all comes whole, wherever in a
+/// page it stands.
+#[tokio::test]
+async fn a_large_event_among_small_ones_comes_whole() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let mut settings = Settings::default();
+    settings.gateway.recent = 0;
+    let app = App::start_with(&database.url(), settings).await;
+    // The first page is of 100 rows, the next one begins with a large one.
+    for (small, large) in [(100, 1), (150, 3), (400, 1), (20, 0)] {
+        let insert = format!(
+            "insert into events (type, subscriber, payload)
+             select 't', 'toto', to_jsonb(row) from generate_series(1, {small}) row;
+             insert into events (type, subscriber, payload)
+             select 't', 'toto', (select to_jsonb(string_agg(md5(row || '.' || part), ''))
+                                  from generate_series(1, 1000) part)
+             from generate_series(1, {large}) row"
+        );
+        client.batch_execute(&insert).await.unwrap();
+    }
+    let rows = "select id, payload::text from events order by id";
+    let truth = client.query(rows, &[]).await.unwrap();
+    let mut replayed = app.resume("toto", "0").await;
+    for row in truth {
+        let event = replayed.event().await;
+        assert_eq!((event.row(), event.data.as_str()), (row.get(0), row.get(1)));
+    }
+    replayed.signal("$caught-up").await;
+}

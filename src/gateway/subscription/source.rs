@@ -16,7 +16,7 @@ use crate::{
     },
     postgres::{
         error::Chain,
-        event_log::{Page, PageSize},
+        event_log::{Page, PageSize, Paging},
         history::{History, HistoryError},
     },
 };
@@ -57,8 +57,8 @@ pub(super) enum Wanted {
         scan: Scan,
         /// Whose.
         consumers: Box<[ConsumerId]>,
-        /// Of which size.
-        size: PageSize,
+        /// How much of it.
+        paging: Paging,
         /// What corrects its rows is wanted, too.
         amended: bool,
     },
@@ -84,19 +84,18 @@ pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
 
 impl Wanted {
     async fn read(&self, history: &History) -> Result<Read, HistoryError> {
-        let Self::Page { scan, consumers, size, amended } = self else {
+        let Self::Page { scan, consumers, paging, amended } = self else {
             return Ok(Read::Drawn(history.drawn().await?));
         };
-        let page = match scan {
-            scan if scan.is_empty() => Page::empty(),
-            &Scan::Rows { after, upto } => history.rows(consumers, (after, upto), *size).await?,
+        // What was pruned is asked for with every page: what is missing among its rows, because
+        // somebody prunes just now, is known here.
+        let (page, pruned) = match scan {
+            scan if scan.is_empty() => (Page::empty(), history.pruned(consumers).await?),
+            &Scan::Rows { after, upto } => history.rows(consumers, (after, upto), *paging).await?,
             Scan::Marked { marks, after, upto } => {
-                history.marked(consumers, marks, (*after, *upto), *size).await?
+                history.marked(consumers, marks, (*after, *upto), *paging).await?
             }
         };
-        // Asked after the rows were read, and for every page: what is missing among them, because
-        // somebody prunes just now, is known here.
-        let pruned = history.pruned(consumers).await?;
         let corrections = if *amended {
             let events = page.rows.iter().filter(|row| row.amends().is_none());
             corrections(history, events.map(|row| (row.id(), row.payload()))).await?

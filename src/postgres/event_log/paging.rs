@@ -8,10 +8,12 @@ use super::{Page, PageSize};
 /// PostgreSQL knows without reading it how much room a payload takes that is stored compressed, but
 /// not how large it is. Where the rows are a hundred times as large, it would read and send a hundred
 /// pages for each one that is taken.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Paging {
     most: PageSize,
     rows: i64,
+    /// So were the rows of the last page, and all that were asked for fitted.
+    small: bool,
 }
 
 impl Paging {
@@ -21,7 +23,7 @@ impl Paging {
     /// Pages of at most this size.
     #[must_use]
     pub fn new(most: PageSize) -> Self {
-        Self { most, rows: Self::FIRST.min(most.rows) }
+        Self { most, rows: Self::FIRST.min(most.rows), small: false }
     }
 
     /// The size of the next page.
@@ -30,12 +32,19 @@ impl Paging {
         PageSize { rows: self.rows, ..self.most }
     }
 
+    /// Whether the next rows will be small, as far as one can know.
+    #[must_use]
+    pub fn are_small(&self) -> bool {
+        self.small
+    }
+
     /// Takes note of what came of the last page.
     pub fn learn(&mut self, page: &Page) {
         let (came, bytes) = (size(page.rows.len()), size(page.bytes()));
         if page.last {
             return;
         }
+        self.small = came == self.rows && bytes <= self.most.bytes;
         if came < self.rows {
             self.rows = came.max(1);
         } else if bytes <= self.most.bytes / 2 {
