@@ -120,9 +120,10 @@ impl Play {
             diary: Arc::clone(&diary),
             finish: self.finish.subscribe(),
         };
-        let comes = length * habits.comes_at / 100;
+        let (comes, mut finish) = (length * habits.comes_at / 100, self.finish.subscribe());
         self.reading.spawn(async move {
-            sleep(comes).await;
+            // Where the faults are over sooner than was reckoned, it comes then.
+            let _ = timeout(comes, finish.wait_for(|finish| *finish)).await;
             client.run().await;
         });
         self.clients.push((habits, diary));
