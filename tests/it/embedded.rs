@@ -14,7 +14,7 @@ use nix::{
 };
 use tokio_postgres::NoTls;
 
-use crate::support::{eventually, postgres::connect, scratch::Scratch};
+use crate::support::{eventually, ports::free_port, postgres::connect, scratch::Scratch};
 
 #[tokio::test]
 async fn data_survives_a_restart_and_no_process_does() {
@@ -130,7 +130,7 @@ async fn an_abandoned_one_stops_by_itself() {
 #[tokio::test]
 async fn a_port_is_served_on_loopback_to_those_who_know_the_password() {
     let (_scratch, settings) = settings();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let settings = Settings { port: Some(port), ..settings };
     let embedded = embedded::start(settings.clone()).await.unwrap();
     let password = fs::read_to_string(settings.data_dir.join("password")).unwrap();

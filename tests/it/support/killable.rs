@@ -3,11 +3,11 @@
 use std::{net::SocketAddr, process::Stdio};
 
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Child, Command},
 };
 
-use super::eventually;
+use super::{eventually, ports::free_address};
 
 /// A gateway in a process of its own, which says no good-bye when it is killed.
 pub(crate) struct Killable {
@@ -18,10 +18,7 @@ pub(crate) struct Killable {
 impl Killable {
     /// A gateway on this database, at an address of its own or where another one was.
     pub(crate) async fn start(url: &str, address: Option<SocketAddr>) -> Self {
-        let address = match address {
-            Some(address) => address,
-            None => TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap(),
-        };
+        let address = address.unwrap_or_else(free_address);
         let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));
         command.args(["serve", "--database-url", url, "--listen", &address.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

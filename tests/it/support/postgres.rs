@@ -5,7 +5,6 @@ use std::{
     fmt::Write as _,
     fs,
     io::{BufRead, BufReader, Write as _},
-    net::TcpListener,
     os::unix::{
         fs::{DirBuilderExt, PermissionsExt},
         process::CommandExt,
@@ -24,11 +23,7 @@ use event_piper::postgres::{
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
-use super::{disk::Disk, eventually};
-
-/// Below the ports that systems hand out by themselves, so that nobody takes a server's port
-/// while it is down.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+use super::{disk::Disk, eventually, ports::free_port};
 
 /// Durability is no subject of these servers (the embedded one's tests bring their own).
 const SETTINGS: &str = "
@@ -351,11 +346,6 @@ fn private_folder(account: &Account) -> PathBuf {
     fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
     account.own(&folder).unwrap();
     folder
-}
-
-fn free_port() -> u16 {
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(PORTS)).find(free).unwrap()
 }
 
 fn run(command: &mut Command) {

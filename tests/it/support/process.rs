@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{eventually, scratch::Scratch, sse_client::try_ask};
+use super::{eventually, ports::free_address, scratch::Scratch, sse_client::try_ask};
 
 /// A gateway process that can be killed, frozen, and started again on the same address. It
 /// ends with the test.
@@ -55,9 +55,7 @@ impl Process {
 
     fn launch_as(url: &str, flags: &[&str], before: Option<String>) -> Self {
         let folder = Scratch::new();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
+        let address = free_address();
         let own =
             ["serve", "--database-url", url, "--listen", &address.to_string()].map(From::from);
         let args = own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
