@@ -44,7 +44,7 @@ soak: ## Everything goes wrong at once for MINUTES, by the dice of SEED; nothing
 proof: ## Each fault by itself, ROUNDS times, and a table of what was found
 	@scripts/ensure-linker
 	@scripts/ensure-postgres
-	EVENT_PIPER_ROUNDS=$(ROUNDS) cargo test --release --locked --test it -- --nocapture \
+	EVENT_PIPER_ROUNDS=$(ROUNDS) EVENT_PIPER_FAULTS=$(FAULTS) cargo test --release --locked --test it -- --nocapture \
 		chaos::gateways_fail chaos::postgresql_fails chaos::the_network
 
 lint: ## Formatting and lints, as they must be
