@@ -89,6 +89,26 @@ impl Scan {
     }
 }
 
+impl Replay {
+    /// What is to be read behind this page; nothing behind the last one.
+    fn behind<E: Logged>(&self, rows: &[E], last_page: bool) -> Option<Scan> {
+        match &self.scan {
+            Scan::Marked { upto, .. } if last_page => {
+                Some(Scan::Rows { after: *upto, upto: self.joined.head })
+            }
+            Scan::Rows { .. } if last_page => None,
+            scan => {
+                let mut scan = scan.clone();
+                if let Some(last) = rows.last() {
+                    let (Scan::Marked { after, .. } | Scan::Rows { after, .. }) = &mut scan;
+                    *after = last.id();
+                }
+                Some(scan)
+            }
+        }
+    }
+}
+
 impl Follower {
     /// Joins the recent events: after `cursor`, or from now on without one.
     #[must_use]
@@ -153,6 +173,15 @@ impl Follower {
         }
     }
 
+    /// What it will want once it has taken this [`page`](Self::page).
+    #[must_use]
+    pub fn wants_behind<E: Logged>(&self, rows: &[E], last_page: bool) -> Option<Scan> {
+        match &self.stage {
+            Stage::Replaying(replay) => replay.behind(rows, last_page),
+            Stage::Live { .. } => None,
+        }
+    }
+
     /// Takes the page of rows that it wanted. `last_page` says that no row stood behind
     /// these when they were read. Those that are owed go to `deliver`, each with the
     /// follower's cursor after it.
@@ -170,18 +199,11 @@ impl Follower {
                 deliver(row, &self.cursor);
             }
         }
-        match (&mut replay.scan, rows.last()) {
-            (Scan::Marked { upto, .. }, _) if last_page => {
-                replay.scan = Scan::Rows { after: *upto, upto: replay.joined.head };
-            }
-            (Scan::Rows { .. }, _) if last_page => {
-                let (next, replayed) = (replay.next, Some(replay.next));
-                self.stage = Stage::Live { next, replayed };
-            }
-            (Scan::Marked { after, .. } | Scan::Rows { after, .. }, Some(last)) => {
-                *after = last.id();
-            }
-            (_, None) => {}
+        if let Some(scan) = replay.behind(rows, last_page) {
+            replay.scan = scan;
+        } else {
+            let (next, replayed) = (replay.next, Some(replay.next));
+            self.stage = Stage::Live { next, replayed };
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::{
 use self::source::{Read, ReadPage, Reading, Wanted};
 use super::{
     Gateway, amended,
-    follower::{Follower, Live},
+    follower::{Follower, Live, Scan},
     frame,
     hub::{Hub, Seat, State},
     recent::Recent,
@@ -273,9 +273,7 @@ impl Subscription {
         }
         if let Some(scan) = follower.wants() {
             if self.reading.is_none() {
-                let (scan, consumers) = (scan.clone(), follower.consumers().into());
-                let (paging, amended) = (self.paging, self.amended);
-                self.read(Wanted::Page { scan, consumers, paging, amended });
+                self.read(self.wanted(scan.clone(), &follower));
             }
             let cursor = follower.cursor().clone();
             self.stage = Stage::Following { follower, pruned };
@@ -333,8 +331,19 @@ impl Subscription {
         say(Signal::Gap { from, to: cursor.head(), reason: GapReason::Reset }, &cursor)
     }
 
+    fn wanted(&self, scan: Scan, follower: &Follower) -> Wanted {
+        let consumers = follower.consumers().into();
+        Wanted::Page { scan, consumers, paging: self.paging, amended: self.amended }
+    }
+
     fn read(&mut self, wanted: Wanted) {
         self.reading = Some(source::read(Arc::clone(&self.gateway.history), wanted));
+    }
+
+    /// PostgreSQL reads the next page while this one is put into frames and sent.
+    fn read_ahead(&self, scan: Scan, follower: &Follower) -> Reading {
+        let history = Arc::clone(&self.gateway.history);
+        source::read_ahead(history, self.wanted(scan, follower))
     }
 
     /// Takes what was read.
@@ -379,6 +388,10 @@ impl Subscription {
         let ReadPage { page, pruned, corrections } = read;
         let pruned = *pruned;
         self.paging.learn(page);
+        if self.paging.are_small() {
+            let next = follower.wants_behind(&page.rows, page.last);
+            self.reading = next.map(|scan| self.read_ahead(scan, &follower));
+        }
         let mut out = BytesMut::new();
         let from = follower.cursor().head();
         if pruned > from && known.is_none_or(|known| pruned > known) {

@@ -1,6 +1,12 @@
 //! History first, then live, without a seam.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
+
+use event_piper::{
+    consumer::ConsumerId,
+    gateway::subscription::{Request, Subscription},
+};
+use tokio::time::sleep;
 
 use crate::support::{
     app::{App, Settings},
@@ -354,4 +360,40 @@ async fn a_large_event_among_small_ones_comes_whole() {
         assert_eq!((event.row(), event.data.as_str()), (row.get(0), row.get(1)));
     }
     replayed.signal("$caught-up").await;
+}
+
+/// Pages are read ahead. A client that has not come for the next one for a while must not get what
+/// has been erased meanwhile.
+#[tokio::test]
+async fn what_was_read_ahead_long_ago_is_read_again() {
+    let database = Database::create().await;
+    fill(&database, 2500).await;
+    let app = App::start_with(&database.url(), without_recent()).await;
+    let consumer: ConsumerId = "toto".parse().unwrap();
+    let mut replay = app.gateway.subscribe(Request {
+        consumers: [consumer].into(),
+        cursor: Some("0".parse().unwrap()),
+        kinds: None,
+        amended: false,
+    });
+    assert_eq!(page(&mut replay).await, (1..=100).collect::<Vec<_>>());
+    assert_eq!(page(&mut replay).await, (101..=300).collect::<Vec<_>>());
+    sleep(Duration::from_millis(1_500)).await;
+    let erase = "begin; set local event_piper.prune = 'on';
+                 update events set payload = to_jsonb(-id); commit";
+    database.connect().await.batch_execute(erase).await.unwrap();
+    assert_eq!(page(&mut replay).await, (301..=700).map(|id| -id).collect::<Vec<_>>());
+}
+
+/// The payloads of the next page that is not empty.
+async fn page(replay: &mut Subscription) -> Vec<i64> {
+    loop {
+        let bytes = replay.next().await.expect("the gateway goes on");
+        let text = str::from_utf8(&bytes).unwrap();
+        let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+        let rows: Vec<i64> = data.filter_map(|data| data.trim().parse().ok()).collect();
+        if !rows.is_empty() {
+            return rows;
+        }
+    }
 }

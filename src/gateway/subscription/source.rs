@@ -4,7 +4,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use tokio::time::sleep;
+use tokio::{
+    spawn,
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use crate::{
@@ -46,6 +51,9 @@ pub(super) type Reading = BoxFuture<'static, Read>;
 /// read alone.
 pub(super) const PAGE: PageSize = PageSize { rows: 1000, bytes: 128 << 10 };
 
+/// So long is kept what was read ahead.
+const KEPT: Duration = Duration::from_secs(1);
+
 /// Waits between attempts, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -68,10 +76,39 @@ pub(super) enum Wanted {
 
 /// Reads what is wanted, however long that takes.
 pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
+    async move { wanted.persistently(&history).await }.boxed()
+}
+
+/// Begins to read what will be wanted soon. Where it is fetched too late it is let go of, and read
+/// again: a client that does not read costs no more memory for it, and gets nothing that was
+/// erased long ago.
+pub(super) fn read_ahead(history: Arc<History>, wanted: Wanted) -> Reading {
+    let wanted = Arc::new(wanted);
+    let (fetch, fetched) = oneshot::channel();
+    let ahead = {
+        let (history, wanted) = (Arc::clone(&history), Arc::clone(&wanted));
+        async move {
+            let read = wanted.persistently(&history).await;
+            timeout(KEPT, fetched).await.is_ok().then_some(read)
+        }
+    };
+    let ahead = AbortOnDropHandle::new(spawn(ahead));
     async move {
+        // Whether it still waits for that shows in what it answers.
+        let _ = fetch.send(());
+        match ahead.await {
+            Ok(Some(read)) => read,
+            _ => wanted.persistently(&history).await,
+        }
+    }
+    .boxed()
+}
+
+impl Wanted {
+    async fn persistently(&self, history: &History) -> Read {
         let (mut pause, longest) = BACKOFF;
         loop {
-            match wanted.read(&history).await {
+            match self.read(history).await {
                 Ok(read) => return read,
                 Err(error) => debug!(error = %Chain(&error), "a replay waits for PostgreSQL"),
             }
@@ -79,10 +116,7 @@ pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
             pause = (2 * pause).min(longest);
         }
     }
-    .boxed()
-}
 
-impl Wanted {
     async fn read(&self, history: &History) -> Result<Read, HistoryError> {
         let Self::Page { scan, consumers, paging, amended } = self else {
             return Ok(Read::Drawn(history.drawn().await?));
