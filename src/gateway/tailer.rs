@@ -113,7 +113,7 @@ impl Tailer {
 
     /// One connection, from its opening to its loss. The order outlives it.
     async fn session(&self, order: &mut Option<Order>) -> Lost {
-        match Session::open(self).await {
+        match Box::pin(Session::open(self)).await {
             Ok(mut session) => {
                 info!("listening");
                 let Err(lost) = session.follow(order).await;

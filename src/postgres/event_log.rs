@@ -1,6 +1,7 @@
 //! The queries on the log: the `events` table, and the locks that say who writes to it.
 
 mod paging;
+mod span;
 mod values;
 
 use std::{collections::HashSet, time::Duration};
@@ -10,7 +11,8 @@ use tokio_postgres::{Client, Row, Statement, types::ToSql};
 use tracing::warn;
 
 pub use self::paging::Paging;
-use self::values::Json;
+pub(super) use self::span::Span;
+use self::{span::Spanning, values::Json};
 use super::doorbell;
 use crate::{
     consumer::ConsumerId,
@@ -25,8 +27,8 @@ pub struct EventLog {
     newest: Statement,
     writers: Statement,
     ended: Statement,
-    followers: Statement,
-    followers_subscribers: Statement,
+    followers: Spanning,
+    followers_subscribers: Spanning,
     passed: Statement,
     state: Statement,
     snapshot: Statement,
@@ -194,18 +196,19 @@ where pg_visible_in_snapshot(xid, pg_current_snapshot())
           and mode = 'ExclusiveLock' and transactionid = xid::xid)";
 
 /// What late transactions wrote. The index on `xid` is a BRIN on its number, since
-/// PostgreSQL has no BRIN operator class for `xid8`.
+/// PostgreSQL has no BRIN operator class for `xid8`. PLACE is the id: see [`Span`].
 const FOLLOWERS: &str = "
 select id, xid, subscriber, type, payload, found, null::float8, stream, amends from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
     from (select id, xid, subscriber, type, payload, stream, amends from events
-          where xid::text::int8 = any($1) and id > $2 and id <= $3 order by id limit $4) page
+          where xid::text::int8 = any($1) and PLACE > $2 and PLACE <= $3
+          order by PLACE limit $4) page
 ) page where before <= $5 order by id";
 
 const FOLLOWERS_SUBSCRIBERS: &str = "
 select distinct subscriber from events
-where xid::text::int8 = any($1) and id > $2 and id <= $3 and subscriber is not null";
+where xid::text::int8 = any($1) and PLACE > $2 and PLACE <= $3 and subscriber is not null";
 
 /// Each range by itself, as far as its own rows: as a plain join it has nearly no rows, where the
 /// planner expects many, and so walks through the whole log for the first hundred.
@@ -273,8 +276,8 @@ impl EventLog {
         let tail = TAIL.replace("AGE", age);
         let (tail, followers, followers_subscribers, passed, changed) = try_join!(
             client.prepare(&tail),
-            client.prepare(FOLLOWERS),
-            client.prepare(FOLLOWERS_SUBSCRIBERS),
+            Spanning::prepare(client, FOLLOWERS),
+            Spanning::prepare(client, FOLLOWERS_SUBSCRIBERS),
             client.prepare(PASSED),
             prepare_changed(client, may.get(1)),
         )?;
@@ -338,12 +341,13 @@ impl EventLog {
         &self,
         client: &Client,
         xids: &[Xid],
-        (after, upto): (EventId, EventId),
+        range: (EventId, EventId),
         size: PageSize,
     ) -> Result<Page> {
-        let xids: Vec<i64> = xids.iter().map(|xid| xid.get().cast_signed()).collect();
+        let (xids, (after, upto)) = (numbers(xids.iter().copied()), range);
         let parameters: [&(dyn ToSql + Sync); 5] = [&xids, &after, &upto, &size.rows, &size.bytes];
-        Ok(Page::of(rows(client, &self.followers, &parameters, size.bytes).await?, size))
+        let followers = self.followers.over(range);
+        Ok(Page::of(rows(client, followers, &parameters, size.bytes).await?, size))
     }
 
     /// Whose events these transactions wrote above `after` and up to `upto`.
@@ -351,10 +355,11 @@ impl EventLog {
         &self,
         client: &Client,
         xids: &[Xid],
-        (after, upto): (EventId, EventId),
+        range: (EventId, EventId),
     ) -> Result<HashSet<ConsumerId>> {
-        let xids: Vec<i64> = xids.iter().map(|xid| xid.get().cast_signed()).collect();
-        let rows = client.query(&self.followers_subscribers, &[&xids, &after, &upto]).await?;
+        let (xids, (after, upto)) = (numbers(xids.iter().copied()), range);
+        let statement = self.followers_subscribers.over(range);
+        let rows = client.query(statement, &[&xids, &after, &upto]).await?;
         Ok(rows.iter().map(|row| ConsumerId::logged(row.get(0))).collect())
     }
 
@@ -457,6 +462,11 @@ pub(super) async fn rows(
         }
     }
     Ok(rows)
+}
+
+/// As the index on `xid` has them.
+pub(super) fn numbers(xids: impl Iterator<Item = Xid>) -> Vec<i64> {
+    xids.map(|xid| xid.get().cast_signed()).collect()
 }
 
 /// Of the ids that one virtual transaction holds, its own is the smallest: those of its

@@ -28,7 +28,7 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 pub use self::whole::WholePage;
-use super::event_log::{self, Page, PageSize, Paging};
+use super::event_log::{self, Page, PageSize, Paging, Span};
 use crate::{
     consumer::ConsumerId,
     cursor::Mark,
@@ -113,6 +113,20 @@ select id, xid, subscriber, type, payload, found, null::float8, amends from (
           ) event order by id limit $4) page
 ) page where before <= $5 order by id";
 
+/// The same over a long [`Span`]: by the index on `xid` alone, for everybody's rows may lie between
+/// these ids, or those of a consumer who has most of them.
+const MARKED_FAR: &str = "
+select id, xid, subscriber, type, payload, found, null::float8, amends from (
+    select *, count(*) over () as found,
+           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
+    from (select id, events.xid, subscriber, type, payload, amends
+          from events join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
+            on events.xid = mark.xid and events.id > mark.upto
+          where events.xid::text::int8 = any($8) and subscriber || '' = any($1)
+            and id + 0 > $2 and id + 0 <= $3
+          order by id + 0 limit $4) page
+) page where before <= $5 order by id";
+
 const EVER_PRUNED: &str = "select coalesce(max(upto), 0) from events_pruned";
 
 const PRUNED: &str = "
@@ -171,15 +185,20 @@ impl History {
         &self,
         consumers: &[ConsumerId],
         marks: &[Mark],
-        (after, upto): (EventId, EventId),
+        range: (EventId, EventId),
         paging: Paging,
     ) -> Result<(Page, EventId), HistoryError> {
-        let (names, size) = (names(consumers), paging.size());
+        let (names, size, (after, upto)) = (names(consumers), paging.size(), range);
         let xids: Vec<Xid> = marks.iter().map(|mark| mark.xid).collect();
         let uptos: Vec<EventId> = marks.iter().map(|mark| mark.upto).collect();
-        let values: [&(dyn ToSql + Sync); 7] =
-            [&names, &after, &upto, &size.rows, &size.bytes, &xids, &uptos];
-        let (rows, pruned) = self.page((MARKED, &[], &values), size, &names).await?;
+        let numbers = event_log::numbers(xids.iter().copied());
+        let values: [&(dyn ToSql + Sync); 8] =
+            [&names, &after, &upto, &size.rows, &size.bytes, &xids, &uptos, &numbers];
+        let (query, values) = match Span::of(range) {
+            Span::Short => (MARKED, &values[..7]),
+            Span::Long => (MARKED_FAR, &values[..]),
+        };
+        let (rows, pruned) = self.page((query, &[], values), size, &names).await?;
         Ok((Page::of(rows, size), pruned))
     }
 
