@@ -68,7 +68,9 @@ async fn a_log_is_partitioned_under_writers_and_clients_and_nothing_is_lost() {
     let app = App::start_with(&database.url(), settings).await;
     assert_eq!(app.resume("toto", "0").await.rows(350).await, all);
     let partitions = text(&client, PARTITIONS).await.unwrap();
-    assert!(partitions.starts_with("events_before_200 FOR VALUES FROM (MINVALUE) TO ('200'), "));
+    // How far the writer has got decides where the first one ends.
+    let first = [200, 300].map(|end| format!("events_before_{end} FOR VALUES FROM (MINVALUE) TO"));
+    assert!(first.iter().any(|first| partitions.starts_with(first)), "{partitions}");
     client.batch_execute("call event_piper_add_partitions(3)").await.unwrap();
     assert!(text(&client, PARTITIONS).await.unwrap().ends_with("TO ('700')"));
 
