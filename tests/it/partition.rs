@@ -223,3 +223,99 @@ async fn rights_and_roles_stay_as_they_were() {
         assert!(Chain(&refused).to_string().contains("permission denied"), "{forbidden}");
     }
 }
+
+async fn refused(client: &Client, sql: &str) -> String {
+    Chain(&client.batch_execute(sql).await.expect_err(sql)).to_string()
+}
+
+#[tokio::test]
+async fn what_is_detached_takes_no_name_with_it_and_is_remembered() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    partition(&client).await;
+    let uid = "insert into events (type, subscriber, payload, uid)
+        values ('t', 'toto', '1', 'e5a2c0de-0000-4000-8000-000000000001')";
+    let version = |stream: &str, version: i64| {
+        format!(
+            "insert into events (type, stream, version, payload) values
+            ('t', '{stream}', {version}, '1')"
+        )
+    };
+    // In the first partition; the stream `s` goes on in another one.
+    for sql in [uid, &version("gone", 1), &version("s", 1)] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    fill(&client, 250).await;
+    client.batch_execute(&version("s", 2)).await.unwrap();
+    client.batch_execute("insert into events_pruned values ('toto', 5000)").await.unwrap();
+    let other = "create table other (id bigint, subscriber text, stream text, uid uuid)";
+    client.batch_execute(other).await.unwrap();
+    let wrong = refused(&client, "call event_piper_detach_partition('other')").await;
+    assert!(wrong.contains("other is no partition of events"), "{wrong}");
+    let detach = "call event_piper_detach_partition('events_before_200')";
+    client.batch_execute(detach).await.unwrap();
+
+    assert!(refused(&client, &version("s", 1)).await.contains("version 1 of stream s"));
+    for sql in [uid, &version("gone", 1), &version("s", 3)] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    let pruned = "select string_agg(subscriber || ' ' || upto, ', ' order by subscriber)
+        from events_pruned where subscriber is not null";
+    assert_eq!(text(&client, pruned).await.as_deref(), Some(" 3, toto 5000"));
+    let everybodys = "select count(*)::text from events_pruned where subscriber is null";
+    assert_eq!(text(&client, everybodys).await.as_deref(), Some("0"));
+}
+
+#[tokio::test]
+async fn partitions_are_there_before_they_are_needed_and_ids_go_on() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    fill(&client, 99).await;
+    partition(&client).await;
+    let again = refused(&client, "call event_piper_prepare_partitions(100)").await;
+    assert!(again.contains("partitioned already"), "{again}");
+    let partitions = "select string_agg(inhrelid::regclass::text, ' ' order by 1)
+        from (select inhrelid from pg_inherits where inhparent = 'events'::regclass
+              order by inhrelid::regclass::text) ordered";
+    let first = "events_before_200 events_before_300 events_before_400";
+    assert_eq!(text(&client, partitions).await.as_deref(), Some(first));
+    fill(&client, 1).await;
+    assert_eq!(text(&client, "select max(id)::text from events").await.as_deref(), Some("100"));
+    client.batch_execute("call event_piper_add_partitions(3)").await.unwrap();
+    let more = format!("{first} events_before_500");
+    assert_eq!(text(&client, partitions).await, Some(more), "three whole ones are ahead again");
+}
+
+/// A session with `session_replication_role = replica` goes through no other door.
+#[tokio::test]
+async fn a_partitioned_log_has_its_triggers_and_its_owner_as_before() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let owner = format!("owner_{}", database.name());
+    let reader = format!("reader_{}", database.name());
+    let own = format!(
+        "create role {owner}; create role {reader};
+         alter table events owner to {owner};
+         grant select on events to {reader} with grant option"
+    );
+    client.batch_execute(&own).await.unwrap();
+    let triggers = "select string_agg(tgname, ' ' order by tgname) from pg_trigger
+        where tgrelid = 'events'::regclass and not tgisinternal and tgenabled = 'A'";
+    for sql in [SCRIPT, "call event_piper_prepare_partitions(100)"] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    let before = text(&client, triggers).await.unwrap();
+    assert!(before.contains("events_once"), "{before}");
+    partition(&client).await;
+    assert_eq!(text(&client, triggers).await, Some(before));
+    let rest = "select coalesce(string_agg(tgname, ' '), '') from pg_trigger
+        where tgrelid in (select inhrelid from pg_inherits where inhparent = 'events'::regclass)
+        and tgname in ('events_once', 'events_well_formed') and tgenabled <> 'A'";
+    assert_eq!(text(&client, rest).await.as_deref(), Some(""));
+    let owned = "select relowner::regrole::text from pg_class where oid = 'events'::regclass";
+    assert_eq!(text(&client, owned).await.as_deref(), Some(&*owner));
+    let grants = format!(
+        "select has_table_privilege('{reader}', 'events', 'select with grant option')::text"
+    );
+    assert_eq!(text(&client, &grants).await.as_deref(), Some("true"));
+}
