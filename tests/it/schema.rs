@@ -67,6 +67,20 @@ async fn what_is_no_event_is_refused_with_the_reason() {
         ("('a', null, 's', null)", "stream and version belong together"),
         ("('a', 'toto', null, 1)", "stream and version belong together"),
         ("('a', 'toto', 's', 0)", "version counts from 1"),
+        // An event of a stream is asked by a condition of its own.
+        ("('', 'toto', 's', 1)", "type is empty"),
+        ("(e'a\\nb', 'toto', 's', 1)", "type contains a control character"),
+        ("('$a', null, 's', 1)", "type begins with $"),
+        ("(repeat('a', 1025), 'toto', 's', 1)", "type is longer"),
+        ("('a', '', 's', 1)", "subscriber is empty"),
+        ("('a', e'a\\t', 's', 1)", "subscriber contains a control character"),
+        ("('a', repeat('a', 1025), 's', 1)", "subscriber is longer"),
+        // What counts is bytes.
+        ("(repeat('é', 513), 'toto', null, null)", "type is longer"),
+        ("('a', repeat('é', 513), null, null)", "subscriber is longer"),
+        ("(repeat('é', 513), null, 's', 1)", "type is longer"),
+        ("('a', repeat('é', 513), 's', 1)", "subscriber is longer"),
+        ("('a', null, repeat('é', 513), 1)", "stream is longer"),
     ] {
         let insert =
             "insert into events (payload, type, subscriber, stream, version) select '1', v.*";
@@ -93,8 +107,12 @@ async fn a_refusal_is_a_check_violation_of_a_named_constraint() {
 #[tokio::test]
 async fn nobody_writes_under_another_transactions_name_or_chooses_an_id() {
     let (_database, client) = log().await;
-    let xid = "insert into events (type, subscriber, payload, xid) values ('a', 'b', '1', '7')";
-    assert!(refusal(&client, xid).await.contains("xid is given by the database"));
+    for xid in [
+        "insert into events (type, subscriber, payload, xid) values ('a', 'b', '1', '7')",
+        "insert into events (type, stream, version, payload, xid) values ('a', 's', 1, '1', '7')",
+    ] {
+        assert!(refusal(&client, xid).await.contains("xid is given by the database"));
+    }
     let id = "insert into events (id, type, subscriber, payload) values (7, 'a', 'b', '1')";
     assert!(refusal(&client, id).await.contains("GENERATED ALWAYS"));
 }
@@ -228,6 +246,30 @@ async fn who_says_so_may_correct_a_row_which_stays_its_transactions() {
     assert!(refusal(&client, "delete from events").await.contains("append-only"));
 }
 
+#[tokio::test]
+async fn a_row_that_is_changed_on_purpose_must_still_be_an_event() {
+    let (_database, client) = log().await;
+    client.batch_execute(EVENT).await.unwrap();
+    client.batch_execute("set event_piper.prune = 'on'").await.unwrap();
+    for change in ["type = ''", "subscriber = null", "stream = 's'", "xid = null"] {
+        let update = format!("update events set {change}");
+        assert!(client.batch_execute(&update).await.is_err(), "{update}");
+    }
+}
+
+/// A log is brought here from elsewhere with the transactions that it had.
+#[tokio::test]
+async fn who_says_so_may_load_rows_of_other_transactions() {
+    let (_database, client) = log().await;
+    let load = "begin; set local event_piper.prune = 'on';
+        insert into events (type, subscriber, payload, xid) values ('a', 'b', '1', '7');
+        insert into events (type, stream, version, payload, xid) values ('a', 's', 1, '1', '8');
+        commit";
+    client.batch_execute(load).await.unwrap();
+    let xids = "select string_agg(xid::text, ' ' order by id) from events";
+    assert_eq!(text(&client, xids).await.as_deref(), Some("7 8"));
+}
+
 const PRUNED: &str = "select string_agg(coalesce(subscriber, 'everybody') || ' ' || upto, ', '
     order by subscriber) from events_pruned";
 
@@ -259,6 +301,36 @@ async fn what_was_truncated_is_remembered_for_everybody() {
         client.batch_execute(&format!("{EVENT}; {EVENT}")).await.unwrap();
         client.batch_execute(truncate).await.unwrap();
         assert_eq!(text(&client, PRUNED).await.as_deref(), Some(expected));
+    }
+}
+
+/// Gateways let go of what they keep in memory by this.
+#[tokio::test]
+async fn whose_events_were_changed_is_remembered_up_to_the_greatest() {
+    let (_database, client) = log().await;
+    let fill = "insert into events (type, subscriber, payload)
+        values ('a', 'toto', '1'), ('a', 'titi', '1'), ('a', 'toto', '1');
+        insert into events (type, stream, version, payload) values ('a', 's', 1, '1')";
+    client.batch_execute(fill).await.unwrap();
+    let erased = "select string_agg(subscriber || ' ' || upto, ', ' order by subscriber)
+        from events_erased";
+    let by = "select xid::text from events_erased where subscriber = 'toto'";
+    let mut before = None;
+    for (change, expected) in [
+        ("payload = '2' where id = 3", "toto 3"),
+        ("payload = '2' where id = 1", "toto 3"),
+        ("subscriber = 'tata' where id = 2", "tata 2, titi 2, toto 3"),
+        ("payload = '2' where id = 4", " 4, tata 2, titi 2, toto 3"),
+    ] {
+        let change = format!(
+            "begin; set local event_piper.prune = 'on'; update events set {change}; commit"
+        );
+        client.batch_execute(&change).await.unwrap();
+        assert_eq!(text(&client, erased).await.as_deref(), Some(expected), "{change}");
+        let changed_by = text(&client, by).await;
+        let totos = change.contains("id = 3") || change.contains("id = 1");
+        assert_eq!(changed_by != before, totos, "{change}");
+        before = changed_by;
     }
 }
 
@@ -332,4 +404,49 @@ async fn a_writer_has_its_transaction_before_it_has_a_lock() {
         for each statement execute function behind()";
     client.batch_execute(behind).await.unwrap();
     client.batch_execute(EVENT).await.unwrap();
+}
+
+/// Whoever reads these tables relies on what is in them.
+#[tokio::test]
+async fn beside_the_log_nothing_is_kept_that_makes_no_sense() {
+    let (_database, client) = log().await;
+    let key = "insert into event_piper_keys (id, name, hash, rights) values
+        ('0123456789abcdef', 'shop', sha256(''), '{}')";
+    let pump = "insert into event_piper_pumps (name) values ('p')";
+    let letter = "insert into event_piper_dead_letters (pump, event_id, state, reason)
+        values ('p', 1, 'blocking', '')";
+    let keep = "insert into events_keep (stream) values ('s')";
+    let erased = "insert into events_erased (subscriber, stream, upto) values ('toto', null, 1)";
+    for right in [key, pump, letter, keep, erased] {
+        client.batch_execute(right).await.unwrap();
+    }
+    for (right, good, bad) in [
+        (key, "0123456789abcdef", "0123456789abcdeg"),
+        (key, "0123456789abcdef", "0123456789abcdef0"),
+        (key, "'shop'", "''"),
+        (key, "'shop'", "e'sh\\nop'"),
+        (key, "sha256('')", "'short'"),
+        (key, "'{}'", "'[]'"),
+        (letter, "blocking", "forgotten"),
+        (keep, "'s'", "''"),
+        (erased, "'toto', null", "null, null"),
+        (erased, "'toto', null", "'toto', 's'"),
+    ] {
+        let wrong = right.replace(good, bad);
+        let error = client.batch_execute(&wrong).await.expect_err(&wrong);
+        assert_eq!(error.code(), Some(&SqlState::CHECK_VIOLATION), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_aggregator_refused_goes_with_its_pump_and_follows_its_name() {
+    let (_database, client) = log().await;
+    let letters = "insert into event_piper_pumps (name) values ('a'), ('b');
+        insert into event_piper_dead_letters (pump, event_id, state, reason)
+        values ('a', 1, 'blocking', ''), ('b', 1, 'blocking', '');
+        update event_piper_pumps set name = 'c' where name = 'a';
+        delete from event_piper_pumps where name = 'b'";
+    client.batch_execute(letters).await.unwrap();
+    let left = "select string_agg(pump, ' ') from event_piper_dead_letters";
+    assert_eq!(text(&client, left).await.as_deref(), Some("c"));
 }
