@@ -110,9 +110,57 @@ async fn a_gateway_reads_what_it_needs_and_nothing_else() {
             "truncate events",
             "select nextval('events_id_seq')",
             "update event_piper_migrations set name = ''",
+            "insert into event_piper_keys values ('0123456789abcdef', 'a', sha256(''), '{}')",
+            "update event_piper_keys set revoked_at = null",
+            "insert into event_piper_pumps (name) values ('p')",
         ],
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_pump_keeps_what_is_its_own_and_does_nothing_else() {
+    let database = granted().await;
+    let pump = connect_as(&database, "event_piper_pump").await;
+    for sql in [
+        "select * from events",
+        "insert into event_piper_pumps (name) values ('p')",
+        "update event_piper_pumps set position = 1",
+        "insert into event_piper_dead_letters values ('p', 1, 'retry', '')",
+        "delete from event_piper_dead_letters",
+    ] {
+        pump.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {}", Chain(&error)));
+    }
+    assert_refused(
+        &pump,
+        &[
+            "insert into events (type, subscriber, payload) values ('a', 'b', '1')",
+            "delete from events",
+            "delete from event_piper_pumps",
+            "delete from event_piper_keys",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn all_that_was_made_is_the_owners_and_no_role_can_log_in() {
+    let database = granted().await;
+    let client = database.connect().await;
+    let others = "select coalesce(string_agg(name, ', '), '') from (
+            select relname::text, relowner from pg_class where relkind in ('r', 'p')
+                and relnamespace = current_schema()::regnamespace
+            union all
+            select proname::text, proowner from pg_proc
+             where pronamespace = current_schema()::regnamespace
+        ) made (name, owner) where owner <> 'event_piper_owner'::regrole";
+    let others: String = client.query_one(others, &[]).await.unwrap().get(0);
+    assert_eq!(others, "");
+    let logins = "select count(*) from pg_roles where rolname in ('event_piper_owner',
+        'event_piper_writer', 'event_piper_gateway', 'event_piper_pump', 'event_piper_pruner',
+        'event_piper_eraser') and (rolcanlogin or rolsuper)";
+    let logins: i64 = client.query_one(logins, &[]).await.unwrap().get(0);
+    assert_eq!(logins, 0);
 }
 
 #[tokio::test]
@@ -142,6 +190,23 @@ async fn who_may_only_delete_is_remembered_as_well() {
     let known = "select string_agg(upto::text, ' ' order by upto) from events_pruned";
     let known: String = client.query_one(known, &[]).await.unwrap().get(0);
     assert_eq!(known, "1 2");
+}
+
+#[tokio::test]
+async fn who_may_only_change_is_remembered_as_well() {
+    let database = granted().await;
+    let mender = format!("mender_{}", database.name());
+    let client = database.connect().await;
+    let create = format!(
+        "create role {mender}; grant select, update on events to {mender};
+         insert into events (type, subscriber, payload) values ('a', 'b', '1')"
+    );
+    client.batch_execute(&create).await.unwrap();
+    let mend = "begin; set local event_piper.prune = 'on'; update events set payload = '2'; commit";
+    connect_as(&database, &mender).await.batch_execute(mend).await.unwrap();
+    let known = "select subscriber || ' ' || upto from events_erased";
+    let known: String = client.query_one(known, &[]).await.unwrap().get(0);
+    assert_eq!(known, "b 1");
 }
 
 /// A login of this role's, and the arguments that make the program use it.
