@@ -76,9 +76,31 @@ async fn what_corrects_nothing_is_refused_with_the_reason() {
         let back = "select setval('events_id_seq', 3)";
         client.batch_execute(back).await.unwrap();
     }
-    let fits = "insert into events (type, subscriber, stream, version, payload, amends) values
-        ('t', 'titi', 's', 2, '[{\"op\": \"add\", \"path\": \"/a\", \"value\": null}]', 1)";
-    client.batch_execute(fits).await.unwrap();
+    for (version, step) in (2..).zip([
+        r#""op": "add", "path": "/a", "value": null"#,
+        r#""op": "remove", "path": "/a""#,
+        r#""op": "replace", "path": "", "value": 1"#,
+        r#""op": "move", "path": "/a", "from": "/b""#,
+        r#""op": "copy", "path": "/a", "from": """#,
+        r#""op": "test", "path": "/a", "value": 1"#,
+    ]) {
+        let fits = format!(
+            "insert into events (type, subscriber, stream, version, payload, amends) values
+             ('t', 'titi', 's', {version}, '[{{{step}}}]', 1)"
+        );
+        client.batch_execute(&fits).await.unwrap();
+    }
+}
+
+/// What it corrects may be gone by the time that an amendment itself is changed, as by an erasure.
+#[tokio::test]
+async fn an_amendment_was_right_when_it_was_written() {
+    let (_database, client) = log().await;
+    write(&client, "{}", None).await;
+    write(&client, r#"{"name": "Jon"}"#, Some(1)).await;
+    let erase = "begin; set local event_piper.prune = 'on'; delete from events where id = 1;
+        update events set payload = 'null' where id = 2; commit";
+    client.batch_execute(erase).await.unwrap();
 }
 
 #[tokio::test]
