@@ -340,7 +340,9 @@ fn pem(text: &[u8]) -> Option<Key> {
 
 #[cfg(test)]
 mod tests {
+    use axum::{Router, http::StatusCode, response::Redirect, routing::get};
     use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -364,6 +366,8 @@ mod tests {
     fn of_a_set_only_public_keys_for_signatures_count() {
         let json = r#"{"keys": [
             {"kty": "RSA", "kid": "enc", "use": "enc", "alg": "RSA-OAEP", "n": "AQAB", "e": "AQAB"},
+            {"kty": "RSA", "kid": "sealed", "use": "enc", "n": "AQAB", "e": "AQAB"},
+            {"kty": "RSA", "kid": "sealer", "use": "enc", "alg": "RS256", "n": "AQAB", "e": "AQAB"},
             {"kty": "oct", "kid": "secret", "k": "c2VjcmV0"},
             {"kty": "XYZ", "kid": "new"},
             {"kty": "EC", "kid": "odd", "crv": "P-521", "x": "AQAB", "y": "AQAB"},
@@ -379,6 +383,46 @@ mod tests {
         assert!(keys.find(Some("c"), Algorithm::RS256).is_none());
         assert!(keys.find(None, Algorithm::RS256).is_none(), "two would do: which?");
         assert!(keys.find(None, Algorithm::PS256).is_some());
+    }
+
+    const SET: &str = r#"{"keys": [{"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB"}]}"#;
+
+    #[test]
+    fn an_issuer_has_so_many_keys_and_no_more() {
+        let key = r#"{"kty": "RSA", "n": "AQAB", "e": "AQAB"}"#;
+        let keys = KeySet::parse(format!("[{}]", [key; MOST + 1].join(",")).as_bytes());
+        assert!(keys.keys.is_empty(), "an array alone is no set");
+        let set = format!(r#"{{"keys": [{}]}}"#, [key; MOST + 1].join(","));
+        assert_eq!(KeySet::parse(set.as_bytes()).keys.len(), MOST);
+    }
+
+    #[tokio::test]
+    async fn only_a_whole_set_of_keys_from_the_address_itself_takes_the_place_of_what_is_known() {
+        let long = |more| SET.to_owned() + &" ".repeat(LARGEST - SET.len() + more);
+        let router = Router::new()
+            .route("/keys", get(async || SET))
+            .route("/longest", get(async move || long(0)))
+            .route("/too-long", get(async move || long(1)))
+            .route("/moved", get(async || Redirect::temporary("/keys")))
+            .route("/made", get(async || (StatusCode::CREATED, SET)))
+            .route("/emptied", get(async || r#"{"keys": []}"#));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(axum::serve(listener, router).into_future());
+        for (path, counts) in [
+            ("keys", true),
+            ("longest", true),
+            ("too-long", false),
+            ("moved", false),
+            ("made", false),
+            ("emptied", false),
+            ("nowhere", false),
+        ] {
+            let keys = Keys::new(Source::Url(format!("http://{address}/{path}").parse().unwrap()));
+            assert_eq!(keys.renew().await.is_ok(), counts, "{path}");
+            assert_eq!(keys.are_known(), counts, "{path}");
+        }
+        serving.abort();
     }
 
     #[test]

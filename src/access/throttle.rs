@@ -260,6 +260,21 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_forgotten_once_it_has_paid_and_not_before() {
+        let (throttle, now) = (limited(1, 1), Instant::now());
+        let [paid, owing, new] = [1, 2, 3].map(|n| IpAddr::V4(n.into()));
+        let known = |at| throttle.wrong().contains_key(&at);
+        throttle.wrong().extend([(paid, now), (owing, now + Duration::from_mins(1))]);
+        throttle.forget();
+        assert!(!known(paid) && known(owing));
+
+        let many = u32::try_from(MOST_WRONG).unwrap();
+        throttle.wrong().extend((10..10 + many).map(|n| (IpAddr::V4(n.into()), now)));
+        throttle.failed(new).unwrap();
+        assert!(known(owing) && throttle.wrong().len() == 2, "those that have paid make room");
+    }
+
+    #[test]
     fn who_is_quiet_is_forgotten() {
         let throttle = limited(1, 1000);
         for n in 0..100 {

@@ -301,6 +301,18 @@ mod tests {
     }
 
     #[test]
+    fn it_ends_with_its_proof_and_never_later_than_it_may() {
+        let (tickets, now) = (Tickets::new(&[]), SystemTime::now());
+        let until = |expires| tickets.issue(&toto(expires), None).unwrap().until;
+        let soon = now + Duration::from_mins(1);
+        assert_eq!(until(Some(soon)), soon);
+        for long in [None, Some(now + 2 * LONGEST_LIFE)] {
+            let until = until(long);
+            assert!(now + LONGEST_LIFE <= until && until <= SystemTime::now() + LONGEST_LIFE);
+        }
+    }
+
+    #[test]
     fn it_is_used_once_and_then_only_to_come_back() {
         let tickets = Tickets::new(&[]);
         let id = tickets.issue(&toto(None), None).unwrap().id;
