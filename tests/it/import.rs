@@ -1,6 +1,6 @@
 //! Lines of JSON, as many as come.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::SocketAddr};
 
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -26,6 +26,24 @@ fn lines(range: std::ops::Range<u32>) -> String {
 fn last(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.body);
     serde_json::from_str(answer.body.lines().last().unwrap()).unwrap()
+}
+
+/// Half an import by who shows this: a batch of it has been sent; and another one.
+pub(crate) async fn begin(address: SocketAddr, proof: &str) -> (TcpStream, String) {
+    let batch = "{\"type\":\"t\",\"subscriber\":\"toto\",\"payload\":1}\n".repeat(500);
+    let head = format!(
+        "POST /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: {proof}\r\n\
+         Content-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
+        2 * batch.len()
+    );
+    let mut import = TcpStream::connect(address).await.unwrap();
+    import.write_all(format!("{head}{batch}").as_bytes()).await.unwrap();
+    (import, batch)
+}
+
+/// What it says at last.
+pub(crate) async fn end(import: TcpStream) -> Value {
+    last(&whole(import).await.unwrap())
 }
 
 async fn payloads(database: &Database) -> Vec<i32> {

@@ -3,13 +3,17 @@
 use std::{net::SocketAddr, process::Output};
 
 use event_piper::access::{Modes, keys::NewKey};
-use tokio::process::Command;
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, process::Command};
 
 use super::issuer::bearer;
-use crate::support::{
-    app::{App, Settings},
-    postgres::Database,
-    sse_client::{Stream, ask},
+use crate::{
+    import,
+    support::{
+        app::{App, Settings},
+        postgres::Database,
+        sse_client::{Stream, ask},
+    },
 };
 
 async fn app() -> (Database, App) {
@@ -81,6 +85,23 @@ async fn a_key_that_is_revoked_ends_its_streams_and_its_tickets() {
     assert_eq!(back.status, 401);
     let again = keys(&database, &["revoke", &key]).await;
     assert!(!again.status.success());
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_ends_its_imports() {
+    let (database, app) = app().await;
+    let key = create(&database, &["--name", "toto", "--write", "toto"]).await;
+    let header = bearer(&key);
+    let headers = [("Authorization", &*header)];
+    let mut stream = Stream::open(app.address, "/events", &headers).await.joined().await;
+    let (mut lines, batch) = import::begin(app.address, &header).await;
+    assert_eq!(stream.rows(500).await.last(), Some(&500));
+    let revoked = keys(&database, &["revoke", &key]).await;
+    assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
+    assert_eq!(stream.signal("$closing").await.data, r#"{"reason":"revoked"}"#);
+    lines.write_all(batch.as_bytes()).await.unwrap();
+    let told = import::end(lines).await;
+    assert_eq!((&told["lines"], &told["error"]["status"]), (&json!(500), &json!(401)), "{told}");
 }
 
 #[tokio::test]

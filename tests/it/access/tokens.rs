@@ -5,15 +5,19 @@ use std::{num::NonZeroU32, time::Duration};
 use event_piper::access::{Modes, jwks::Source};
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 use super::issuer::{
     Issuer, NAME, Signer, app_with, bearer, believing, claims, claims_with, seconds,
 };
-use crate::support::{
-    app::App,
-    eventually,
-    postgres::Database,
-    sse_client::{self, Answer, Stream, ask},
+use crate::{
+    import,
+    support::{
+        app::App,
+        eventually,
+        postgres::Database,
+        sse_client::{self, Answer, Stream, ask},
+    },
 };
 
 async fn with(app: &App, path: &str, token: &str) -> Answer {
@@ -220,6 +224,19 @@ async fn a_token_that_expires_ends_its_streams() {
     assert_eq!(with(&app, "/events", &token).await.status, 401);
     let ended = "disconnects_total{reason=\"expired\"}";
     eventually("it is counted", async || (app.metric(ended).await == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_token_that_expires_ends_its_imports() {
+    let (_database, app, signer) = app_with(|_| {}).await;
+    let claims = json!({"exp": seconds() + 4, "event_piper": {"write": ["toto"]}});
+    let token = signer.token(&claims_with("toto", &claims));
+    let (mut lines, batch) = import::begin(app.address, &bearer(&token)).await;
+    let mut stream = follow(&app, "/events", &token).await;
+    assert_eq!(stream.signal("$closing").await.data, r#"{"reason":"expired"}"#);
+    lines.write_all(batch.as_bytes()).await.unwrap();
+    let told = import::end(lines).await;
+    assert!(told["lines"] != 1000 && told["error"]["status"] == 401, "{told}");
 }
 
 #[tokio::test]
