@@ -326,3 +326,32 @@ fn ticket_keys(text: &str) -> Parsed<Vec<SecretString>> {
 fn rate(text: &str) -> Parsed<NonZeroU32> {
     text.parse().map_err(|_| "a number from 1".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::value::tests::check, *};
+
+    #[test]
+    fn what_is_just_within_its_bounds_is_taken_and_nothing_beyond() {
+        let (just, short) = ("x".repeat(SHORTEST_SECRET), "x".repeat(SHORTEST_SECRET - 1));
+        check(secret, &[&just], &[&short, &format!(" {short} "), ""]);
+        check(ticket_keys, &[&format!("{just}\n\n{just}\n")], &[&format!("{just}\n{short}")]);
+        check(leeway, &["0s", "5m"], &["5m 1s", "-1s"]);
+        check(refresh, &["1s", "1day"], &["999ms", "0s", "1day 1s"]);
+        check(rate, &["1", "4294967295"], &["0", "-1", "4294967296"]);
+    }
+
+    #[test]
+    fn the_keys_address_is_one_that_may_be_written_into_the_log() {
+        check(
+            url,
+            &["https://i.example/jwks.json", "http://[::1]:80/"],
+            &[
+                "i.example",
+                "file:///etc/keys",
+                "https://u@i.example/",
+                "https://:hunter2@i.example/",
+            ],
+        );
+    }
+}

@@ -355,3 +355,37 @@ fn on_refusal(text: &str) -> Result<OnRefusal, Expected> {
         _ => Err("stop or set-aside".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aggregators_address_holds_no_secret_and_nothing_behind_its_path() {
+        assert!(base("http://h:8080/a").is_some() && base("https://h").is_some());
+        for wrong in ["h", "ftp://h/", "http://u@h/", "http://:p@h/", "http://h/?a", "http://h/#a"]
+        {
+            assert!(base(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn batches_go_to_a_plain_path() {
+        assert_eq!(path("/events/import"), Ok("events/import".into()));
+        for wrong in ["", "/", "a b", "a?b", "a\r\nb", "é"] {
+            assert!(path(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_one_word() {
+        for (token, right) in [("a.b-c", true), ("a b", false), ("a\r\nb", false), ("é", false)] {
+            let mut wrong = Vec::new();
+            let flags =
+                BTreeMap::from([("to", "http://h".to_owned()), ("token", token.to_owned())]);
+            let given = Given::flags(AggregatorFlags(flags), &|_| None, &mut wrong).unwrap();
+            assert_eq!(given.settings().is_some(), right, "{token:?}");
+            assert_eq!(wrong.is_empty(), right, "{wrong:?}");
+        }
+    }
+}

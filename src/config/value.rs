@@ -139,3 +139,44 @@ pub(super) fn database(text: &str) -> Parsed<(Server, SecretString)> {
     })?;
     Ok((server, text.into()))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::config) fn check<T>(
+        parse: fn(&str) -> Parsed<T>,
+        right: &[&str],
+        wrong: &[&str],
+    ) {
+        for (texts, is_right) in [(right, true), (wrong, false)] {
+            for text in texts {
+                assert_eq!(parse(text).is_ok(), is_right, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_just_within_its_bounds_is_taken_and_nothing_beyond() {
+        check(interval, &["10ms", "1day"], &["9ms", "0s", "10"]);
+        check(count, &["1", "1000"], &["0", "1001", "-1"]);
+        check(page, &["1", "10000"], &["0", "10001"]);
+        check(limit, &["1", "1000000"], &["0", "-1", ""]);
+        check(head, &["8KiB", "1MiB"], &["8191", "0"]);
+        check(port, &["1", "65535"], &["0", "65536"]);
+    }
+
+    #[test]
+    fn a_path_for_appending_takes_no_other_ones_place() {
+        let wrong = ["", "append", "//", "/a//b", "/a b", "/{a}", "/events", "/streams/", "/all"];
+        check(url_path, &["/", "/append", "/a/b.c/", "/events/old"], &wrong);
+    }
+
+    #[test]
+    fn an_origin_is_a_scheme_and_a_host_and_nothing_more() {
+        let right = ["", "https://a.example", "http://a.example:8080, https://b"];
+        let wrong =
+            ["*", "a.example", "ftp://a", "https://", "https://a/", "https://u@a", "https://*.a"];
+        check(origins, &right, &wrong);
+    }
+}
