@@ -16,7 +16,6 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
-    body::Incoming,
     client::conn::http1::{self, SendRequest},
     header::{
         AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
@@ -403,7 +402,7 @@ async fn shake_hands(
 }
 
 /// Whether the connection may be used for another request.
-fn is_kept(response: &Response<Incoming>) -> bool {
+fn is_kept<B>(response: &Response<B>) -> bool {
     let says = response.headers().get(CONNECTION).and_then(|value| value.to_str().ok());
     let says = says.unwrap_or_default().to_ascii_lowercase();
     if response.version() == Version::HTTP_10 {
@@ -431,4 +430,133 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = text.parse().map(Duration::from_secs).ok();
     let date = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
     Some(seconds.or_else(date)?.min(LONGEST_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    fn target(host: &str, port: u16) -> Target {
+        Target {
+            host: host.into(),
+            port,
+            base: "/".into(),
+            batch_path: "events/batch".into(),
+            tls: None,
+            token: None,
+            key: None,
+            timeout: Duration::from_mins(1),
+        }
+    }
+
+    /// An aggregator that gives these answers on its one connection, and ends that then, or not.
+    async fn that_answers(answers: &'static [&'static str], ends: bool) -> Aggregator {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            for answer in answers {
+                let mut request = Vec::new();
+                let whole = |request: &[u8]| {
+                    let end: &[u8] = if request.starts_with(b"GET") { b"\r\n\r\n" } else { b"[]" };
+                    request.ends_with(end)
+                };
+                while !whole(&request) {
+                    assert_ne!(socket.read_buf(&mut request).await.unwrap(), 0);
+                }
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+            if !ends {
+                std::future::pending::<()>().await;
+            }
+        });
+        Aggregator::new(target("127.0.0.1", port))
+    }
+
+    #[tokio::test]
+    async fn half_an_answer_says_nothing_of_what_it_has() {
+        const HALF: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"id\": 7";
+        let mut aggregator = that_answers(&[HALF], true).await;
+        let failure = aggregator.latest().await.unwrap_err();
+        assert!(matches!(failure, Failure::Unreadable { .. }), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn the_status_confirms_a_post_whatever_is_missing_behind_it() {
+        const EMPTY: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+        const ENDLESS: &str = "HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\nhalf";
+        let mut aggregator = that_answers(&[EMPTY, ENDLESS], false).await;
+        assert!(matches!(aggregator.latest().await, Ok(Latest::Unsaid)));
+        aggregator.post_batch("1", Bytes::from_static(b"[]")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_of_ipv6_is_written_in_brackets_and_reached_without() {
+        // Not every machine has one.
+        let Ok(listener) = TcpListener::bind("[::1]:0").await else { return };
+        let port = listener.local_addr().unwrap().port();
+        target("[::1]", port).connect().await.unwrap();
+    }
+
+    fn refusal(status: u16, says: &'static str) -> Refusal {
+        let status = StatusCode::from_u16(status).unwrap();
+        let reply = Reply { status, retry_after: None, body: Bytes::from_static(says.as_bytes()) };
+        refused(&Method::POST, "events", &reply)
+    }
+
+    #[test]
+    fn some_refusals_are_about_the_events_and_no_others() {
+        let about = |status: &u16| refusal(*status, "").is_about_the_events();
+        let statuses: Vec<u16> = (200..600).filter(about).collect();
+        assert_eq!(statuses, [400, 409, 410, 413, 415, 422]);
+    }
+
+    #[test]
+    fn what_an_aggregator_says_becomes_one_short_line() {
+        assert_eq!(refusal(400, " no\r\nroom\x1b[31m ").says, "no  room [31m");
+        let long = Box::leak("é".repeat(LONGEST_SAYING + 1).into_boxed_str());
+        assert_eq!(refusal(400, long).says.chars().count(), LONGEST_SAYING);
+    }
+
+    #[test]
+    fn who_is_asked_to_come_back_does_within_an_hour() {
+        let retry_after =
+            |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]));
+        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("86400"), Some(LONGEST_RETRY_AFTER));
+        let date = |secs| {
+            let then = SystemTime::now() + Duration::from_secs(secs);
+            retry_after(&httpdate::fmt_http_date(then)).unwrap()
+        };
+        assert!((60..=100).contains(&date(100).as_secs()));
+        assert_eq!(date(86_400), LONGEST_RETRY_AFTER);
+        for nothing in ["soon", "-1", "Thu, 01 Jan 1970 00:00:00 GMT"] {
+            assert_eq!(retry_after(nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn the_port_is_named_where_it_is_not_the_schemes_own() {
+        assert_eq!(target("h", 80).authority(), "h");
+        assert_eq!(target("h", 443).authority(), "h:443");
+        assert_eq!(target("[::1]", 8080).authority(), "[::1]:8080");
+    }
+
+    #[test]
+    fn a_connection_is_kept_as_its_version_of_http_has_it() {
+        for (version, says, kept) in [
+            (Version::HTTP_11, "", true),
+            (Version::HTTP_11, "Close", false),
+            (Version::HTTP_10, "", false),
+            (Version::HTTP_10, "Keep-Alive", true),
+        ] {
+            let response = Response::builder().version(version).header(CONNECTION, says);
+            assert_eq!(is_kept(&response.body(()).unwrap()), kept, "{version:?} {says}");
+        }
+    }
 }

@@ -275,6 +275,7 @@ mod tests {
         assert_eq!(found("payload/n"), None);
         assert_eq!(found("payload/a/x"), None);
         assert_eq!(found("payload/a/b~0~1c/7"), None);
+        assert_eq!(unescaped("~01~10"), "~1/0", "RFC 6901: slashes first");
     }
 
     #[test]

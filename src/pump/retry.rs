@@ -58,6 +58,11 @@ mod tests {
     }
 
     #[test]
+    fn there_is_always_a_moment_between_two_attempts() {
+        assert_eq!(Backoff::new(Duration::ZERO).pause(None), Backoff::LEAST);
+    }
+
+    #[test]
     fn what_was_asked_for_is_honoured() {
         let mut backoff = Backoff::new(Duration::from_secs(1));
         assert_eq!(backoff.pause(Some(Duration::from_secs(7))), Duration::from_secs(7));

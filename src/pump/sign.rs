@@ -54,5 +54,9 @@ mod tests {
         for wrong in ["MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_?", "whsec_dG9vIHNob3J0"] {
             assert!(SigningKey::parse(wrong).is_none(), "{wrong}");
         }
+        for (length, fits) in [(23, false), (24, true), (64, true), (65, false)] {
+            let text = format!("{PREFIX}{}", STANDARD.encode(vec![7; length]));
+            assert_eq!(SigningKey::parse(&text).is_some(), fits, "{length} bytes");
+        }
     }
 }
