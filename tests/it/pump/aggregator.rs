@@ -50,7 +50,7 @@ pub(super) enum Says {
     Latest,
     /// With 204.
     Nothing,
-    /// With something of its own.
+    /// With something of its own, which has a number, too.
     Foreign,
 }
 
@@ -232,7 +232,7 @@ impl Store {
         assert_eq!(path, "/base/events/latest");
         match (self.says, self.applied.last_key_value()) {
             (Says::Nothing, _) => reply(204, ""),
-            (Says::Foreign, _) => reply(200, r#"{"uuid": "5b0c", "entity": "order"}"#),
+            (Says::Foreign, _) => reply(200, r#"{"id": 9000, "entity": "order"}"#),
             (Says::Latest, None) if self.is_booted => reply(204, ""),
             (Says::Latest, None) => reply(404, ""),
             (Says::Latest, Some((_, event))) => reply(200, event.to_string()),

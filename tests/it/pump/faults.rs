@@ -222,6 +222,51 @@ async fn who_was_left_alone_for_a_while_is_asked_before_it_gets_something() {
     fed(&database, &aggregator, &pump).await;
 }
 
+/// Behind a proxy that keeps the connection, nothing else tells that it is another one.
+#[tokio::test]
+async fn who_has_lost_all_gets_it_again_though_nothing_new_comes() {
+    let database = Database::create().await;
+    write(&database, 3).await;
+    let aggregator = Aggregator::start().await;
+    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    fed(&database, &aggregator, &pump).await;
+    aggregator.forget();
+    pump.eventually("it is asked and booted again", async || aggregator.store().booted == 2).await;
+    assert_eq!(aggregator.ids(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_pump_that_leaves_notes_how_far_it_has_got() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    let mut pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    write(&database, 100).await;
+    fed(&database, &aggregator, &pump).await;
+    pump.leave().await;
+    let position = "select position from event_piper_pumps";
+    let row = database.connect().await.query_one(position, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 100);
+}
+
+#[tokio::test]
+async fn failures_are_counted_from_the_last_success() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    for times in [2, 1] {
+        aggregator.store().faults.extend(vec![Fault::Answer(503); times]);
+        write(&database, 1).await;
+        fed(&database, &aggregator, &pump).await;
+    }
+    let log = pump.log();
+    let failures = log.lines().filter_map(|line| line.split(" failures=").nth(1));
+    let failures: Vec<_> = failures.filter_map(|rest| rest.split(' ').next()).collect();
+    assert_eq!(failures, ["1", "2", "1"], "{log}");
+}
+
 #[tokio::test]
 async fn the_lag_grows_while_an_aggregator_is_away() {
     let database = Database::create().await;

@@ -30,6 +30,15 @@ async fn a_pump_stops_before_a_refused_event_until_it_is_skipped() {
     said(&["skip", "toto", "3"], &database.url()).await;
     until_it_has(&aggregator, &[1, 2, 4, 5], &pump).await;
     pump.until("live").await;
+    let none = async || pump.metric("dead_letters").await < 0.5;
+    pump.eventually("what is skipped is not counted", none).await;
+    let again = command(&["retry", "toto", "3"], &database.url()).await;
+    assert!(!again.status.success(), "skipped is skipped");
+    // It stays so when all comes again.
+    aggregator.restart_empty();
+    write(&database, 1).await;
+    until_it_has(&aggregator, &[1, 2, 4, 5, 6], &pump).await;
+    pump.until("live").await;
 }
 
 #[tokio::test]
@@ -72,6 +81,8 @@ async fn a_refused_event_may_be_set_aside_in_a_batch_too_and_sent_again() {
     {
         let mut store = aggregator.store();
         assert_eq!(store.wrong, Vec::<String>::new());
+        // Halves, until the one is found; and then as many again, step by step.
+        assert_eq!(store.batches, [16, 16, 8, 4, 2, 1, 1, 1, 1, 2, 4, 8, 8, 0]);
         store.refused.clear();
     }
     said(&["retry", "toto", "17"], &database.url()).await;
@@ -102,6 +113,94 @@ async fn what_was_set_aside_stays_so_across_a_restart() {
     write(&database, 1).await;
     until_it_has(&aggregator, &[1, 3, 4], &pump).await;
     assert!(said(&["list"], &database.url()).await.contains("2 set-aside"));
+}
+
+/// What was set aside was not delivered: an aggregator that tells what it has tells of what is before.
+#[tokio::test]
+async fn what_was_set_aside_last_is_not_tried_again_after_a_restart() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    aggregator.store().refused.insert(3);
+    let flags = ["--on-refusal", "set-aside"];
+    let mut pump = PumpProcess::start(&database.url(), &aggregator, &flags);
+    pump.until("live").await;
+    write(&database, 3).await;
+    let noted = async || said(&["list"], &database.url()).await.contains("booted, at 3, 0 events");
+    pump.eventually("it has noted that it is behind the event", noted).await;
+    pump.kill().await;
+    let before = aggregator.store().posts.len();
+    pump.run();
+    pump.until("live").await;
+    write(&database, 1).await;
+    until_it_has(&aggregator, &[1, 2, 4], &pump).await;
+    assert_eq!(aggregator.store().posts.len(), before + 1);
+}
+
+#[tokio::test]
+async fn what_was_refused_is_forgotten_when_it_is_taken_after_a_restart() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    aggregator.store().refused.insert(2);
+    let mut pump = PumpProcess::start(&database.url(), &aggregator, &[]);
+    pump.until("live").await;
+    write(&database, 2).await;
+    pump.until("stopped").await;
+    pump.kill().await;
+    aggregator.store().refused.clear();
+    pump.run();
+    until_it_has(&aggregator, &[1, 2], &pump).await;
+    let forgotten = async || !said(&["list"], &database.url()).await.contains("blocking");
+    pump.eventually("nothing blocks any more", forgotten).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_again_stays_set_aside_with_the_reason() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    aggregator.store().refused.extend([1, 2]);
+    let flags = ["--on-refusal", "set-aside"];
+    let pump = PumpProcess::start(&database.url(), &aggregator, &flags);
+    pump.until("live").await;
+    write(&database, 3).await;
+    until_it_has(&aggregator, &[3], &pump).await;
+    let prune =
+        "begin; set local event_piper.prune = 'on'; delete from events where id = 2; commit";
+    database.connect().await.batch_execute(prune).await.unwrap();
+    let noted_at = "update event_piper_dead_letters set reason = 'before'";
+    database.connect().await.batch_execute(noted_at).await.unwrap();
+    said(&["retry", "toto"], &database.url()).await;
+    let list = async || said(&["list"], &database.url()).await;
+    let both = async || {
+        let list = list().await;
+        list.matches("set-aside").count() == 2 && !list.contains("before")
+    };
+    pump.eventually("both are set aside again", both).await;
+    let list = list().await;
+    assert!(list.contains("no room for event 1"), "{list}");
+    assert!(list.contains("the event was pruned"), "{list}");
+}
+
+#[tokio::test]
+async fn what_is_sent_again_comes_in_its_place_where_that_is_still_to_come() {
+    let database = Database::create().await;
+    let aggregator = Aggregator::start().await;
+    aggregator.store().refused.insert(17);
+    let flags = ["--on-refusal", "set-aside"];
+    let mut pump = PumpProcess::start(&database.url(), &aggregator, &flags);
+    pump.until("live").await;
+    let all = write(&database, 20).await;
+    let others: Vec<_> = all.iter().copied().filter(|id| *id != 17).collect();
+    until_it_has(&aggregator, &others, &pump).await;
+    pump.kill().await;
+    said(&["retry", "toto", "17"], &database.url()).await;
+    {
+        let mut store = aggregator.store();
+        store.refused.clear();
+        store.applied.split_off(&11);
+    }
+    pump.run();
+    until_it_has(&aggregator, &all, &pump).await;
+    assert_eq!(aggregator.store().wrong, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -73,6 +73,14 @@ impl PumpProcess {
         }
     }
 
+    /// Waits until it has left of its own accord.
+    pub(super) async fn leave(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let mut child = self.child.take().expect("it runs");
+        let left = timeout(Duration::from_secs(28), child.wait()).await;
+        assert!(left.expect("it leaves").unwrap().success(), "{}", self.log());
+    }
+
     /// Sends it a signal.
     pub(super) fn signal(&self, signal: Signal) {
         let id = self.child.as_ref().and_then(Child::id).expect("it runs");

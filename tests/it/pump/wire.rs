@@ -218,6 +218,27 @@ async fn who_takes_batches_may_catch_up_with_them() {
 }
 
 #[tokio::test]
+async fn batches_are_as_large_as_they_may_be_and_no_larger() {
+    let batches = async |flags: &[&str]| {
+        let database = Database::create().await;
+        write(&database, 25).await;
+        let aggregator = Aggregator::start().await;
+        let pump = PumpProcess::start(&database.url(), &aggregator, flags);
+        pump.until("live").await;
+        fed(&database, &aggregator, &pump).await;
+        let store = aggregator.store();
+        let bytes: Vec<_> = store.headers.iter().map(|(_, body)| body.len()).collect();
+        (store.batches.clone(), bytes)
+    };
+    assert_eq!(batches(&["--batch-events", "10"]).await.0, [10, 10, 5, 0]);
+    let (counts, bytes) = batches(&["--batch-bytes", "1000B"]).await;
+    assert!(counts.len() > 3 && counts[0] > 1, "{counts:?}");
+    assert!(bytes.iter().all(|bytes| *bytes <= 1000), "{bytes:?}");
+    let alone = batches(&["--batch-bytes", "1B"]).await.0;
+    assert_eq!(alone, [vec![1; 25], vec![0]].concat(), "one event may be larger");
+}
+
+#[tokio::test]
 async fn an_aggregator_that_ends_every_connection_is_fed_as_well() {
     let database = Database::create().await;
     write(&database, 30).await;
