@@ -222,6 +222,8 @@ mod tests {
         assert_eq!("9~5:1~3:2".parse(), "9~3:2~5:1".parse::<Cursor>(), "in whatever order");
         let seventeen = (0..17).fold(String::from("9"), |text, xid| format!("{text}~{xid}:1"));
         assert!(seventeen.parse::<Cursor>().is_err());
+        let long = "é".repeat(10_000).parse::<Cursor>().unwrap_err();
+        assert_eq!(long.given.chars().count(), 80);
     }
 
     proptest! {

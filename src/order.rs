@@ -341,6 +341,20 @@ mod tests {
     }
 
     #[test]
+    fn as_many_may_be_late_as_a_cursor_can_name_and_one_more_is_waited_for() {
+        let now = Instant::now();
+        let writers: Vec<u64> = (100..=100 + u64::try_from(Late::MAX).unwrap()).collect();
+        // Transaction 7 is late already.
+        for (open, settles) in
+            [(Late::MAX - 1, true), (Late::MAX, false), (Late::MAX + 1, false), (0, true)]
+        {
+            let (mut order, open) = (late(now), xids(&writers[..open]));
+            order.found_hole(EventId::new(12), open.clone(), now);
+            assert_eq!(order.settle(open, now + HOLD), settles);
+        }
+    }
+
+    #[test]
     fn as_many_holes_are_remembered_for_the_auditor_and_no_more() {
         let now = Instant::now();
         let mut order = Order::strict(EventId::ZERO);

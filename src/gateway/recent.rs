@@ -379,6 +379,40 @@ mod tests {
         assert_eq!(recent.seek(&"1".parse().unwrap(), &[b]), None, "event 2 is in the table only");
     }
 
+    /// The ten events before event 11, the newest first.
+    fn history() -> Vec<(ConsumerId, Frame)> {
+        let mut encoder = Encoder::default();
+        (1..=10)
+            .rev()
+            .map(|id| ("toto".parse().unwrap(), encoder.encode(&Row(id), "t", b"{}")))
+            .collect()
+    }
+
+    #[test]
+    fn of_history_as_much_is_recalled_as_there_is_room_for() {
+        let mut roomy = Recent::new(1 << 20, at(10));
+        assert!(roomy.recall(history(), EventId::ZERO));
+        let toto: [ConsumerId; 1] = ["toto".parse().unwrap()];
+        assert!(roomy.seek(&"0".parse().unwrap(), &toto).is_some());
+
+        let capacity = roomy.bytes() / 2 + Recent::OVERHEAD / 2;
+        let mut recent = Recent::new(capacity, at(10));
+        assert!(!recent.recall(history(), EventId::ZERO), "there is more");
+        assert!(recent.bytes() <= capacity);
+        assert_eq!(recent.seek(&"4".parse().unwrap(), &toto), None);
+        let place = recent.seek(&"5".parse().unwrap(), &toto).unwrap();
+        let ids = recent.read(&toto, place).unwrap().map(|entry| entry.frame.id().get());
+        assert_eq!(ids.collect::<Vec<_>>(), [6, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn once_something_was_let_go_of_no_history_comes_back() {
+        let mut recent = Recent::new(1 << 20, at(10));
+        recent.forget(&HashSet::new());
+        assert!(!recent.recall(history(), EventId::ZERO));
+        assert_eq!(recent.bytes(), 0);
+    }
+
     #[test]
     fn nothing_of_a_log_that_was_replaced_is_read_in_the_next() {
         let mut recent = Recent::new(10_000, at(0));

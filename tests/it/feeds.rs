@@ -121,8 +121,11 @@ async fn everything_is_followed_in_strict_order() {
     quick.batch_execute(insert).await.unwrap();
     let mut toto = app.resume("toto", "0").await;
     assert_eq!(toto.rows(1).await, [4], "a consumer does not wait");
+    let mut amid = Stream::open(app.address, "/all", &[]).await;
+    amid.signal("$caught-up").await;
     slow.batch_execute("commit").await.unwrap();
     assert_eq!(now.rows(2).await, [3, 4]);
+    assert_eq!(amid.rows(2).await, [3, 4], "nothing of what is open when it begins is left out");
     let third = all.event().await;
     assert_eq!((third.row(), whole(&third)["subscriber"].as_str()), (3, Some("toto")));
     assert_eq!(all.rows(1).await, [4]);

@@ -241,6 +241,48 @@ async fn pruned_events_are_a_gap_that_is_told() {
 }
 
 #[tokio::test]
+async fn a_gap_is_told_once_however_many_pages_lie_before_its_end() {
+    let database = Database::create().await;
+    fill(&database, 3500).await;
+    let prune =
+        "begin; set local event_piper.prune = 'on'; delete from events where id = 3400; commit";
+    database.connect().await.batch_execute(prune).await.unwrap();
+    let app = App::start_with(&database.url(), without_recent()).await;
+    let mut toto = app.resume("toto", "0").await;
+    let mut gaps = Vec::new();
+    while let Some(frame) = toto.next().await
+        && frame.event != "$caught-up"
+    {
+        gaps.extend((frame.event == "$gap").then_some(frame.data));
+    }
+    assert_eq!(gaps, [r#"{"from":0,"to":3400,"reason":"pruned"}"#]);
+}
+
+/// Another instance may have seen it already, or it was rolled back.
+#[tokio::test]
+async fn a_cursor_at_an_id_that_was_drawn_is_of_this_log() {
+    let database = Database::create().await;
+    fill(&database, 3).await;
+    let client = database.connect().await;
+    let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+    client.batch_execute(&format!("begin; {insert}; {insert}; rollback")).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let mut drawn = app.resume("toto", "5").await;
+    let mut beyond = app.resume("toto", "6").await;
+    let gap = beyond.signal("$gap").await;
+    assert_eq!(gap.data, r#"{"from":6,"to":3,"reason":"reset"}"#);
+    let mut said = Vec::new();
+    while let Some(frame) = drawn.next().await
+        && frame.event != "$caught-up"
+    {
+        said.push(frame.event);
+    }
+    assert!(!said.iter().any(|event| event == "$gap"), "{said:?}");
+    client.batch_execute(insert).await.unwrap();
+    assert_eq!(drawn.rows(1).await, [6]);
+}
+
+#[tokio::test]
 async fn a_cursor_beyond_the_log_is_a_gap_and_the_stream_goes_on() {
     let database = Database::create().await;
     fill(&database, 3).await;

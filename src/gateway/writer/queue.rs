@@ -279,7 +279,8 @@ mod tests {
         let mut world = World::of(&[("a", ANY), ("b", ANY), ("c", ANY), ("d", ANY)]);
         world.queue.waiting[1].alone = true;
         drop(world.waiting.remove(3));
-        let counts: Vec<usize> = std::iter::from_fn(|| world.take().map(|it| it.1)).collect();
-        assert_eq!(counts, [2, 1]);
+        let batches = std::iter::from_fn(|| world.take().map(|it| it.0.tickets));
+        let alone = |tickets: Vec<Ticket>| tickets.iter().map(|it| it.alone).collect::<Vec<_>>();
+        assert_eq!(batches.map(alone).collect::<Vec<_>>(), [vec![false, false], vec![true]]);
     }
 }
