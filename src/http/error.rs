@@ -173,3 +173,16 @@ impl IntoResponse for Problem {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_too_much_comes_back_in_whole_seconds_and_not_at_once() {
+        for (wait, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2")] {
+            let response = Problem::too_many(Duration::from_millis(wait)).into_response();
+            assert_eq!(response.headers()[header::RETRY_AFTER], seconds, "{wait} ms");
+        }
+    }
+}

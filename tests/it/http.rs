@@ -1,5 +1,7 @@
 //! What is on the wire beside the events themselves.
 
+use std::collections::HashMap;
+
 use event_piper::access::Modes;
 use serde_json::json;
 
@@ -109,6 +111,14 @@ async fn while_postgresql_is_not_there_a_stream_is_accepted_and_readiness_says_w
     assert_eq!((answer.status, answer.headers["retry-after"].as_str()), (503, "1"));
 }
 
+/// Whoever keeps answers has to know of when they are (RFC 9110, section 6.6.1).
+#[tokio::test]
+async fn every_answer_is_dated_a_stream_as_well() {
+    let (_database, app) = app().await;
+    assert!(app.get("/healthz", &[]).await.headers.contains_key("date"));
+    assert!(app.follow("toto").await.headers.contains_key("date"));
+}
+
 #[tokio::test]
 async fn pages_of_this_machine_may_read_and_others_may_not() {
     let (_database, app) = app().await;
@@ -140,9 +150,20 @@ async fn listed_origins_may_read_with_credentials() {
     let preflight = ask(app.address, "OPTIONS", "/events", &headers).await;
     assert_eq!(preflight.headers["access-control-allow-origin"], "https://app.example");
     assert_eq!(preflight.headers["access-control-allow-credentials"], "true");
-    assert!(preflight.headers["access-control-allow-headers"].contains("last-event-id"));
+    let names = |headers: &HashMap<String, String>, header: &str| {
+        let mut names: Vec<_> = headers[header].split(',').map(|it| it.trim().to_owned()).collect();
+        names.sort();
+        names.join(" ")
+    };
+    assert_eq!(
+        names(&preflight.headers, "access-control-allow-headers"),
+        "authorization content-type idempotency-key if-match if-none-match last-event-id \
+         x-consumer-id"
+    );
+    assert_eq!(names(&preflight.headers, "access-control-allow-methods"), "GET HEAD POST");
     let read = app.get("/healthz", &[("Origin", "https://app.example")]).await;
-    assert!(read.headers["access-control-expose-headers"].contains("etag"), "{:?}", read.headers);
+    let exposed = names(&read.headers, "access-control-expose-headers");
+    assert_eq!(exposed, "etag location retry-after");
     let other = app.get("/healthz", &[("Origin", "http://localhost:8000")]).await;
     assert!(!other.headers.contains_key("access-control-allow-origin"));
 }

@@ -15,7 +15,7 @@ use crate::support::{
     app::{App, Settings},
     eventually,
     postgres::Database,
-    sse_client::Stream,
+    sse_client::{self, Stream},
 };
 
 async fn limited(turn: impl FnOnce(&mut event_piper::http::Limits)) -> (Database, App) {
@@ -82,6 +82,21 @@ async fn one_consumer_cannot_take_all_the_room() {
     assert!(
         Stream::open(app.address, both, &[]).await.next().await.unwrap().retry.unwrap() >= 5000
     );
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_limit_is_closed_until_there_is_room() {
+    let (_database, app) = limited(|limits| limits.connections = 2).await;
+    let first = app.follow("a").await.joined().await;
+    let _second = app.follow("b").await.joined().await;
+    let mut third = TcpStream::connect(app.address).await.unwrap();
+    let closed = timeout(Duration::from_secs(10), third.read(&mut [0])).await.unwrap();
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    drop(first);
+    eventually("there is room again", async || {
+        sse_client::try_ask(app.address, "GET", "/healthz", &[]).await.ok()
+    })
+    .await;
 }
 
 #[tokio::test]
