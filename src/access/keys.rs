@@ -225,6 +225,18 @@ mod tests {
         assert_eq!(one.id.to_string().parse(), Ok(one.id));
     }
 
+    /// The table may not be read again before that.
+    #[test]
+    fn a_key_ends_when_it_was_to_end() {
+        let now = SystemTime::now();
+        let hour = Duration::from_hours(1);
+        for (expires, counts) in [(None, true), (Some(now + hour), true), (Some(now), false)] {
+            let (name, rights) = ("toto".to_owned(), Rights::default());
+            let key = Key { name, hash: [0; 32], rights, expires };
+            assert_eq!(key.principal(KeyId(1)).is_ok(), counts, "{expires:?}");
+        }
+    }
+
     #[test]
     fn what_is_no_key_is_none() {
         let key = NewKey::generate().text;
