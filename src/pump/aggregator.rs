@@ -5,6 +5,8 @@
 //! asked again ([`Failure::Closed`]). Only where an aggregator closes every connection after
 //! its answer, nothing can be concluded from that.
 
+mod refusal;
+
 use std::{
     error::Error,
     io,
@@ -17,10 +19,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     client::conn::http1::{self, SendRequest},
-    header::{
-        AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
-        USER_AGENT,
-    },
+    header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -34,6 +33,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
+pub use self::refusal::Refusal;
 use super::{feed::Portion, sign::SigningKey};
 
 /// Where an aggregator is, and how it is spoken to.
@@ -113,48 +113,12 @@ pub enum Failure {
     Answered(#[from] Refusal),
 }
 
-/// An answer that is not the one of the contract.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{doing} was answered {status}{}{says}", if says.is_empty() { "" } else { ": " })]
-pub struct Refusal {
-    /// What was being done.
-    pub doing: String,
-    /// The status.
-    pub status: StatusCode,
-    /// The beginning of what came with it.
-    pub says: String,
-    /// When to come back.
-    pub retry_after: Option<Duration>,
-}
-
-impl Refusal {
-    /// The events themselves are what it does not like. Any other status speaks of the pump,
-    /// the address or the aggregator's own trouble, and would be the same for any event.
-    #[must_use]
-    pub fn is_about_the_events(&self) -> bool {
-        [
-            StatusCode::BAD_REQUEST,
-            StatusCode::CONFLICT,
-            StatusCode::GONE,
-            StatusCode::PAYLOAD_TOO_LARGE,
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            StatusCode::UNPROCESSABLE_ENTITY,
-        ]
-        .contains(&self.status)
-    }
-}
-
 /// Of an answer to a POST as much is read.
 const LONGEST_ANSWER: usize = 64 << 10;
 /// What comes with the answer to a POST is waited for so long.
 const REST: Duration = Duration::from_secs(1);
 /// An aggregator's latest event may have a large payload.
 const LONGEST_EVENT: usize = 64 << 20;
-/// Of what comes with a refusal as much is shown.
-const LONGEST_SAYING: usize = 300;
-/// Nobody is waited for longer than this, whatever is asked for.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
-
 /// An aggregator, connected while it is asked and given something.
 #[derive(Debug)]
 pub struct Aggregator {
@@ -185,6 +149,12 @@ struct Reply {
     body: Bytes,
 }
 
+impl Reply {
+    fn refusal(&self, method: &Method, path: &str) -> Refusal {
+        Refusal::new(format!("{method} {path}"), self.status, self.retry_after, &self.body)
+    }
+}
+
 impl Aggregator {
     /// Not connected yet.
     #[must_use]
@@ -207,7 +177,7 @@ impl Aggregator {
             }
             StatusCode::NO_CONTENT => Ok(Latest::Unsaid),
             StatusCode::NOT_FOUND => Ok(Latest::Nothing),
-            _ => Err(refused(&Method::GET, path, &reply).into()),
+            _ => Err(reply.refusal(&Method::GET, path).into()),
         }
     }
 
@@ -244,7 +214,7 @@ impl Aggregator {
         let reply = self.request(Method::POST, path, id, body).await?;
         match reply.status {
             StatusCode::CREATED => Ok(()),
-            _ => Err(refused(&Method::POST, path, &reply).into()),
+            _ => Err(reply.refusal(&Method::POST, path).into()),
         }
     }
 
@@ -329,7 +299,7 @@ impl Aggregator {
             // The status counts; what was to come with it may be missing.
             Err(_) => Bytes::new(),
         };
-        Ok(Reply { status: head.status, retry_after: retry_after(&head.headers), body })
+        Ok(Reply { status: head.status, retry_after: refusal::retry_after(&head.headers), body })
     }
 }
 
@@ -412,26 +382,6 @@ fn is_kept<B>(response: &Response<B>) -> bool {
     }
 }
 
-fn refused(method: &Method, path: &str, reply: &Reply) -> Refusal {
-    let text = String::from_utf8_lossy(&reply.body);
-    let says = text.chars().take(LONGEST_SAYING);
-    let says = says.map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
-    Refusal {
-        doing: format!("{method} {path}"),
-        status: reply.status,
-        says: says.trim().to_owned(),
-        retry_after: reply.retry_after,
-    }
-}
-
-/// Seconds, or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    let seconds = text.parse().map(Duration::from_secs).ok();
-    let date = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
-    Some(seconds.or_else(date)?.min(LONGEST_RETRY_AFTER))
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::{
@@ -501,43 +451,6 @@ mod tests {
         let Ok(listener) = TcpListener::bind("[::1]:0").await else { return };
         let port = listener.local_addr().unwrap().port();
         target("[::1]", port).connect().await.unwrap();
-    }
-
-    fn refusal(status: u16, says: &'static str) -> Refusal {
-        let status = StatusCode::from_u16(status).unwrap();
-        let reply = Reply { status, retry_after: None, body: Bytes::from_static(says.as_bytes()) };
-        refused(&Method::POST, "events", &reply)
-    }
-
-    #[test]
-    fn some_refusals_are_about_the_events_and_no_others() {
-        let about = |status: &u16| refusal(*status, "").is_about_the_events();
-        let statuses: Vec<u16> = (200..600).filter(about).collect();
-        assert_eq!(statuses, [400, 409, 410, 413, 415, 422]);
-    }
-
-    #[test]
-    fn what_an_aggregator_says_becomes_one_short_line() {
-        assert_eq!(refusal(400, " no\r\nroom\x1b[31m ").says, "no  room [31m");
-        let long = Box::leak("é".repeat(LONGEST_SAYING + 1).into_boxed_str());
-        assert_eq!(refusal(400, long).says.chars().count(), LONGEST_SAYING);
-    }
-
-    #[test]
-    fn who_is_asked_to_come_back_does_within_an_hour() {
-        let retry_after =
-            |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]));
-        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after("86400"), Some(LONGEST_RETRY_AFTER));
-        let date = |secs| {
-            let then = SystemTime::now() + Duration::from_secs(secs);
-            retry_after(&httpdate::fmt_http_date(then)).unwrap()
-        };
-        assert!((60..=100).contains(&date(100).as_secs()));
-        assert_eq!(date(86_400), LONGEST_RETRY_AFTER);
-        for nothing in ["soon", "-1", "Thu, 01 Jan 1970 00:00:00 GMT"] {
-            assert_eq!(retry_after(nothing), None, "{nothing}");
-        }
     }
 
     #[test]
