@@ -344,7 +344,7 @@ impl EventLog {
         range: (EventId, EventId),
         size: PageSize,
     ) -> Result<Page> {
-        let (xids, (after, upto)) = (numbers(xids.iter().copied()), range);
+        let (xids, (after, upto)) = (numbers(xids), range);
         let parameters: [&(dyn ToSql + Sync); 5] = [&xids, &after, &upto, &size.rows, &size.bytes];
         let followers = self.followers.over(range);
         Ok(Page::of(rows(client, followers, &parameters, size.bytes).await?, size))
@@ -357,7 +357,7 @@ impl EventLog {
         xids: &[Xid],
         range: (EventId, EventId),
     ) -> Result<HashSet<ConsumerId>> {
-        let (xids, (after, upto)) = (numbers(xids.iter().copied()), range);
+        let (xids, (after, upto)) = (numbers(xids), range);
         let statement = self.followers_subscribers.over(range);
         let rows = client.query(statement, &[&xids, &after, &upto]).await?;
         Ok(rows.iter().map(|row| ConsumerId::logged(row.get(0))).collect())
@@ -465,8 +465,8 @@ pub(super) async fn rows(
 }
 
 /// As the index on `xid` has them.
-pub(super) fn numbers(xids: impl Iterator<Item = Xid>) -> Vec<i64> {
-    xids.map(|xid| xid.get().cast_signed()).collect()
+pub(super) fn numbers(xids: &[Xid]) -> Vec<i64> {
+    xids.iter().map(|xid| xid.get().cast_signed()).collect()
 }
 
 /// Of the ids that one virtual transaction holds, its own is the smallest: those of its

@@ -191,7 +191,7 @@ impl History {
         let (names, size, (after, upto)) = (names(consumers), paging.size(), range);
         let xids: Vec<Xid> = marks.iter().map(|mark| mark.xid).collect();
         let uptos: Vec<EventId> = marks.iter().map(|mark| mark.upto).collect();
-        let numbers = event_log::numbers(xids.iter().copied());
+        let numbers = event_log::numbers(&xids);
         let values: [&(dyn ToSql + Sync); 8] =
             [&names, &after, &upto, &size.rows, &size.bytes, &xids, &uptos, &numbers];
         let (query, values) = match Span::of(range) {
