@@ -301,24 +301,6 @@ mod tests {
     }
 
     #[test]
-    fn so_many_used_ones_are_remembered_until_their_time_is_over() {
-        let (tickets, now) = (Tickets::new(&[]), seconds(SystemTime::now()));
-        let id = |n: usize| {
-            let mut id = [0; 12];
-            id[..8].copy_from_slice(&n.to_le_bytes());
-            TicketId(id)
-        };
-        tickets.used.lock().unwrap().extend((1..MOST_USED).map(|n| (id(n), now + 60)));
-        assert!(tickets.redeem(id(0), false).is_ok(), "there is room for one more");
-        assert!(tickets.redeem(id(MOST_USED), false).is_err());
-        assert_eq!(tickets.used.lock().unwrap().len(), MOST_USED);
-
-        tickets.used.lock().unwrap().values_mut().for_each(|until| *until = now);
-        assert!(tickets.redeem(id(MOST_USED), false).is_ok(), "the others' time is over");
-        assert_eq!(tickets.used.lock().unwrap().len(), 1);
-    }
-
-    #[test]
     fn it_ends_with_its_proof_and_never_later_than_it_may() {
         let (tickets, now) = (Tickets::new(&[]), SystemTime::now());
         let until = |expires| tickets.issue(&toto(expires), None).unwrap().until;
