@@ -81,7 +81,8 @@ pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
 
 /// Begins to read what will be wanted soon. Where it is fetched too late it is let go of, and read
 /// again: a client that does not read costs no more memory for it, and gets nothing that was
-/// erased long ago.
+/// erased long ago. One that takes longer than that for a page has each read twice, which it seldom
+/// asks for.
 pub(super) fn read_ahead(history: Arc<History>, wanted: Wanted) -> Reading {
     let wanted = Arc::new(wanted);
     let (fetch, fetched) = oneshot::channel();
