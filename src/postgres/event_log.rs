@@ -1,5 +1,13 @@
 //! The queries on the log: the `events` table, and the locks that say who writes to it.
 
+/// A payload, where it takes less room than a page of the table: a larger one is withheld, for rows
+/// that are asked for together may not be large. See [`Page::of_small`].
+macro_rules! small_payload {
+    () => {
+        "case when pg_column_size(payload) <= 8192 then payload end"
+    };
+}
+
 mod paging;
 mod span;
 mod values;
@@ -19,11 +27,13 @@ use crate::{
     event::{EventId, Logged, Xid},
     order::Passed,
 };
+pub(super) use small_payload;
 
 /// Reads of the log, prepared on one connection.
 #[derive(Debug)]
 pub struct EventLog {
     tail: Statement,
+    small_tail: Statement,
     newest: Statement,
     writers: Statement,
     ended: Statement,
@@ -41,41 +51,42 @@ pub struct EventLog {
 pub struct EventRow(Row);
 
 impl EventRow {
-    /// Who it is for; nobody, when it is only of a stream.
+    /// Who it is for; nobody, when it is only of a stream. Only of rows that were not asked for by
+    /// their consumers.
     #[must_use]
     pub fn subscriber(&self) -> Option<ConsumerId> {
-        self.0.get::<_, Option<&str>>(2).map(ConsumerId::logged)
+        self.0.get::<_, Option<&str>>(5).map(ConsumerId::logged)
     }
 
     /// Its type.
     #[must_use]
     pub fn kind(&self) -> &str {
-        self.0.get(3)
+        self.0.get(2)
     }
 
     /// Its payload, as PostgreSQL prints it.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        self.0.get::<_, Json<'_>>(4).0
+        self.0.get::<_, Json<'_>>(3).0
     }
 
     /// The stream that it is of, where that was asked for.
     #[must_use]
     pub fn stream(&self) -> Option<&str> {
-        self.0.try_get("stream").ok().flatten()
+        self.0.try_get(6).ok().flatten()
     }
 
     /// The event that it amends, where it does.
     #[must_use]
     pub fn amends(&self) -> Option<EventId> {
-        self.0.get("amends")
+        self.0.get(4)
     }
 
     /// How long ago its transaction committed, by PostgreSQL's own clock; only where the
     /// server has `track_commit_timestamp` on.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        let seconds: Option<f64> = self.0.try_get(6).ok()?;
+        let seconds: Option<f64> = self.0.try_get(7).ok()?;
         Duration::try_from_secs_f64(seconds?).ok()
     }
 }
@@ -149,12 +160,20 @@ from pg_stat_activity where pid = any($1) order by pid";
 /// tells a page that was cut from the last one. What is stored may be compressed, so it is cut
 /// a third time as it arrives.
 const TAIL: &str = "
-select id, xid, subscriber, type, payload, found, AGE, stream, amends from (
+select id, xid, type, payload, amends, subscriber, stream, AGE, found from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload, stream, amends from events
+    from (select id, xid, type, payload, amends, subscriber, stream from events
           where id > $1 order by id limit $2) page
 ) page where before <= $3 order by id";
+
+/// The same where rows are small, as most are. To count and measure them would take PostgreSQL as long
+/// as to find none, which is what most looks at the log find.
+const SMALL_TAIL: &str = concat!(
+    "select id, xid, type, ",
+    small_payload!(),
+    ", amends, subscriber, stream, AGE from events where id > $1 order by id limit $2"
+);
 
 const AGE: &str =
     "extract(epoch from clock_timestamp() - pg_xact_commit_timestamp(xid::xid))::float8";
@@ -198,10 +217,10 @@ where pg_visible_in_snapshot(xid, pg_current_snapshot())
 /// What late transactions wrote. The index on `xid` is a BRIN on its number, since
 /// PostgreSQL has no BRIN operator class for `xid8`. PLACE is the id: see [`Span`].
 const FOLLOWERS: &str = "
-select id, xid, subscriber, type, payload, found, null::float8, stream, amends from (
+select id, xid, type, payload, amends, subscriber, stream, null::float8, found from (
     select *, count(*) over () as found,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, subscriber, type, payload, stream, amends from events
+    from (select id, xid, type, payload, amends, subscriber, stream from events
           where xid::text::int8 = any($1) and PLACE > $2 and PLACE <= $3
           order by PLACE limit $4) page
 ) page where before <= $5 order by id";
@@ -213,7 +232,7 @@ where xid::text::int8 = any($1) and PLACE > $2 and PLACE <= $3 and subscriber is
 /// Each range by itself, as far as its own rows: as a plain join it has nearly no rows, where the
 /// planner expects many, and so walks through the whole log for the first hundred.
 const PASSED: &str = "
-select id, xid, subscriber, type, payload, count(*) over (), null::float8, stream, amends
+select id, xid, type, payload, amends, subscriber, stream, null::float8
 from unnest($1::int8[], $2::int8[]) missing(first, last), lateral (
     select * from events where id between missing.first and missing.last order by id limit 100
 ) row order by id limit 100";
@@ -273,9 +292,10 @@ impl EventLog {
             client.prepare(&state),
         )?;
         let age = if may.get::<_, &str>(0) == "on" { AGE } else { "null::float8" };
-        let tail = TAIL.replace("AGE", age);
-        let (tail, followers, followers_subscribers, passed, changed) = try_join!(
+        let (tail, small_tail) = (TAIL.replace("AGE", age), SMALL_TAIL.replace("AGE", age));
+        let (tail, small_tail, followers, followers_subscribers, passed, changed) = try_join!(
             client.prepare(&tail),
+            client.prepare(&small_tail),
             Spanning::prepare(client, FOLLOWERS),
             Spanning::prepare(client, FOLLOWERS_SUBSCRIBERS),
             client.prepare(PASSED),
@@ -283,6 +303,7 @@ impl EventLog {
         )?;
         Ok(Self {
             tail,
+            small_tail,
             newest,
             writers,
             ended,
@@ -301,8 +322,16 @@ impl EventLog {
     }
 
     /// The rows behind `after`.
-    pub async fn tail(&self, client: &Client, after: EventId, size: PageSize) -> Result<Page> {
+    pub async fn tail(&self, client: &Client, after: EventId, paging: Paging) -> Result<Page> {
+        let size = paging.size();
         let values: [&(dyn ToSql + Sync); 3] = [&after, &size.rows, &size.bytes];
+        if paging.are_small() {
+            let rows = rows(client, &self.small_tail, &values[..2], size.bytes).await?;
+            let page = Page::of_small(rows, size);
+            if page.last || !page.rows.is_empty() {
+                return Ok(page);
+            }
+        }
         Ok(Page::of(rows(client, &self.tail, &values, size.bytes).await?, size))
     }
 
@@ -415,7 +444,7 @@ impl Page {
     /// What came where rows are small. It ends before a payload that was withheld.
     pub(super) fn of_small(rows: Vec<Row>, size: PageSize) -> Self {
         let came = rows.len();
-        let shown = |row: &Row| row.get::<_, Option<Json<'_>>>(4).is_some();
+        let shown = |row: &Row| row.get::<_, Option<Json<'_>>>(3).is_some();
         let mut rows: Vec<Row> = rows;
         rows.truncate(rows.iter().take_while(|row| shown(row)).count());
         let whole = rows.len() == came && i64::try_from(came).is_ok_and(|came| came < size.rows);
@@ -426,7 +455,7 @@ impl Page {
     }
 
     pub(super) fn of(rows: Vec<Row>, size: PageSize) -> Self {
-        let found = rows.first().map_or(0, |row| row.get::<_, i64>(5));
+        let found = rows.first().map_or(0, |row| row.get::<_, i64>("found"));
         let whole = i64::try_from(rows.len()) == Ok(found);
         Self { last: whole && found < size.rows, rows: rows.into_iter().map(EventRow).collect() }
     }

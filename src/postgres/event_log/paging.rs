@@ -12,13 +12,16 @@ use super::{Page, PageSize};
 pub struct Paging {
     most: PageSize,
     rows: i64,
-    /// So were the rows of the last page, and all that were asked for fitted.
+    /// The rows of the last page were, and all that were asked for fitted.
     small: bool,
 }
 
 impl Paging {
     /// So many rows are asked for first.
     const FIRST: i64 = 100;
+
+    /// Rows of this many bytes are small.
+    const SMALL: i64 = 1 << 10;
 
     /// Pages of at most this size.
     #[must_use]
@@ -42,6 +45,8 @@ impl Paging {
     pub fn learn(&mut self, page: &Page) {
         let (came, bytes) = (size(page.rows.len()), size(page.bytes()));
         if page.last {
+            // Without rows it says nothing about their size.
+            self.small = if came == 0 { self.small } else { bytes <= came * Self::SMALL };
             return;
         }
         self.small = came == self.rows && bytes <= self.most.bytes;

@@ -59,7 +59,7 @@ impl Session<'_> {
 
     async fn read_on(&mut self, order: &mut Order) -> Result<Look, Lost> {
         let (log, client) = (&self.log, self.listener.client());
-        let tail = log.tail(client, order.position().head, self.paging.size());
+        let tail = log.tail(client, order.position().head, self.paging);
         let page = within("reading the tail of the log", tail).await?;
         self.paging.learn(&page);
         self.vigil.rows(page.rows.len(), Instant::now());
