@@ -17,6 +17,7 @@ pub mod strict;
 pub mod subscription;
 pub mod tailer;
 pub mod versions;
+pub mod waiter;
 pub mod writer;
 
 use std::{

@@ -1,16 +1,16 @@
 //! Where the reader and the subscriptions meet: the recent events, and who waits for more.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use super::{frame::Frame, recent::Recent};
+use super::{frame::Frame, recent::Recent, waiter::Waiter};
 use crate::{
     consumer::ConsumerId,
     event::{EventId, name::StreamName},
@@ -21,8 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
-    waiting: Mutex<Waiting<ConsumerId>>,
-    streams: Mutex<Waiting<StreamName>>,
+    streams: Mutex<Streams>,
     horizon: watch::Sender<Horizon>,
     last_seat: AtomicU64,
     seats: AtomicUsize,
@@ -68,8 +67,8 @@ impl State {
     }
 }
 
-/// Who is woken by whose events.
-type Waiting<Name> = HashMap<Name, HashMap<u64, Arc<Notify>>>;
+/// Who is told of which stream's events.
+type Streams = HashMap<StreamName, HashMap<u64, Arc<Waiter>>>;
 
 impl Hub {
     /// A hub that keeps this many bytes of recent events, and waits for the reader.
@@ -83,7 +82,6 @@ impl Hub {
                 epoch: 0,
                 closing: false,
             }),
-            waiting: Mutex::default(),
             streams: Mutex::default(),
             horizon: watch::Sender::default(),
             last_seat: AtomicU64::new(0),
@@ -105,8 +103,7 @@ impl Hub {
         state.clean_as_of = as_of;
         state.epoch += 1;
         let epoch = state.epoch;
-        self.show(state);
-        self.wake_all();
+        self.tell_all(state);
         epoch
     }
 
@@ -114,18 +111,18 @@ impl Hub {
     pub fn close(&self) {
         let mut state = self.state();
         state.closing = true;
-        self.show(state);
-        self.wake_all();
+        self.tell_all(state);
     }
 
-    /// Lets `publish` add to the recent events, and wakes those who follow `touched`.
-    pub fn publish(&self, touched: &HashSet<ConsumerId>, publish: impl FnOnce(&mut Recent)) {
+    /// Lets `publish` add to the recent events, and tells those who follow.
+    pub fn publish(&self, publish: impl FnOnce(&mut Recent)) {
         let mut state = self.state();
         publish(&mut state.recent);
+        let told = state.recent.take_told();
         self.show(state);
-        let waiting = self.waiting();
-        let followers = touched.iter().filter_map(|consumer| waiting.get(consumer));
-        followers.flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+        for waiter in told {
+            waiter.tell();
+        }
     }
 
     /// How far the log is settled, now and from now on.
@@ -136,33 +133,26 @@ impl Hub {
 
     /// Takes a seat for a subscription that follows these consumers.
     pub fn sit(self: &Arc<Self>, consumers: Box<[ConsumerId]>) -> Seat {
-        let number = self.last_seat.fetch_add(1, Ordering::Relaxed);
         self.seats.fetch_add(1, Ordering::Relaxed);
-        let waiter = Arc::new(Notify::new());
-        let mut waiting = self.waiting();
-        for consumer in &consumers {
-            let seats = waiting.entry(consumer.clone()).or_default();
-            seats.insert(number, Arc::clone(&waiter));
-        }
-        drop(waiting);
-        self.state().recent.follow(&consumers);
-        Seat { hub: Arc::clone(self), consumers, number, waiter }
+        let waiter = Arc::default();
+        let seats = self.state().recent.follow(&consumers, &waiter);
+        Seat { hub: Arc::clone(self), consumers, seats, waiter }
     }
 
-    /// Wakes those who follow these streams.
-    pub fn wake_streams<'a>(&self, touched: impl Iterator<Item = &'a str>) {
+    /// Tells those who follow these streams.
+    pub fn tell_streams<'a>(&self, touched: impl Iterator<Item = &'a str>) {
         let streams = self.streams();
         if streams.is_empty() {
             return;
         }
         let followers = touched.filter_map(|name| streams.get(name));
-        followers.flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+        followers.flat_map(HashMap::values).for_each(|waiter| waiter.tell());
     }
 
     /// Takes a seat for one who follows a stream.
     pub fn sit_at(self: &Arc<Self>, stream: StreamName) -> StreamSeat {
         let number = self.last_seat.fetch_add(1, Ordering::Relaxed);
-        let waiter = Arc::new(Notify::new());
+        let waiter = Arc::default();
         let mut streams = self.streams();
         streams.entry(stream.clone()).or_default().insert(number, Arc::clone(&waiter));
         drop(streams);
@@ -178,7 +168,7 @@ impl Hub {
     /// How many of them follow this consumer.
     #[must_use]
     pub fn followers(&self, consumer: &ConsumerId) -> usize {
-        self.waiting().get(consumer).map_or(0, HashMap::len)
+        self.state().recent.followers(consumer)
     }
 
     /// Shows the horizon of this state, which is let go of, if it has changed. Under its lock,
@@ -189,24 +179,22 @@ impl Hub {
         drop(state);
     }
 
-    fn wake_all(&self) {
-        let waiting = self.waiting();
-        waiting.values().flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
-        drop(waiting);
-        self.wake_all_streams();
+    fn tell_all(&self, state: MutexGuard<'_, State>) {
+        let all: Vec<_> = state.recent.all_followers().cloned().collect();
+        self.show(state);
+        for waiter in all {
+            waiter.tell();
+        }
+        self.tell_all_streams();
     }
 
-    /// Wakes everybody who follows a stream.
-    pub fn wake_all_streams(&self) {
+    /// Tells everybody who follows a stream.
+    pub fn tell_all_streams(&self) {
         let streams = self.streams();
-        streams.values().flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+        streams.values().flat_map(HashMap::values).for_each(|waiter| waiter.tell());
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting<ConsumerId>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn streams(&self) -> MutexGuard<'_, Waiting<StreamName>> {
+    fn streams(&self) -> MutexGuard<'_, Streams> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -217,8 +205,9 @@ impl Hub {
 pub struct Seat {
     hub: Arc<Hub>,
     consumers: Box<[ConsumerId]>,
-    number: u64,
-    waiter: Arc<Notify>,
+    /// At each of them.
+    seats: Box<[usize]>,
+    waiter: Arc<Waiter>,
 }
 
 impl Seat {
@@ -228,27 +217,16 @@ impl Seat {
         &self.hub
     }
 
-    /// Waits until there is something to look at; returns at once if that happened since the
-    /// last wait, so that a look before waiting misses nothing.
+    /// Waits until there is something to look at; see [`Waiter::told`].
     pub async fn woken(&self) {
-        self.waiter.notified().await;
+        self.waiter.told().await;
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.hub.seats.fetch_sub(1, Ordering::Relaxed);
-        let mut waiting = self.hub.waiting();
-        for consumer in &self.consumers {
-            if let Some(seats) = waiting.get_mut(consumer) {
-                seats.remove(&self.number);
-                if seats.is_empty() {
-                    waiting.remove(consumer);
-                }
-            }
-        }
-        drop(waiting);
-        self.hub.state().recent.unfollow(&self.consumers);
+        self.hub.state().recent.unfollow(&self.consumers, &self.seats);
     }
 }
 
@@ -258,13 +236,13 @@ pub struct StreamSeat {
     hub: Arc<Hub>,
     stream: StreamName,
     number: u64,
-    waiter: Arc<Notify>,
+    waiter: Arc<Waiter>,
 }
 
 impl StreamSeat {
     /// Waits until there is something to look at, as [`Seat::woken`].
     pub async fn woken(&self) {
-        self.waiter.notified().await;
+        self.waiter.told().await;
     }
 }
 
@@ -292,7 +270,7 @@ mod tests {
         assert_eq!((hub.seats(), hub.followers(&toto)), (1, 1));
         drop((seat, stream));
         assert_eq!((hub.seats(), hub.followers(&toto)), (0, 0));
-        assert!(hub.waiting().is_empty() && hub.streams().is_empty());
+        assert!(hub.streams().is_empty());
         assert!(hub.state().recent.consumers().is_empty());
     }
 

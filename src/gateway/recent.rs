@@ -6,10 +6,13 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    iter,
+    iter, mem,
+    sync::Arc,
 };
 
-use super::frame::Frame;
+use slab::Slab;
+
+use super::{frame::Frame, waiter::Waiter};
 use crate::{
     consumer::ConsumerId,
     cursor::Cursor,
@@ -33,59 +36,69 @@ pub struct Entry {
     /// It turned up where nothing could be any more: it goes to everybody who is live, what
     /// ever their cursors say.
     pub found: bool,
+    consumer: ConsumerId,
 }
 
 /// What is kept for one consumer.
 #[derive(Debug)]
 struct Backlog {
-    entries: VecDeque<Entry>,
-    /// Everything of this consumer that was delivered after here is in `entries`.
+    /// Whose it is: as its entries say it, so that a name is kept once.
+    consumer: ConsumerId,
+    /// Where its entries are. They are not kept here: what came last for many consumers lies
+    /// together in the log, and is in the processor's cache when they are woken for it.
+    places: VecDeque<Sequence>,
+    /// Everything of this consumer that was delivered after here is kept.
     floor: Position,
     /// The place behind the last entry that was let go.
     dropped: Sequence,
-    /// How many subscriptions follow; as long as there is one, the backlog stays.
-    followers: usize,
+    /// Those who follow; as long as there is one, the backlog stays.
+    followers: Slab<Arc<Waiter>>,
+    /// In this round they are among those to be told already.
+    told_in: u64,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Recent {
+    /// The entries by their places, which begin at `begin`; none, where one was forgotten.
+    log: VecDeque<Option<Entry>>,
+    begin: Sequence,
     backlogs: HashMap<ConsumerId, Backlog>,
-    /// Whose entry is the oldest, the next oldest, and so on.
-    ages: VecDeque<ConsumerId>,
     bytes: usize,
     capacity: usize,
     floor: Position,
     /// The place behind which the floor rises.
     floored: Sequence,
     position: Position,
-    begin: Sequence,
-    end: Sequence,
     /// Something was let go since the reader started: there is nothing to recall any more.
     forgot: bool,
+    /// Those who are to be told of something new.
+    to_tell: Vec<Arc<Waiter>>,
+    round: u64,
 }
 
 /// History that is recalled goes before the first place, so that is not 0.
 const FIRST: Sequence = 1 << 40;
 
 impl Recent {
-    /// What an entry costs beside the bytes of its frame.
-    const OVERHEAD: usize = size_of::<Entry>() + size_of::<ConsumerId>();
+    /// What an entry costs beside the bytes of its frame, and is charged until its place is let go.
+    const OVERHEAD: usize = size_of::<Option<Entry>>() + size_of::<Sequence>();
 
     /// Keeps at most `capacity` bytes; starts empty, with the reader at `position`.
     #[must_use]
     pub fn new(capacity: usize, position: Position) -> Self {
         Self {
+            log: VecDeque::new(),
+            begin: FIRST,
             backlogs: HashMap::new(),
-            ages: VecDeque::new(),
             bytes: 0,
             capacity,
             floor: position.clone(),
             floored: 0,
             position,
-            begin: FIRST,
-            end: FIRST,
             forgot: false,
+            to_tell: Vec::new(),
+            round: 1,
         }
     }
 
@@ -98,7 +111,7 @@ impl Recent {
     /// The place of the next event.
     #[must_use]
     pub fn end(&self) -> Sequence {
-        self.end
+        self.begin + self.log.len() as Sequence
     }
 
     /// The bytes that are kept, overhead included.
@@ -116,10 +129,12 @@ impl Recent {
         found: bool,
     ) {
         self.bytes += frame.len() + Self::OVERHEAD;
-        let (sequence, position) = (self.end, position.clone());
-        self.ages.push_back(consumer.clone());
-        self.backlog(consumer).entries.push_back(Entry { sequence, position, frame, found });
-        self.end += 1;
+        let (sequence, position) = (self.end(), position.clone());
+        let backlog = of(&mut self.backlogs, consumer, &self.floor);
+        backlog.has_news(self.round, &mut self.to_tell);
+        backlog.places.push_back(sequence);
+        let consumer = backlog.consumer.clone();
+        self.log.push_back(Some(Entry { sequence, position, frame, found, consumer }));
     }
 
     /// Takes in history, so that clients which come back after a restart need no query:
@@ -141,11 +156,12 @@ impl Recent {
             }
             self.bytes += bytes;
             self.begin -= 1;
-            self.ages.push_front(consumer.clone());
             let (sequence, found) = (self.begin, false);
             let position = Position { head: frame.id(), late: late.clone() };
-            let entry = Entry { sequence, position, frame, found };
-            self.backlog(&consumer).entries.push_front(entry);
+            let backlog = of(&mut self.backlogs, &consumer, &self.floor);
+            backlog.places.push_front(sequence);
+            let consumer = backlog.consumer.clone();
+            self.log.push_front(Some(Entry { sequence, position, frame, found, consumer }));
         }
         self.floor.head = floor;
         for backlog in self.backlogs.values_mut() {
@@ -167,44 +183,61 @@ impl Recent {
 
     /// The log has been replaced: nothing that is kept means anything any more.
     pub fn reset(&mut self, position: &Position) {
-        self.ages.clear();
+        self.begin = self.end();
+        self.log.clear();
         self.bytes = 0;
-        self.floored = self.end;
-        self.begin = self.end;
+        self.floored = self.begin;
         self.forgot = false;
         self.floor.clone_from(position);
         self.position.clone_from(position);
-        self.backlogs.retain(|_, backlog| backlog.followers > 0);
+        self.backlogs.retain(|_, backlog| !backlog.followers.is_empty());
         for backlog in self.backlogs.values_mut() {
-            backlog.entries.clear();
+            backlog.places.clear();
             backlog.floor.clone_from(position);
-            backlog.dropped = self.end;
+            backlog.dropped = self.begin;
         }
     }
 
     /// Up to `position`, more of these consumers' events have become visible than can be kept:
     /// whoever is owed some of them reads on from the table.
     pub fn let_go(&mut self, consumers: &HashSet<ConsumerId>, position: &Position) {
-        self.end += 1;
+        self.bytes += Self::OVERHEAD;
+        self.log.push_back(None);
         self.position.clone_from(position);
+        for consumer in consumers {
+            if let Some(backlog) = self.backlogs.get_mut(consumer) {
+                backlog.has_news(self.round, &mut self.to_tell);
+            }
+        }
         self.forget(consumers);
     }
 
     /// What is kept for these consumers is no longer what the table says: whoever still lacks
     /// some of it reads it from there.
     pub fn forget(&mut self, consumers: &HashSet<ConsumerId>) {
-        self.floored = self.end;
+        let end = self.end();
+        self.floored = end;
         self.forgot = true;
         self.floor.clone_from(&self.position);
-        self.ages.retain(|consumer| !consumers.contains(consumer));
         for consumer in consumers {
             let Some(backlog) = self.backlogs.get_mut(consumer) else { continue };
-            let entries = backlog.entries.drain(..);
-            self.bytes -= entries.map(|entry| entry.frame.len() + Self::OVERHEAD).sum::<usize>();
+            for place in backlog.places.drain(..) {
+                let entry = slot(self.begin, place).and_then(|slot| self.log[slot].take());
+                self.bytes -= entry.map_or(0, |entry| entry.frame.len());
+            }
             backlog.floor.clone_from(&self.position);
-            backlog.dropped = self.end;
+            backlog.dropped = end;
             self.forget_if_idle(consumer);
         }
+        while self.log.front().is_some_and(Option::is_none) {
+            self.drop_oldest();
+        }
+    }
+
+    /// Whether anything is kept for this consumer.
+    #[must_use]
+    pub fn keeps(&self, consumer: &ConsumerId) -> bool {
+        self.backlogs.contains_key(consumer)
     }
 
     /// Everybody for whom something is kept.
@@ -214,51 +247,69 @@ impl Recent {
     }
 
     fn drop_oldest(&mut self) {
-        let Some(consumer) = self.ages.pop_front() else { return };
+        let Some(oldest) = self.log.pop_front() else { return };
+        self.begin += 1;
+        self.bytes -= Self::OVERHEAD;
         self.forgot = true;
-        let backlog = self.backlogs.get_mut(&consumer).expect("an age has its entry");
-        let entry = backlog.entries.pop_front().expect("an age has its entry");
-        self.bytes -= entry.frame.len() + Self::OVERHEAD;
-        if entry.sequence >= self.floored {
-            self.floor.clone_from(&entry.position);
+        let Some(Entry { sequence, position, frame, consumer, .. }) = oldest else { return };
+        self.bytes -= frame.len();
+        if sequence >= self.floored {
+            self.floor.clone_from(&position);
         }
-        backlog.dropped = entry.sequence + 1;
-        backlog.floor = entry.position;
+        let backlog = self.backlogs.get_mut(&consumer).expect("an entry is in its backlog");
+        backlog.places.pop_front();
+        backlog.dropped = sequence + 1;
+        backlog.floor = position;
         self.forget_if_idle(&consumer);
     }
 
     fn forget_if_idle(&mut self, consumer: &ConsumerId) {
-        let idle = |backlog: &Backlog| backlog.followers == 0 && backlog.entries.is_empty();
+        let idle = |backlog: &Backlog| backlog.followers.is_empty() && backlog.places.is_empty();
         if self.backlogs.get(consumer).is_some_and(idle) {
             self.backlogs.remove(consumer);
         }
     }
 
-    fn backlog(&mut self, consumer: &ConsumerId) -> &mut Backlog {
-        let fresh = || Backlog {
-            entries: VecDeque::new(),
-            floor: self.floor.clone(),
-            dropped: 0,
-            followers: 0,
+    fn entry(&self, place: Sequence) -> Option<&Entry> {
+        self.log.get(slot(self.begin, place)?)?.as_ref()
+    }
+
+    /// A subscription follows these consumers from now on, and is told of what is new for them.
+    /// Answers its seat at each, to be given back.
+    pub fn follow(&mut self, consumers: &[ConsumerId], waiter: &Arc<Waiter>) -> Box<[usize]> {
+        let mut sit = |consumer| {
+            let backlog = of(&mut self.backlogs, consumer, &self.floor);
+            backlog.followers.insert(Arc::clone(waiter))
         };
-        self.backlogs.entry(consumer.clone()).or_insert_with(fresh)
+        consumers.iter().map(&mut sit).collect()
     }
 
-    /// A subscription follows these consumers from now on.
-    pub fn follow(&mut self, consumers: &[ConsumerId]) {
-        for consumer in consumers {
-            self.backlog(consumer).followers += 1;
-        }
-    }
-
-    /// A subscription no longer follows these consumers.
-    pub fn unfollow(&mut self, consumers: &[ConsumerId]) {
-        for consumer in consumers {
+    /// A subscription no longer follows these consumers, at which it had these seats.
+    pub fn unfollow(&mut self, consumers: &[ConsumerId], seats: &[usize]) {
+        for (consumer, &seat) in consumers.iter().zip(seats) {
             if let Some(backlog) = self.backlogs.get_mut(consumer) {
-                backlog.followers -= 1;
+                backlog.followers.try_remove(seat);
             }
             self.forget_if_idle(consumer);
         }
+    }
+
+    /// How many subscriptions follow this consumer.
+    #[must_use]
+    pub fn followers(&self, consumer: &ConsumerId) -> usize {
+        self.backlogs.get(consumer).map_or(0, |backlog| backlog.followers.len())
+    }
+
+    /// Those who follow, of whatever consumers.
+    pub fn all_followers(&self) -> impl Iterator<Item = &Arc<Waiter>> {
+        self.backlogs.values().flat_map(|backlog| backlog.followers.iter()).map(|(_, it)| it)
+    }
+
+    /// Takes those who are to be told that there is something new for them, since they were taken
+    /// last.
+    pub fn take_told(&mut self) -> Vec<Arc<Waiter>> {
+        self.round += 1;
+        mem::take(&mut self.to_tell)
     }
 
     /// The place from which a client with this cursor can go on without the table; `None`
@@ -274,11 +325,12 @@ impl Recent {
         }
         // Entries that were delivered at a head the cursor has reached are not owed.
         let owed = |consumer: &ConsumerId| {
-            let entries = &self.backlogs.get(consumer)?.entries;
-            let first = entries.partition_point(|entry| entry.position.head <= cursor.head());
-            entries.get(first).map(|entry| entry.sequence)
+            let places = &self.backlogs.get(consumer)?.places;
+            let head = |&place: &Sequence| self.entry(place).map(|entry| entry.position.head);
+            let first = places.partition_point(|place| head(place) <= Some(cursor.head()));
+            places.get(first).copied()
         };
-        Some(consumers.iter().filter_map(owed).min().unwrap_or(self.end))
+        Some(consumers.iter().filter_map(owed).min().unwrap_or(self.end()))
     }
 
     /// Whether all that the cursor lacks was delivered after `floor`. Events of a marked
@@ -310,17 +362,53 @@ impl Recent {
             return None;
         }
         let mut next = next;
-        let first = move |consumer: &ConsumerId, next| {
-            let entries = &self.backlogs.get(consumer)?.entries;
-            entries.get(entries.partition_point(|entry| entry.sequence < next))
-        };
         Some(iter::from_fn(move || {
-            let entries = consumers.iter().filter_map(|consumer| first(consumer, next));
-            let entry = entries.min_by_key(|entry| entry.sequence)?;
-            next = entry.sequence + 1;
-            Some(entry)
+            let places = consumers.iter().filter_map(|consumer| self.backlogs.get(consumer));
+            let first = places.filter_map(|backlog| backlog.first_from(next)).min()?;
+            next = first + 1;
+            self.entry(first)
         }))
     }
+}
+
+impl Backlog {
+    /// Those who follow are among those to be told in this round.
+    fn has_news(&mut self, round: u64, to_tell: &mut Vec<Arc<Waiter>>) {
+        if mem::replace(&mut self.told_in, round) != round {
+            to_tell.extend(self.followers.iter().map(|(_, waiter)| Arc::clone(waiter)));
+        }
+    }
+
+    /// The first place that is not before `next`. Most ask for the newest, and do not have to search.
+    fn first_from(&self, next: Sequence) -> Option<Sequence> {
+        let mut newest = self.places.iter().rev().copied().take_while(|&place| place >= next);
+        match (newest.next(), newest.next()) {
+            (_, Some(_)) => {}
+            (newest, None) => return newest,
+        }
+        self.places.get(self.places.partition_point(|&place| place < next)).copied()
+    }
+}
+
+/// The backlog of this consumer, a new one behind `floor` if need be.
+fn of<'a>(
+    backlogs: &'a mut HashMap<ConsumerId, Backlog>,
+    consumer: &ConsumerId,
+    floor: &Position,
+) -> &'a mut Backlog {
+    backlogs.entry(consumer.clone()).or_insert_with(|| Backlog {
+        consumer: consumer.clone(),
+        places: VecDeque::new(),
+        floor: floor.clone(),
+        dropped: 0,
+        followers: Slab::new(),
+        told_in: 0,
+    })
+}
+
+/// Where a place is in a log that begins there.
+fn slot(begin: Sequence, place: Sequence) -> Option<usize> {
+    usize::try_from(place.checked_sub(begin)?).ok()
 }
 
 #[cfg(test)]
@@ -353,7 +441,7 @@ mod tests {
     fn it_keeps_no_more_than_it_may_and_nothing_of_those_who_are_gone() {
         let mut recent = Recent::new(10_000, at(0));
         let toto: ConsumerId = "toto".parse().unwrap();
-        recent.follow(std::slice::from_ref(&toto));
+        let seats = recent.follow(std::slice::from_ref(&toto), &Arc::default());
         for id in 1..1000 {
             publish(&mut recent, &format!("consumer {id}"), id);
             assert!(recent.bytes() <= 10_000);
@@ -361,7 +449,7 @@ mod tests {
         let most = 10_000 / Recent::OVERHEAD;
         assert!(recent.consumers().len() <= most + 1, "{}", recent.consumers().len());
         assert!(recent.consumers().contains(&toto), "who is followed stays");
-        recent.unfollow(std::slice::from_ref(&toto));
+        recent.unfollow(std::slice::from_ref(&toto), &seats);
         assert!(!recent.consumers().contains(&toto));
     }
 
@@ -377,6 +465,63 @@ mod tests {
         publish(&mut recent, "a", 3);
         publish(&mut recent, "a", 4);
         assert_eq!(recent.seek(&"1".parse().unwrap(), &[b]), None, "event 2 is in the table only");
+    }
+
+    #[test]
+    fn what_is_forgotten_again_and_again_keeps_no_places() {
+        let mut recent = Recent::new(10_000, at(0));
+        publish(&mut recent, "a", 1);
+        let b: HashSet<ConsumerId> = HashSet::from(["b".parse().unwrap()]);
+        for id in 2..1000 {
+            publish(&mut recent, "b", id);
+            recent.forget(&b);
+            assert!(recent.log.len() * Recent::OVERHEAD <= recent.bytes());
+            assert!(recent.bytes() <= 10_000);
+        }
+        assert_eq!(recent.backlogs.len(), 0, "the oldest went to make room");
+    }
+
+    #[test]
+    fn of_several_new_events_none_is_passed_over() {
+        let mut recent = Recent::new(1 << 20, at(0));
+        for id in 1..=9 {
+            publish(&mut recent, if id % 3 == 0 { "other" } else { "toto" }, id);
+        }
+        let toto: [ConsumerId; 1] = ["toto".parse().unwrap()];
+        let end = recent.end();
+        let behind = |back| -> Vec<i64> {
+            let entries = recent.read(&toto, end - back).unwrap();
+            entries.map(|entry| entry.frame.id().get()).collect()
+        };
+        assert!(behind(0).is_empty() && behind(1).is_empty());
+        assert_eq!(behind(2), [8]);
+        assert_eq!(behind(3), [7, 8]);
+        assert_eq!(behind(8), [2, 4, 5, 7, 8]);
+    }
+
+    #[test]
+    fn those_who_follow_are_told_once_a_round() {
+        let mut recent = Recent::new(1 << 20, at(0));
+        let names = ["a", "b", "c"].map(|name| name.parse().unwrap());
+        let [both, one, neither] = [0; 3].map(|_| Arc::<Waiter>::default());
+        recent.follow(&names[..2], &both);
+        let seats = recent.follow(&names[..1], &one);
+        recent.follow(&names[2..], &neither);
+        let told = |recent: &mut Recent, who| {
+            recent.take_told().iter().filter(|told| Arc::ptr_eq(told, who)).count()
+        };
+        for (who, times) in [(&both, 2), (&one, 1), (&neither, 0)] {
+            publish(&mut recent, "a", 1);
+            publish(&mut recent, "b", 2);
+            publish(&mut recent, "a", 3);
+            assert_eq!(told(&mut recent, who), times);
+        }
+        assert!(recent.take_told().is_empty());
+        recent.let_go(&HashSet::from([names[1].clone()]), &at(9));
+        assert_eq!(told(&mut recent, &both), 1);
+        recent.unfollow(&names[..1], &seats);
+        publish(&mut recent, "a", 10);
+        assert_eq!(told(&mut recent, &one), 0);
     }
 
     /// The ten events before event 11, the newest first.
@@ -417,7 +562,7 @@ mod tests {
     fn nothing_of_a_log_that_was_replaced_is_read_in_the_next() {
         let mut recent = Recent::new(10_000, at(0));
         let toto: [ConsumerId; 1] = ["toto".parse().unwrap()];
-        recent.follow(&toto);
+        recent.follow(&toto, &Arc::default());
         publish(&mut recent, "toto", 10);
         recent.reset(&at(2));
         assert_eq!(recent.bytes(), 0);

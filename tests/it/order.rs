@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     ops::ControlFlow,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -240,6 +241,7 @@ fn publish(recent: &mut Recent, row: &Row, position: &Position) {
     recent.publish(&consumers()[row.consumer], frame, position, false);
 }
 
+#[derive(Default)]
 struct Client {
     follows: Vec<usize>,
     owed_from: BTreeSet<i64>,
@@ -247,13 +249,15 @@ struct Client {
     cursor: Option<String>,
     /// Which gateway, and the way through its log.
     connection: Option<(usize, Follower)>,
+    /// Its seats there.
+    seats: Box<[usize]>,
 }
 
 impl Client {
     fn connect(&mut self, which: usize, gateway: &mut Gateway) {
         let consumers: Box<[ConsumerId]> =
             self.follows.iter().map(|&at| consumers()[at].clone()).collect();
-        gateway.recent.follow(&consumers);
+        self.seats = gateway.recent.follow(&consumers, &Arc::default());
         let cursor = self.cursor.as_ref().map(|text| text.parse::<Cursor>().unwrap());
         let follower = Follower::join(&gateway.recent, consumers, cursor);
         self.cursor = Some(follower.cursor().to_string());
@@ -262,7 +266,7 @@ impl Client {
 
     fn disconnect(&mut self, gateways: &mut [Gateway]) {
         if let Some((which, follower)) = self.connection.take() {
-            gateways[which].recent.unfollow(follower.consumers());
+            gateways[which].recent.unfollow(follower.consumers(), &self.seats);
         }
     }
 
@@ -371,7 +375,7 @@ fn restart(
 fn newcomer(world: &World, gateways: &mut [Gateway], dice: &mut fastrand::Rng) -> Client {
     let follows = [vec![0], vec![1], vec![0, 1]][dice.usize(0..3)].clone();
     let owed_from = world.rows.keys().copied().collect();
-    let mut client = Client { follows, owed_from, got: Vec::new(), cursor: None, connection: None };
+    let mut client = Client { follows, owed_from, ..Client::default() };
     if dice.f64() < 0.2 {
         client.cursor = Some("0".into());
         client.owed_from.clear();
@@ -440,7 +444,7 @@ fn no_schedule_loses_or_repeats_an_event() {
 fn what_is_recalled_reaches_those_whose_consumer_was_followed_before_the_start() {
     let toto: Box<[ConsumerId]> = vec![consumers()[0].clone()].into();
     let mut recent = Recent::new(100_000, Position::default());
-    recent.follow(&toto);
+    recent.follow(&toto, &Arc::default());
     recent.reset(&Position { head: EventId::new(10), late: Late::default() });
     let frame = |id| {
         let row = Row { id, xid: 3, consumer: 0 };
@@ -490,7 +494,7 @@ fn what_turned_up_goes_to_the_live_once() {
             .collect();
     let at = Position { head: EventId::new(10), late };
     let mut recent = Recent::new(100_000, at.clone());
-    recent.follow(&toto);
+    recent.follow(&toto, &Arc::default());
     let mut live = Follower::join(&recent, toto.clone(), None);
     let row = Row { id: 3, xid: 5, consumer: 0 };
     recent.publish(&toto[0], Encoder::default().encode(&row, "t", b"{}"), &at, true);

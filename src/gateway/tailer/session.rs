@@ -86,7 +86,7 @@ impl<'a> Session<'a> {
         within("beginning to listen", listener.introduce()).await?;
         let client = listener.client();
         let prepare = async { try_join!(EventLog::prepare(client), doorbell::try_keep(client)) };
-        let (log, keeper) = within("preparing to read the log", prepare).await?;
+        let (log, keeper) = within("preparing to read the log", Box::pin(prepare)).await?;
         let now = Instant::now();
         Ok(Self {
             tailer,

@@ -17,10 +17,10 @@ impl Session<'_> {
         let asked = within("asking what was erased", log.changed(client, &since)).await?;
         let Some(Changed { whose, as_of }) = asked else { return Ok(()) };
         let mut state = hub.state();
-        let kept = state.recent.consumers();
+        let recent = &state.recent;
         let whose: HashSet<_> = match whose {
-            Some(whose) => whose.into_iter().filter(|consumer| kept.contains(consumer)).collect(),
-            None => kept,
+            Some(whose) => whose.into_iter().filter(|consumer| recent.keeps(consumer)).collect(),
+            None => recent.consumers(),
         };
         if !whose.is_empty() {
             info!(

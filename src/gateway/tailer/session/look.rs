@@ -152,8 +152,8 @@ impl Session<'_> {
             let rows: Vec<_> = rows.iter().collect();
             self.publish(&rows, |_| position.clone(), &position, false);
         } else {
-            self.tailer.hub.publish(&whose, |recent| recent.let_go(&whose, &position));
-            self.tailer.hub.wake_all_streams();
+            self.tailer.hub.publish(|recent| recent.let_go(&whose, &position));
+            self.tailer.hub.tell_all_streams();
         }
         self.wake_others().await
     }
@@ -212,14 +212,13 @@ impl Session<'_> {
                 frames.push((consumer, frame, after(row)));
             }
         }
-        let touched: HashSet<ConsumerId> = frames.iter().map(|(who, ..)| who.clone()).collect();
-        self.tailer.hub.publish(&touched, |recent: &mut Recent| {
+        self.tailer.hub.publish(|recent: &mut Recent| {
             for (consumer, frame, after) in frames {
                 recent.publish(&consumer, frame, &after, found);
             }
             recent.moved_to(position);
         });
-        self.tailer.hub.wake_streams(rows.iter().filter_map(|row| row.stream()));
+        self.tailer.hub.tell_streams(rows.iter().filter_map(|row| row.stream()));
         self.tailer.metrics.head.set(position.head.get());
         self.tailer.metrics.late.set(position.late.len().try_into().unwrap_or(i64::MAX));
     }

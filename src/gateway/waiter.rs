@@ -1,0 +1,67 @@
+//! Somebody who waits to be told that there is something to look at.
+
+use std::{
+    future::poll_fn,
+    sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
+};
+
+use futures::task::AtomicWaker;
+
+/// One task waits for it, and any number tell it. Every event wakes as many of these as its consumer
+/// has followers, and most lie in memory that nobody has touched for long: so it is no larger than it
+/// must be, and the task that waits leaves nothing elsewhere.
+#[derive(Debug, Default)]
+pub struct Waiter {
+    told: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Waiter {
+    /// Wakes who waits, or who will wait next.
+    pub fn tell(&self) {
+        self.told.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Waits to be told; returns at once if that happened since the last wait, so that a look before
+    /// waiting misses nothing.
+    pub async fn told(&self) {
+        let told = || self.told.swap(false, Ordering::AcqRel);
+        poll_fn(|context| {
+            if told() {
+                return Poll::Ready(());
+            }
+            self.waker.register(context.waker());
+            // It may have been told between the two.
+            if told() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_told_before_waiting_does_not_wait_and_waits_again_after() {
+        let waiter = Arc::new(Waiter::default());
+        waiter.tell();
+        waiter.tell();
+        assert!(waiter.told().now_or_never().is_some());
+        assert!(waiter.told().now_or_never().is_none(), "told twice is told");
+        let waits = tokio::spawn({
+            let waiter = Arc::clone(&waiter);
+            async move { waiter.told().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        waiter.tell();
+        waits.await.unwrap();
+    }
+}
