@@ -44,8 +44,8 @@ pub struct Entry {
 struct Backlog {
     /// Whose it is: as its entries say it, so that a name is kept once.
     consumer: ConsumerId,
-    /// Where its entries are. They are not kept here: what came last for many consumers lies
-    /// together in the log, and is in the processor's cache when they are woken for it.
+    /// Where its entries are in the log. A queue of entries for each consumer would have room for
+    /// many that never come: a third of all memory, of which nobody keeps count.
     places: VecDeque<Sequence>,
     /// Everything of this consumer that was delivered after here is kept.
     floor: Position,

@@ -8,9 +8,8 @@ use std::{
 
 use futures::task::AtomicWaker;
 
-/// One task waits for it, and any number tell it. Every event wakes as many of these as its consumer
-/// has followers, and most lie in memory that nobody has touched for long: so it is no larger than it
-/// must be, and the task that waits leaves nothing elsewhere.
+/// One task waits for it, and any number tell it: a flag and a waker, and nothing of the task's own to
+/// be found elsewhere.
 #[derive(Debug, Default)]
 pub struct Waiter {
     told: AtomicBool,
