@@ -500,6 +500,20 @@ mod tests {
     }
 
     #[test]
+    fn who_is_owed_what_was_let_go_reads_it_from_the_table() {
+        let mut recent = Recent::new(1 << 20, at(0));
+        let [toto, other] = ["toto", "other"].map(|name| [name.parse::<ConsumerId>().unwrap()]);
+        recent.follow(&toto, &Arc::default());
+        publish(&mut recent, "toto", 1);
+        publish(&mut recent, "other", 2);
+        let live = recent.end();
+        recent.let_go(&toto.iter().cloned().collect(), &at(2));
+        assert!(recent.read(&toto, live).is_none(), "who has all before it lacks what was let go");
+        assert!(recent.read(&other, live).is_some());
+        assert!(recent.read(&toto, recent.end()).is_some());
+    }
+
+    #[test]
     fn those_who_follow_are_told_once_a_round() {
         let mut recent = Recent::new(1 << 20, at(0));
         let names = ["a", "b", "c"].map(|name| name.parse().unwrap());

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{app::App, postgres::Database, sse_client::Frame};
+use crate::support::{
+    app::{App, Settings},
+    postgres::Database,
+    sse_client::Frame,
+};
 
 const README: &str = "insert into events (type, timestamp, subscriber, payload) \
                       values ('insert', now(), 'toto', '{\"foo\": \"bar\"}')";
@@ -69,6 +73,31 @@ async fn a_quiet_stream_beats_and_its_cursor_keeps_up() {
     database.connect().await.batch_execute(README).await.unwrap();
     let beat = quiet.signal("heartbeat").await;
     assert_eq!((beat.id.as_deref(), beat.data.as_str()), (Some("1"), "thump"));
+}
+
+/// Who has just heard something needs no other sign that the stream lives.
+#[tokio::test]
+async fn what_is_said_puts_the_heartbeat_off() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    let heartbeat = Duration::from_secs(1);
+    settings.gateway.heartbeat = heartbeat;
+    let app = App::start_with(&database.url(), settings).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let writer = database.connect().await;
+    let (begun, mut last) = (Instant::now(), Instant::now());
+    while begun.elapsed() < 3 * heartbeat {
+        writer.batch_execute(README).await.unwrap();
+        loop {
+            let (frame, quiet) = (toto.next().await.unwrap(), last.elapsed());
+            last = Instant::now();
+            if frame.is_logged() {
+                break;
+            }
+            assert!(quiet > heartbeat / 2, "{frame:?} {quiet:?} after the frame before it");
+        }
+        sleep(heartbeat / 10).await;
+    }
 }
 
 #[tokio::test]

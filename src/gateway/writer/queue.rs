@@ -207,7 +207,10 @@ mod tests {
     use super::*;
     use crate::{
         event::draft::Expected,
-        gateway::writer::{Answer, request::tests::ticket},
+        gateway::writer::{
+            Answer,
+            request::tests::{ticket, ticket_of},
+        },
     };
 
     struct World {
@@ -262,6 +265,29 @@ mod tests {
             world.waiting.push(waits);
         }
         assert_eq!(world.take().unwrap().1, 1, "both are more than a batch holds");
+    }
+
+    #[test]
+    fn a_batch_takes_so_many_bytes_and_at_least_one_request() {
+        let third = format!("\"{}\"", "x".repeat(MOST_BYTES / 3));
+        let mut world = World::of(&[]);
+        for (streams, payload) in [(&["a"; 4][..], &*third), (&["b"], &third), (&["c"], &third)] {
+            let (ticket, waits) = ticket_of(payload, streams, ANY);
+            world.queue.push(ticket);
+            world.waiting.push(waits);
+        }
+        assert_eq!(world.take().unwrap().1, 1, "larger than a batch, and alone");
+        assert_eq!(world.take().unwrap().1, 2);
+    }
+
+    #[test]
+    fn of_rivals_so_many_are_told_and_the_others_wait_their_turn() {
+        let mut world = World::of(&[("a", FIRST); MOST_EVENTS + 3]);
+        let (first, tickets, shadows) = world.take().unwrap();
+        assert_eq!((tickets, shadows), (1, MOST_EVENTS));
+        world.queue.settle(&first.claims, Vec::new());
+        let (_, tickets, shadows) = world.take().unwrap();
+        assert_eq!((tickets, shadows), (1, 1));
     }
 
     #[test]

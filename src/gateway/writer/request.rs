@@ -176,10 +176,19 @@ pub(super) mod tests {
         streams: &[&str],
         expected: Expected,
     ) -> (Ticket, oneshot::Receiver<Answer>) {
+        ticket_of("1", streams, expected)
+    }
+
+    /// The same, of events with this payload.
+    pub(in super::super) fn ticket_of(
+        payload: &str,
+        streams: &[&str],
+        expected: Expected,
+    ) -> (Ticket, oneshot::Receiver<Answer>) {
         let draft = |(stream, expected): (&&str, Expected)| Draft {
             kind: "t".parse().unwrap(),
             subscriber: None,
-            payload: Json::examine("1").unwrap(),
+            payload: Json::examine(payload).unwrap(),
             timestamp: None,
             uid: None,
             metadata: None,
