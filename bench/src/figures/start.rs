@@ -1,6 +1,8 @@
 //! How long a gateway takes to be ready, on an empty log and on a long one.
 
-use std::time::Instant;
+use std::{env, time::Instant};
+
+use anyhow::Context;
 
 use super::{database, millis};
 use crate::{
@@ -9,6 +11,9 @@ use crate::{
     postgres::{Flush, Postgres},
     report::{Samples, Table},
 };
+
+/// How many rows the long log has: as many as the disk bears.
+const ROWS: &str = "ROWS";
 
 pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
@@ -20,7 +25,10 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     database::ours(&postgres)?;
     postgres.create("empty", "")?;
     crate::gateway::migrate(&postgres.url("empty"))?;
-    let rows = run.pick(500_000, 10_000_000);
+    let rows = match env::var(ROWS) {
+        Ok(rows) => rows.parse().with_context(|| format!("{ROWS} is a number of rows"))?,
+        Err(_) => run.pick(500_000, 10_000_000),
+    };
     feed::load(&postgres.url("events"), rows, 10_000, 100_000)?;
     let databases = ["empty", "events"];
     let mut times = databases.map(|_| Samples::default());
