@@ -4,14 +4,15 @@
 //! one usually finds its place again without a query, and one that has fallen out of it
 //! reads on from the table. Nothing waits for a slow subscription, and none costs memory.
 
+mod backlog;
+
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    iter, mem,
+    collections::{HashSet, VecDeque},
+    iter,
     sync::Arc,
 };
 
-use slab::Slab;
-
+use self::backlog::{Backlog, Backlogs};
 use super::{frame::Frame, waiter::Waiter};
 use crate::{
     consumer::ConsumerId,
@@ -39,31 +40,13 @@ pub struct Entry {
     consumer: ConsumerId,
 }
 
-/// What is kept for one consumer.
-#[derive(Debug)]
-struct Backlog {
-    /// Whose it is: as its entries say it, so that a name is kept once.
-    consumer: ConsumerId,
-    /// Where its entries are in the log. A queue of entries for each consumer would have room for
-    /// many that never come: a third of all memory, of which nobody keeps count.
-    places: VecDeque<Sequence>,
-    /// Everything of this consumer that was delivered after here is kept.
-    floor: Position,
-    /// The place behind the last entry that was let go.
-    dropped: Sequence,
-    /// Those who follow; as long as there is one, the backlog stays.
-    followers: Slab<Arc<Waiter>>,
-    /// In this round they are among those to be told already.
-    told_in: u64,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Recent {
     /// The entries by their places, which begin at `begin`; none, where one was forgotten.
     log: VecDeque<Option<Entry>>,
     begin: Sequence,
-    backlogs: HashMap<ConsumerId, Backlog>,
+    backlogs: Backlogs,
     bytes: usize,
     capacity: usize,
     floor: Position,
@@ -72,9 +55,6 @@ pub struct Recent {
     position: Position,
     /// Something was let go since the reader started: there is nothing to recall any more.
     forgot: bool,
-    /// Those who are to be told of something new.
-    to_tell: Vec<Arc<Waiter>>,
-    round: u64,
 }
 
 /// History that is recalled goes before the first place, so that is not 0.
@@ -90,15 +70,13 @@ impl Recent {
         Self {
             log: VecDeque::new(),
             begin: FIRST,
-            backlogs: HashMap::new(),
+            backlogs: Backlogs::default(),
             bytes: 0,
             capacity,
             floor: position.clone(),
             floored: 0,
             position,
             forgot: false,
-            to_tell: Vec::new(),
-            round: 1,
         }
     }
 
@@ -130,8 +108,7 @@ impl Recent {
     ) {
         self.bytes += frame.len() + Self::OVERHEAD;
         let (sequence, position) = (self.end(), position.clone());
-        let backlog = of(&mut self.backlogs, consumer, &self.floor);
-        backlog.has_news(self.round, &mut self.to_tell);
+        let backlog = self.backlogs.with_news(consumer, &self.floor);
         backlog.places.push_back(sequence);
         let consumer = backlog.consumer.clone();
         self.log.push_back(Some(Entry { sequence, position, frame, found, consumer }));
@@ -158,7 +135,7 @@ impl Recent {
             self.begin -= 1;
             let (sequence, found) = (self.begin, false);
             let position = Position { head: frame.id(), late: late.clone() };
-            let backlog = of(&mut self.backlogs, &consumer, &self.floor);
+            let backlog = self.backlogs.of(&consumer, &self.floor);
             backlog.places.push_front(sequence);
             let consumer = backlog.consumer.clone();
             self.log.push_front(Some(Entry { sequence, position, frame, found, consumer }));
@@ -190,7 +167,7 @@ impl Recent {
         self.forgot = false;
         self.floor.clone_from(position);
         self.position.clone_from(position);
-        self.backlogs.retain(|_, backlog| !backlog.followers.is_empty());
+        self.backlogs.forget_unfollowed();
         for backlog in self.backlogs.values_mut() {
             backlog.places.clear();
             backlog.floor.clone_from(position);
@@ -205,9 +182,7 @@ impl Recent {
         self.log.push_back(None);
         self.position.clone_from(position);
         for consumer in consumers {
-            if let Some(backlog) = self.backlogs.get_mut(consumer) {
-                backlog.has_news(self.round, &mut self.to_tell);
-            }
+            self.backlogs.with_news(consumer, &self.floor);
         }
         self.forget(consumers);
     }
@@ -227,7 +202,7 @@ impl Recent {
             }
             backlog.floor.clone_from(&self.position);
             backlog.dropped = end;
-            self.forget_if_idle(consumer);
+            self.backlogs.forget_if_idle(consumer);
         }
         while self.log.front().is_some_and(Option::is_none) {
             self.drop_oldest();
@@ -237,13 +212,13 @@ impl Recent {
     /// Whether anything is kept for this consumer.
     #[must_use]
     pub fn keeps(&self, consumer: &ConsumerId) -> bool {
-        self.backlogs.contains_key(consumer)
+        self.backlogs.get(consumer).is_some()
     }
 
     /// Everybody for whom something is kept.
     #[must_use]
     pub fn consumers(&self) -> HashSet<ConsumerId> {
-        self.backlogs.keys().cloned().collect()
+        self.backlogs.consumers().cloned().collect()
     }
 
     fn drop_oldest(&mut self) {
@@ -260,14 +235,7 @@ impl Recent {
         backlog.places.pop_front();
         backlog.dropped = sequence + 1;
         backlog.floor = position;
-        self.forget_if_idle(&consumer);
-    }
-
-    fn forget_if_idle(&mut self, consumer: &ConsumerId) {
-        let idle = |backlog: &Backlog| backlog.followers.is_empty() && backlog.places.is_empty();
-        if self.backlogs.get(consumer).is_some_and(idle) {
-            self.backlogs.remove(consumer);
-        }
+        self.backlogs.forget_if_idle(&consumer);
     }
 
     fn entry(&self, place: Sequence) -> Option<&Entry> {
@@ -277,39 +245,31 @@ impl Recent {
     /// A subscription follows these consumers from now on, and is told of what is new for them.
     /// Answers its seat at each, to be given back.
     pub fn follow(&mut self, consumers: &[ConsumerId], waiter: &Arc<Waiter>) -> Box<[usize]> {
-        let mut sit = |consumer| {
-            let backlog = of(&mut self.backlogs, consumer, &self.floor);
-            backlog.followers.insert(Arc::clone(waiter))
-        };
-        consumers.iter().map(&mut sit).collect()
+        consumers.iter().map(|consumer| self.backlogs.sit(consumer, waiter, &self.floor)).collect()
     }
 
     /// A subscription no longer follows these consumers, at which it had these seats.
     pub fn unfollow(&mut self, consumers: &[ConsumerId], seats: &[usize]) {
         for (consumer, &seat) in consumers.iter().zip(seats) {
-            if let Some(backlog) = self.backlogs.get_mut(consumer) {
-                backlog.followers.try_remove(seat);
-            }
-            self.forget_if_idle(consumer);
+            self.backlogs.leave(consumer, seat);
         }
     }
 
     /// How many subscriptions follow this consumer.
     #[must_use]
     pub fn followers(&self, consumer: &ConsumerId) -> usize {
-        self.backlogs.get(consumer).map_or(0, |backlog| backlog.followers.len())
+        self.backlogs.get(consumer).map_or(0, Backlog::followers)
     }
 
     /// Those who follow, of whatever consumers.
     pub fn all_followers(&self) -> impl Iterator<Item = &Arc<Waiter>> {
-        self.backlogs.values().flat_map(|backlog| backlog.followers.iter()).map(|(_, it)| it)
+        self.backlogs.all_followers()
     }
 
     /// Takes those who are to be told that there is something new for them, since they were taken
     /// last.
     pub fn take_told(&mut self) -> Vec<Arc<Waiter>> {
-        self.round += 1;
-        mem::take(&mut self.to_tell)
+        self.backlogs.take_told()
     }
 
     /// The place from which a client with this cursor can go on without the table; `None`
@@ -369,41 +329,6 @@ impl Recent {
             self.entry(first)
         }))
     }
-}
-
-impl Backlog {
-    /// Those who follow are among those to be told in this round.
-    fn has_news(&mut self, round: u64, to_tell: &mut Vec<Arc<Waiter>>) {
-        if mem::replace(&mut self.told_in, round) != round {
-            to_tell.extend(self.followers.iter().map(|(_, waiter)| Arc::clone(waiter)));
-        }
-    }
-
-    /// The first place that is not before `next`. Most ask for the newest, and do not have to search.
-    fn first_from(&self, next: Sequence) -> Option<Sequence> {
-        let mut newest = self.places.iter().rev().copied().take_while(|&place| place >= next);
-        match (newest.next(), newest.next()) {
-            (_, Some(_)) => {}
-            (newest, None) => return newest,
-        }
-        self.places.get(self.places.partition_point(|&place| place < next)).copied()
-    }
-}
-
-/// The backlog of this consumer, a new one behind `floor` if need be.
-fn of<'a>(
-    backlogs: &'a mut HashMap<ConsumerId, Backlog>,
-    consumer: &ConsumerId,
-    floor: &Position,
-) -> &'a mut Backlog {
-    backlogs.entry(consumer.clone()).or_insert_with(|| Backlog {
-        consumer: consumer.clone(),
-        places: VecDeque::new(),
-        floor: floor.clone(),
-        dropped: 0,
-        followers: Slab::new(),
-        told_in: 0,
-    })
 }
 
 /// Where a place is in a log that begins there.
@@ -478,7 +403,7 @@ mod tests {
             assert!(recent.log.len() * Recent::OVERHEAD <= recent.bytes());
             assert!(recent.bytes() <= 10_000);
         }
-        assert_eq!(recent.backlogs.len(), 0, "the oldest went to make room");
+        assert_eq!(recent.consumers().len(), 0, "the oldest went to make room");
     }
 
     #[test]
