@@ -75,6 +75,34 @@ async fn a_quiet_stream_beats_and_its_cursor_keeps_up() {
     assert_eq!((beat.id.as_deref(), beat.data.as_str()), (Some("1"), "thump"));
 }
 
+/// The reader asks for small rows as they are, and may not have a large one withheld.
+#[tokio::test]
+async fn a_large_event_among_small_ones_comes_whole_and_in_its_place() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let writer = database.connect().await;
+    writer.batch_execute(README).await.unwrap();
+    assert_eq!(toto.rows(1).await, [1], "now it knows that rows are small");
+    // Random, so that it is large in the table as well.
+    let insert = "insert into events (type, subscriber, payload)
+                  select 't', 'toto', to_jsonb(case when n = $1 then (
+                      select string_agg(md5(random()::text), '') from generate_series(1, 1000)
+                  ) else 'small' end) from generate_series(1, $2) n";
+    let (mut row, large) = (1, 32_002);
+    // Alone; one that tells the reader that rows are small again; and amid two small ones.
+    for (which, of, lengths) in
+        [(1, 1, &[large][..]), (0, 1, &[7]), (2, 3, &[7, large, 7]), (0, 1, &[7])]
+    {
+        writer.execute(insert, &[&which, &of]).await.unwrap();
+        for &length in lengths {
+            row += 1;
+            let event = toto.event().await;
+            assert_eq!((event.row(), event.data.len()), (row, length));
+        }
+    }
+}
+
 /// Who has just heard something needs no other sign that the stream lives.
 #[tokio::test]
 async fn what_is_said_puts_the_heartbeat_off() {
