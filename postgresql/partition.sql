@@ -34,33 +34,65 @@ create table if not exists events_partitions (
     size bigint not null check (size > 0)
 );
 
--- Written once: asks, and notes, in one step that waits for whoever is writing the same just now. With the
--- rights of the owner, so that a writer needs INSERT on events only.
-create or replace function event_piper_once() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $once$
+-- The function runs with its owner's rights, so that a writer needs INSERT on events only. The schema is
+-- written into it, and it refuses to work for another table than the log.
+do $make_once$
+declare
+    outside constant text := pg_catalog.current_setting('search_path');
+    log     oid;
+    home    name;
+    schema  oid;
+    keeper  oid;
+    foreign_one text;
+begin
+    select c.oid, n.nspname, n.oid, c.relowner
+      into strict log, home, schema, keeper
+      from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
+     where c.oid operator(pg_catalog.=) pg_catalog.to_regclass('events');
+    -- Nothing that is not PostgreSQL's own has a say in what follows.
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    -- Whoever owns a table can attach triggers to it, which would run with the rights of this function.
+    select format('%s of %s', c.oid::regclass, c.relowner::regrole) into foreign_one
+      from pg_class c
+     where c.relnamespace = schema and c.relname in ('events_uids', 'events_streams', 'events_partitions')
+       and c.relowner <> keeper and not pg_has_role(c.relowner, keeper, 'member');
+    if foreign_one is not null then
+        raise exception 'there is a table % already, and the log belongs to %', foreign_one, keeper::regrole
+            using hint = 'Find out who made it, and drop it or change its owner.';
+    end if;
+    execute format(
+        'create or replace function %I.event_piper_once() returns trigger language plpgsql '
+        'security definer set search_path = pg_catalog, pg_temp as %L', home,
+        replace(replace($once$
+-- Written once, in a log that is partitioned: asks, and notes, in one step that waits for whoever is
+-- writing the same just now. With the rights of the owner, so that a writer needs INSERT on events only.
 declare
     twice text;
-    known bigint;
+    noted bigint;
 begin
+    if coalesce(pg_partition_root(tg_relid), tg_relid) is distinct from to_regclass({log}) then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('event_piper_once() works for %s only', {log}),
+            hint = 'After a schema was renamed, run event-piper migrate.';
+    end if;
     if new.uid is not null then
-        execute format('insert into %I.events_uids values ($1) on conflict do nothing', tg_table_schema)
-          using new.uid;
-        get diagnostics known = row_count;
-        if known = 0 then
+        insert into {schema}.events_uids (uid) values (new.uid) on conflict do nothing;
+        get diagnostics noted = row_count;
+        if noted = 0 then
             twice := 'events_uid';
         end if;
     end if;
     if twice is null and new.stream is not null then
-        execute format(
-            'insert into %I.events_streams as known values ($1, $2) on conflict (stream) do update '
-            'set version = excluded.version where known.version < excluded.version', tg_table_schema)
-          using new.stream, new.version;
-        get diagnostics known = row_count;
-        if known = 0 then
+        insert into {schema}.events_streams as known (stream, version) values (new.stream, new.version)
+            on conflict (stream) do update
+           set version = excluded.version where known.version < excluded.version;
+        get diagnostics noted = row_count;
+        if noted = 0 then
             twice := 'events_stream_version';
             if new.uid is not null then
-                execute format('delete from %I.events_uids where uid = $1', tg_table_schema)
-                  using new.uid;
+                delete from {schema}.events_uids known where known.uid = new.uid;
             end if;
         end if;
     end if;
@@ -79,7 +111,14 @@ begin
         end,
         hint = 'To have it skipped: set event_piper.twice = ''skip''.';
 end
-$once$;
+$once$,
+            '{schema}', quote_ident(home)),
+            '{log}', quote_literal(format('%I.events', home))));
+    execute format('revoke execute on function %I.event_piper_once() from public', home);
+    execute format('grant execute on function %I.event_piper_once() to %s', home, keeper::regrole);
+    perform set_config('search_path', outside, true);
+end
+$make_once$;
 
 -- What can be done while everybody works. The table that there is becomes the first partition, for ids up
 -- to a bound that is one to two partitions away: partition before writers get there, or they are refused.

@@ -40,23 +40,23 @@ alter table event_piper_migrations owner to event_piper_owner;
 alter table event_piper_keys owner to event_piper_owner;
 alter table event_piper_pumps owner to event_piper_owner;
 alter table event_piper_dead_letters owner to event_piper_owner;
+alter table event_piper_amending owner to event_piper_owner;
 alter function event_piper_admit() owner to event_piper_owner;
 alter function event_piper_doorbell() owner to event_piper_owner;
 alter function event_piper_append_only() owner to event_piper_owner;
 alter function event_piper_remember_deleted() owner to event_piper_owner;
 alter function event_piper_remember_truncated() owner to event_piper_owner;
 alter function event_piper_remember_changed() owner to event_piper_owner;
-alter function event_piper_amends(bigint, bigint, text, text, jsonb, oid) owner to event_piper_owner;
+alter function event_piper_check_amendment() owner to event_piper_owner;
 
 -- Neither id nor xid: the database gives them. (With INSERT on the whole table, a writer could choose
 -- an id, by `overriding system value` or COPY, that readers have passed already.) The identity's
--- sequence and the triggers' functions need no grant; what one of them calls does where the defaults
--- were tightened.
+-- sequence and the triggers' functions need no grant. Amendments are checked by a table that everybody
+-- may insert into; the grant is here as well, for databases where PUBLIC was deprived of it.
 grant insert (type, "timestamp", subscriber, payload, stream, version, uid, metadata,
               amends)
     on events to event_piper_writer;
-grant execute on function event_piper_amends(bigint, bigint, text, text, jsonb, oid)
-    to event_piper_writer;
+grant insert on event_piper_amending to event_piper_writer;
 
 grant select on events, events_pruned, events_erased, event_piper_migrations to event_piper_gateway;
 -- Hashes of keys, for `--auth keys`. Making and revoking keys is the owner's.

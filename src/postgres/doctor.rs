@@ -1,6 +1,7 @@
 //! Examines a database: will every event arrive, and if not, what mends it?
 
 mod log;
+mod rights;
 mod session;
 mod system;
 
@@ -84,6 +85,8 @@ async fn examine_log(client: &Client) -> Vec<Finding> {
         judge("origin of rows", log::origin(client).await),
         judge("rows", log::well_formed(client).await),
         judge("append-only", log::append_only(client).await),
+        judge("owner's rights", rights::owners_rights(client).await),
+        judge("amendments", rights::amendments(client).await),
         judge("memory of pruning", log::pruned(client).await),
         judge("other triggers", log::other_triggers(client).await),
         judge("other ways in", log::other_ways_in(client).await),

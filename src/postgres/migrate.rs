@@ -12,7 +12,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 9] = [
+const MIGRATIONS: [Migration; 10] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
@@ -54,7 +54,16 @@ const MIGRATIONS: [Migration; 9] = [
         name: "0009_admit",
         sql: include_str!("../../migrations/0009_admit.sql"),
     },
+    Migration {
+        number: 10,
+        name: "0010_owners_rights",
+        sql: include_str!("../../migrations/0010_owners_rights.sql"),
+    },
 ];
+
+/// Migrations that write the name of the schema into functions. They can be applied again, in this order,
+/// and are when the schema was renamed. A later migration that replaces one of these functions belongs here.
+const NAMING_THE_SCHEMA: [&str; 1] = ["0010_owners_rights"];
 
 /// The oldest server that has what the schema needs (`xid8`).
 pub(crate) const OLDEST_SERVER: i32 = 130_000;
@@ -81,6 +90,16 @@ const PREMISES: &str = "\
 select current_setting('server_version_num')::int, current_setting('server_encoding'),
        current_schema() is not null";
 
+/// Functions that were made for the log of another schema: this one was renamed since.
+const MADE_FOR_ANOTHER_SCHEMA: &str = "\
+select exists (
+    select from pg_class log
+    join pg_namespace home on home.oid = log.relnamespace
+    join pg_proc function on function.pronamespace = home.oid
+    where log.oid = to_regclass('events') and function.prosecdef
+      and starts_with(function.proname::text, 'event_piper_')
+      and position(quote_literal(format('%I.events', home.nspname)) in function.prosrc) = 0)";
+
 /// MIGRATE of the doorbell's lock space: whoever else migrates waits until this one is through.
 /// Held by the transaction, so that it works through a connection pooler, too.
 const TAKE_TURN: &str = "set local statement_timeout = 0; select pg_advisory_xact_lock(17744, 5)";
@@ -90,7 +109,8 @@ const BE_POLITE: &str = "set local lock_timeout = '10s'";
 /// What [`migrate`] did.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The names of the migrations applied by this call; none when the schema was current.
+    /// The names of the migrations applied by this call; none when the schema was current. After the
+    /// schema was renamed, those that write its name into functions are applied again.
     pub applied: Vec<&'static str>,
 }
 
@@ -187,6 +207,7 @@ pub async fn migrate(server: &Server) -> Result<Outcome, MigrateError> {
             applied.push(name);
         }
     }
+    applied.extend(name_the_schema(&mut client).await?);
     Ok(Outcome { applied })
 }
 
@@ -257,6 +278,31 @@ async fn apply_next(client: &mut Client) -> Result<Option<&'static str>, Migrate
     let next = next.expect("what is missing is ours");
     next.apply(transaction).await.map_err(|source| next.explain(source))?;
     Ok(Some(next.name))
+}
+
+/// Makes the functions again that name their schema, if it was renamed; gives the migrations applied.
+async fn name_the_schema(client: &mut Client) -> Result<Vec<&'static str>, MigrateError> {
+    if !is_renamed(client).await? {
+        return Ok(Vec::new());
+    }
+    let transaction = client.transaction().await.map_err(MigrateError::Read)?;
+    transaction.batch_execute(TAKE_TURN).await.map_err(MigrateError::Read)?;
+    let again = MIGRATIONS.iter().filter(|ours| NAMING_THE_SCHEMA.contains(&ours.name));
+    let again: Vec<_> = again.collect();
+    for migration in &again {
+        let apply = async {
+            transaction.batch_execute(BE_POLITE).await?;
+            transaction.batch_execute(migration.sql).await
+        };
+        apply.await.map_err(|source| migration.explain(source))?;
+    }
+    transaction.commit().await.map_err(MigrateError::Read)?;
+    Ok(again.iter().map(|migration| migration.name).collect())
+}
+
+async fn is_renamed(client: &Client) -> Result<bool, MigrateError> {
+    let row = client.query_one(MADE_FOR_ANOTHER_SCHEMA, &[]).await.map_err(MigrateError::Read)?;
+    Ok(row.get(0))
 }
 
 impl Migration {

@@ -23,6 +23,7 @@ mod live;
 mod load;
 mod migrate;
 mod order;
+mod owners_rights;
 mod partition;
 mod predecessor;
 mod prune;
