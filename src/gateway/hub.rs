@@ -10,7 +10,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{frame::Frame, recent::Recent, waiter::Waiter};
+use super::{
+    recent::{Past, Recent},
+    waiter::Waiter,
+};
 use crate::{
     consumer::ConsumerId,
     event::{EventId, name::StreamName},
@@ -56,8 +59,8 @@ pub struct Horizon {
 impl State {
     /// Takes in history of the log of this epoch, as [`Recent::recall`] does. A log that was
     /// replaced meanwhile has nothing to do with it.
-    pub fn recall(&mut self, epoch: u64, rows: Vec<(ConsumerId, Frame)>, floor: EventId) -> bool {
-        self.epoch == epoch && self.recent.recall(rows, floor)
+    pub fn recall(&mut self, epoch: u64, past: Past) -> bool {
+        self.epoch == epoch && self.recent.recall(past)
     }
 
     fn horizon(&self) -> Horizon {
@@ -278,9 +281,10 @@ mod tests {
     fn history_of_a_log_that_was_replaced_is_not_taken_in() {
         let hub = Hub::new(10_000);
         let at = |head| Position { head: EventId::new(head), ..Position::default() };
-        let first = hub.restart(&at(10), String::new());
+        let past = || Past { upto: EventId::new(5), after: EventId::ZERO, rows: Vec::new() };
+        let first = hub.restart(&at(5), String::new());
         let second = hub.restart(&at(5), String::new());
-        assert!(!hub.state().recall(first, Vec::new(), EventId::ZERO));
-        assert!(hub.state().recall(second, Vec::new(), EventId::ZERO));
+        assert!(!hub.state().recall(first, past()));
+        assert!(hub.state().recall(second, past()));
     }
 }

@@ -21,6 +21,7 @@ mod late;
 mod limits;
 mod live;
 mod load;
+mod memory;
 mod migrate;
 mod order;
 mod owners_rights;

@@ -19,7 +19,7 @@ use event_piper::{
     gateway::{
         follower::{Follower, Live, Scan},
         frame::{Encoder, Frame},
-        recent::Recent,
+        recent::{Past, Recent},
     },
     order::{Advance, Hold, Late, Order, Position, Start},
 };
@@ -163,7 +163,8 @@ impl Gateway {
         let frame = |row: &Row| {
             (consumers()[row.consumer].clone(), Encoder::default().encode(row, "t", b"{}"))
         };
-        let wants_more = self.recent.recall(rows.iter().map(frame).collect(), floor);
+        let rows = rows.iter().map(frame).collect();
+        let wants_more = self.recent.recall(Past { upto, after: floor, rows });
         self.recalled = (wants_more && floor > EventId::ZERO).then_some(floor);
     }
 
@@ -439,6 +440,11 @@ fn no_schedule_loses_or_repeats_an_event() {
     assert!(deliveries as u64 > schedules * 10, "the schedules deliver something");
 }
 
+/// All rows between this id and event 10.
+fn past(after: i64, rows: Vec<(ConsumerId, Frame)>) -> Past {
+    Past { upto: EventId::new(10), after: EventId::new(after), rows }
+}
+
 /// A consumer that somebody followed before the reader had started is like all others.
 #[test]
 fn what_is_recalled_reaches_those_whose_consumer_was_followed_before_the_start() {
@@ -450,7 +456,7 @@ fn what_is_recalled_reaches_those_whose_consumer_was_followed_before_the_start()
         let row = Row { id, xid: 3, consumer: 0 };
         (toto[0].clone(), Encoder::default().encode(&row, "t", b"{}"))
     };
-    recent.recall(vec![frame(10), frame(9)], EventId::new(8));
+    recent.recall(past(8, vec![frame(10), frame(9)]));
     for cursor in ["8", "8~3:8"] {
         let mut follower = Follower::join(&recent, toto.clone(), cursor.parse().ok());
         let mut got = Vec::new();
@@ -474,10 +480,10 @@ fn what_is_not_recalled_comes_from_the_table() {
     };
     let start = Position { head: EventId::new(10), late: Late::default() };
     let mut recent = Recent::new(100_000, start.clone());
-    recent.recall(vec![frame(10)], EventId::new(9));
+    recent.recall(past(9, vec![frame(10)]));
     let of_one = recent.bytes();
     let mut recent = Recent::new(of_one, start);
-    assert!(!recent.recall(vec![frame(10), frame(9)], EventId::new(8)), "it is full");
+    assert!(!recent.recall(past(8, vec![frame(10), frame(9)])), "it is full");
     for (cursor, from_table) in [("9", false), ("8", true)] {
         let follower = Follower::join(&recent, toto.clone(), cursor.parse().ok());
         assert_eq!(follower.wants().is_some(), from_table, "after {cursor}");

@@ -8,8 +8,8 @@ use std::{
 
 use slab::Slab;
 
-use super::Sequence;
-use crate::{consumer::ConsumerId, gateway::waiter::Waiter, order::Position};
+use super::{Sequence, claim::Claim};
+use crate::{consumer::ConsumerId, gateway::waiter::Waiter};
 
 /// What is kept for one consumer.
 #[derive(Debug)]
@@ -19,10 +19,8 @@ pub(super) struct Backlog {
     /// Where its entries are in the log. A queue of entries for each consumer would have room for
     /// many that never come: a third of all memory, of which nobody keeps count.
     pub(super) places: VecDeque<Sequence>,
-    /// Everything of this consumer that was delivered after here is kept.
-    pub(super) floor: Position,
-    /// The place behind the last entry that was let go.
-    pub(super) dropped: Sequence,
+    /// What is true of this consumer's events.
+    pub(super) claim: Claim,
     /// Those who follow; as long as there is one, the backlog stays.
     followers: Slab<Arc<Waiter>>,
     /// In this round they were put among those to be told.
@@ -69,18 +67,18 @@ impl Backlogs {
         self.each.values_mut()
     }
 
-    pub(super) fn consumers(&self) -> impl Iterator<Item = &ConsumerId> {
-        self.each.keys()
+    pub(super) fn each(&self) -> impl Iterator<Item = (&ConsumerId, &Backlog)> {
+        self.each.iter()
     }
 
-    /// The backlog of this consumer, a new one behind `floor` if need be.
-    pub(super) fn of(&mut self, consumer: &ConsumerId, floor: &Position) -> &mut Backlog {
-        of(&mut self.each, consumer, floor)
+    /// The backlog of this consumer. A new one claims what is claimed for `everybody`.
+    pub(super) fn of(&mut self, consumer: &ConsumerId, everybody: &Claim) -> &mut Backlog {
+        of(&mut self.each, consumer, everybody)
     }
 
     /// The same; those who follow it are to be told.
-    pub(super) fn with_news(&mut self, consumer: &ConsumerId, floor: &Position) -> &mut Backlog {
-        let backlog = of(&mut self.each, consumer, floor);
+    pub(super) fn with_news(&mut self, consumer: &ConsumerId, everybody: &Claim) -> &mut Backlog {
+        let backlog = of(&mut self.each, consumer, everybody);
         if backlog.told_in.replace(self.round) != Some(self.round) {
             self.to_tell.extend(backlog.followers.iter().map(|(_, waiter)| Arc::clone(waiter)));
         }
@@ -98,9 +96,9 @@ impl Backlogs {
         &mut self,
         consumer: &ConsumerId,
         waiter: &Arc<Waiter>,
-        floor: &Position,
+        everybody: &Claim,
     ) -> usize {
-        self.of(consumer, floor).followers.insert(Arc::clone(waiter))
+        self.of(consumer, everybody).followers.insert(Arc::clone(waiter))
     }
 
     /// Somebody leaves this seat.
@@ -133,13 +131,12 @@ impl Backlogs {
 fn of<'a>(
     each: &'a mut HashMap<ConsumerId, Backlog>,
     consumer: &ConsumerId,
-    floor: &Position,
+    everybody: &Claim,
 ) -> &'a mut Backlog {
     each.entry(consumer.clone()).or_insert_with(|| Backlog {
         consumer: consumer.clone(),
         places: VecDeque::new(),
-        floor: floor.clone(),
-        dropped: 0,
+        claim: everybody.clone(),
         followers: Slab::new(),
         told_in: None,
     })

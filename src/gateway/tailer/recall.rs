@@ -11,6 +11,7 @@ use crate::{
     gateway::{
         frame::{self, Encoder, Frame},
         hub::Hub,
+        recent::Past,
     },
     postgres::{
         error::Chain,
@@ -40,26 +41,28 @@ async fn read_back(
     while upto > EventId::ZERO {
         let page = history.newest(upto, paging.size()).await?;
         paging.learn(&page);
-        upto = match page.rows.last() {
+        let read = match page.rows.last() {
             Some(row) if !page.last => row.id().previous(),
             _ => EventId::ZERO,
         };
         // Asked after the rows were read: what is missing among them is known there. Clients
         // that lack something of it have to be told, so they are left to the table.
         let pruned = history.ever_pruned().await?;
-        let (floor, frames) = (upto.max(pruned), encoded(&page.rows, pruned));
-        let wants_more = hub.state().recall(epoch, frames, floor);
-        if !wants_more || pruned >= upto {
+        let after = read.max(pruned).min(upto);
+        let past = Past { upto, after, rows: encoded(&page.rows, after) };
+        let wants_more = hub.state().recall(epoch, past);
+        if !wants_more || pruned >= read {
             break;
         }
+        upto = read;
     }
     Ok(())
 }
 
-/// Those that are somebody's.
-fn encoded(rows: &[EventRow], pruned: EventId) -> Vec<(ConsumerId, Frame)> {
+/// The rows above `after` that are for a consumer.
+fn encoded(rows: &[EventRow], after: EventId) -> Vec<(ConsumerId, Frame)> {
     let mut encoder = Encoder::default();
-    let rows = rows.iter().filter(|row| row.id() > pruned);
+    let rows = rows.iter().filter(|row| row.id() > after);
     let frame = |row: &EventRow| {
         let data = frame::data(row.amends(), row.payload());
         Some((row.subscriber()?, encoder.encode(row, row.kind(), &data)))

@@ -17,17 +17,17 @@ impl Session<'_> {
         let asked = within("asking what was erased", log.changed(client, &since)).await?;
         let Some(Changed { whose, as_of }) = asked else { return Ok(()) };
         let mut state = hub.state();
-        let recent = &state.recent;
-        let whose: HashSet<_> = match whose {
-            Some(whose) => whose.into_iter().filter(|consumer| recent.keeps(consumer)).collect(),
-            None => recent.consumers(),
+        let whose: Option<HashSet<_>> = match whose {
+            Some(whose) if whose.is_empty() => None,
+            Some(whose) => Some(whose.into_iter().collect()),
+            None => Some(state.recent.consumers()),
         };
-        if !whose.is_empty() {
-            info!(
-                consumers = whose.len(),
-                "events were erased: letting go of what is kept of them"
-            );
-            state.recent.forget(&whose);
+        if let Some(whose) = whose {
+            // Even if nothing is kept for them: history of theirs may be on its way into memory.
+            let consumers = state.recent.forget(&whose);
+            if consumers > 0 {
+                info!(consumers, "events were changed: memory forgets those of their consumers");
+            }
         }
         state.clean_as_of = as_of;
         Ok(())

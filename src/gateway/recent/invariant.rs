@@ -1,0 +1,75 @@
+//! What must hold of the recent events between any two of their methods.
+
+use super::{Recent, Sequence, backlog::Backlog, claim::Claim};
+use crate::{consumer::ConsumerId, event::EventId};
+
+impl Recent {
+    /// Logs that are this short are checked after each change, where debug assertions are on.
+    const SHORT: usize = 64;
+
+    /// See [`check`](Self::check).
+    pub(super) fn check_if_cheap(&self) {
+        if cfg!(debug_assertions) && self.log.len() <= Self::SHORT {
+            self.check();
+        }
+    }
+
+    /// Makes sure that the log, the backlogs and the claims agree with each other.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub fn check(&self) {
+        self.check_claim(&self.claim);
+        assert!(self.claim.from() >= self.begin, "what was let go of is claimed");
+        if self.recalling {
+            assert_eq!(self.claim.from(), self.begin, "history joins what is claimed");
+        }
+        self.check_log();
+        let backlogs = self.backlogs.each().map(|(consumer, backlog)| {
+            self.check_backlog(consumer, backlog);
+            backlog.places.len()
+        });
+        let known: usize = backlogs.sum();
+        assert_eq!(known, self.log.iter().flatten().count(), "each entry is in a backlog");
+    }
+
+    fn check_log(&self) {
+        let (mut head, mut bytes) = (EventId::ZERO, 0);
+        for (place, slot) in (self.begin..).zip(&self.log) {
+            bytes += Self::OVERHEAD;
+            let Some(entry) = slot else {
+                assert!(place < self.claim.from(), "an entry that is missing is claimed");
+                continue;
+            };
+            bytes += entry.frame.len();
+            assert_eq!(entry.sequence, place);
+            assert!(entry.position.head >= head, "a reader does not go back");
+            head = entry.position.head;
+        }
+        assert_eq!(bytes, self.bytes);
+        assert!(self.position.head >= head, "the reader is behind what it delivered");
+    }
+
+    fn check_backlog(&self, consumer: &ConsumerId, backlog: &Backlog) {
+        self.check_claim(&backlog.claim);
+        assert!(backlog.places.iter().is_sorted());
+        let first = backlog.places.front().copied().unwrap_or(Sequence::MAX);
+        assert!(first >= backlog.claim.from(), "an entry stands before what is claimed");
+        for &place in &backlog.places {
+            let entry = self.entry(place).expect("a place in a backlog has an entry");
+            assert_eq!(&entry.consumer, consumer);
+        }
+    }
+
+    fn check_claim(&self, claim: &Claim) {
+        assert!(claim.from() <= self.end(), "events that are still to come are not claimed");
+        assert!(claim.after().head <= self.position.head);
+        let behind = self.entries_from(claim.from());
+        let early = behind.into_iter().find(|entry| entry.position.head < claim.after().head);
+        assert!(early.is_none(), "{early:?} was delivered before what it should follow");
+    }
+
+    fn entries_from(&self, place: Sequence) -> Vec<&super::Entry> {
+        (place.max(self.begin)..self.end()).filter_map(|place| self.entry(place)).collect()
+    }
+}
