@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 pub use self::failure::Failure;
 use self::values::Values;
-use super::server::{SESSION, Server};
+use super::{server::Server, session::Purpose};
 use crate::event::{EventId, draft::Draft, name::StreamName};
 
 /// A connection that writes.
@@ -66,12 +66,13 @@ pub struct Found {
 /// No statement takes this long on a connection that lives.
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Who waits for another's transaction to end keeps all in the same statement waiting. And a
-/// gateway that freezes amid a transaction shall not keep readers waiting. In a partitioned log
-/// no index can tell what is there already, and what can has to be told to skip it.
+/// Settings of this session alone. A statement that waits for another's transaction to end keeps all
+/// events in it waiting. A gateway that is frozen in a transaction must not keep readers waiting. In a
+/// partitioned log no index can tell what is there already; the trigger that can is told to skip it.
+/// The doorbell rings, whatever is set for others: nothing is prepared for two-phase commit here.
 const SETTINGS: &str = "set lock_timeout = '250ms'; set event_piper.twice = 'skip'; \
                         set idle_in_transaction_session_timeout = '10s'; \
-                        set jit = off; set max_parallel_workers_per_gather = 0";
+                        set event_piper.bell = 'on'; set max_parallel_workers_per_gather = 0";
 
 /// An event that comes alone need not be unpacked from arrays, which takes PostgreSQL a fifth more.
 const LONE: &str = "
@@ -138,8 +139,8 @@ impl Appender {
     /// Connects, and prepares to write.
     pub async fn connect(server: &Server) -> Result<Self> {
         within(async {
-            let client = server.named("event-piper writer").client().await?;
-            client.batch_execute(SESSION).await?;
+            let server = server.named("event-piper writer");
+            let client = server.client_for(Purpose::Append).await?;
             client.batch_execute(SETTINGS).await?;
             let (lone, plain, placed, find) = try_join!(
                 client.prepare(LONE),

@@ -7,7 +7,11 @@ mod system;
 
 use tokio_postgres::Client;
 
-use super::{error::Chain, server::Server};
+use super::{
+    error::Chain,
+    server::Server,
+    session::{Purpose, settle},
+};
 
 /// What one examination found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,16 +57,25 @@ type Examined = Result<Finding, tokio_postgres::Error>;
 /// Examines everything that delivery rests on, with the rights that the gateway has. Changes
 /// nothing. Never fails: a database that cannot be reached is a finding.
 pub async fn examine(server: &Server) -> Vec<Finding> {
-    let client = match server.named("event-piper doctor").client().await {
+    let client = match server.named("event-piper doctor").unsettled().await {
         Ok(client) => client,
         Err(error) => return vec![unreachable(server, &error)],
     };
+    // What is asked before this is asked of the role's own settings.
+    let bell = judge("doorbell setting", session::bell(&client).await);
+    // A session that a pooler lends to others stays as it is.
+    let own = session::session(server).await;
+    if own.as_ref().is_ok_and(|own| own.severity == Severity::Ok)
+        && let Err(error) = settle(&client, Purpose::Read).await
+    {
+        return vec![unreachable(server, &error)];
+    }
     let mut findings = vec![
         judge("server", system::server(&client, server).await),
         judge("schema", system::schema(&client).await),
-        judge("session", session::session(server).await),
+        judge("session", own),
         judge("settings", session::settings(&client).await),
-        judge("doorbell setting", session::bell(&client).await),
+        bell,
         judge("connections", system::connections(&client).await),
         judge("notification queue", system::notification_queue(&client).await),
     ];

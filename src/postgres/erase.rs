@@ -8,7 +8,9 @@
 use tokio_postgres::{Client, types::ToSql};
 
 use super::{
+    event_log,
     server::Server,
+    session::Purpose,
     upkeep::{self, PAGE, Step},
 };
 use crate::event::EventId;
@@ -48,25 +50,24 @@ pub struct Erase {
 /// What stands in the place of a payload that was erased.
 pub const TOMBSTONE: &str = r#"{"erased": true}"#;
 
-const NEWEST: &str = "select coalesce((select id from events order by id desc limit 1), 0)";
-
 const OF_SUBSCRIBER: &str = "
 with page as materialized (
-    select id, id as place from events
-    where subscriber = $1 and id > $2 and id <= $3 order by id limit $4
+    select log.id::int8 as id, log.id::int8 as place from events log
+    where log.subscriber = $1 and log.id > $2 and log.id <= $3 order by log.id limit $4
 )";
 const OF_STREAM: &str = "
 with page as materialized (
-    select id, version as place from events
-    where stream = $1 and version > $2 and id <= $3 order by version limit $4
+    select log.id::int8 as id, log.version::int8 as place from events log
+    where log.stream = $1 and log.version > $2 and log.id <= $3 order by log.version limit $4
 )";
 const ERASE: &str = ", erased as (
-    update events set payload = $5::text::jsonb, metadata = null
-    where id in (select id from page) and (payload <> $5::text::jsonb or metadata is not null)
-    returning id
+    update events log set payload = $5::text::jsonb, metadata = null
+    where log.id in (select page.id from page)
+      and (log.payload <> $5::text::jsonb or log.metadata is not null)
+    returning log.id
 )
-select (select max(place) from page), (select count(*) from page), (select count(*) from erased),
-       (select max(id) from page)";
+select (select max(page.place) from page), (select count(*) from page),
+       (select count(*) from erased), (select max(page.id) from page)";
 const REMEMBER_STREAM: &str = "
 insert into events_erased as known (stream, upto) values ($1, $2)
 on conflict (stream) do update
@@ -75,10 +76,9 @@ set upto = greatest(known.upto, excluded.upto), erased_at = excluded.erased_at, 
 impl Erase {
     /// Connects, and finds out where the log ends now.
     pub async fn begin(server: &Server, whose: Whose) -> Result<Self, EraseError> {
-        let client = server.named("event-piper erase").client().await;
+        let client = server.named("event-piper erase").client_for(Purpose::Change).await;
         let client = client.map_err(EraseError::Connect)?;
-        upkeep::settle_in(&client).await?;
-        let newest = client.query_one(NEWEST, &[]).await?.get(0);
+        let newest = client.query_one(event_log::NEWEST, &[]).await?.get(0);
         Ok(Self { client, whose, newest, after: EventId::ZERO, upto: EventId::ZERO })
     }
 

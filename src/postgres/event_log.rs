@@ -1,10 +1,35 @@
 //! The queries on the log: the `events` table, and the locks that say who writes to it.
 
-/// A payload, where it takes less room than a page of the table: a larger one is withheld, for rows
-/// that are asked for together may not be large. See [`Page::of_small`].
-macro_rules! small_payload {
+/// The columns of a row that is delivered, of the table `events` under the name `log`. Each is cast to
+/// the type that the program reads, which costs nothing where it has that type: so a change of a
+/// column's type changes the type of no answer.
+///
+/// In every query on the log each column is named with its table, and no `*` is used: a column that
+/// users add must not be taken for one of ours, whatever its name is.
+macro_rules! delivered {
     () => {
-        "case when pg_column_size(payload) <= 8192 then payload end"
+        "log.id::int8 as id, log.xid::xid8 as xid, log.type::text as type,
+        log.payload::jsonb as payload, log.amends::int8 as amends"
+    };
+}
+
+/// The same with a payload only where it takes less room than a page of the table: a larger one is
+/// withheld, for rows that are asked for together may not be large. See [`Page::of_small`].
+macro_rules! delivered_small {
+    () => {
+        "log.id::int8 as id, log.xid::xid8 as xid, log.type::text as type,
+        case when pg_column_size(log.payload) <= 8192 then log.payload::jsonb end as payload,
+        log.amends::int8 as amends"
+    };
+}
+
+/// What is needed to cut a page of rows, which are called `item`, at its size in bytes, in the order of
+/// their ids.
+macro_rules! measured {
+    () => {
+        "count(*) over () as found,
+         sum(pg_column_size(item.payload)) over (order by item.id)
+             - pg_column_size(item.payload) as before"
     };
 }
 
@@ -27,7 +52,7 @@ use crate::{
     event::{EventId, Logged, Xid},
     order::Passed,
 };
-pub(super) use small_payload;
+pub(super) use {delivered, delivered_small, measured};
 
 /// Reads of the log, prepared on one connection.
 #[derive(Debug)]
@@ -159,26 +184,37 @@ from pg_stat_activity where pid = any($1) order by pid";
 /// The page is cut at a number of rows first, and at a number of stored bytes second; `found`
 /// tells a page that was cut from the last one. What is stored may be compressed, so it is cut
 /// a third time as it arrives.
-const TAIL: &str = "
-select id, xid, type, payload, amends, subscriber, stream, AGE, found from (
-    select *, count(*) over () as found,
-           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, type, payload, amends, subscriber, stream from events
-          where id > $1 order by id limit $2) page
-) page where before <= $3 order by id";
+const TAIL: &str = concat!(
+    "select page.id, page.xid, page.type, page.payload, page.amends, page.subscriber, page.stream,
+           AGE, page.found
+    from (select item.id, item.xid, item.type, item.payload, item.amends, item.subscriber,
+                 item.stream, ",
+    measured!(),
+    " from (select ",
+    delivered!(),
+    ", log.subscriber::text as subscriber, log.stream::text as stream
+               from events log where log.id > $1 order by log.id limit $2) item
+    ) page where page.before <= $3 order by page.id"
+);
 
 /// The same where rows are small, as most are. To count and measure them would take PostgreSQL as long
 /// as to find none, which is what most looks at the log find.
 const SMALL_TAIL: &str = concat!(
-    "select id, xid, type, ",
-    small_payload!(),
-    ", amends, subscriber, stream, AGE from events where id > $1 order by id limit $2"
+    "select ",
+    delivered_small!(),
+    ", log.subscriber::text, log.stream::text, AGE
+    from events log where log.id > $1 order by log.id limit $2"
 );
 
-const AGE: &str =
-    "extract(epoch from clock_timestamp() - pg_xact_commit_timestamp(xid::xid))::float8";
+/// How long ago the transaction of a row committed.
+const AGE_OF_PAGE: &str =
+    "extract(epoch from clock_timestamp() - pg_xact_commit_timestamp(page.xid::xid))::float8";
+const AGE_OF_LOG: &str =
+    "extract(epoch from clock_timestamp() - pg_xact_commit_timestamp(log.xid::xid))::float8";
+const NO_AGE: &str = "null::float8";
 
-const NEWEST: &str = "select coalesce((select id from events order by id desc limit 1), 0)";
+pub(super) const NEWEST: &str =
+    "select coalesce((select log.id::int8 from events log order by log.id desc limit 1), 0)";
 
 /// The holders of BELL or WRITER, each with its transaction: of the ids that its virtual
 /// transaction holds a lock on, sub-transactions' included, the one next to its beginning.
@@ -216,26 +252,39 @@ where pg_visible_in_snapshot(xid, pg_current_snapshot())
 
 /// What late transactions wrote. The index on `xid` is a BRIN on its number, since
 /// PostgreSQL has no BRIN operator class for `xid8`. PLACE is the id: see [`Span`].
-const FOLLOWERS: &str = "
-select id, xid, type, payload, amends, subscriber, stream, null::float8, found from (
-    select *, count(*) over () as found,
-           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, xid, type, payload, amends, subscriber, stream from events
-          where xid::text::int8 = any($1) and PLACE > $2 and PLACE <= $3
-          order by PLACE limit $4) page
-) page where before <= $5 order by id";
+const FOLLOWERS: &str = concat!(
+    "select page.id, page.xid, page.type, page.payload, page.amends, page.subscriber, page.stream,
+           null::float8, page.found
+    from (select item.id, item.xid, item.type, item.payload, item.amends, item.subscriber,
+                 item.stream, ",
+    measured!(),
+    " from (select ",
+    delivered!(),
+    ", log.subscriber::text as subscriber, log.stream::text as stream
+               from events log
+               where log.xid::text::int8 = any($1) and PLACE > $2 and PLACE <= $3
+               order by PLACE limit $4) item
+    ) page where page.before <= $5 order by page.id"
+);
 
 const FOLLOWERS_SUBSCRIBERS: &str = "
-select distinct subscriber from events
-where xid::text::int8 = any($1) and PLACE > $2 and PLACE <= $3 and subscriber is not null";
+select distinct log.subscriber::text from events log
+where log.xid::text::int8 = any($1) and PLACE > $2 and PLACE <= $3
+  and log.subscriber is not null";
 
 /// Each range by itself, as far as its own rows: as a plain join it has nearly no rows, where the
 /// planner expects many, and so walks through the whole log for the first hundred.
-const PASSED: &str = "
-select id, xid, type, payload, amends, subscriber, stream, null::float8
-from unnest($1::int8[], $2::int8[]) missing(first, last), lateral (
-    select * from events where id between missing.first and missing.last order by id limit 100
-) row order by id limit 100";
+const PASSED: &str = concat!(
+    "select item.id, item.xid, item.type, item.payload, item.amends, item.subscriber, item.stream,
+            null::float8
+    from unnest($1::int8[], $2::int8[]) missing(first, last), lateral (
+        select ",
+    delivered!(),
+    ", log.subscriber::text as subscriber, log.stream::text as stream
+        from events log where log.id between missing.first and missing.last
+        order by log.id limit 100
+    ) item order by item.id limit 100"
+);
 
 /// The last id that was drawn; null where the role may not see the sequence.
 pub(super) const DRAWN: &str = "
@@ -261,11 +310,11 @@ const SNAPSHOT: &str = "select pg_current_snapshot()::text";
 const CHANGED: &str = "
 select pg_current_snapshot()::text,
        pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(since.snapshot),
-       array(select subscriber from events_erased
-             where xid >= pg_snapshot_xmin(since.snapshot)
-               and not pg_visible_in_snapshot(xid, since.snapshot)
-               and xid < pg_snapshot_xmax(pg_current_snapshot())
-               and subscriber is not null
+       array(select erased.subscriber::text from events_erased erased
+             where erased.xid >= pg_snapshot_xmin(since.snapshot)
+               and not pg_visible_in_snapshot(erased.xid, since.snapshot)
+               and erased.xid < pg_snapshot_xmax(pg_current_snapshot())
+               and erased.subscriber is not null
              limit $2)
 from (select $1::text::pg_snapshot) since(snapshot)";
 
@@ -291,8 +340,10 @@ impl EventLog {
             client.prepare(ENDED),
             client.prepare(&state),
         )?;
-        let age = if may.get::<_, &str>(0) == "on" { AGE } else { "null::float8" };
-        let (tail, small_tail) = (TAIL.replace("AGE", age), SMALL_TAIL.replace("AGE", age));
+        let timed = may.get::<_, &str>(0) == "on";
+        let age = |age| if timed { age } else { NO_AGE };
+        let tail = TAIL.replace("AGE", age(AGE_OF_PAGE));
+        let small_tail = SMALL_TAIL.replace("AGE", age(AGE_OF_LOG));
         let (tail, small_tail, followers, followers_subscribers, passed, changed) = try_join!(
             client.prepare(&tail),
             client.prepare(&small_tail),

@@ -1,13 +1,16 @@
 //! History, read through the pool a page at a time: no connection is held between pages.
 
-/// All that is noted of an event. RFC 3339 has years of four digits and no infinity, PostgreSQL
-/// has others: such a time is shown as PostgreSQL prints it.
+/// All that is noted of an event, of the table `events` under the name `log`. RFC 3339 has years of four
+/// digits and no infinity, PostgreSQL has others: such a time is shown as PostgreSQL prints it.
 macro_rules! whole {
     () => {
-        r#"id, type, subscriber, payload::text, stream, version, uid::text, metadata::text,
-        case when extract(year from "timestamp" at time zone 'UTC') between 1 and 9999
-             then to_char("timestamp" at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-             else "timestamp"::text end"#
+        r#"log.id::int8 as id, log.type::text as type, log.subscriber::text as subscriber,
+        log.payload::text as payload, log.stream::text as stream, log.version::int8 as version,
+        log.uid::text as uid, log.metadata::text as metadata,
+        case when extract(year from log."timestamp" at time zone 'UTC') between 1 and 9999
+             then to_char(log."timestamp" at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+             else log."timestamp"::text end as "timestamp",
+        log.amends::int8 as amends"#
     };
 }
 
@@ -28,7 +31,7 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 pub use self::whole::WholePage;
-use super::event_log::{self, Page, PageSize, Paging, Span, small_payload};
+use super::event_log::{self, Page, PageSize, Paging, Span, delivered, delivered_small, measured};
 use crate::{
     consumer::ConsumerId,
     cursor::Mark,
@@ -64,93 +67,113 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// Rows of these consumers in id order: for each the next ones by its own index, then the
 /// first of all. Its place is compared as a whole, since that is what only this index can do: by
 /// the id alone, the planner would walk through everybody's rows for those of a rare consumer.
-const ROWS: &str = "
-select id, xid, type, payload, amends, found from (
-    select *, count(*) over () as found,
-           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select event.* from unnest($1::text[]) consumer, lateral (
-              select id, xid, type, payload, amends from events
-              where subscriber is not null
-                and (subscriber, id) > (consumer, $2) and (subscriber, id) <= (consumer, $3)
-              order by subscriber, id limit $4
-          ) event order by id limit $4) page
-) page where before <= $5 order by id";
+const ROWS: &str = concat!(
+    "select page.id, page.xid, page.type, page.payload, page.amends, page.found
+    from (select item.id, item.xid, item.type, item.payload, item.amends, ",
+    measured!(),
+    " from (select one.id, one.xid, one.type, one.payload, one.amends
+               from unnest($1::text[]) asked(consumer), lateral (
+                   select ",
+    delivered!(),
+    " from events log
+                   where log.subscriber is not null
+                     and (log.subscriber, log.id) > (asked.consumer, $2)
+                     and (log.subscriber, log.id) <= (asked.consumer, $3)
+                   order by log.subscriber, log.id limit $4
+               ) one order by one.id limit $4) item
+    ) page where page.before <= $5 order by page.id"
+);
 
 /// The same, where rows are small, as far as is known: to measure them takes PostgreSQL nearly as
 /// long as to read them. A payload that is large after all is withheld (see `small_payload`).
 const SMALL_ROWS: &str = concat!(
-    "select event.* from unnest($1::text[]) consumer, lateral (select id, xid, type, ",
-    small_payload!(),
-    ", amends from events
-    where subscriber is not null
-      and (subscriber, id) > (consumer, $2) and (subscriber, id) <= (consumer, $3)
-    order by subscriber, id limit $4
-) event order by id limit $4"
+    "select one.id, one.xid, one.type, one.payload, one.amends
+    from unnest($1::text[]) asked(consumer), lateral (
+        select ",
+    delivered_small!(),
+    " from events log
+        where log.subscriber is not null
+          and (log.subscriber, log.id) > (asked.consumer, $2)
+          and (log.subscriber, log.id) <= (asked.consumer, $3)
+        order by log.subscriber, log.id limit $4
+    ) one order by one.id limit $4"
 );
 
 /// The same of one consumer, as most ask: nothing has to be merged, which takes PostgreSQL a fifth of
 /// its time for a page.
 const SMALL_ROWS_OF_ONE: &str = concat!(
-    "select id, xid, type, ",
-    small_payload!(),
-    ", amends from events
-where subscriber is not null
-  and (subscriber, id) > ($1, $2) and (subscriber, id) <= ($1, $3)
-order by subscriber, id limit $4"
+    "select ",
+    delivered_small!(),
+    " from events log
+    where log.subscriber is not null
+      and (log.subscriber, log.id) > ($1, $2) and (log.subscriber, log.id) <= ($1, $3)
+    order by log.subscriber, log.id limit $4"
 );
 
 /// The newest rows up to an id, newest first.
-const NEWEST: &str = "
-select id, xid, type, payload, amends, subscriber, found from (
-    select *, count(*) over () as found,
-           sum(pg_column_size(payload)) over (order by id desc) - pg_column_size(payload) as before
-    from (select id, xid, type, payload, amends, subscriber from events
-          where id <= $1 order by id desc limit $2) page
-) page where before <= $3 order by id desc";
+const NEWEST: &str = concat!(
+    "select page.id, page.xid, page.type, page.payload, page.amends, page.subscriber, page.found
+    from (select item.id, item.xid, item.type, item.payload, item.amends, item.subscriber,
+                 count(*) over () as found,
+                 sum(pg_column_size(item.payload)) over (order by item.id desc)
+                     - pg_column_size(item.payload) as before
+          from (select ",
+    delivered!(),
+    ", log.subscriber::text as subscriber
+                from events log where log.id <= $1 order by log.id desc limit $2) item
+    ) page where page.before <= $3 order by page.id desc"
+);
 
 /// The same of certain transactions only: each above its mark.
-const MARKED: &str = "
-select id, xid, type, payload, amends, found from (
-    select *, count(*) over () as found,
-           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select event.* from unnest($1::text[]) consumer, lateral (
-              select id, events.xid, type, payload, amends
-              from events join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
-                on events.xid = mark.xid and events.id > mark.upto
-              where subscriber is not null
-                and (subscriber, id) > (consumer, $2) and (subscriber, id) <= (consumer, $3)
-              order by subscriber, id limit $4
-          ) event order by id limit $4) page
-) page where before <= $5 order by id";
+const MARKED: &str = concat!(
+    "select page.id, page.xid, page.type, page.payload, page.amends, page.found
+    from (select item.id, item.xid, item.type, item.payload, item.amends, ",
+    measured!(),
+    " from (select one.id, one.xid, one.type, one.payload, one.amends
+               from unnest($1::text[]) asked(consumer), lateral (
+                   select ",
+    delivered!(),
+    " from events log join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
+                     on log.xid = mark.xid and log.id > mark.upto
+                   where log.subscriber is not null
+                     and (log.subscriber, log.id) > (asked.consumer, $2)
+                     and (log.subscriber, log.id) <= (asked.consumer, $3)
+                   order by log.subscriber, log.id limit $4
+               ) one order by one.id limit $4) item
+    ) page where page.before <= $5 order by page.id"
+);
 
 /// The same over a long [`Span`]: by the index on `xid` alone, for everybody's rows may lie between
 /// these ids, or those of a consumer who has most of them.
-const MARKED_FAR: &str = "
-select id, xid, type, payload, amends, found from (
-    select *, count(*) over () as found,
-           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as before
-    from (select id, events.xid, type, payload, amends
-          from events join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
-            on events.xid = mark.xid and events.id > mark.upto
-          where events.xid::text::int8 = any($8) and subscriber || '' = any($1)
-            and id + 0 > $2 and id + 0 <= $3
-          order by id + 0 limit $4) page
-) page where before <= $5 order by id";
+const MARKED_FAR: &str = concat!(
+    "select page.id, page.xid, page.type, page.payload, page.amends, page.found
+    from (select item.id, item.xid, item.type, item.payload, item.amends, ",
+    measured!(),
+    " from (select ",
+    delivered!(),
+    " from events log join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
+                 on log.xid = mark.xid and log.id > mark.upto
+               where log.xid::text::int8 = any($8) and log.subscriber || '' = any($1)
+                 and log.id + 0 > $2 and log.id + 0 <= $3
+               order by log.id + 0 limit $4) item
+    ) page where page.before <= $5 order by page.id"
+);
 
-const EVER_PRUNED: &str = "select coalesce(max(upto), 0) from events_pruned";
+const EVER_PRUNED: &str = "select coalesce(max(pruned.upto), 0) from events_pruned pruned";
 
 const PRUNED: &str = "
-select coalesce(max(upto), 0) from events_pruned
-where subscriber = any($1) or subscriber is null";
+select coalesce(max(pruned.upto), 0) from events_pruned pruned
+where pruned.subscriber = any($1) or pruned.subscriber is null";
 
-const EVENT: &str = concat!("select ", whole!(), ", amends from events where id = $1");
+const EVENT: &str = concat!("select ", whole!(), " from events log where log.id = $1");
 
-const HAS_UID: &str = "select 1 from events where uid = $1";
+const HAS_UID: &str = "select 1 from events log where log.uid = $1";
 
 /// The amendments of these events behind a place, in the order in which they apply.
 const AMENDMENTS: &str = "
-select amends, id, payload::text from events
-where amends = any($1) and (amends, id) > ($2, $3) order by amends, id limit $4";
+select log.amends::int8, log.id::int8, log.payload::text from events log
+where log.amends = any($1) and (log.amends, log.id) > ($2, $3)
+order by log.amends, log.id limit $4";
 
 impl History {
     /// Reads through this pool.
@@ -380,7 +403,7 @@ impl From<&Row> for WholeEvent {
             uid: row.get(6),
             metadata: row.get(7),
             timestamp: row.get(8),
-            amends: row.get("amends"),
+            amends: row.get(9),
         }
     }
 }

@@ -44,7 +44,9 @@ pub enum KeysError {
 /// The table is small, and a gateway waits for it.
 const WITHIN: Duration = Duration::from_secs(5);
 
-const COLUMNS: &str = "id, name, hash, rights::text, created_at, expires_at, revoked_at";
+const COLUMNS: &str =
+    "key.id, key.name, key.hash, key.rights::text, key.created_at, key.expires_at,
+    key.revoked_at";
 
 /// As many keys are looked at; the newest, should there be more.
 const MOST: i64 = 10_000;
@@ -54,7 +56,7 @@ insert into event_piper_keys (id, name, hash, rights, expires_at)
 values ($1, $2, $3, $4::text::jsonb, $5)";
 
 const REVOKE: &str = "
-update event_piper_keys set revoked_at = now() where id = $1 and revoked_at is null";
+update event_piper_keys key set revoked_at = now() where key.id = $1 and key.revoked_at is null";
 
 /// Reads the keys that count, over a connection of its own that it keeps.
 #[derive(Debug)]
@@ -71,8 +73,11 @@ impl KeyTable {
     pub async fn current(&self) -> Result<Vec<StoredKey>, KeysError> {
         let reading = async {
             let client = self.0.get().await?;
-            Ok(list(&**client, "where revoked_at is null and coalesce(expires_at > now(), true)")
-                .await?)
+            Ok(list(
+                &**client,
+                "where key.revoked_at is null and coalesce(key.expires_at > now(), true)",
+            )
+            .await?)
         };
         timeout(WITHIN, reading).await.unwrap_or(Err(KeysError::Silent))
     }
@@ -88,7 +93,8 @@ async fn list(
     which: &str,
 ) -> Result<Vec<StoredKey>, tokio_postgres::Error> {
     let query = format!(
-        "select {COLUMNS} from event_piper_keys {which} order by created_at desc, id limit {MOST}"
+        "select {COLUMNS} from event_piper_keys key {which}
+         order by key.created_at desc, key.id limit {MOST}"
     );
     client.query(&query, &[]).await?.iter().map(StoredKey::read).collect()
 }

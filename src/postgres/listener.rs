@@ -9,12 +9,13 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client};
 use tracing::debug;
 
 use super::{
     doorbell::{CHANNEL, CLASS, READER},
-    server::{SESSION, Server},
+    server::Server,
+    session::{self, Purpose},
 };
 
 /// An open listening connection. Dropping it closes the connection.
@@ -27,10 +28,9 @@ pub struct Listener {
     connection: JoinHandle<()>,
 }
 
-/// The session's own settings, beside those of all: its notifications need no flush, and the
-/// queries on the tail are too short for JIT or parallel workers to pay.
-const SETTINGS: &str =
-    "set synchronous_commit = off; set jit = off; set max_parallel_workers_per_gather = 0";
+/// Settings of this session alone: its notifications need no flush, and the queries on the tail are too
+/// short for parallel workers to pay.
+const SETTINGS: &str = "set synchronous_commit = off; set max_parallel_workers_per_gather = 0";
 
 impl Listener {
     /// Connects. Nothing is heard before it is [introduced](Self::introduce).
@@ -61,19 +61,17 @@ impl Listener {
     /// Sets the session up, says to the other readers that it is there, and listens, all in one
     /// round trip. Notes its process id: notifications of its own wake nobody.
     ///
-    /// # Panics
-    /// Never: the last answer is a process id.
+    /// # Errors
+    /// A standby refuses LISTEN, so the server is a primary when this succeeds.
     pub async fn introduce(&self) -> Result<(), tokio_postgres::Error> {
+        let settings = session::settings(Purpose::Read);
         let hello = format!(
-            "{SESSION} {SETTINGS}; select pg_advisory_lock_shared({CLASS}, {READER}); \
-             listen {CHANNEL}; select pg_backend_pid()"
+            "{settings} {SETTINGS}; select pg_advisory_lock_shared({CLASS}, {READER}); \
+             listen {CHANNEL}; {}",
+            session::HELLO
         );
-        let answers = self.client.simple_query(&hello).await?;
-        let last = answers.iter().rev().find_map(|answer| match answer {
-            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
-            _ => None,
-        });
-        self.own.store(last.expect("a process id is a number"), Ordering::Relaxed);
+        let settled = session::settled(&self.client.simple_query(&hello).await?);
+        self.own.store(settled.pid, Ordering::Relaxed);
         Ok(())
     }
 

@@ -1,9 +1,12 @@
 //! Brings the database's schema up to date, one migration after the other.
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::{Client, GenericClient, Transaction, error::SqlState};
+use tokio_postgres::{Client, GenericClient, error::SqlState};
 
-use super::server::Server;
+use super::{
+    server::Server,
+    session::{self, Purpose},
+};
 
 /// One file of `migrations/`.
 struct Migration {
@@ -102,7 +105,7 @@ select exists (
 
 /// MIGRATE of the doorbell's lock space: whoever else migrates waits until this one is through.
 /// Held by the transaction, so that it works through a connection pooler, too.
-const TAKE_TURN: &str = "set local statement_timeout = 0; select pg_advisory_xact_lock(17744, 5)";
+const TAKE_TURN: &str = "select pg_advisory_xact_lock(17744, 5)";
 /// Who waits for a table keeps everybody behind it waiting: better to give up, and say so.
 const BE_POLITE: &str = "set local lock_timeout = '10s'";
 
@@ -196,19 +199,36 @@ pub enum MigrateError {
 /// Brings the schema up to date. Safe when many do so at once; needs no right but to read when
 /// there is nothing to do.
 pub async fn migrate(server: &Server) -> Result<Outcome, MigrateError> {
-    let mut client = server
-        .client()
+    let client = server
+        .unsettled()
         .await
         .map_err(|source| MigrateError::Connect { server: server.to_string(), source })?;
     let mut applied = Vec::new();
-    if check(&client).await? != Status::Current {
-        check_premises(&client).await?;
-        while let Some(name) = apply_next(&mut client).await? {
+    if look(&client).await? != Status::Current {
+        while let Some(name) = apply_next(&client).await? {
             applied.push(name);
         }
     }
-    applied.extend(name_the_schema(&mut client).await?);
+    applied.extend(name_the_schema(&client).await?);
     Ok(Outcome { applied })
+}
+
+/// Compares the schema with this program's; where it lacks something, also what the server has to
+/// have for it.
+async fn look(client: &Client) -> Result<Status, MigrateError> {
+    begin(client).await?;
+    let status = check(client).await?;
+    if status != Status::Current {
+        check_premises(client).await?;
+    }
+    client.batch_execute("rollback").await.map_err(MigrateError::Read)?;
+    Ok(status)
+}
+
+/// A pooler may lend the session by the transaction, so its settings are those of a transaction. Where
+/// that fails it is not rolled back: the connection ends with the error.
+async fn begin(client: &Client) -> Result<(), MigrateError> {
+    session::begin(client, Purpose::Change).await.map_err(MigrateError::Read)
 }
 
 /// Compares the schema with this program's, without changing anything.
@@ -269,34 +289,38 @@ async fn check_premises(client: &Client) -> Result<(), MigrateError> {
 }
 
 /// Applies the first migration that is missing, in a transaction of its own; gives its name.
-async fn apply_next(client: &mut Client) -> Result<Option<&'static str>, MigrateError> {
-    let transaction = client.transaction().await.map_err(MigrateError::Read)?;
-    transaction.batch_execute(TAKE_TURN).await.map_err(MigrateError::Read)?;
+async fn apply_next(client: &Client) -> Result<Option<&'static str>, MigrateError> {
+    begin(client).await?;
+    client.batch_execute(TAKE_TURN).await.map_err(MigrateError::Read)?;
     // Looked at only now: others may have been at it before.
-    let Status::Behind { missing } = check(&transaction).await? else { return Ok(None) };
+    let Status::Behind { missing } = check(client).await? else {
+        client.batch_execute("rollback").await.map_err(MigrateError::Read)?;
+        return Ok(None);
+    };
     let next = MIGRATIONS.iter().find(|ours| ours.name == missing[0]);
     let next = next.expect("what is missing is ours");
-    next.apply(transaction).await.map_err(|source| next.explain(source))?;
+    next.apply(client).await.map_err(|source| next.explain(source))?;
     Ok(Some(next.name))
 }
 
 /// Makes the functions again that name their schema, if it was renamed; gives the migrations applied.
-async fn name_the_schema(client: &mut Client) -> Result<Vec<&'static str>, MigrateError> {
+async fn name_the_schema(client: &Client) -> Result<Vec<&'static str>, MigrateError> {
+    begin(client).await?;
     if !is_renamed(client).await? {
+        client.batch_execute("rollback").await.map_err(MigrateError::Read)?;
         return Ok(Vec::new());
     }
-    let transaction = client.transaction().await.map_err(MigrateError::Read)?;
-    transaction.batch_execute(TAKE_TURN).await.map_err(MigrateError::Read)?;
+    client.batch_execute(TAKE_TURN).await.map_err(MigrateError::Read)?;
     let again = MIGRATIONS.iter().filter(|ours| NAMING_THE_SCHEMA.contains(&ours.name));
     let again: Vec<_> = again.collect();
     for migration in &again {
         let apply = async {
-            transaction.batch_execute(BE_POLITE).await?;
-            transaction.batch_execute(migration.sql).await
+            client.batch_execute(BE_POLITE).await?;
+            client.batch_execute(migration.sql).await
         };
         apply.await.map_err(|source| migration.explain(source))?;
     }
-    transaction.commit().await.map_err(MigrateError::Read)?;
+    client.batch_execute("commit").await.map_err(MigrateError::Read)?;
     Ok(again.iter().map(|migration| migration.name).collect())
 }
 
@@ -315,12 +339,13 @@ impl Migration {
         })
     }
 
-    async fn apply(&self, transaction: Transaction<'_>) -> Result<(), tokio_postgres::Error> {
-        transaction.batch_execute(BE_POLITE).await?;
-        transaction.batch_execute(CREATE_RECORD).await?;
-        transaction.batch_execute(self.sql).await?;
-        transaction.execute(RECORD, &[&self.number, &self.name, &self.checksum()]).await?;
-        transaction.commit().await
+    /// Applies it in the transaction that is open, and commits.
+    async fn apply(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        client.batch_execute(BE_POLITE).await?;
+        client.batch_execute(CREATE_RECORD).await?;
+        client.batch_execute(self.sql).await?;
+        client.execute(RECORD, &[&self.number, &self.name, &self.checksum()]).await?;
+        client.batch_execute("commit").await
     }
 
     fn explain(&self, source: tokio_postgres::Error) -> MigrateError {

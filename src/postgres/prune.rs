@@ -18,6 +18,7 @@ use tokio_postgres::{Client, types::ToSql};
 use super::{
     doorbell::{CLASS, CLASS_OID, PRUNE, PRUNE_OID},
     server::Server,
+    session::Purpose,
     upkeep::{self, PAGE, Step},
 };
 use crate::event::EventId;
@@ -81,61 +82,68 @@ select pid from pg_locks
 where locktype = 'advisory' and granted and classid = $1 and objid = $2 and objsubid = 2
   and database = (select oid from pg_database where datname = current_database())";
 const BEGIN: &str = "
-select pg_current_snapshot()::text, coalesce((select id from events order by id desc limit 1), 0),
-       coalesce((select id - 1 from events order by id limit 1), 0),
+select pg_current_snapshot()::text,
+       coalesce((select log.id::int8 from events log order by log.id desc limit 1), 0),
+       coalesce((select log.id::int8 - 1 from events log order by log.id limit 1), 0),
        now() - make_interval(secs => $1)";
 
 /// Where the log is old for the last time, as far as samples tell: at so many places the next few
 /// rows, of which most have to be old. One that merely says so proves nothing.
 const OLD_UNTIL: &str = r#"
-select coalesce(max(place), 0) from (
-    select max(id) as place
-    from generate_series(0, 999) sample, lateral (
-        select id, "timestamp" from events
-        where id > $1::bigint + (($2::bigint - $1) * (sample / 1000.0))::bigint and id <= $2
-        order by id limit 9
+select coalesce(max(old.place), 0) from (
+    select max(its.id) as place
+    from generate_series(0, 999) sample(number), lateral (
+        select log.id::int8 as id, log."timestamp" as at from events log
+        where log.id > $1::bigint + (($2::bigint - $1) * (sample.number / 1000.0))::bigint
+          and log.id <= $2
+        order by log.id limit 9
     ) its
-    group by sample having 2 * count(*) filter (where "timestamp" < $3) > count(*)
+    group by sample.number having 2 * count(*) filter (where its.at < $3) > count(*)
 ) old"#;
 
 /// A page of the log, and what is to go of it. An amendment stays as long as the event that it
 /// amends, which would be shown uncorrected without it.
+///
+/// Rows that came with a restored backup may bear transactions that this cluster has yet to see: such a
+/// row is visible, so it was written before, wherever that was.
 const OLD: &str = r#"
 with page as materialized (
-    select id, xid, stream, version, amends, "timestamp" from events
-    where id > $1 and id <= $2 order by id limit $3
+    select log.id, log.xid, log.stream, log.version, log.amends, log."timestamp" as at
+    from events log where log.id > $1 and log.id <= $2 order by log.id limit $3
 ), spared as materialized (
     select replace(replace(replace(replace(given.pattern, '\', '\\'), '%', '\%'), '_', '\_'),
                    '*', '%') as pattern
-    from (select stream from events_keep union all select unnest($4::text[])) given(pattern)
+    from (select keep.stream from events_keep keep
+          union all select named.stream from unnest($4::text[]) named(stream)) given(pattern)
 ), streams as materialized (
-    select stream, (select newer.version from events newer where newer.stream = its.stream
-                    order by newer.version desc offset $5 limit 1) as upto
-    from (select distinct stream from page
-          where stream is not null and ($6::timestamptz is null or "timestamp" < $6)) its
-    where not exists (select from spared where its.stream like pattern)
+    select its.stream, (select newer.version from events newer where newer.stream = its.stream
+                        order by newer.version desc offset $5 limit 1) as upto
+    from (select distinct page.stream from page
+          where page.stream is not null and ($6::timestamptz is null or page.at < $6)) its
+    where not exists (select from spared where its.stream like spared.pattern)
 ), old as materialized (
-    select id from page left join streams using (stream)
-    where ($6 is null or "timestamp" < $6)
-      and (stream is null and $6 is not null or version <= upto)
-      and pg_visible_in_snapshot(xid, $7::text::pg_snapshot)
+    select page.id from page left join streams on streams.stream = page.stream
+    where ($6 is null or page.at < $6)
+      and (page.stream is null and $6 is not null or page.version <= streams.upto)
+      and (pg_visible_in_snapshot(page.xid, $7::text::pg_snapshot)
+           or page.xid >= pg_snapshot_xmax(pg_current_snapshot()))
       and not exists (select from events target where target.id = page.amends)
 )"#;
-const COUNT: &str = r#"
-select (select max(id) from page), (select count(*) from page), (select count(*) from old),
-       (select count(*) from page where "timestamp" < $6)"#;
-const DELETE: &str = r#", gone as (
-    delete from events where id > $1 and id <= $2 and id in (select id from old) returning id
+const COUNT: &str = "
+select (select max(page.id)::int8 from page), (select count(*) from page),
+       (select count(*) from old), (select count(*) from page where page.at < $6)";
+const DELETE: &str = ", gone as (
+    delete from events log where log.id > $1 and log.id <= $2
+        and log.id in (select old.id from old) returning log.id
 )
-select (select max(id) from page), (select count(*) from page), (select count(*) from gone),
-       (select count(*) from page where "timestamp" < $6)"#;
+select (select max(page.id)::int8 from page), (select count(*) from page),
+       (select count(*) from gone), (select count(*) from page where page.at < $6)";
 
 impl Prune {
     /// Connects, and takes the turn; then waits a moment, so that readers have what may go.
     pub async fn begin(server: &Server, what: What, dry: bool) -> Result<Self, PruneError> {
-        let client = server.named("event-piper prune").client().await;
+        let client = server.named("event-piper prune").client_for(Purpose::Change).await;
         let client = client.map_err(PruneError::Connect)?;
-        upkeep::settle_in(&client).await?;
         let turn = client.query_one(TAKE_TURN, &[&CLASS, &PRUNE]).await?;
         if !turn.get::<_, bool>(0) {
             let holder = client.query_opt(WHO, &[&CLASS_OID, &PRUNE_OID]).await?;

@@ -5,7 +5,8 @@ use tokio_postgres::{Client, Row, types::ToSql};
 
 use super::{
     event_log,
-    server::{SESSION, Server},
+    server::Server,
+    session::{self, Purpose},
 };
 use crate::event::EventId;
 
@@ -13,14 +14,14 @@ use crate::event::EventId;
 const CLASS: i32 = super::doorbell::CLASS + 1;
 
 const ENROL: &str = "insert into event_piper_pumps (name) values ($1) on conflict do nothing";
-const NUMBER: &str = "select number from event_piper_pumps where name = $1";
+const NUMBER: &str = "select pump.number from event_piper_pumps pump where pump.name = $1";
 const TRY_LOCK: &str = "select pg_try_advisory_lock($1, $2)";
 const TAKE_OVER: &str = "
-update event_piper_pumps set epoch = epoch + 1, updated_at = now() where name = $1
-returning epoch, position, delivered, booted";
+update event_piper_pumps pump set epoch = pump.epoch + 1, updated_at = now() where pump.name = $1
+returning pump.epoch, pump.position, pump.delivered, pump.booted";
 const SAVE: &str = "
-update event_piper_pumps set position = $3, delivered = $4, booted = $5, updated_at = now()
-where name = $1 and epoch = $2";
+update event_piper_pumps pump set position = $3, delivered = $4, booted = $5, updated_at = now()
+where pump.name = $1 and pump.epoch = $2";
 
 /// A holder that is frozen is as good as gone: PostgreSQL ends its session, and with that the
 /// lease (from version 14 on).
@@ -29,44 +30,55 @@ select set_config(name, '5s', false) from pg_settings where name = 'idle_session
 
 /// What the holder of a lease asks regularly, all in one.
 const BEAT: &str = "
-select epoch = $2, coalesce((select id from events order by id desc limit 1), 0),
-       array(select event_id from event_piper_dead_letters
-             where pump = $1 and state = 'retry' order by event_id limit 100),
-       (select count(*) from event_piper_dead_letters where pump = $1 and state <> 'skipped'),
-       (select coalesce(max(event_id), 0) from event_piper_dead_letters where pump = $1),
+select pump.epoch = $2,
+       coalesce((select log.id::int8 from events log order by log.id desc limit 1), 0),
+       array(select letter.event_id from event_piper_dead_letters letter
+             where letter.pump = $1 and letter.state = 'retry' order by letter.event_id limit 100),
+       (select count(*) from event_piper_dead_letters letter
+        where letter.pump = $1 and letter.state <> 'skipped'),
+       (select coalesce(max(letter.event_id), 0) from event_piper_dead_letters letter
+        where letter.pump = $1),
        coalesce(extract(epoch from clock_timestamp() -
-           (select events.timestamp from events where id > $3 order by id limit 1)), 0)::float8
-from event_piper_pumps where name = $1";
+           (select log.\"timestamp\" from events log
+            where log.id > $3 order by log.id limit 1)), 0)::float8
+from event_piper_pumps pump where pump.name = $1";
 
 const NOTE_LETTER: &str = "
 insert into event_piper_dead_letters (pump, event_id, state, reason)
-select name, $3, $4, $5 from event_piper_pumps where name = $1 and epoch = $2
+select pump.name, $3, $4, $5 from event_piper_pumps pump where pump.name = $1 and pump.epoch = $2
 on conflict (pump, event_id) do update
 set state = excluded.state, reason = excluded.reason, noted_at = now()";
-const LETTER: &str = "select state from event_piper_dead_letters where pump = $1 and event_id = $2";
+const LETTER: &str = "
+select letter.state from event_piper_dead_letters letter
+where letter.pump = $1 and letter.event_id = $2";
 const FORGET_LETTERS: &str = "
-delete from event_piper_dead_letters
-where pump = $1 and event_id between $2 and $3 and state <> 'skipped'";
+delete from event_piper_dead_letters letter
+where letter.pump = $1 and letter.event_id between $2 and $3 and letter.state <> 'skipped'";
 
 const PUMPS: &str = "
-select name, position, delivered, booted,
-       (select count(*) from events where id > coalesce(position, 0)),
-       exists (select from pg_locks
-               where locktype = 'advisory' and granted and objsubid = 2
-                 and database = (select oid from pg_database where datname = current_database())
-                 and classid = $1 and objid = number::oid)
-from event_piper_pumps order by name";
+select pump.name, pump.position, pump.delivered, pump.booted,
+       (select count(*) from events log where log.id > coalesce(pump.position, 0)),
+       exists (select from pg_locks held
+               where held.locktype = 'advisory' and held.granted and held.objsubid = 2
+                 and held.database = (select own.oid from pg_database own
+                                      where own.datname = current_database())
+                 and held.classid = $1 and held.objid = pump.number::oid)
+from event_piper_pumps pump order by pump.name";
 const LETTERS: &str = "
-select pump, event_id, state, reason, to_char(noted_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
-from event_piper_dead_letters where state <> 'skipped' order by pump, event_id limit 1000";
+select letter.pump, letter.event_id, letter.state, letter.reason,
+       to_char(letter.noted_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+from event_piper_dead_letters letter
+where letter.state <> 'skipped' order by letter.pump, letter.event_id limit 1000";
 
 /// `skipped` is final for what nobody waits for; what a pump waits for it has to see.
 const MARK: &str = "
-update event_piper_dead_letters set state = $3, noted_at = now()
-where pump = $1 and state <> 'skipped' and (cardinality($2::int8[]) = 0 or event_id = any($2))";
+update event_piper_dead_letters letter set state = $3, noted_at = now()
+where letter.pump = $1 and letter.state <> 'skipped'
+  and (cardinality($2::int8[]) = 0 or letter.event_id = any($2))";
 
 const END: &str = "
-select greatest(coalesce((select id from events order by id desc limit 1), 0), (DRAWN))";
+select greatest(coalesce((select log.id::int8 from events log order by log.id desc limit 1), 0),
+                (DRAWN))";
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
@@ -168,7 +180,7 @@ impl Candidate {
         let connection = tokio::spawn(async move { drop(connection.await) });
         let session = Session { client, connection };
         let client = &session.client;
-        client.batch_execute(SESSION).await?;
+        session::settle(client, Purpose::Read).await?;
         client.batch_execute(ALIVE).await?;
         if client.query_opt(NUMBER, &[&name]).await?.is_none() {
             client.execute(ENROL, &[&name]).await?;

@@ -6,8 +6,10 @@ use std::{
 };
 
 use deadpool_postgres::{
-    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod,
+    ClientWrapper, Connect, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod,
 };
+use futures::{FutureExt, future::BoxFuture};
+use tokio::task::JoinHandle;
 use tokio_postgres::{
     Client, Config, Socket,
     config::{Host, SslMode as WireSslMode},
@@ -17,6 +19,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     connection_string::ConnectionString,
+    hosts,
+    session::{self, Purpose},
     tls::{self, RootsError, SslMode, SslRootCert},
 };
 
@@ -29,27 +33,16 @@ const KEEPALIVE_RETRIES: u32 = 2;
 /// ... and within this while something is.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(8);
 const APPLICATION_NAME: &str = "event-piper";
-
-/// For every session of the gateway's: nothing that an administrator has set for others ends
-/// its queries or its waits, which have deadlines of their own; a query that was given up at its
-/// deadline does not run on for nobody (only Linux tells a busy server that its client has gone);
-/// and a gateway that vanished without a word is found by the server as soon as the server is
-/// found by the gateway, so that its locks do not outlive it for hours. (On a Unix socket the
-/// latter is ignored.)
-pub(super) const SESSION: &str = "
-set statement_timeout = 0; set lock_timeout = 0;
-set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 2;
-set tcp_user_timeout = 8000;
-select set_config(name, value, false)
-from pg_settings join (values
-    ('idle_session_timeout', '0'), ('transaction_timeout', '0'),
-    ('client_connection_check_interval', case when version() ~ 'linux' then '1s' else '0' end)
-) own(name, value) using (name);";
+/// Why a connection to a standby is not used for replays: it may lack what clients were told of.
+const STANDBY: &str = "the server is a standby, which may lack events that were delivered already; \
+                       let the database URL name the primary";
 
 /// A PostgreSQL database to connect to. Neither its `Debug` nor its `Display` shows a password.
 #[derive(Clone)]
 pub struct Server {
     config: Config,
+    /// One for each host, where several are named and the URL does not say which kind is meant.
+    hosts: Vec<Config>,
     tls: MakeRustlsConnect,
 }
 
@@ -95,7 +88,11 @@ impl Server {
         config.ssl_mode(wire_ssl_mode(mode, &config));
         set_defaults(&mut config, &given);
         let tls = tls::connector(mode, ssl_root_cert(&given).as_ref())?;
-        Ok(Self { config, tls })
+        let hosts = match given.get("target_session_attrs") {
+            None => hosts::each(&config),
+            Some(_) => Vec::new(),
+        };
+        Ok(Self { config, hosts, tls })
     }
 
     /// The same server under another `application_name`, which is how administrators see
@@ -104,44 +101,87 @@ impl Server {
     pub fn named(&self, application_name: &str) -> Self {
         let mut server = self.clone();
         server.config.application_name(application_name);
+        for host in &mut server.hosts {
+            host.application_name(application_name);
+        }
         server
     }
 
-    /// Opens one connection. The caller drives the [`Connection`].
+    /// Opens one connection. The caller drives the [`Connection`]. Nothing is set in its session yet.
+    ///
+    /// Of several hosts it is the first that is a primary; if none is, the first that answers.
     pub async fn connect(&self) -> Result<(Client, Connection), tokio_postgres::Error> {
-        self.config.connect(self.tls.clone()).await
+        if self.hosts.is_empty() {
+            return self.config.connect(self.tls.clone()).await;
+        }
+        hosts::connect(&self.hosts, &self.tls).await
     }
 
-    /// Opens one connection that drives itself, until the client is dropped.
+    /// Opens one connection that drives itself, until the client is dropped, with a session that has
+    /// the settings of one that reads the log.
     ///
     /// For a few statements; notifications are not heard on it.
     pub async fn client(&self) -> Result<Client, tokio_postgres::Error> {
+        self.client_for(Purpose::Read).await
+    }
+
+    /// The same with the settings for another purpose.
+    pub(super) async fn client_for(
+        &self,
+        purpose: Purpose,
+    ) -> Result<Client, tokio_postgres::Error> {
+        let client = self.unsettled().await?;
+        session::settle(&client, purpose).await?;
+        Ok(client)
+    }
+
+    /// The same with a session in which nothing is set: it may belong to a pooler that lends it to
+    /// others afterwards.
+    pub(super) async fn unsettled(&self) -> Result<Client, tokio_postgres::Error> {
         let (client, connection) = self.connect().await?;
         // What goes wrong on the connection, the client's next statement reports.
         tokio::spawn(connection);
         Ok(client)
     }
 
-    /// A pool of at most `size` connections, opened when first needed.
+    /// A pool of at most `size` connections that read the log, opened when first needed. Each is to a
+    /// primary, for as long as it lasts.
     ///
     /// # Panics
     /// Never: a pool with a runtime builds.
     #[must_use]
     pub fn pool(&self, size: usize) -> Pool {
-        let manager = Manager::from_config(
-            self.config.clone(),
-            self.tls.clone(),
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let settled = Hook::async_fn(|client: &mut ClientWrapper, _| {
-            Box::pin(async { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+        let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_connect(self.config.clone(), self.clone(), config);
+        let settle = Hook::async_fn(|client: &mut ClientWrapper, _| {
+            Box::pin(async {
+                match session::settle(client, Purpose::Read).await {
+                    Ok(settled) if settled.standby => Err(HookError::message(STANDBY)),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(HookError::Backend(error)),
+                }
+            })
         });
         Pool::builder(manager)
             .max_size(size)
-            .post_create(settled)
+            .post_create(settle)
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .build()
             .expect("a pool with a runtime builds")
+    }
+}
+
+impl Connect for Server {
+    fn connect(
+        &self,
+        _: &Config,
+    ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
+        async move {
+            let (client, connection) = Self::connect(self).await?;
+            // What goes wrong on the connection, the client's next statement reports.
+            Ok((client, tokio::spawn(async move { drop(connection.await) })))
+        }
+        .boxed()
     }
 }
 
@@ -151,7 +191,7 @@ impl Display for Server {
         if let Some(user) = self.config.get_user() {
             write!(f, "{user}@")?;
         }
-        write!(f, "{}/", hosts(&self.config))?;
+        write!(f, "{}/", hosts::shown(&self.config))?;
         write!(f, "{}", self.config.get_dbname().unwrap_or_default())
     }
 }
@@ -160,25 +200,6 @@ impl Debug for Server {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "Server({self})")
     }
-}
-
-/// `host:port`, of several separated by commas.
-fn hosts(config: &Config) -> String {
-    let names = config.get_hosts().iter().map(|host| match host {
-        Host::Tcp(name) => name.clone(),
-        Host::Unix(folder) => folder.display().to_string(),
-    });
-    let names: Vec<_> = match config.get_hosts() {
-        [] => config.get_hostaddrs().iter().map(ToString::to_string).collect(),
-        _ => names.collect(),
-    };
-    // One port may stand for all, and none for the usual one.
-    let port = |index| {
-        let ports = config.get_ports();
-        ports.get(index).or(ports.first()).copied().unwrap_or(5432)
-    };
-    let hosts = names.iter().enumerate().map(|(index, name)| format!("{name}:{}", port(index)));
-    hosts.collect::<Vec<_>>().join(",")
 }
 
 fn ssl_mode(given: &ConnectionString) -> Result<SslMode, ServerError> {

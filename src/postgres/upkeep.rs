@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_postgres::{Client, Row, Transaction, error::SqlState};
 
-use super::server::SESSION;
 use crate::event::EventId;
 
 /// Rows that one transaction looks at.
@@ -47,11 +46,6 @@ const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(500);
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
-
-/// Sets the session up.
-pub(super) async fn settle_in(client: &Client) -> Result<()> {
-    client.batch_execute(SESSION).await
-}
 
 /// Begins a transaction that may change rows of the log.
 pub(super) async fn transaction(client: &mut Client) -> Result<Transaction<'_>> {

@@ -24,6 +24,7 @@ mod load;
 mod memory;
 mod migrate;
 mod order;
+mod own_sessions;
 mod owners_rights;
 mod partition;
 mod predecessor;

@@ -1,9 +1,9 @@
 //! The pump, as a process, between a real PostgreSQL and an aggregator that can misbehave.
 
-mod aggregator;
+pub(crate) mod aggregator;
 mod faults;
 mod letters;
-mod process;
+pub(crate) mod process;
 mod wire;
 
 use self::{

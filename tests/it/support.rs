@@ -5,6 +5,7 @@ pub(crate) mod browser;
 pub(crate) mod chaos_proxy;
 pub(crate) mod disk;
 pub(crate) mod killable;
+pub(crate) mod life;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod process;

@@ -26,7 +26,7 @@ from pg_attribute a
 left join pg_sequence s on s.seqrelid = to_regclass(pg_get_serial_sequence('events', 'id'))
 where a.attrelid = to_regclass('events') and a.attname = 'id'";
 const SEQUENCE: &str = "\
-select coalesce((select max(id) from events), 0),
+select coalesce((select max(log.id)::int8 from events log), 0),
        coalesce(pg_sequence_last_value(to_regclass(pg_get_serial_sequence('events', 'id'))), 0)";
 const ORIGIN: &str = "\
 select coalesce((select xid >= pg_snapshot_xmax(pg_current_snapshot())
@@ -42,7 +42,7 @@ const ADMITS: &str = "\
 select coalesce((select tgenabled::text from pg_trigger
                  where tgrelid = to_regclass('events') and tgname = 'events_well_formed'), '')";
 const PRUNED_AHEAD: &str = "\
-select coalesce((select max(upto) from events_pruned), 0)
+select coalesce((select max(pruned.upto) from events_pruned pruned), 0)
        > coalesce(pg_sequence_last_value(to_regclass(pg_get_serial_sequence('events', 'id'))), 0)";
 const NOTIFYING_TRIGGERS: &str = "\
 select coalesce(string_agg(quote_ident(t.tgname), ', ' order by t.tgname), '')

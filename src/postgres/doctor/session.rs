@@ -13,12 +13,13 @@ const HEARING: Duration = Duration::from_secs(2);
 /// Nothing that the gateway asks takes longer on a healthy server.
 const SHORTEST_TIMEOUT: i64 = 10_000;
 
-/// Names only some of which exist before PostgreSQL 17; all in milliseconds, 0 for none.
+/// The sessions of the gateway set these to 0, for none, all in milliseconds; only some of them exist
+/// before PostgreSQL 17. In a session that is lent by a pooler they are others'.
 const TIMEOUTS: &str = "\
 select name, setting::bigint from pg_settings
 where name in ('statement_timeout', 'transaction_timeout', 'idle_session_timeout')
   and setting <> '0' order by name";
-const BELL: &str = "select current_setting('event_piper.bell', true)";
+const BELL: &str = "select pg_catalog.current_setting('event_piper.bell', true)";
 
 /// A pooler that lends sessions by the transaction takes LISTEN, and then delivers nothing.
 pub(super) async fn session(server: &Server) -> Examined {
@@ -44,9 +45,11 @@ pub(super) async fn settings(client: &Client) -> Examined {
         return Ok(Finding::ok(SUBJECT, "no timeout cuts the gateway short"));
     }
     let found: Vec<_> = short.iter().map(|(name, limit)| format!("{name} is {limit} ms")).collect();
-    let mend = short.iter().map(|(name, _)| format!("alter role current_user set {name} = 0;"));
-    let mend: Vec<_> = mend.collect();
-    Ok(Finding::warning(SUBJECT, found.join(", "), format!("As this role: {}", mend.join(" "))))
+    Ok(Finding::warning(
+        SUBJECT,
+        format!("{}, and what the gateway sets does not hold", found.join(", ")),
+        "Let the database URL name PostgreSQL itself, not a pooler, or a pooler in session mode.",
+    ))
 }
 
 /// Meant for single sessions that prepare transactions; for all, nobody rings any more.
@@ -67,10 +70,10 @@ pub(super) async fn bell(client: &Client) -> Examined {
 }
 
 async fn keeps_its_backend(server: &Server) -> Result<bool, tokio_postgres::Error> {
-    let client = server.client().await?;
+    let client = server.unsettled().await?;
     let first = backend(&client).await?;
     // Another's statement in between gives a pooler the occasion to mix them up.
-    let other = server.client().await?;
+    let other = server.unsettled().await?;
     for _ in 0..4 {
         backend(&other).await?;
         if backend(&client).await? != first {
@@ -95,7 +98,7 @@ async fn hears(server: &Server) -> Result<bool, tokio_postgres::Error> {
     let (sender, mut heard) = mpsc::unbounded_channel();
     tokio::spawn(pass_on_notifications(connection, sender));
     client.batch_execute(&format!("listen {channel}")).await?;
-    server.client().await?.batch_execute(&format!("notify {channel}")).await?;
+    server.unsettled().await?.batch_execute(&format!("notify {channel}")).await?;
     Ok(matches!(timeout(HEARING, heard.recv()).await, Ok(Some(()))))
 }
 

@@ -28,7 +28,7 @@ impl Span {
     /// The query, for a span like this.
     fn query(self, query: &str) -> String {
         // No index is on this sum.
-        query.replace("PLACE", if self == Self::Short { "id" } else { "(id + 0)" })
+        query.replace("PLACE", if self == Self::Short { "log.id" } else { "(log.id + 0)" })
     }
 }
 

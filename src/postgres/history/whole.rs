@@ -20,41 +20,49 @@ pub struct WholePage {
     pub last: bool,
 }
 
+/// A page of whole events; FROM is what it reads, ORDER how these are ordered.
+macro_rules! whole_page {
+    ($order:literal, $from:literal) => {
+        concat!(
+            "select page.id, page.type, page.subscriber, page.payload, page.stream, page.version,
+                    page.uid, page.metadata, page.\"timestamp\", page.amends, page.found
+            from (select item.id, item.type, item.subscriber, item.payload, item.stream,
+                         item.version, item.uid, item.metadata, item.\"timestamp\", item.amends,
+                         count(*) over () as found,
+                         sum(item.size) over (order by item.",
+            $order,
+            ") - item.size as before
+                  from (select ",
+            whole!(),
+            ", pg_column_size(log.payload) + coalesce(pg_column_size(log.metadata), 0) as size
+                        from events log ",
+            $from,
+            ") item
+            ) page where page.before <= $4 order by page.",
+            $order
+        )
+    };
+}
+
 /// Everybody's events in id order.
-const EVERYBODYS: &str = concat!(
-    "select ",
-    whole!(),
-    ", found, amends from (
-    select *, count(*) over () as found, sum(size) over (order by id) - size as before
-    from (select *, pg_column_size(payload) + coalesce(pg_column_size(metadata), 0) as size
-          from events where id > $1 and id <= $2 order by id limit $3) page
-) page where before <= $4 order by id"
-);
+const EVERYBODYS: &str =
+    whole_page!("id", "where log.id > $1 and log.id <= $2 order by log.id limit $3");
 
 /// A stream's events from a version on.
-const STREAM: &str = concat!(
-    "select ",
-    whole!(),
-    ", found, amends from (
-    select *, count(*) over () as found, sum(size) over (order by version) - size as before
-    from (select *, pg_column_size(payload) + coalesce(pg_column_size(metadata), 0) as size
-          from events where stream = $1 and version >= $2 order by version limit $3) page
-) page where before <= $4 order by version"
+const STREAM: &str = whole_page!(
+    "version",
+    "where log.stream = $1 and log.version >= $2 order by log.version limit $3"
 );
 
 /// The same, down from a version.
-const STREAM_BACKWARD: &str = concat!(
-    "select ",
-    whole!(),
-    ", found, amends from (
-    select *, count(*) over () as found, sum(size) over (order by version desc) - size as before
-    from (select *, pg_column_size(payload) + coalesce(pg_column_size(metadata), 0) as size
-          from events where stream = $1 and version <= $2 order by version desc limit $3) page
-) page where before <= $4 order by version desc"
+const STREAM_BACKWARD: &str = whole_page!(
+    "version desc",
+    "where log.stream = $1 and log.version <= $2 order by log.version desc limit $3"
 );
 
 const LAST_VERSION: &str = "
-select coalesce((select version from events where stream = $1 order by version desc limit 1), 0)";
+select coalesce((select log.version::int8 from events log
+                 where log.stream = $1 order by log.version desc limit 1), 0)";
 
 impl History {
     /// A page of everybody's events above `after` and up to `upto`, in id order.
@@ -112,7 +120,7 @@ impl History {
 
 impl WholePage {
     fn of(rows: &[Row], size: PageSize) -> Self {
-        let found = rows.first().map_or(0, |row| row.get::<_, i64>(9));
+        let found = rows.first().map_or(0, |row| row.get::<_, i64>(10));
         let whole = i64::try_from(rows.len()) == Ok(found);
         let events = rows.iter().map(WholeEvent::from).collect();
         Self { last: whole && found < size.rows, events }

@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// What happens to a request before it is looked at, or after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// It is answered so, and does nothing.
     Answer(u16),
     /// 503 with `Retry-After: 1`.
@@ -44,7 +44,7 @@ pub(super) enum Fault {
 
 /// How `events/latest` is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Says {
+pub(crate) enum Says {
     /// With the latest event, or 404.
     #[default]
     Latest,
@@ -56,45 +56,45 @@ pub(super) enum Says {
 
 /// What it has, and what it has seen.
 #[derive(Debug, Default)]
-pub(super) struct Store {
-    pub(super) applied: BTreeMap<i64, Value>,
-    pub(super) booted: usize,
+pub(crate) struct Store {
+    pub(crate) applied: BTreeMap<i64, Value>,
+    pub(crate) booted: usize,
     is_booted: bool,
-    pub(super) repeats: usize,
+    pub(crate) repeats: usize,
     /// Every array's length, as they came.
-    pub(super) batches: Vec<usize>,
-    pub(super) singles: usize,
-    pub(super) asked: usize,
+    pub(crate) batches: Vec<usize>,
+    pub(crate) singles: usize,
+    pub(crate) asked: usize,
     /// What must not be.
-    pub(super) wrong: Vec<String>,
-    pub(super) faults: VecDeque<Fault>,
-    pub(super) refused: HashSet<i64>,
-    pub(super) says: Says,
-    pub(super) headers: Vec<(HashMap<String, String>, Bytes)>,
-    pub(super) posts: Vec<Instant>,
+    pub(crate) wrong: Vec<String>,
+    pub(crate) faults: VecDeque<Fault>,
+    pub(crate) refused: HashSet<i64>,
+    pub(crate) says: Says,
+    pub(crate) headers: Vec<(HashMap<String, String>, Bytes)>,
+    pub(crate) posts: Vec<Instant>,
     /// Those who could not show a certificate.
-    pub(super) strangers: usize,
+    pub(crate) strangers: usize,
     /// Every connection ends with its first answer.
-    pub(super) closes: bool,
+    pub(crate) closes: bool,
     /// The field that is the id.
-    pub(super) key: String,
+    pub(crate) key: String,
 }
 
 /// See the module. It ends with the test.
-pub(super) struct Aggregator {
-    pub(super) address: SocketAddr,
+pub(crate) struct Aggregator {
+    pub(crate) address: SocketAddr,
     store: Arc<Mutex<Store>>,
     cut: watch::Sender<u32>,
     accepting: JoinHandle<()>,
 }
 
 impl Aggregator {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(None).await
     }
 
     /// The same over TLS.
-    pub(super) async fn start_with(tls: Option<TlsAcceptor>) -> Self {
+    pub(crate) async fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let store = Arc::new(Mutex::new(Store { key: "id".into(), ..Store::default() }));
@@ -103,34 +103,34 @@ impl Aggregator {
         Self { address, store, cut, accepting }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/base", self.address)
     }
 
-    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
+    pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap()
     }
 
     /// The ids that it has.
-    pub(super) fn ids(&self) -> Vec<i64> {
+    pub(crate) fn ids(&self) -> Vec<i64> {
         self.store().applied.keys().copied().collect()
     }
 
     /// It starts anew, and remembers nothing: every connection ends.
-    pub(super) fn restart_empty(&self) {
+    pub(crate) fn restart_empty(&self) {
         self.forget();
         self.cut();
     }
 
     /// It remembers nothing, and what is in front of it keeps the connections.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         let mut store = self.store();
         store.applied.clear();
         store.is_booted = false;
     }
 
     /// Every connection ends.
-    pub(super) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.cut.send_modify(|cut| *cut += 1);
     }
 }
@@ -286,6 +286,6 @@ impl Store {
 }
 
 /// What is expected of every event that is written here.
-pub(super) fn payload(number: usize) -> Value {
+pub(crate) fn payload(number: usize) -> Value {
     json!({ "number": number })
 }

@@ -21,7 +21,7 @@ use super::aggregator::Aggregator;
 use crate::support::{eventually, scratch::Scratch, sse_client::try_ask};
 
 /// See the module. It ends with the test.
-pub(super) struct PumpProcess {
+pub(crate) struct PumpProcess {
     args: Vec<String>,
     child: Option<Child>,
     log: PathBuf,
@@ -40,7 +40,7 @@ const QUICK: [(&str, &str); 4] = [
 
 impl PumpProcess {
     /// A pump on the database at `url`, for this aggregator, with more flags.
-    pub(super) fn start(url: &str, aggregator: &Aggregator, flags: &[&str]) -> Self {
+    pub(crate) fn start(url: &str, aggregator: &Aggregator, flags: &[&str]) -> Self {
         let to = aggregator.url();
         let quick = QUICK.into_iter().filter(|(name, _)| !flags.contains(name));
         let quick: Vec<_> = quick.flat_map(<[&str; 2]>::from).collect();
@@ -48,7 +48,7 @@ impl PumpProcess {
     }
 
     /// A pump with these flags.
-    pub(super) fn launch(flags: &[&str]) -> Self {
+    pub(crate) fn launch(flags: &[&str]) -> Self {
         let folder = Scratch::new();
         let own = ["pump", "--health", "127.0.0.1:0"].map(ToOwned::to_owned);
         let args = own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
@@ -59,7 +59,7 @@ impl PumpProcess {
     }
 
     /// Starts it, when it is down.
-    pub(super) fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         self.before = self.log().len();
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = program();
@@ -67,14 +67,14 @@ impl PumpProcess {
         self.child = Some(command.kill_on_drop(true).spawn().unwrap());
     }
 
-    pub(super) async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().await.unwrap();
         }
     }
 
     /// Waits until it has left of its own accord.
-    pub(super) async fn leave(&mut self) {
+    pub(crate) async fn leave(&mut self) {
         self.signal(Signal::SIGTERM);
         let mut child = self.child.take().expect("it runs");
         let left = timeout(Duration::from_secs(28), child.wait()).await;
@@ -82,12 +82,12 @@ impl PumpProcess {
     }
 
     /// Sends it a signal.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let id = self.child.as_ref().and_then(Child::id).expect("it runs");
         kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
     }
 
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
@@ -101,7 +101,7 @@ impl PumpProcess {
     }
 
     /// Its state, by its own account, and whether it is ready.
-    pub(super) async fn state(&self) -> Option<(String, bool)> {
+    pub(crate) async fn state(&self) -> Option<(String, bool)> {
         let answer = try_ask(self.health()?, "GET", "/readyz", &[]).await.ok()?;
         let json = answer.json();
         let state = json["pumps"].as_object()?.values().next()?.as_str()?.to_owned();
@@ -109,27 +109,27 @@ impl PumpProcess {
     }
 
     /// Waits until it is in this state, and ready or not as that state is.
-    pub(super) async fn until_it_tells(&self, state: &str, ready: bool) {
+    pub(crate) async fn until_it_tells(&self, state: &str, ready: bool) {
         let what = format!("the pump is {state}, ready: {ready}");
         let told = Some((state.to_owned(), ready));
         self.eventually(&what, async || self.state().await == told).await;
     }
 
-    pub(super) async fn until(&self, state: &str) {
+    pub(crate) async fn until(&self, state: &str) {
         let what = format!("the pump is {state}");
         self.eventually(&what, async || self.state().await.is_some_and(|(now, _)| now == state))
             .await;
     }
 
     /// Waits for what the pump shall bring about; shows its log when that does not come.
-    pub(super) async fn eventually(&self, what: &str, mut probe: impl AsyncFnMut() -> bool) {
+    pub(crate) async fn eventually(&self, what: &str, mut probe: impl AsyncFnMut() -> bool) {
         let reached = eventually(what, async || probe().await.then_some(()));
         let reached = timeout(Duration::from_secs(28), reached).await;
         assert!(reached.is_ok(), "not in time: {what}\n{}", self.log());
     }
 
     /// The value of one of its metrics.
-    pub(super) async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
         let health = self.health().expect("it tells of its health");
         let text = try_ask(health, "GET", "/metrics", &[]).await.unwrap().body;
         let name = format!("event_piper_pump_{name}{{aggregator=\"toto\"}} ");
@@ -145,12 +145,12 @@ fn program() -> Command {
 }
 
 /// `event-piper pump list`, and so on.
-pub(super) async fn command(args: &[&str], url: &str) -> Output {
+pub(crate) async fn command(args: &[&str], url: &str) -> Output {
     program().arg("pump").args(args).args(["--database-url", url]).output().await.unwrap()
 }
 
 /// What it printed, if all went well.
-pub(super) async fn said(args: &[&str], url: &str) -> String {
+pub(crate) async fn said(args: &[&str], url: &str) -> String {
     let output = command(args, url).await;
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
