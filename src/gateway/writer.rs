@@ -64,22 +64,48 @@ pub enum Refusal {
         /// The event that bears it.
         id: EventId,
     },
-    /// PostgreSQL refuses what an event contains.
+    /// PostgreSQL refuses what an event contains, or a trigger does.
     #[error("PostgreSQL refuses the event: {0}")]
     Refused(String),
+    /// It conflicts with a row that is there, by a constraint that is not ours.
+    #[error("PostgreSQL refuses the event: {0}")]
+    Conflict(String),
+    /// A trigger of the table has dropped the row.
+    #[error(
+        "a trigger of the table swallowed the event: it was not inserted, and nothing says why (a \
+         trigger that returns NULL does that)"
+    )]
+    Swallowed,
+    /// A trigger of the table has changed what the answer would say of the row.
+    #[error("a trigger of the table changed the event's {column}")]
+    Redirected {
+        /// The column.
+        column: &'static str,
+    },
     /// An amendment does not fit what is there that it amends.
     #[error("{0}")]
     Misfit(String),
     /// The database role may not write.
-    #[error("this gateway's database role may not write events")]
-    Forbidden,
+    #[error("PostgreSQL lets this gateway's database role not write the event ({0})")]
+    Forbidden(String),
     /// Too many wait already.
     #[error("too many events wait to be written")]
     Full,
     /// Others were in the way for too long.
     #[error("other transactions were in the way for too long")]
     Contended,
-    /// PostgreSQL cannot be reached, or cannot write.
+    /// PostgreSQL is there, and could not write.
+    #[error("PostgreSQL could not write: {0}")]
+    Hindered(String),
+    /// The table cannot be written to as it is.
+    #[error("nothing can be written to the table events: {message}")]
+    Unusable {
+        /// What PostgreSQL says.
+        message: String,
+        /// Somebody may be about to change the table.
+        passing: bool,
+    },
+    /// PostgreSQL cannot be reached.
     #[error("PostgreSQL cannot write just now")]
     Away,
     /// It may be written, or not.
@@ -169,10 +195,15 @@ impl Refusal {
         match self {
             Self::Version { .. } => "version-conflict",
             Self::Uid { .. } => "uid-conflict",
-            Self::Refused(_) | Self::Misfit(_) => "refused",
-            Self::Forbidden => "forbidden",
+            Self::Refused(_)
+            | Self::Conflict(_)
+            | Self::Swallowed
+            | Self::Redirected { .. }
+            | Self::Misfit(_) => "refused",
+            Self::Forbidden(_) => "forbidden",
             Self::Full => "full",
             Self::Contended => "contended",
+            Self::Hindered(_) | Self::Unusable { .. } => "failed",
             Self::Away => "away",
             Self::Unknown => "unknown",
         }

@@ -41,6 +41,7 @@ mod slow_consumer;
 mod strict;
 mod support;
 mod tail;
+mod triggers;
 mod unknown;
 mod wakeups;
 mod write_faults;

@@ -186,7 +186,7 @@ async fn what_postgresql_refuses_fails_alone() {
     };
     for (n, answer) in (0..200).map(ask).collect::<Vec<_>>().into_iter().enumerate() {
         let answer = answer.await.unwrap();
-        assert_eq!(answer.status, if n == 13 { 400 } else { 201 }, "{n}: {}", answer.body);
+        assert_eq!(answer.status, if n == 13 { 422 } else { 201 }, "{n}: {}", answer.body);
     }
     assert_eq!(count(&database).await, 199);
 }
@@ -317,7 +317,7 @@ async fn what_fails_at_the_commit_is_not_called_written() {
     let event = r#"{"type":"t","subscriber":"a","payload":1}"#;
     for body in [event.to_owned(), format!("[{event},{event}]")] {
         let answer = app.post("/events", &body).await;
-        assert_eq!(answer.status, 400, "{}", answer.body);
+        assert_eq!(answer.status, 422, "{}", answer.body);
     }
     assert_eq!(count(&database).await, 0);
 }

@@ -15,7 +15,7 @@ use crate::{
     event::draft::Draft,
     metrics::Metrics,
     postgres::{
-        append::{Appended, Appender, Failure, Written},
+        append::{Appended, Appender, Failure, Found, How, Row},
         server::Server,
     },
 };
@@ -112,63 +112,112 @@ impl Lane {
 
     /// Writes these requests, in one transaction as long as that goes well.
     async fn write(&mut self, tickets: Vec<Ticket>, again: &mut Vec<Ticket>) {
-        let (mut work, mut rounds) = (vec![tickets], 0);
-        while let Some(mut tickets) = work.pop() {
+        let (mut work, mut rounds, mut renewed) = (vec![tickets], 0, false);
+        while let Some(tickets) = work.pop() {
             if tickets.is_empty() {
                 continue;
             }
             if rounds == ROUNDS {
-                again.extend(tickets.into_iter().map(alone));
+                again.extend(tickets.into_iter().map(Ticket::after_a_pause));
                 continue;
             }
-            match self.attempt(&tickets).await {
-                Ok(Some(appended)) if appended.len() == missing(&tickets) => {
-                    answer_all(tickets, &appended);
+            let how = self.how(&tickets);
+            match self.attempt(&tickets, how).await {
+                Ok(appended) => {
+                    let Sorted { kept, unwritten } = sort(tickets, &appended);
+                    rounds += usize::from(!kept.is_empty());
+                    work.push(kept);
+                    let (certain, raced) = self.explain(unwritten, how).await;
+                    work.extend(certain.into_iter().map(|ticket| vec![ticket]));
+                    again.extend(raced);
                 }
-                Ok(Some(appended)) => {
-                    let skipped = answer_some(tickets, appended);
-                    again.extend(self.judge(skipped).await);
+                Err(failure) if failure.may_be_of_session() && !renewed => {
+                    debug!(%failure, "a write is tried again on another connection");
+                    (self.appender, renewed) = (None, true);
+                    work.push(tickets);
                 }
-                Ok(None) => {
-                    rounds += 1;
-                    work.push(self.judge(tickets).await);
+                Err(failure) if failure.is_of_a_request() && tickets.len() > 1 => {
+                    work.extend(halves(tickets));
                 }
-                Err(Failure::Refused(_) | Failure::Misfit(_)) if tickets.len() > 1 => {
-                    let half = tickets.split_off(tickets.len() / 2);
-                    work.extend([half, tickets]);
+                Err(failure @ Failure::Conflict { .. }) => {
+                    again.extend(self.conflicted(tickets, &failure).await);
                 }
                 Err(failure) => again.extend(failed(tickets, &failure)),
             }
         }
     }
 
+    /// How these are written together.
+    fn how(&self, tickets: &[Ticket]) -> How {
+        let neighbours = self.appender.as_ref().is_some_and(Appender::has_neighbours);
+        match tickets {
+            [one] if one.wants_certainty(neighbours) => How::Certain,
+            tickets if must_be_whole(tickets) => How::Whole,
+            _ => How::Each,
+        }
+    }
+
     /// One transaction.
-    async fn attempt(&mut self, tickets: &[Ticket]) -> Result<Option<Vec<Appended>>, Failure> {
-        let whole = must_be_whole(tickets);
+    async fn attempt(&mut self, tickets: &[Ticket], how: How) -> Result<Appended, Failure> {
         let drafts: Vec<&Draft> = tickets.iter().flat_map(Ticket::missing).collect();
-        let writing = Arc::clone(&self.metrics);
+        let metrics = Arc::clone(&self.metrics);
         let appender = self.appender().await?;
         let begun = Instant::now();
-        let appended = if whole {
-            appender.append_whole(&drafts).await
-        } else {
-            appender.append(&drafts).await.map(Some)
-        };
-        writing.writing.seconds.observe(begun.elapsed().as_secs_f64());
-        writing.writing.batch.observe(u32::try_from(drafts.len()).map_or(0.0, f64::from));
+        let appended = appender.append(&drafts, how).await;
+        metrics.writing.seconds.observe(begun.elapsed().as_secs_f64());
+        metrics.writing.batch.observe(u32::try_from(drafts.len()).map_or(0.0, f64::from));
         if appended.as_ref().is_err_and(Failure::is_lost) {
             self.appender = None;
         }
         appended
     }
 
-    async fn appender(&mut self) -> Result<&Appender, Failure> {
+    /// Finds out why these were not written: answers those for which the log or this attempt says why.
+    /// Of the others, the next attempt has to be certain of some, and some lost a race, and go again.
+    async fn explain(&mut self, tickets: Vec<Ticket>, how: How) -> (Vec<Ticket>, Vec<Ticket>) {
+        let (mut certain, mut raced) = (Vec::new(), Vec::new());
+        let neighbours = self.appender.as_ref().is_some_and(Appender::has_neighbours);
+        for mut ticket in self.judge(tickets).await {
+            if how == How::Certain {
+                ticket.refuse(Refusal::Swallowed);
+                continue;
+            }
+            ticket.is_unexplained();
+            if ticket.wants_certainty(neighbours) {
+                certain.push(ticket);
+            } else {
+                raced.push(ticket.after_a_pause());
+            }
+        }
+        (certain, raced)
+    }
+
+    /// This request conflicts with a row. If that is not by what it says itself, it is by a constraint
+    /// of somebody's.
+    async fn conflicted(&mut self, tickets: Vec<Ticket>, failure: &Failure) -> Vec<Ticket> {
+        let mut again = Vec::new();
+        for mut ticket in self.judge(tickets).await {
+            ticket.is_unexplained();
+            let ours = match self.appender().await {
+                Ok(appender) => appender.is_of_ours(failure).await.unwrap_or(false),
+                Err(_) => false,
+            };
+            if ours && !ticket.is_inexplicable() {
+                again.push(ticket.after_a_pause());
+            } else {
+                again.extend(failed(vec![ticket], failure));
+            }
+        }
+        again
+    }
+
+    async fn appender(&mut self) -> Result<&mut Appender, Failure> {
         if self.appender.as_ref().is_none_or(Appender::is_closed) {
             self.appender = None;
             let connected = Appender::connect(&self.server).await?;
             return Ok(self.appender.insert(connected));
         }
-        Ok(self.appender.as_ref().expect("it was looked at"))
+        Ok(self.appender.as_mut().expect("it was looked at"))
     }
 
     /// Looks up why these were not written: answers those that never will be, or have been
@@ -179,7 +228,7 @@ impl Lane {
         }
         let drafts: Vec<&Draft> = tickets.iter().flat_map(Ticket::missing).collect();
         let found = match self.appender().await {
-            Ok(appender) => appender.find(&drafts).await,
+            Ok(appender) => find(appender, &drafts).await,
             Err(failure) => Err(failure),
         };
         let found = match found {
@@ -203,11 +252,29 @@ impl Lane {
     }
 }
 
+/// What is in the log where these were to be written. What triggers of others have changed says the
+/// same if it would be changed to the same again.
+async fn find(appender: &Appender, drafts: &[&Draft]) -> Result<Vec<Found>, Failure> {
+    let mut found = appender.find(drafts).await?;
+    if appender.has_neighbours() {
+        for (draft, found) in drafts.iter().zip(&mut found) {
+            if let Some(written) = found.written.filter(|_| found.in_place && !found.same) {
+                match appender.would_be_same(draft, written.id).await {
+                    Ok(same) => found.same = same,
+                    Err(failure) if failure.is_lost() => return Err(failure),
+                    Err(failure) => debug!(%failure, "an event cannot be tried"),
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Nothing of these was written, for this reason, or that is not known.
 fn failed(tickets: Vec<Ticket>, failure: &Failure) -> Vec<Ticket> {
     debug!(%failure, requests = tickets.len(), "a write failed");
     let refusal = match failure {
-        Failure::Contended(_) => return tickets.into_iter().map(alone).collect(),
+        Failure::Contended(_) => return tickets.into_iter().map(Ticket::after_a_pause).collect(),
         Failure::Unknown(_) => {
             let (again, lost): (Vec<_>, Vec<_>) =
                 tickets.into_iter().partition(|ticket| ticket.is_idempotent() && !ticket.alone);
@@ -215,9 +282,18 @@ fn failed(tickets: Vec<Ticket>, failure: &Failure) -> Vec<Ticket> {
             refuse(lost, &Refusal::Unknown);
             return again.into_iter().map(doubtful).collect();
         }
-        Failure::Refused(why) => Refusal::Refused(why.clone()),
+        Failure::Refused { message, .. } => Refusal::Refused(message.clone()),
+        Failure::Conflict { message, .. } => Refusal::Conflict(message.clone()),
         Failure::Misfit(why) => Refusal::Misfit(why.clone()),
-        Failure::Forbidden(_) => Refusal::Forbidden,
+        Failure::Forbidden(why) => Refusal::Forbidden(why.clone()),
+        Failure::Hindered { reason, .. } => {
+            warn!(%failure, requests = tickets.len(), "PostgreSQL could not write events");
+            Refusal::Hindered(reason.clone())
+        }
+        Failure::Unusable { message, passing } => {
+            warn!(%failure, requests = tickets.len(), "events cannot be written");
+            Refusal::Unusable { message: message.clone(), passing: *passing }
+        }
         Failure::Away(_) => {
             warn!(%failure, requests = tickets.len(), "events cannot be written");
             Refusal::Away
@@ -233,19 +309,15 @@ fn refuse(tickets: Vec<Ticket>, refusal: &Refusal) {
     }
 }
 
-fn alone(mut ticket: Ticket) -> Ticket {
-    ticket.alone = true;
-    ticket
-}
-
 /// What can be written again without being there twice, is: that tells what became of it.
 fn doubtful(mut ticket: Ticket) -> Ticket {
     ticket.doubtful = true;
-    alone(ticket)
+    ticket.after_a_pause()
 }
 
-fn missing(tickets: &[Ticket]) -> usize {
-    tickets.iter().map(|ticket| ticket.missing().count()).sum()
+fn halves(mut tickets: Vec<Ticket>) -> [Vec<Ticket>; 2] {
+    let half = tickets.split_off(tickets.len() / 2);
+    [half, tickets]
 }
 
 /// All or nothing is asked for where a part would leave something half written: one request of
@@ -260,40 +332,37 @@ fn have_a_stream_in_common(tickets: &[Ticket]) -> bool {
     !tickets.iter().flat_map(Ticket::streams).all(|stream| seen.insert(stream))
 }
 
-/// All was written, in the order in which it was sent.
-fn answer_all(tickets: Vec<Ticket>, appended: &[Appended]) {
-    let mut places = appended.iter().map(|appended| appended.written);
-    for ticket in tickets {
-        let count = ticket.missing().count();
-        ticket.written(places.by_ref().take(count).collect::<Vec<Written>>());
-    }
+/// Requests that are not answered yet.
+struct Sorted {
+    /// All of its rows would have been written, but for others in the same transaction.
+    kept: Vec<Ticket>,
+    /// A row of it was not.
+    unwritten: Vec<Ticket>,
 }
 
-/// Some were skipped: these come back. Each request has one event, and no two have a stream or
-/// a `uid` in common; what has neither is never skipped, and comes in the order in which it was
-/// sent.
-fn answer_some(tickets: Vec<Ticket>, appended: Vec<Appended>) -> Vec<Ticket> {
-    let (mut named, mut plain) = (Vec::new(), Vec::new());
-    for one in appended {
-        let is_plain = one.uid.is_none() && one.stream.is_none();
-        if is_plain { plain.push(one) } else { named.push(one) }
-    }
-    let mut plain = plain.into_iter();
-    let mut skipped = Vec::new();
+/// Answers those that are written, or can never be.
+fn sort(tickets: Vec<Ticket>, appended: &Appended) -> Sorted {
+    let mut sorted = Sorted { kept: Vec::new(), unwritten: Vec::new() };
+    let mut rest = appended.rows.as_slice();
     for ticket in tickets {
-        let (uid, stream) = (ticket.uids().next(), ticket.streams().next().cloned());
-        let its = if uid.is_none() && stream.is_none() {
-            plain.next()
+        let (its, others) = rest.split_at(ticket.missing().count());
+        rest = others;
+        let changed = its.iter().find_map(|row| match row {
+            Row::Changed { column, .. } => Some(*column),
+            _ => None,
+        });
+        if its.contains(&Row::Missing) {
+            sorted.unwritten.push(ticket);
+        } else if appended.committed {
+            changed.inspect(|column| warn!(column, "a trigger changed an event that is written"));
+            ticket.written(its.iter().filter_map(Row::written));
+        } else if let Some(column) = changed {
+            ticket.refuse(Refusal::Redirected { column });
         } else {
-            let its = |one: &Appended| one.uid == uid && one.stream == stream;
-            named.iter().position(its).map(|at| named.swap_remove(at))
-        };
-        match its {
-            Some(its) => ticket.written([its.written]),
-            None => skipped.push(ticket),
+            sorted.kept.push(ticket);
         }
     }
-    skipped
+    sorted
 }
 
 #[cfg(test)]

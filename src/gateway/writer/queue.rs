@@ -9,9 +9,10 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
-use tokio::{select, sync::mpsc};
+use tokio::{select, sync::mpsc, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -106,6 +107,8 @@ impl Claims {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Ticket>,
+    /// They are tried again after a pause.
+    resting: Vec<Ticket>,
     busy: Claims,
 }
 
@@ -147,7 +150,31 @@ impl Queue {
     /// A batch is over, save for those requests of it that go again: they came first.
     fn settle(&mut self, claims: &Claims, again: Vec<Ticket>) {
         self.busy.release(claims);
-        again.into_iter().rev().for_each(|ticket| self.waiting.push_front(ticket));
+        for ticket in again.into_iter().rev() {
+            if ticket.rests_until.is_some() {
+                self.resting.push(ticket);
+            } else {
+                self.waiting.push_front(ticket);
+            }
+        }
+    }
+
+    /// When the next request has rested.
+    fn next_rested(&self) -> Option<Instant> {
+        self.resting.iter().filter_map(|ticket| ticket.rests_until).min()
+    }
+
+    /// Those that have rested wait again, before those that came later.
+    fn wake(&mut self, now: Instant) {
+        let rested = |ticket: &mut Ticket| ticket.rests_until.is_some_and(|until| until <= now);
+        for mut ticket in self.resting.extract_if(.., rested) {
+            ticket.rests_until = None;
+            self.waiting.push_front(ticket);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.len() + self.resting.len()
     }
 }
 
@@ -171,13 +198,17 @@ impl Dispatcher {
     /// Until `shutdown`, then until all that has come is answered.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            let ending = shutdown.is_cancelled();
+            let (ending, rested) = (shutdown.is_cancelled(), self.queue.next_rested());
+            let rests = rested.is_some();
+            let rested = sleep_until(rested.unwrap_or_else(Instant::now).into());
             select! {
                 biased;
                 done = self.lanes.done() => self.take_back(done),
                 Some(ticket) = self.inbox.recv() => self.queue.push(ticket),
+                () = rested, if rests => {}
                 () = shutdown.cancelled(), if !ending => self.inbox.close(),
             }
+            self.queue.wake(Instant::now());
             while let Ok(ticket) = self.inbox.try_recv() {
                 self.queue.push(ticket);
             }
@@ -186,7 +217,7 @@ impl Dispatcher {
             {
                 self.lanes.give(batch);
             }
-            let waiting = self.queue.waiting.len();
+            let waiting = self.queue.len();
             self.metrics.writing.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
             if shutdown.is_cancelled() && waiting == 0 && self.lanes.are_idle() {
                 return;

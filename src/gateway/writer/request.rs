@@ -29,6 +29,11 @@ pub(super) struct Ticket {
     pub(super) alone: bool,
     /// It was sent before, and may have been written.
     pub(super) doubtful: bool,
+    /// How often it was not written although nothing in the log speaks against it.
+    unexplained: u32,
+    /// How often it has waited before it was tried again, and until when it waits.
+    pauses: u32,
+    pub(super) rests_until: Option<Instant>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -44,6 +49,10 @@ pub(super) enum Verdict {
 impl Ticket {
     /// Who has waited for so long because others were in the way waits no longer.
     const PATIENCE: Duration = Duration::from_secs(10);
+    const FIRST_PAUSE: Duration = Duration::from_millis(1);
+    const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+    /// So many races are lost before an attempt has to say what is in the way.
+    const RACES: u32 = 3;
 
     pub(super) fn new(
         drafts: Vec<Draft>,
@@ -51,8 +60,46 @@ impl Ticket {
         slot: OwnedSemaphorePermit,
     ) -> Self {
         let places = vec![None; drafts.len()];
-        let since = Instant::now();
-        Self { drafts, places, answer, since, alone: false, doubtful: false, _slot: slot }
+        Self {
+            drafts,
+            places,
+            answer,
+            since: Instant::now(),
+            alone: false,
+            doubtful: false,
+            unexplained: 0,
+            pauses: 0,
+            rests_until: None,
+            _slot: slot,
+        }
+    }
+
+    /// It goes by itself, and not before a pause, which grows.
+    pub(super) fn after_a_pause(mut self) -> Self {
+        let pause = (Self::FIRST_PAUSE * (1 << self.pauses.min(16))).min(Self::LONGEST_PAUSE);
+        self.rests_until = Some(Instant::now() + pause.mul_f64(0.5 + fastrand::f64()));
+        self.pauses += 1;
+        self.alone = true;
+        self
+    }
+
+    /// It was not written, and nothing in the log says why.
+    pub(super) fn is_unexplained(&mut self) {
+        self.unexplained += 1;
+    }
+
+    /// It has lost more races than anybody loses: the log is not as it is seen.
+    pub(super) fn is_inexplicable(&self) -> bool {
+        self.unexplained > 3 * Self::RACES
+    }
+
+    /// Whether an attempt has to say what is in its way: between writers of one stream it may be that
+    /// each time another one was faster; but not if somebody's trigger may have dropped the row, or
+    /// nothing can be faster.
+    pub(super) fn wants_certainty(&self, neighbours: bool) -> bool {
+        let races = self.missing().all(|draft| draft.place.is_some());
+        let enough = if neighbours || !races { 1 } else { Self::RACES };
+        self.unexplained >= enough
     }
 
     /// What is still to be written.
@@ -204,7 +251,7 @@ pub(super) mod tests {
     }
 
     fn found(current: i64) -> Found {
-        Found { written: None, same: false, current }
+        Found { written: None, same: false, in_place: false, current }
     }
 
     #[test]
@@ -222,7 +269,7 @@ pub(super) mod tests {
         let written = Some(Written { id: EventId::new(7), version: Some(1) });
         for (same, answered) in [(true, true), (false, false)] {
             let (request, mut waits) = ticket(&["a"], Expected::Any);
-            request.judge(&[Found { written, same, current: 1 }]);
+            request.judge(&[Found { written, same, in_place: true, current: 1 }]);
             assert_eq!(waits.try_recv().unwrap().is_ok(), answered);
         }
     }

@@ -11,6 +11,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
+    /// It is understood, and refused for what it says.
+    pub fn unprocessable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
     /// It is larger than it may be.
     pub fn too_large(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
@@ -53,9 +58,15 @@ impl From<Refusal> for Problem {
                 StatusCode::CONFLICT,
                 format!("{said}: a uid is for one event; nothing was written"),
             ),
-            Refusal::Refused(_) => Self::bad_request(said),
+            Refusal::Refused(_) | Refusal::Unusable { passing: false, .. } => {
+                Self::unprocessable(said)
+            }
+            Refusal::Swallowed | Refusal::Redirected { .. } => {
+                Self::unprocessable(format!("{said}; nothing was written"))
+            }
             Refusal::Misfit(_) => Self::conflict(said),
-            Refusal::Forbidden => Self::new(
+            Refusal::Conflict(_) => Self::conflict(format!("{said}; nothing was written")),
+            Refusal::Forbidden(_) => Self::new(
                 StatusCode::FORBIDDEN,
                 format!("{said}: grant it event_piper_writer, or start with --writing off"),
             ),
@@ -63,7 +74,10 @@ impl From<Refusal> for Problem {
                 detail: format!("{said} already: nothing was written; try again in a second"),
                 ..again(StatusCode::TOO_MANY_REQUESTS, 1)
             },
-            Refusal::Contended | Refusal::Away => Self {
+            Refusal::Contended
+            | Refusal::Hindered(_)
+            | Refusal::Unusable { .. }
+            | Refusal::Away => Self {
                 detail: format!("{said}: nothing was written; try again"),
                 ..again(StatusCode::SERVICE_UNAVAILABLE, 1)
             },
