@@ -114,6 +114,7 @@ impl Config {
             recent: from.setting("recent", value::size),
             pool: from.setting("pool-size", value::count),
             writer: writer(&mut from),
+            checks: from.setting("safety-checks", value::checks),
         };
         let telemetry = telemetry::Settings {
             filter: from.setting("log", value::filter),

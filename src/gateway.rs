@@ -12,6 +12,7 @@ pub mod frame;
 pub mod health;
 pub mod hub;
 pub mod recent;
+pub mod safety;
 pub mod signal;
 pub mod strict;
 pub mod subscription;
@@ -31,6 +32,7 @@ use self::{
     amended::Correction,
     health::Health,
     hub::{Hub, Seat},
+    safety::Checks,
     strict::Strict,
     subscription::{Request, Subscription},
     tailer::Tailer,
@@ -65,6 +67,8 @@ pub struct Settings {
     pub drain: Duration,
     /// What is written through this gateway; none: it only reads.
     pub writer: Option<writer::Settings>,
+    /// What is done where the database lacks what delivery rests on.
+    pub checks: Checks,
 }
 
 /// A running engine. It is shared by all who subscribe; its task ends with
@@ -108,6 +112,10 @@ impl Gateway {
             shutdown,
         };
         tasks.spawn(tailer.run());
+        let (history, health) = (Arc::clone(&gateway.history), Arc::clone(&gateway.health));
+        let watch = safety::watch(history, health, gateway.settings.checks);
+        let until = gateway.shutdown.clone();
+        tasks.spawn(async move { until.run_until_cancelled(watch).await });
         gateway
     }
 
@@ -250,7 +258,8 @@ impl Gateway {
 
     /// Nothing, or why events do not move.
     pub fn ready(&self) -> Result<(), String> {
-        self.health.check(Instant::now())
+        self.health.check(Instant::now())?;
+        self.history.check(Instant::now())
     }
 
     /// The metrics, with those brought up to date that are not counted as they change.

@@ -129,7 +129,9 @@ impl Granted {
 
 async fn list(server: &Server) -> anyhow::Result<ExitCode> {
     let client = server.client().await.with_context(|| format!("connecting to {server}"))?;
-    let keys = keys::all(&client).await.context("reading the keys")?;
+    let keys = keys::all(&client)
+        .await
+        .context("reading the keys: is the schema up to date (event-piper migrate)?")?;
     for StoredKey { id, name, rights, created, expires, revoked, .. } in keys {
         let day = |time| humantime::format_rfc3339_seconds(time).to_string();
         let state = match (revoked, expires) {
@@ -154,7 +156,10 @@ async fn revoke(server: &Server, id: &str) -> anyhow::Result<ExitCode> {
         )
     };
     let client = server.client().await.with_context(|| format!("connecting to {server}"))?;
-    if !keys::revoke(&client, &id.to_string()).await.context("revoking the key")? {
+    if !keys::revoke(&client, &id.to_string())
+        .await
+        .context("revoking the key: is the schema up to date (event-piper migrate)?")?
+    {
         bail!("there is no key {id} that counts");
     }
     println!("revoked {id}");

@@ -10,6 +10,9 @@ pub(super) async fn run(server: &Server) -> anyhow::Result<ExitCode> {
     for name in &outcome.applied {
         println!("applied {name}");
     }
+    if let Some(said) = outcome.restored.to_words() {
+        println!("{said}");
+    }
     println!("the schema of {server} is up to date");
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -22,10 +22,12 @@ use super::{open, wait_for};
 use crate::{
     access::{Access, Modes},
     config::{Config, Database},
-    gateway::Gateway,
+    gateway::{Gateway, safety::Checks},
     http::{self, Listener, Place, tls::Tls},
     metrics::Metrics,
-    postgres::{embedded, error::Chain, migrate::migrate, reachable, server::Server},
+    postgres::{
+        doctor, embedded, error::Chain, migrate::migrate, reachable, server::Server, shape,
+    },
 };
 
 pub(super) async fn serve(mut config: Config) -> anyhow::Result<ExitCode> {
@@ -98,12 +100,15 @@ pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<
     loop {
         wait_for(server).await?;
         if !config.migrate {
-            return Ok(());
+            return check(server, config).await;
         }
         match migrate(server).await {
             Ok(done) => {
                 done.applied.iter().for_each(|name| info!("applied migration {name}"));
-                return Ok(());
+                if let Some(said) = done.restored.to_words() {
+                    warn!("{said}");
+                }
+                return check(server, config).await;
             }
             // It left nothing behind: the next attempt goes on where this one was.
             Err(error) if reachable::is_passing(&error) => {
@@ -113,6 +118,23 @@ pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<
             Err(error) => return Err(error).context("bringing the schema up to date"),
         }
     }
+}
+
+/// Refuses to start where events could be lost without a sign of it, unless the settings say otherwise.
+async fn check(server: &Server, config: &Config) -> anyhow::Result<()> {
+    let client = server.client().await.context("checking what delivery rests on")?;
+    shape::find(&client).await?;
+    let found =
+        doctor::unsafe_findings(&client).await.context("checking what delivery rests on")?;
+    if config.gateway.checks == Checks::Warn || found.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<_> =
+        found.iter().map(|it| format!("{}: {}. {}", it.subject, it.found, it.mend)).collect();
+    bail!(
+        "events could be lost: {} To start all the same, in an emergency: --safety-checks warn",
+        found.join(" ")
+    )
 }
 
 /// After PostgreSQL went away during a migration.

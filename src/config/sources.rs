@@ -63,6 +63,7 @@ const SETTINGS: &[Setting] = &[
     setting("max-appends-per-principal", "EVENT_PIPER_MAX_APPENDS_PER_PRINCIPAL", "NUMBER", Some("10000"), "Events a second that one such name appends"),
     setting("cors-origins", "EVENT_PIPER_CORS_ORIGINS", "ORIGINS", Some(""), "Web origins that may read, separated by commas"),
     setting("hold", "EVENT_PIPER_HOLD", "DURATION", Some("20ms"), "How long an open transaction may hold back later events; unlimited for strict id order"),
+    setting("safety-checks", "EVENT_PIPER_SAFETY_CHECKS", "enforce|warn", Some("enforce"), "What to do where events could be lost, as with the doorbell's trigger disabled; enforce: do not start, do not be ready; warn, in an emergency: log it"),
     setting("heartbeat", "EVENT_PIPER_HEARTBEAT", "DURATION", Some("10s"), "How often a quiet stream says that it lives"),
     setting("recent", "EVENT_PIPER_RECENT", "SIZE", Some("64MiB"), "How much of the recent events is kept in memory for reconnects"),
     setting("drain", "EVENT_PIPER_DRAIN", "DURATION", Some("10s"), "How long streams may take to leave at shutdown"),

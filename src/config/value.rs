@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use crate::{
+    gateway::safety::Checks,
     http::Place,
     order::Hold,
     postgres::{error::Chain, server::Server},
@@ -46,6 +47,14 @@ pub(super) fn hold(text: &str) -> Parsed<Hold> {
         return Ok(Hold::Unlimited);
     }
     duration(text).map(Hold::For).map_err(|it| format!("{it}, or unlimited"))
+}
+
+pub(super) fn checks(text: &str) -> Parsed<Checks> {
+    match text {
+        "enforce" => Ok(Checks::Enforce),
+        "warn" => Ok(Checks::Warn),
+        _ => Err("enforce or warn".into()),
+    }
 }
 
 pub(super) fn size(text: &str) -> Parsed<usize> {

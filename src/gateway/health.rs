@@ -12,6 +12,8 @@ pub struct Health(Mutex<Report>);
 #[derive(Debug)]
 struct Report {
     state: Reading,
+    /// What the database lacks of what delivery rests on.
+    danger: Option<String>,
     /// When PostgreSQL last answered the reader.
     answered: Instant,
 }
@@ -30,12 +32,13 @@ impl Health {
     #[must_use]
     pub fn starting(now: Instant) -> Self {
         let state = Reading::Waiting("starting: PostgreSQL has not been reached yet".into());
-        Self(Mutex::new(Report { state, answered: now }))
+        Self(Mutex::new(Report { state, danger: None, answered: now }))
     }
 
     /// PostgreSQL has answered, and events move.
     pub fn moving(&self, now: Instant) {
-        *self.report() = Report { state: Reading::Moving, answered: now };
+        let mut report = self.report();
+        (report.state, report.answered) = (Reading::Moving, now);
     }
 
     /// Events do not move, for this reason.
@@ -43,7 +46,12 @@ impl Health {
         self.report().state = Reading::Waiting(reason.into());
     }
 
-    /// Nothing, or why events do not move.
+    /// Events can be lost, for this reason; or not any more.
+    pub fn endangered(&self, reason: Option<String>) {
+        self.report().danger = reason;
+    }
+
+    /// Nothing, or why events do not move, or can be lost.
     pub fn check(&self, now: Instant) -> Result<(), String> {
         let report = self.report();
         let silent = now.saturating_duration_since(report.answered);
@@ -52,7 +60,7 @@ impl Health {
             Reading::Moving if silent > Self::SILENCE => {
                 Err(format!("PostgreSQL has not answered for {} s", silent.as_secs()))
             }
-            Reading::Moving => Ok(()),
+            Reading::Moving => report.danger.clone().map_or(Ok(()), Err),
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
     error::Chain,
     server::Server,
     session::{Purpose, settle},
+    shape::{self, NoLog},
 };
 
 /// What one examination found.
@@ -83,11 +84,19 @@ pub async fn examine(server: &Server) -> Vec<Finding> {
     findings
 }
 
+/// What is wrong among the things without which events can be lost and nobody notices: the doorbell's
+/// trigger, how ids are drawn, and that the role sees every row.
+pub async fn unsafe_findings(client: &Client) -> Result<Vec<Finding>, tokio_postgres::Error> {
+    let (doorbell, ids) = (log::doorbell(client).await?, log::ids(client).await?);
+    let all = [doorbell, ids, log::row_security(client).await?];
+    Ok(all.into_iter().filter(|finding| finding.severity == Severity::Fatal).collect())
+}
+
 async fn examine_log(client: &Client) -> Vec<Finding> {
-    match log::exists(client).await {
-        Ok(true) => {}
-        Ok(false) => return vec![log::missing()],
-        Err(error) => return vec![judge("table", Err(error))],
+    match shape::find(client).await {
+        Ok(()) => {}
+        Err(NoLog::Query(error)) => return vec![judge("table", Err(error))],
+        Err(none) => return vec![log::missing(&none)],
     }
     vec![
         judge("rights", log::rights(client).await),
@@ -103,6 +112,7 @@ async fn examine_log(client: &Client) -> Vec<Finding> {
         judge("memory of pruning", log::pruned(client).await),
         judge("other triggers", log::other_triggers(client).await),
         judge("other ways in", log::other_ways_in(client).await),
+        judge("rules", log::rules(client).await),
     ]
 }
 

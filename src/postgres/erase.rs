@@ -11,6 +11,7 @@ use super::{
     event_log,
     server::Server,
     session::Purpose,
+    shape::{self, NoLog},
     upkeep::{self, PAGE, Step},
 };
 use crate::event::EventId;
@@ -30,6 +31,9 @@ pub enum EraseError {
     /// No connection.
     #[error("connecting to PostgreSQL")]
     Connect(#[source] tokio_postgres::Error),
+    /// There is no log of ours.
+    #[error(transparent)]
+    NoLog(#[from] NoLog),
     /// A query failed. What was erased until then is erased.
     #[error("erasing events")]
     Query(#[from] tokio_postgres::Error),
@@ -78,6 +82,7 @@ impl Erase {
     pub async fn begin(server: &Server, whose: Whose) -> Result<Self, EraseError> {
         let client = server.named("event-piper erase").client_for(Purpose::Change).await;
         let client = client.map_err(EraseError::Connect)?;
+        shape::find(&client).await?;
         let newest = client.query_one(event_log::NEWEST, &[]).await?.get(0);
         Ok(Self { client, whose, newest, after: EventId::ZERO, upto: EventId::ZERO })
     }

@@ -14,15 +14,16 @@ macro_rules! whole {
     };
 }
 
+mod failures;
 mod whole;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool, PoolError};
 use futures::try_join;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::{error::Elapsed, timeout},
+    time::timeout,
 };
 use tokio_postgres::{
     Row,
@@ -30,8 +31,13 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
+use self::failures::Failures;
 pub use self::whole::WholePage;
-use super::event_log::{self, Page, PageSize, Paging, Span, delivered, delivered_small, measured};
+use super::{
+    doctor::{self, Finding},
+    error::{Chain, is_of_connection},
+    event_log::{self, Page, PageSize, Paging, Span, delivered, delivered_small, measured},
+};
 use crate::{
     consumer::ConsumerId,
     cursor::Mark,
@@ -45,6 +51,20 @@ use crate::{
 pub struct History {
     pool: Pool,
     turns: Semaphore,
+    failures: Failures,
+}
+
+/// What is read, and how.
+struct Query<'a> {
+    /// What it is called in `/readyz` and in the log.
+    what: &'static str,
+    sql: &'static str,
+    types: &'a [Type],
+    values: &'a [&'a (dyn ToSql + Sync)],
+    /// No more than this is taken of what comes.
+    bytes: i64,
+    /// Also asks, behind it, what these consumers had been pruned of.
+    pruned_of: Option<&'a [&'a str]>,
 }
 
 /// Why a page could not be read.
@@ -159,6 +179,10 @@ const MARKED_FAR: &str = concat!(
     ) page where page.before <= $5 order by page.id"
 );
 
+/// What is read, in words.
+const PRUNED_READ: &str = "what was pruned";
+const ONE_EVENT: &str = "one event";
+
 const EVER_PRUNED: &str = "select coalesce(max(pruned.upto), 0) from events_pruned pruned";
 
 const PRUNED: &str = "
@@ -180,7 +204,28 @@ impl History {
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         let turns = Semaphore::new(pool.status().max_size);
-        Self { pool, turns }
+        Self { pool, turns, failures: Failures::default() }
+    }
+
+    /// Nothing, or what could not be read for long, and why.
+    pub fn check(&self, now: Instant) -> Result<(), String> {
+        self.failures.check(now)
+    }
+
+    /// What the database lacks of what delivery rests on.
+    pub async fn unsafe_findings(&self) -> Result<Vec<Finding>, HistoryError> {
+        let (_turn, client) = self.connection().await?;
+        match timeout(DEADLINE, doctor::unsafe_findings(&client)).await {
+            Ok(Ok(findings)) => Ok(findings),
+            Ok(Err(error)) => {
+                drop(Object::take(client));
+                Err(error.into())
+            }
+            Err(_) => {
+                drop(Object::take(client));
+                Err(HistoryError::Silent)
+            }
+        }
     }
 
     /// Connections that are open, and those of them that are idle.
@@ -207,8 +252,7 @@ impl History {
                 let values: [&(dyn ToSql + Sync); 4] = [&name, &after, &upto, &size.rows];
                 self.page((SMALL_ROWS_OF_ONE, &types, &values), size, &names).await?
             } else {
-                let query = (SMALL_ROWS, &types[..4], &values[..4]);
-                self.page(query, size, &names).await?
+                self.page((SMALL_ROWS, &types[..4], &values[..4]), size, &names).await?
             };
             let page = Page::of_small(rows, size);
             if page.last || !page.rows.is_empty() {
@@ -244,36 +288,37 @@ impl History {
     /// A page of everybody's rows up to an id, newest first.
     pub async fn newest(&self, upto: EventId, size: PageSize) -> Result<Page, HistoryError> {
         let values: [&(dyn ToSql + Sync); 3] = [&upto, &size.rows, &size.bytes];
-        Ok(Page::of(self.query(NEWEST, &[], &values, size.bytes).await?, size))
+        let rows = self.query("recent events", NEWEST, &[], &values, size.bytes).await?;
+        Ok(Page::of(rows, size))
     }
 
     /// The greatest id of these consumers that was pruned; 0 when none was.
     pub async fn pruned(&self, consumers: &[ConsumerId]) -> Result<EventId, HistoryError> {
-        let rows = self.query(PRUNED, &[], &[&names(consumers)], i64::MAX).await?;
+        let rows = self.one(PRUNED_READ, PRUNED, &[&names(consumers)]).await?;
         Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
     }
 
     /// The greatest id of anybody that was pruned; 0 when none was.
     pub async fn ever_pruned(&self) -> Result<EventId, HistoryError> {
-        let rows = self.query(EVER_PRUNED, &[], &[], i64::MAX).await?;
+        let rows = self.one(PRUNED_READ, EVER_PRUNED, &[]).await?;
         Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
     }
 
     /// The last id that was drawn; `None` where the role may not see the sequence.
     pub async fn drawn(&self) -> Result<Option<EventId>, HistoryError> {
-        let rows = self.query(event_log::DRAWN, &[], &[], i64::MAX).await?;
+        let rows = self.one("the sequence of ids", event_log::DRAWN, &[]).await?;
         Ok(rows.first().and_then(|row| row.get(0)))
     }
 
     /// One event, whole.
     pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
-        let rows = self.query(EVENT, &[], &[&id], i64::MAX).await?;
+        let rows = self.one(ONE_EVENT, EVENT, &[&id]).await?;
         Ok(rows.first().map(WholeEvent::from))
     }
 
     /// Whether an event was written under this `uid`.
     pub async fn has_uid(&self, uid: Uuid) -> Result<bool, HistoryError> {
-        Ok(!self.query(HAS_UID, &[], &[&uid], i64::MAX).await?.is_empty())
+        Ok(!self.one(ONE_EVENT, HAS_UID, &[&uid]).await?.is_empty())
     }
 
     /// A page of what amends these events, in the order of what is amended, and then of the ids;
@@ -285,7 +330,7 @@ impl History {
         size: PageSize,
     ) -> Result<Vec<Amendment>, HistoryError> {
         let values: [&(dyn ToSql + Sync); 4] = [&events, &after.0, &after.1, &size.rows];
-        let rows = self.query(AMENDMENTS, &[], &values, size.bytes).await?;
+        let rows = self.query("amendments", AMENDMENTS, &[], &values, size.bytes).await?;
         Ok(rows.iter().map(Amendment::from).collect())
     }
 
@@ -293,36 +338,71 @@ impl History {
     /// is answered behind the first, so it knows of everything that is missing among the rows.
     async fn page(
         &self,
-        (query, types, values): (&str, &[Type], &[&(dyn ToSql + Sync)]),
+        (sql, types, values): (&'static str, &[Type], &[&(dyn ToSql + Sync)]),
         size: PageSize,
         names: &[&str],
     ) -> Result<(Vec<Row>, EventId), HistoryError> {
-        let (_turn, client) = self.connection().await?;
-        let answer = timeout(DEADLINE, async {
-            let statement = client.prepare_typed_cached(query, types).await?;
-            let pruned = client.prepare_cached(PRUNED).await?;
-            let whose: [&(dyn ToSql + Sync); 1] = [&names];
-            // They are sent in this order.
-            let rows = event_log::rows(&client, &statement, values, size.bytes);
-            try_join!(rows, client.query_one(&pruned, &whose))
-        });
-        let (rows, pruned) = settled(answer.await, client)?;
-        Ok((rows, pruned.get(0)))
+        let (what, bytes, pruned_of) = ("history", size.bytes, Some(names));
+        self.read(&Query { what, sql, types, values, bytes, pruned_of }).await
+    }
+
+    /// A few short rows.
+    async fn one(
+        &self,
+        what: &'static str,
+        sql: &'static str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, HistoryError> {
+        self.query(what, sql, &[], values, i64::MAX).await
     }
 
     async fn query(
         &self,
-        query: &str,
+        what: &'static str,
+        sql: &'static str,
         types: &[Type],
         values: &[&(dyn ToSql + Sync)],
         bytes: i64,
     ) -> Result<Vec<Row>, HistoryError> {
+        let query = Query { what, sql, types, values, bytes, pruned_of: None };
+        self.read(&query).await.map(|(rows, _)| rows)
+    }
+
+    /// Reads, and reads again on a fresh connection where the first one was the trouble.
+    async fn read(&self, query: &Query<'_>) -> Result<(Vec<Row>, EventId), HistoryError> {
+        let mut read = self.attempt(query).await;
+        if let Err(HistoryError::Read(error)) = &read
+            && is_of_connection(error)
+        {
+            // What was prepared on the others was prepared for the same table.
+            self.pool.retain(|_, _| false);
+            read = self.attempt(query).await;
+        }
+        match &read {
+            Ok(_) => self.failures.succeeded(query.what),
+            Err(error) => {
+                self.failures.failed(query.what, Chain(error).to_string(), Instant::now());
+            }
+        }
+        read
+    }
+
+    async fn attempt(&self, query: &Query<'_>) -> Result<(Vec<Row>, EventId), HistoryError> {
         let (_turn, client) = self.connection().await?;
-        let answer = timeout(DEADLINE, async {
-            let statement = client.prepare_typed_cached(query, types).await?;
-            event_log::rows(&client, &statement, values, bytes).await
-        });
-        settled(answer.await, client)
+        match timeout(DEADLINE, ask(&client, query)).await {
+            Ok(Err(error)) => {
+                if is_of_connection(&error) {
+                    drop(Object::take(client));
+                }
+                Err(error.into())
+            }
+            Ok(read) => Ok(read?),
+            // A connection that did not answer in time is given up.
+            Err(_) => {
+                drop(Object::take(client));
+                Err(HistoryError::Silent)
+            }
+        }
     }
 
     async fn connection(&self) -> Result<(SemaphorePermit<'_>, Object), HistoryError> {
@@ -333,16 +413,18 @@ impl History {
     }
 }
 
-/// A connection that did not answer in time is given up.
-fn settled<T>(
-    answer: Result<Result<T, tokio_postgres::Error>, Elapsed>,
-    client: Object,
-) -> Result<T, HistoryError> {
-    if let Ok(answer) = answer {
-        return Ok(answer?);
-    }
-    drop(Object::take(client));
-    Err(HistoryError::Silent)
+async fn ask(
+    client: &Object,
+    query: &Query<'_>,
+) -> Result<(Vec<Row>, EventId), tokio_postgres::Error> {
+    let statement = client.prepare_typed_cached(query.sql, query.types).await?;
+    let rows = event_log::rows(client, &statement, query.values, query.bytes);
+    let Some(names) = query.pruned_of else { return Ok((rows.await?, EventId::ZERO)) };
+    let pruned = client.prepare_cached(PRUNED).await?;
+    let whose: [&(dyn ToSql + Sync); 1] = [&names];
+    // They are sent in this order.
+    let (rows, pruned) = try_join!(rows, client.query_one(&pruned, &whose))?;
+    Ok((rows, pruned.get(0)))
 }
 
 fn names(consumers: &[ConsumerId]) -> Vec<&str> {

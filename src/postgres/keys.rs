@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use deadpool_postgres::{Pool, PoolError};
+use deadpool_postgres::{Object, Pool, PoolError};
 use tokio::time::timeout;
 use tokio_postgres::{GenericClient, Row};
 
@@ -58,6 +58,8 @@ values ($1, $2, $3, $4::text::jsonb, $5)";
 const REVOKE: &str = "
 update event_piper_keys key set revoked_at = now() where key.id = $1 and key.revoked_at is null";
 
+const CURRENT: &str = "where key.revoked_at is null and coalesce(key.expires_at > now(), true)";
+
 /// Reads the keys that count, over a connection of its own that it keeps.
 #[derive(Debug)]
 pub struct KeyTable(Pool);
@@ -73,11 +75,12 @@ impl KeyTable {
     pub async fn current(&self) -> Result<Vec<StoredKey>, KeysError> {
         let reading = async {
             let client = self.0.get().await?;
-            Ok(list(
-                &**client,
-                "where key.revoked_at is null and coalesce(key.expires_at > now(), true)",
-            )
-            .await?)
+            let keys = list(&**client, CURRENT).await;
+            if keys.is_err() {
+                // Perhaps the connection is to blame: the next attempt has a fresh one.
+                drop(Object::take(client));
+            }
+            Ok(keys?)
         };
         timeout(WITHIN, reading).await.unwrap_or(Err(KeysError::Silent))
     }

@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, GenericClient, error::SqlState};
 
 use super::{
+    restored::{self, Restored},
     server::Server,
     session::{self, Purpose},
 };
@@ -115,6 +116,8 @@ pub struct Outcome {
     /// The names of the migrations applied by this call; none when the schema was current. After the
     /// schema was renamed, those that write its name into functions are applied again.
     pub applied: Vec<&'static str>,
+    /// What became of rows that a backup of another cluster brought.
+    pub restored: Restored,
 }
 
 /// How the database's schema compares with this program's.
@@ -186,6 +189,9 @@ pub enum MigrateError {
     /// Finding out where the schema stands failed.
     #[error("reading which migrations were applied")]
     Read(#[source] tokio_postgres::Error),
+    /// Rows that a backup of another cluster brought could not be marked as old.
+    #[error("marking rows that were restored from another cluster as old")]
+    Restored(#[source] tokio_postgres::Error),
     /// A migration failed, and left nothing behind.
     #[error("applying migration {name}")]
     Apply {
@@ -210,7 +216,8 @@ pub async fn migrate(server: &Server) -> Result<Outcome, MigrateError> {
         }
     }
     applied.extend(name_the_schema(&client).await?);
-    Ok(Outcome { applied })
+    let restored = restored::mend(&client).await.map_err(MigrateError::Restored)?;
+    Ok(Outcome { applied, restored })
 }
 
 /// Compares the schema with this program's; where it lacks something, also what the server has to

@@ -19,6 +19,7 @@ use super::{
     doorbell::{CLASS, CLASS_OID, PRUNE, PRUNE_OID},
     server::Server,
     session::Purpose,
+    shape::{self, NoLog},
     upkeep::{self, PAGE, Step},
 };
 use crate::event::EventId;
@@ -52,6 +53,9 @@ pub enum PruneError {
         /// The other's backend, if it was still there to be seen.
         backend: Option<i32>,
     },
+    /// There is no log of ours.
+    #[error(transparent)]
+    NoLog(#[from] NoLog),
     /// A query failed. What was pruned until then is pruned.
     #[error("pruning the log")]
     Query(#[from] tokio_postgres::Error),
@@ -144,6 +148,7 @@ impl Prune {
     pub async fn begin(server: &Server, what: What, dry: bool) -> Result<Self, PruneError> {
         let client = server.named("event-piper prune").client_for(Purpose::Change).await;
         let client = client.map_err(PruneError::Connect)?;
+        shape::find(&client).await?;
         let turn = client.query_one(TAKE_TURN, &[&CLASS, &PRUNE]).await?;
         if !turn.get::<_, bool>(0) {
             let holder = client.query_opt(WHO, &[&CLASS_OID, &PRUNE_OID]).await?;

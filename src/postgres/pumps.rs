@@ -56,7 +56,7 @@ delete from event_piper_dead_letters letter
 where letter.pump = $1 and letter.event_id between $2 and $3 and letter.state <> 'skipped'";
 
 const PUMPS: &str = "
-select pump.name, pump.position, pump.delivered, pump.booted,
+select pump.name::text, pump.position::int8, pump.delivered::int8, pump.booted::bool,
        (select count(*) from events log where log.id > coalesce(pump.position, 0)),
        exists (select from pg_locks held
                where held.locktype = 'advisory' and held.granted and held.objsubid = 2
@@ -65,7 +65,7 @@ select pump.name, pump.position, pump.delivered, pump.booted,
                  and held.classid = $1 and held.objid = pump.number::oid)
 from event_piper_pumps pump order by pump.name";
 const LETTERS: &str = "
-select letter.pump, letter.event_id, letter.state, letter.reason,
+select letter.pump::text, letter.event_id::int8, letter.state::text, letter.reason::text,
        to_char(letter.noted_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
 from event_piper_dead_letters letter
 where letter.state <> 'skipped' order by letter.pump, letter.event_id limit 1000";

@@ -4,7 +4,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::support::{
+    app::{App, Settings},
     chaos_proxy::ChaosProxy,
+    eventually,
     postgres::{Database, Stop, TestServer, connect, try_connect},
     process::Process,
     sse_client::Stream,
@@ -71,4 +73,56 @@ async fn a_standby_takes_over_and_streams_go_on() {
     assert_eq!(steady.rows(1).await, [last]);
     assert_eq!(back.rows(1).await, [last]);
     assert!(try_connect(&database.url()).await.is_err(), "the primary stays down");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_is_behind_answers_no_replay() {
+    let primary = TestServer::start_own("synchronous_commit = on\n").await;
+    let database = Database::create_on_own(&primary).await;
+    let standby = primary.standby().await;
+    let url = format!(
+        "postgresql://postgres@127.0.0.1:{},127.0.0.1:{}/{}",
+        primary.port(),
+        standby.port(),
+        database.name()
+    );
+    // Nothing is kept in memory, so that each replay reads the table.
+    let mut settings = Settings::default();
+    settings.gateway.recent = 0;
+    let app = App::start_with(&url, settings).await;
+    let mut live = app.follow("toto").await.joined().await;
+    let writer = database.connect().await;
+    for _ in 0..3 {
+        writer.batch_execute(INSERT).await.unwrap();
+    }
+    let on_standby = connect(&standby.url(database.name())).await;
+    eventually("the standby has the first events", async || {
+        let rows = on_standby.query("select id from events", &[]).await.unwrap();
+        (rows.len() == 3).then_some(())
+    })
+    .await;
+    let behind = "alter system set recovery_min_apply_delay = '1h'";
+    on_standby.batch_execute(behind).await.unwrap();
+    on_standby.batch_execute("select pg_reload_conf()").await.unwrap();
+    eventually("the standby waits from now on", async || {
+        let row = on_standby.query_one("show recovery_min_apply_delay", &[]).await.unwrap();
+        (row.get::<_, &str>(0) == "1h").then_some(())
+    })
+    .await;
+    for _ in 0..3 {
+        writer.batch_execute(INSERT).await.unwrap();
+    }
+    let truth = rows(&primary, &database).await;
+    assert_eq!(live.rows(6).await, truth);
+
+    // All connections end; while the primary is away, only the standby answers.
+    primary.stop(Stop::Fast).await;
+    let mut back = app.resume("toto", "0").await.joined().await;
+    let single = app.get("/events/6", &[("X-Consumer-Id", "toto")]).await;
+    assert_eq!(single.status, 503, "the standby does not know: {single:?}");
+    primary.start().await;
+    assert_eq!(back.rows(6).await, truth, "who comes back meanwhile");
+    app.ready().await;
+    assert_eq!(app.resume("toto", "0").await.rows(6).await, truth, "who comes back afterwards");
+    assert_eq!(app.get("/events/6", &[("X-Consumer-Id", "toto")]).await.status, 200);
 }

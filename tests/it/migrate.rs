@@ -1,13 +1,15 @@
 //! How a database gets its schema: from nothing, from the predecessor's, by hand, all at once.
 
 use event_piper::postgres::{
+    doctor::{Severity, examine},
     error::Chain,
     migrate::{MigrateError, Status, check, migrate},
+    restored::Restored,
     server::Server,
 };
 use tokio_postgres::Client;
 
-use crate::support::postgres::Database;
+use crate::support::{postgres::Database, program::run};
 
 /// The predecessor's schema, as its own migration leaves it.
 const PREDECESSOR: &str = r#"
@@ -236,4 +238,44 @@ async fn a_database_that_cannot_hold_unicode_is_refused() {
         matches!(&error, MigrateError::Encoding { found } if found == "SQL_ASCII"),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn rows_of_another_cluster_are_found_pruned_and_marked_as_old() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let fill = "begin; set local event_piper.prune = 'on';
+        insert into events (type, timestamp, subscriber, payload, xid) values
+            ('a', now() - interval '100 days', 'toto', '1', '99999999998'),
+            ('a', now() - interval '100 days', 'toto', '2', '99999999999'),
+            ('a', now(), 'toto', '3', '99999999999');
+        commit;
+        insert into events (type, subscriber, payload) values ('b', 'toto', '4')";
+    client.batch_execute(fill).await.unwrap();
+    let server = Server::parse(&database.url()).unwrap();
+    let origin = async || {
+        let findings = examine(&server).await;
+        findings.into_iter().find(|it| it.subject == "origin of rows").unwrap()
+    };
+    let found = origin().await;
+    assert_eq!(found.severity, Severity::Warning, "the newest row is of this cluster: {found:?}");
+    assert!(found.mend.contains("event-piper migrate"), "{found:?}");
+
+    let pruned = run(&database, &["prune", "--older-than", "90d"]).await;
+    assert_eq!(pruned.out, "2 events pruned of 4 looked at\n", "{pruned:?}");
+
+    let reader = format!("reader_{}", database.name());
+    let role = format!(
+        "create role {reader} login; grant select on all tables in schema public to {reader}"
+    );
+    client.batch_execute(&role).await.unwrap();
+    let url = database.url().replace("user=postgres", &format!("user={reader}"));
+    let not_allowed = migrate(&Server::parse(&url).unwrap()).await.unwrap();
+    assert_eq!(not_allowed.restored, Restored::NotAllowed);
+
+    assert_eq!(migrate(&server).await.unwrap().restored, Restored::Marked(1));
+    let left = "select count(*) from events where xid > pg_current_xact_id()";
+    assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+    assert_eq!(origin().await.severity, Severity::Ok);
+    assert_eq!(migrate(&server).await.unwrap().restored, Restored::None, "once is enough");
 }

@@ -138,6 +138,7 @@ async fn every_event_is_counted_once_whatever_happens_to_the_aggregator() {
         pool: 2,
         drain: Duration::from_secs(1),
         writer: None,
+        checks: gateway::safety::Checks::default(),
     };
     let gateway = Gateway::start(&server, engine, Arc::clone(&metrics));
     let settings = settings(&aggregator.address);

@@ -15,8 +15,12 @@ use crate::{
 /// Prints every pump, and every event that was refused.
 pub(super) async fn list(server: &Server) -> anyhow::Result<ExitCode> {
     let client = server.client().await.context("connecting to PostgreSQL")?;
-    let all = pumps::pumps(&client).await.context("reading the pumps")?;
-    let letters = pumps::dead_letters(&client).await.context("reading the dead letters")?;
+    let all = pumps::pumps(&client)
+        .await
+        .context("reading the pumps: is the schema up to date (event-piper migrate)?")?;
+    let letters = pumps::dead_letters(&client)
+        .await
+        .context("reading the dead letters: is the schema up to date (event-piper migrate)?")?;
     if all.is_empty() {
         println!("there is no pump yet");
     }
@@ -49,7 +53,9 @@ impl Mark {
     pub(super) async fn apply(&self, server: &Server) -> anyhow::Result<ExitCode> {
         let client = server.client().await.context("connecting to PostgreSQL")?;
         let marked = pumps::mark(&client, &self.name, &self.events, self.letter);
-        let marked = marked.await.context("marking the events")?;
+        let marked = marked
+            .await
+            .context("marking the events: is the schema up to date (event-piper migrate)?")?;
         println!("{marked} events marked: {}", self.letter.as_str());
         if marked == 0 {
             eprintln!("no such event was refused: `event-piper pump list` shows those that were");

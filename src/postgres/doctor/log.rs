@@ -3,12 +3,11 @@
 use tokio_postgres::Client;
 
 use super::{Examined, Finding};
-use crate::postgres::migrate::doorbell_body;
+use crate::postgres::{migrate::doorbell_body, restored, shape::NoLog};
 
 /// `pg_trigger.tgtype` of BEFORE INSERT FOR EACH STATEMENT.
 const BEFORE_INSERT_STATEMENT: i32 = 2 | 4;
 
-const EXISTS: &str = "select to_regclass('events') is not null";
 const RIGHTS: &str = "\
 select coalesce(has_table_privilege(to_regclass('events'), 'SELECT'), false),
        coalesce(has_table_privilege(to_regclass('events_pruned'), 'SELECT'), false),
@@ -28,9 +27,12 @@ where a.attrelid = to_regclass('events') and a.attname = 'id'";
 const SEQUENCE: &str = "\
 select coalesce((select max(log.id)::int8 from events log), 0),
        coalesce(pg_sequence_last_value(to_regclass(pg_get_serial_sequence('events', 'id'))), 0)";
-const ORIGIN: &str = "\
-select coalesce((select xid >= pg_snapshot_xmax(pg_current_snapshot())
-                 from events order by id desc limit 1), false)";
+const RULES: &str = "\
+select coalesce(string_agg(quote_ident(rulename), ', ' order by rulename)
+                    filter (where is_instead), ''),
+       coalesce(string_agg(quote_ident(rulename), ', ' order by rulename)
+                    filter (where not is_instead), '')
+from pg_rewrite where ev_class = to_regclass('events') and rulename <> '_RETURN'";
 const GUARDS_OFF: &str = "\
 select coalesce(string_agg(name, ', ' order by name), '')
 from unnest(array['events_append_only', 'events_append_only_truncate',
@@ -54,16 +56,13 @@ select exists (select from pg_subscription_rel where srrelid = to_regclass('even
        exists (select from pg_inherits join pg_class on oid = inhparent
                where inhparent = to_regclass('events') and relkind <> 'p')";
 
-pub(super) async fn exists(client: &Client) -> Result<bool, tokio_postgres::Error> {
-    Ok(client.query_one(EXISTS, &[]).await?.get(0))
-}
-
-pub(super) fn missing() -> Finding {
-    Finding::fatal(
-        "table",
-        "there is no table events on the role's search_path, or the role may not use its schema",
-        "Run `event-piper migrate` as the tables' owner, then postgresql/roles.sql.",
-    )
+/// There is no log of ours, for this reason.
+pub(super) fn missing(none: &NoLog) -> Finding {
+    let mend = match none {
+        NoLog::Foreign { .. } => "Then run `event-piper migrate`, and postgresql/roles.sql.",
+        _ => "Run `event-piper migrate` as the tables' owner, then postgresql/roles.sql.",
+    };
+    Finding::fatal("table", none.to_string(), mend)
 }
 
 pub(super) async fn rights(client: &Client) -> Examined {
@@ -168,17 +167,19 @@ pub(super) async fn sequence(client: &Client) -> Examined {
     })
 }
 
-/// Rows of another cluster carry that cluster's transaction ids, which will come up here, too.
+/// Rows of another cluster bear that cluster's transaction ids, which will come up here, too.
 pub(super) async fn origin(client: &Client) -> Examined {
     const SUBJECT: &str = "origin of rows";
-    let foreign: bool = client.query_one(ORIGIN, &[]).await?.get(0);
+    client.batch_execute(&format!("begin; {}", restored::BY_THE_INDEX)).await?;
+    let asked = client.query_one(restored::ARE_THERE, &[]).await;
+    client.batch_execute("rollback").await?;
+    let foreign: bool = asked?.get(0);
     Ok(if foreign {
         Finding::warning(
             SUBJECT,
             "rows were restored from another cluster; their transactions may be mistaken for ones \
              of this one",
-            "As the tables' owner: begin; set local event_piper.prune = 'on'; update events set \
-             xid = '2' where xid >= pg_current_xact_id(); commit;",
+            "Run `event-piper migrate` as the tables' owner: it marks these rows as old.",
         )
     } else {
         Finding::ok(SUBJECT, "written in this cluster")
@@ -266,5 +267,27 @@ pub(super) async fn other_ways_in(client: &Client) -> Examined {
             "alter table ... no inherit events; for each of them.",
         ),
         (false, false) => Finding::ok(SUBJECT, "none: every row rings"),
+    })
+}
+
+/// A rule rewrites statements before any trigger sees them.
+pub(super) async fn rules(client: &Client) -> Examined {
+    const SUBJECT: &str = "rules";
+    let row = client.query_one(RULES, &[]).await?;
+    let (instead, also): (String, String) = (row.get(0), row.get(1));
+    Ok(if !instead.is_empty() {
+        Finding::fatal(
+            SUBJECT,
+            format!("{instead} does something else instead of what is said"),
+            "drop rule ... on events; what it is for, a trigger can do.",
+        )
+    } else if !also.is_empty() {
+        Finding::warning(
+            SUBJECT,
+            format!("with {also}, PostgreSQL refuses `on conflict`, which writing over HTTP uses"),
+            "Make a trigger of it, and drop rule ... on events;",
+        )
+    } else {
+        Finding::ok(SUBJECT, "none")
     })
 }

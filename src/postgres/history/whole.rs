@@ -60,6 +60,9 @@ const STREAM_BACKWARD: &str = whole_page!(
     "where log.stream = $1 and log.version <= $2 order by log.version desc limit $3"
 );
 
+/// What is read, in words.
+const A_STREAM: &str = "a stream";
+
 const LAST_VERSION: &str = "
 select coalesce((select log.version::int8 from events log
                  where log.stream = $1 order by log.version desc limit 1), 0)";
@@ -73,7 +76,7 @@ impl History {
     ) -> Result<WholePage, HistoryError> {
         let types = [Type::INT8, Type::INT8, Type::INT8, Type::INT8];
         let values: [&(dyn ToSql + Sync); 4] = [&after, &upto, &size.rows, &size.bytes];
-        let rows = self.query(EVERYBODYS, &types, &values, size.bytes).await?;
+        let rows = self.query("the whole log", EVERYBODYS, &types, &values, size.bytes).await?;
         Ok(WholePage::of(&rows, size))
     }
 
@@ -99,13 +102,13 @@ impl History {
 
     /// A stream's last version; 0 while it has none.
     pub async fn last_version(&self, stream: &StreamName) -> Result<i64, HistoryError> {
-        let rows = self.query(LAST_VERSION, &[], &[&stream.as_str()], i64::MAX).await?;
+        let rows = self.one(A_STREAM, LAST_VERSION, &[&stream.as_str()]).await?;
         Ok(rows.first().map_or(0, |row| row.get(0)))
     }
 
     async fn page_of_stream(
         &self,
-        query: &str,
+        query: &'static str,
         stream: &StreamName,
         first: i64,
         size: PageSize,
@@ -113,7 +116,7 @@ impl History {
         let types = [Type::TEXT, Type::INT8, Type::INT8, Type::INT8];
         let name = stream.as_str();
         let values: [&(dyn ToSql + Sync); 4] = [&name, &first, &size.rows, &size.bytes];
-        let rows = self.query(query, &types, &values, size.bytes).await?;
+        let rows = self.query(A_STREAM, query, &types, &values, size.bytes).await?;
         Ok(WholePage::of(&rows, size))
     }
 }

@@ -45,6 +45,7 @@ impl Default for Settings {
             pool: 4,
             drain,
             writer: Some(gateway::writer::Settings::default()),
+            checks: gateway::safety::Checks::Enforce,
         };
         let http = http::Settings {
             cors_origins: Vec::new(),

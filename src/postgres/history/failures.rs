@@ -1,0 +1,95 @@
+//! Which kinds of reads keep failing, for `/readyz` and for the log.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tracing::warn;
+
+/// Reads that fail, by what they read. A kind that succeeds is healthy again.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Mutex<HashMap<&'static str, Failing>>);
+
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    last: Instant,
+    warned: Option<Instant>,
+    error: String,
+}
+
+impl Failures {
+    /// A restart of PostgreSQL takes less.
+    const LONG: Duration = Duration::from_secs(5);
+    /// What nobody has tried for so long says nothing about now.
+    const OUTDATED: Duration = Duration::from_secs(30);
+    const WARN_INTERVAL: Duration = Duration::from_mins(1);
+
+    pub(super) fn succeeded(&self, what: &'static str) {
+        let mut failing = self.failing();
+        if !failing.is_empty() {
+            failing.remove(what);
+        }
+    }
+
+    pub(super) fn failed(&self, what: &'static str, error: String, now: Instant) {
+        let mut failing = self.failing();
+        let its = failing.entry(what).or_insert_with(|| Failing {
+            since: now,
+            last: now,
+            warned: None,
+            error: String::new(),
+        });
+        if now - its.last > Self::OUTDATED {
+            its.since = now;
+        }
+        (its.last, its.error) = (now, error);
+        let due = its.warned.is_none_or(|warned| now - warned > Self::WARN_INTERVAL);
+        if now - its.since > Self::LONG && due {
+            its.warned = Some(now);
+            let (error, seconds) = (&its.error, (now - its.since).as_secs());
+            warn!(error, "{what} cannot be read, for {seconds} s now");
+        }
+    }
+
+    /// Nothing, or what could not be read for long, and why.
+    pub(super) fn check(&self, now: Instant) -> Result<(), String> {
+        let failing = self.failing();
+        let long = failing.iter().find(|(_, its)| {
+            its.last - its.since > Self::LONG && now.duration_since(its.last) < Self::OUTDATED
+        });
+        let Some((what, its)) = long else { return Ok(()) };
+        let seconds = now.duration_since(its.since).as_secs();
+        Err(format!("{what} cannot be read, for {seconds} s now: {}", its.error))
+    }
+
+    fn failing(&self) -> MutexGuard<'_, HashMap<&'static str, Failing>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_for_long_is_told_until_it_succeeds_or_nobody_tries() {
+        let (failures, start) = (Failures::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        failures.failed("history", "away".into(), start);
+        assert_eq!(failures.check(after(4)), Ok(()), "once is not for long");
+        failures.failed("history", "still away".into(), after(6));
+        failures.succeeded("one event");
+        let told = failures.check(after(7)).unwrap_err();
+        assert_eq!(told, "history cannot be read, for 7 s now: still away");
+        assert_eq!(failures.check(after(40)), Ok(()), "nobody has tried for long");
+        failures.failed("history", "again".into(), after(100));
+        assert_eq!(failures.check(after(101)), Ok(()), "it fails anew");
+        failures.failed("history", "again".into(), after(110));
+        assert!(failures.check(after(111)).is_err());
+        failures.succeeded("history");
+        assert_eq!(failures.check(after(112)), Ok(()));
+    }
+}

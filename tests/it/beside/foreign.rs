@@ -1,0 +1,55 @@
+//! A table `events` of somebody else's: each command says so, and touches nothing.
+
+use crate::support::{postgres::Database, program::run};
+
+const FOREIGN: [&str; 4] = [
+    "create table events (id serial primary key, name text, starts_at timestamptz)",
+    "create table events ()",
+    "create view events as select 1 as id, 'x'::text as type, now() as timestamp",
+    "create table events (id uuid, type int, timestamp text, subscriber text, payload text,
+        stream text, version text, uid text, metadata text, xid int, amends text)",
+];
+
+#[tokio::test]
+async fn every_command_says_that_the_table_is_not_ours() {
+    for table in FOREIGN {
+        let database = Database::create_empty().await;
+        database.connect().await.batch_execute(table).await.unwrap();
+        for command in [
+            &["doctor"][..],
+            &["prune", "--older-than", "1d"],
+            &["erase", "--subscriber", "toto"],
+            &["serve", "--no-migrate", "--listen", "127.0.0.1:0"],
+            &["serve", "--listen", "127.0.0.1:0"],
+            &["migrate"],
+            &["pump", "--to", "http://127.0.0.1:9/", "--name", "x", "--no-migrate"],
+        ] {
+            let done = run(&database, command).await;
+            let said = format!("{}{}", done.out, done.err);
+            assert_eq!(done.code, Some(1), "{table}: {command:?}: {done:?}");
+            assert!(said.contains("it is not EventPiper's"), "{table}: {command:?}: {done:?}");
+            assert!(said.contains("a schema of its own"), "{table}: {command:?}: {done:?}");
+            assert!(!said.contains("panicked"), "{table}: {command:?}: {done:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn commands_without_a_schema_say_what_to_run() {
+    let database = Database::create_empty().await;
+    for command in [
+        &["doctor"][..],
+        &["prune", "--older-than", "1d"],
+        &["erase", "--stream", "s"],
+        &["pump", "list"],
+        &["pump", "retry", "toto"],
+        &["keys", "list"],
+        &["keys", "create", "--name", "x", "--read", "*"],
+    ] {
+        let done = run(&database, command).await;
+        let said = format!("{}{}", done.out, done.err);
+        assert_eq!(done.code, Some(1), "{command:?}: {done:?}");
+        assert!(said.contains("event-piper migrate"), "{command:?}: {done:?}");
+        assert!(!said.contains("panicked"), "{command:?}: {done:?}");
+    }
+}
