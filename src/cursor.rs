@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     event::{EventId, Logged, Xid},
-    order::{Late, Position},
+    order::{Late, LateTransaction, Position},
 };
 
 /// Everything up to `head` was delivered, except events of a marked transaction with an id
@@ -62,7 +62,9 @@ impl Cursor {
     pub fn advance(&mut self, event: &impl Logged, late: &Late) {
         if event.id() > self.head {
             self.advance_to(event.id(), late);
-        } else if let Ok(at) = self.find(event.xid()) {
+        }
+        // What a late transaction wrote comes in the order of its ids, at or above the head too.
+        if let Ok(at) = self.find(event.xid()) {
             self.marks[at].upto = event.id();
         }
     }
@@ -75,11 +77,15 @@ impl Cursor {
     }
 
     /// A transaction that is late from here on is marked with the *old* head: the client
-    /// has none of its events above that.
+    /// has none of its events above that. What it wrote before `since` came, or comes, as
+    /// everybody's events do.
     fn advance_to(&mut self, head: EventId, late: &Late) {
         if !(late.is_empty() && self.marks.is_empty()) {
-            let mark = |xid| Mark { xid, upto: self.mark(xid).unwrap_or(self.head) };
-            self.marks = late.as_slice().iter().map(|late| mark(late.xid)).collect();
+            let mark = |late: &LateTransaction| {
+                let upto = self.mark(late.xid).unwrap_or_else(|| self.head.max(late.since));
+                Mark { xid: late.xid, upto }
+            };
+            self.marks = late.as_slice().iter().map(mark).collect();
         }
         self.head = head;
     }
@@ -146,7 +152,7 @@ fn parse(text: &str) -> Option<Cursor> {
     let mut marks = parts.map(parse_mark).collect::<Option<Vec<_>>>()?;
     marks.sort_unstable_by_key(|mark| mark.xid);
     let twice = marks.windows(2).any(|pair| pair[0].xid == pair[1].xid);
-    let sound = marks.len() <= Late::MAX && !twice;
+    let sound = marks.len() <= Late::MOST_AT_START && !twice;
     sound.then_some(Cursor { head: head.parse().ok()?, marks })
 }
 
@@ -220,8 +226,10 @@ mod tests {
             assert!(wrong.parse::<Cursor>().is_err(), "{wrong:?} was taken");
         }
         assert_eq!("9~5:1~3:2".parse(), "9~3:2~5:1".parse::<Cursor>(), "in whatever order");
-        let seventeen = (0..17).fold(String::from("9"), |text, xid| format!("{text}~{xid}:1"));
-        assert!(seventeen.parse::<Cursor>().is_err());
+        let marked =
+            |most: usize| (0..most).fold(String::from("9"), |text, xid| format!("{text}~{xid}:1"));
+        assert!(marked(Late::MOST_AT_START).parse::<Cursor>().is_ok());
+        assert!(marked(Late::MOST_AT_START + 1).parse::<Cursor>().is_err());
         let long = "é".repeat(10_000).parse::<Cursor>().unwrap_err();
         assert_eq!(long.given.chars().count(), 80);
     }

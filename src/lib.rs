@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | what they know |
 //! |---|---|---|
-//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`amendment`], [`sse`] | the words and the rules: pure, no clock, no I/O |
+//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`reader`], [`amendment`], [`sse`] | the words and the rules: pure, no clock, no I/O |
 //! | 1 | [`postgres`] | the only SQL |
 //! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
 //! | 2 | [`access`] | who may do what |
@@ -27,5 +27,6 @@ pub mod metrics;
 pub mod order;
 pub mod postgres;
 pub mod pump;
+pub mod reader;
 pub mod sse;
 pub mod telemetry;

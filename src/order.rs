@@ -94,9 +94,9 @@ pub struct Hole {
 impl Hole {
     /// Whether the wait is over: nobody is left to wait for, or the hold has run out and
     /// those who are left can all be remembered as late.
-    fn settles(&self, hold: Hold, late: &Late, now: Instant) -> bool {
+    fn settles(&self, hold: Hold, late: &Late, most: usize, now: Instant) -> bool {
         let held = now.saturating_duration_since(self.since);
-        let fits = late.len() + self.open.len() <= Late::MAX;
+        let fits = late.len() + self.open.len() <= most;
         self.open.is_empty() || (hold.has_run_out(held) && fits)
     }
 }
@@ -129,7 +129,7 @@ impl Start {
     pub fn settle(&mut self, still_open: Vec<Xid>, now: Instant) -> Option<Order> {
         self.hole.open = still_open;
         let none = Late::default();
-        self.hole.settles(self.hold, &none, now).then(|| {
+        self.hole.settles(self.hold, &none, Late::MOST_AT_START, now).then(|| {
             let late = none.with(&self.hole.open, self.hole.after);
             Order::new(Position { head: self.hole.upto, late }, self.hold)
         })
@@ -151,7 +151,7 @@ impl Passed {
     /// Whether this row may well turn up here: its transaction was late, and known to be.
     #[must_use]
     pub fn expects(&self, row: &impl Logged) -> bool {
-        (self.from..=self.to).contains(&row.id()) && self.late.contains(row.xid())
+        (self.from..=self.to).contains(&row.id()) && self.late.has(row)
     }
 }
 
@@ -204,35 +204,41 @@ impl Order {
     }
 
     /// Passes `rows`, read after the head in id order, while nothing can be missing before
-    /// them; hands those that may go to `deliver`. `last_page` says that no row stood behind
-    /// these when they were read.
+    /// them, and answers those that may go. `last_page` says that no row stood behind these
+    /// when they were read.
     ///
     /// While a hole is waited for, only rows before it move.
-    pub fn advance<'a, E: Logged>(
-        &mut self,
-        rows: &'a [E],
-        last_page: bool,
-        mut deliver: impl FnMut(&'a E),
-    ) -> Advance {
-        for row in rows {
-            if row.id() > self.settled {
-                // Rows come in id order: all that are visible up to `settled` have come.
-                self.pass_to(self.settled);
-                if row.id() != self.position.head.next() {
-                    return Advance::Hole { upto: rows[rows.len() - 1].id() };
-                }
-            }
-            self.pass_to(row.id().previous());
-            self.position.head = row.id();
-            if !self.position.late.contains(row.xid()) {
-                deliver(row);
-            }
+    pub fn advance<E: Logged>(&mut self, mut rows: Vec<E>, last_page: bool) -> (Vec<E>, Advance) {
+        let upto = rows.last().map_or(self.position.head, Logged::id);
+        let mut at_hole = false;
+        rows.retain(|row| {
+            at_hole = at_hole || !self.reaches(row);
+            !at_hole && self.pass(row)
+        });
+        if at_hole {
+            return (rows, Advance::Hole { upto });
         }
         if last_page {
             self.pass_to(self.settled);
         }
         self.hole.take_if(|hole| hole.upto <= self.position.head);
-        Advance::Whole
+        (rows, Advance::Whole)
+    }
+
+    /// Whether nothing can be missing before this row.
+    fn reaches(&mut self, row: &impl Logged) -> bool {
+        if row.id() > self.settled {
+            // Rows come in id order: all that are visible up to `settled` have come.
+            self.pass_to(self.settled);
+        }
+        row.id() <= self.settled || row.id() == self.position.head.next()
+    }
+
+    /// Moves the head over this row; answers whether it may go.
+    fn pass(&mut self, row: &impl Logged) -> bool {
+        self.pass_to(row.id().previous());
+        self.position.head = row.id();
+        !self.position.late.has(row)
     }
 
     /// Remembers a hole that [`advance`](Self::advance) came to; `writers` are the
@@ -248,7 +254,7 @@ impl Order {
     pub fn settle(&mut self, still_open: Vec<Xid>, now: Instant) -> bool {
         let Some(hole) = &mut self.hole else { return false };
         hole.open = still_open;
-        if !hole.settles(self.hold, &self.position.late, now) {
+        if !hole.settles(self.hold, &self.position.late, Late::MAX, now) {
             return false;
         }
         self.settled = hole.upto;
@@ -257,8 +263,13 @@ impl Order {
         true
     }
 
-    /// A late transaction is no longer in progress, and its rows with an id up to the head
-    /// were read *after* that was known, and delivered.
+    /// These late transactions are no longer in progress, and their rows with an id up to
+    /// `upto` were read *after* that was known, and delivered.
+    pub fn delivered_late(&mut self, xids: &[Xid], upto: EventId) {
+        self.position.late = self.position.late.delivered(xids, upto);
+    }
+
+    /// The same of all its rows with an id up to the head: it is late no more.
     pub fn ended(&mut self, xid: Xid) {
         self.position.late = self.position.late.without(xid);
     }
@@ -326,15 +337,15 @@ mod tests {
     fn a_transaction_that_is_late_already_holds_nothing_back() {
         let now = Instant::now();
         let mut order = late(now);
-        let rows = [Row(12, 9)];
+        let rows = || vec![Row(12, 9)];
         let upto = EventId::new(12);
-        assert_eq!(order.advance(&rows, true, |_| ()), Advance::Hole { upto });
+        assert_eq!(order.advance(rows(), true).1, Advance::Hole { upto });
         order.found_hole(upto, xids(&[7, 8]), now);
         assert_eq!(order.hole().unwrap().open, xids(&[8]));
         assert!(order.settle(Vec::new(), now), "8 has ended, and nobody waits for 7");
-        let mut went = Vec::new();
-        assert_eq!(order.advance(&rows, true, |row| went.push(row.0)), Advance::Whole);
-        assert_eq!(went, [12]);
+        let (went, advance) = order.advance(rows(), true);
+        assert_eq!(advance, Advance::Whole);
+        assert_eq!(went.iter().map(|row| row.0).collect::<Vec<_>>(), [12]);
         let since = EventId::ZERO;
         let seven = LateTransaction { xid: Xid::new(7), since };
         assert_eq!(order.position().late.as_slice(), [seven], "it is late since it was first");
@@ -362,7 +373,7 @@ mod tests {
         let rows: Vec<_> = (1..=many).map(|id| Row(2 * id, 9)).collect();
         order.found_hole(EventId::new(2 * many), Vec::new(), now);
         assert!(order.settle(Vec::new(), now));
-        assert_eq!(order.advance(&rows, true, |_| ()), Advance::Whole);
+        assert_eq!(order.advance(rows, true).1, Advance::Whole);
         assert_eq!(order.take_passed().len(), Order::MAX_PASSED);
         assert!(order.take_passed().is_empty(), "they are told once");
     }
@@ -372,7 +383,7 @@ mod tests {
         let mut order = late(Instant::now());
         order.found_hole(EventId::new(13), Vec::new(), Instant::now());
         order.settle(Vec::new(), Instant::now());
-        order.advance(&[Row(13, 9)], true, |_| ());
+        let _ = order.advance(vec![Row(13, 9)], true);
         let passed = order.take_passed().pop_front().unwrap();
         assert_eq!((passed.from, passed.to), (EventId::new(11), EventId::new(12)));
         assert!(passed.expects(&Row(12, 7)));

@@ -7,7 +7,7 @@ use std::{
 
 /// Each module with its layer; none for those that stand beside them, and import what they
 /// compose or describe.
-const LAYERS: [(&str, Option<u8>); 14] = [
+const LAYERS: [(&str, Option<u8>); 15] = [
     ("cli", Some(4)),
     ("http", Some(3)),
     ("pump", Some(3)),
@@ -19,6 +19,7 @@ const LAYERS: [(&str, Option<u8>); 14] = [
     ("cursor", Some(0)),
     ("amendment", Some(0)),
     ("order", Some(0)),
+    ("reader", Some(0)),
     ("sse", Some(0)),
     ("metrics", None),
     ("telemetry", None),

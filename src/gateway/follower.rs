@@ -48,7 +48,8 @@ struct Replay {
 pub enum Scan {
     /// Rows of these transactions: each above its mark, above `after`, and up to `upto`.
     Marked {
-        /// The transactions that the client is behind in, and that are late no more.
+        /// The transactions that the client is behind in, and of which the reader has delivered
+        /// more, or all.
         marks: Vec<Mark>,
         /// The last id that was read, and so passed.
         after: EventId,
@@ -193,7 +194,7 @@ impl Follower {
     ) {
         let Stage::Replaying(replay) = &mut self.stage else { return };
         let late = &replay.joined.late;
-        for row in rows.iter().filter(|row| !late.contains(row.xid())) {
+        for row in rows.iter().filter(|row| !late.has(*row)) {
             if self.cursor.admits(row) {
                 self.cursor.advance(row, late);
                 deliver(row, &self.cursor);
@@ -250,8 +251,10 @@ fn offer(cursor: &mut Cursor, entry: &Entry, history: bool) -> bool {
 }
 
 fn first_scan(cursor: &Cursor, joined: &Position) -> Scan {
-    let ended = cursor.marks().iter().filter(|mark| !joined.late.contains(mark.xid));
-    let marks: Vec<Mark> = ended.copied().collect();
+    // What is still to be delivered of a late transaction comes live.
+    let delivered =
+        |mark: &&Mark| joined.late.get(mark.xid).is_none_or(|late| late.since > mark.upto);
+    let marks: Vec<Mark> = cursor.marks().iter().filter(delivered).copied().collect();
     let upto = cursor.head().min(joined.head);
     match marks.iter().map(|mark| mark.upto).min() {
         Some(after) => Scan::Marked { marks, after, upto },

@@ -148,7 +148,7 @@ impl Recent {
         let mut above = upto.next();
         for (consumer, frame) in rows {
             above = descended(frame.id(), (after, above));
-            if late.contains(frame.xid()) {
+            if late.has(&frame) {
                 continue;
             }
             if self.bytes + frame.len() + Self::OVERHEAD > self.capacity {

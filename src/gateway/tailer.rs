@@ -1,13 +1,12 @@
-//! Follows the log: reads what is new, asks the rules what may go, and publishes it.
+//! Follows the log: reads what is new, asks the [reader](crate::reader) what may go, and
+//! publishes it.
 //!
 //! One connection at a time does all of it. When that is lost the tailer connects anew,
 //! listens first, and goes on from the head where it was: nothing is lost in between.
 
 mod alarm;
-mod auditor;
 mod recall;
 mod session;
-mod vigil;
 
 use std::{
     convert::Infallible,
@@ -23,8 +22,9 @@ use self::session::Session;
 use super::{Settings, health::Health, hub::Hub};
 use crate::{
     metrics::Metrics,
-    order::{Order, Position},
-    postgres::{error::Chain, history::History, server::Server},
+    order::Position,
+    postgres::{error::Chain, event_log::EventRow, history::History, server::Server},
+    reader::Reader,
 };
 
 /// See the module.
@@ -85,11 +85,11 @@ impl Tailer {
     }
 
     async fn follow(self) -> Infallible {
-        let mut order = None;
+        let mut reader = Reader::new(self.settings.hold, Instant::now());
         let mut failures = 0;
         loop {
             let since = Instant::now();
-            let lost = self.session(&mut order).await;
+            let lost = self.session(&mut reader).await;
             self.health.waiting(format!("PostgreSQL is away: {}", Chain(&lost)));
             if since.elapsed() > Duration::from_secs(10) {
                 failures = 0;
@@ -104,6 +104,7 @@ impl Tailer {
 
     /// The reader starts here, for the first time or in a log that was replaced.
     fn started(&self, position: &Position, as_of: String) {
+        info!(head = %position.head, "reading the log from its end");
         let epoch = self.hub.restart(position, as_of);
         let (history, hub) = (Arc::clone(&self.history), Arc::clone(&self.hub));
         let recall = recall::recall(history, hub, position.head, epoch);
@@ -111,12 +112,12 @@ impl Tailer {
         self.tasks.spawn(async move { shutdown.run_until_cancelled(recall).await });
     }
 
-    /// One connection, from its opening to its loss. The order outlives it.
-    async fn session(&self, order: &mut Option<Order>) -> Lost {
-        match Box::pin(Session::open(self)).await {
+    /// One connection, from its opening to its loss. The reader outlives it.
+    async fn session(&self, reader: &mut Reader<EventRow>) -> Lost {
+        match Box::pin(Session::open(self, reader)).await {
             Ok(mut session) => {
                 info!("listening");
-                let Err(lost) = session.follow(order).await;
+                let Err(lost) = session.follow().await;
                 lost
             }
             Err(lost) => lost,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::event::{EventId, Xid};
+use crate::event::{EventId, Logged, Xid};
 
 /// The transactions that were still open when the hold ran out. Their events were passed
 /// over, and follow when they commit. A snapshot that is cheap to clone and to share.
@@ -14,7 +14,9 @@ pub struct Late(Option<Arc<[LateTransaction]>>);
 pub struct LateTransaction {
     /// Which.
     pub xid: Xid,
-    /// It has no event at or before this id: the head when it was passed over first.
+    /// It has no event at or before this id that was not delivered. At first that is the head
+    /// when it was passed over. A row at or before it that bears this transaction's number was
+    /// delivered when the head passed it, or has the number of another cluster.
     pub since: EventId,
 }
 
@@ -22,6 +24,10 @@ impl Late {
     /// The most transactions that may be late at once: with more, delivery is held instead,
     /// so that a cursor stays short enough for a header.
     pub const MAX: usize = 16;
+
+    /// The most at a start. Until it has started, a gateway serves not even old history, so it
+    /// starts beside more, and its cursors are longer for as long as they stay open.
+    pub const MOST_AT_START: usize = 64;
 
     /// Whether no transaction is late: nearly always.
     #[must_use]
@@ -47,6 +53,12 @@ impl Late {
         self.get(xid).is_some()
     }
 
+    /// Whether this row is one of a late transaction's that are still to be delivered.
+    #[must_use]
+    pub fn has(&self, row: &impl Logged) -> bool {
+        self.get(row.xid()).is_some_and(|late| row.id() > late.since)
+    }
+
     /// The transaction, where it is late.
     #[must_use]
     pub fn get(&self, xid: Xid) -> Option<LateTransaction> {
@@ -60,6 +72,16 @@ impl Late {
         let new = open.iter().filter(|xid| !self.contains(**xid));
         let new = new.map(|&xid| LateTransaction { xid, since });
         self.as_slice().iter().copied().chain(new).collect()
+    }
+
+    /// These, when what `xids` wrote was delivered up to this id.
+    #[must_use]
+    pub(super) fn delivered(&self, xids: &[Xid], upto: EventId) -> Self {
+        let late = self.as_slice().iter().map(|&late| {
+            let since = if xids.contains(&late.xid) { late.since.max(upto) } else { late.since };
+            LateTransaction { since, ..late }
+        });
+        late.collect()
     }
 
     /// These without `ended`.

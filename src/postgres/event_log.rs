@@ -37,15 +37,15 @@ mod paging;
 mod span;
 mod values;
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
-use futures::{TryStreamExt, try_join};
-use tokio_postgres::{Client, Row, Statement, types::ToSql};
+use futures::{TryStreamExt, join, try_join};
+use tokio_postgres::{Client, Row, Statement, error::SqlState, types::ToSql};
 use tracing::warn;
 
 pub use self::paging::Paging;
 pub(super) use self::span::Span;
-use self::{span::Spanning, values::Json};
+use self::values::Json;
 use super::doorbell;
 use crate::{
     consumer::ConsumerId,
@@ -62,8 +62,10 @@ pub struct EventLog {
     newest: Statement,
     writers: Statement,
     ended: Statement,
-    followers: Spanning,
-    followers_subscribers: Spanning,
+    late_rows: Statement,
+    few_late_rows: Statement,
+    few_late: Statement,
+    first_late: Statement,
     passed: Statement,
     state: Statement,
     snapshot: Statement,
@@ -252,7 +254,7 @@ where pg_visible_in_snapshot(xid, pg_current_snapshot())
 
 /// What late transactions wrote. The index on `xid` is a BRIN on its number, since
 /// PostgreSQL has no BRIN operator class for `xid8`. PLACE is the id: see [`Span`].
-const FOLLOWERS: &str = concat!(
+const LATE_ROWS: &str = concat!(
     "select page.id, page.xid, page.type, page.payload, page.amends, page.subscriber, page.stream,
            null::float8, page.found
     from (select item.id, item.xid, item.type, item.payload, item.amends, item.subscriber,
@@ -267,10 +269,18 @@ const FOLLOWERS: &str = concat!(
     ) page where page.before <= $5 order by page.id"
 );
 
-const FOLLOWERS_SUBSCRIBERS: &str = "
-select distinct log.subscriber::text from events log
-where log.xid::text::int8 = any($1) and PLACE > $2 and PLACE <= $3
-  and log.subscriber is not null";
+/// Whether late transactions wrote few rows in a range: so few that they can be sorted for each
+/// page of them.
+const FEW_LATE: &str = "
+select count(*) <= 2000 from (
+    select log.id from events log
+    where log.xid::text::int8 = any($1) and (log.id + 0) > $2 and (log.id + 0) <= $3 limit 2001
+) item";
+
+/// The first row of late transactions in a range, by the index on `xid` alone.
+const FIRST_LATE: &str = "
+select min(log.id) from events log
+where log.xid::text::int8 = any($1) and (log.id + 0) > $2 and (log.id + 0) <= $3";
 
 /// Each range by itself, as far as its own rows: as a plain join it has nearly no rows, where the
 /// planner expects many, and so walks through the whole log for the first hundred.
@@ -325,6 +335,9 @@ const MAY_ASK: &str = "
 select current_setting('track_commit_timestamp'),
        coalesce(has_table_privilege(to_regclass('events_erased'), 'select'), false)";
 
+/// Meanwhile nobody's events are read.
+const FIRST_LATE_DEADLINE: &str = "set statement_timeout = '200ms'";
+
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
 impl EventLog {
@@ -344,11 +357,14 @@ impl EventLog {
         let age = |age| if timed { age } else { NO_AGE };
         let tail = TAIL.replace("AGE", age(AGE_OF_PAGE));
         let small_tail = SMALL_TAIL.replace("AGE", age(AGE_OF_LOG));
-        let (tail, small_tail, followers, followers_subscribers, passed, changed) = try_join!(
+        let (near, far) = (Span::Short.query(LATE_ROWS), Span::Long.query(LATE_ROWS));
+        let (tail, small_tail, late_rows, few_late_rows, few_late, first_late, passed, changed) = try_join!(
             client.prepare(&tail),
             client.prepare(&small_tail),
-            Spanning::prepare(client, FOLLOWERS),
-            Spanning::prepare(client, FOLLOWERS_SUBSCRIBERS),
+            client.prepare(&near),
+            client.prepare(&far),
+            client.prepare(FEW_LATE),
+            client.prepare(FIRST_LATE),
             client.prepare(PASSED),
             prepare_changed(client, may.get(1)),
         )?;
@@ -358,8 +374,10 @@ impl EventLog {
             newest,
             writers,
             ended,
-            followers,
-            followers_subscribers,
+            late_rows,
+            few_late_rows,
+            few_late,
+            first_late,
             passed,
             state,
             snapshot,
@@ -416,31 +434,59 @@ impl EventLog {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// What these transactions wrote above `after` and up to `upto`.
-    pub async fn followers(
+    /// Some rows that these transactions wrote above `after` and up to `upto`, and the id up to
+    /// which these are all. It never reads more of the log than a few tens of milliseconds'
+    /// worth, however much lies between the two.
+    pub async fn late_rows(
         &self,
         client: &Client,
         xids: &[Xid],
-        range: (EventId, EventId),
+        (after, upto): (EventId, EventId),
         size: PageSize,
-    ) -> Result<Page> {
-        let (xids, (after, upto)) = (numbers(xids), range);
-        let parameters: [&(dyn ToSql + Sync); 5] = [&xids, &after, &upto, &size.rows, &size.bytes];
-        let followers = self.followers.over(range);
-        Ok(Page::of(rows(client, followers, &parameters, size.bytes).await?, size))
+    ) -> Result<(Page, EventId)> {
+        let numbers = numbers(xids);
+        let far = Span::of((after, upto)) == Span::Long;
+        let few = far && client.query_one(&self.few_late, &[&numbers, &after, &upto]).await?.get(0);
+        let (statement, end) = if few {
+            (&self.few_late_rows, upto)
+        } else {
+            (&self.late_rows, Span::short_end(after).min(upto))
+        };
+        let parameters: [&(dyn ToSql + Sync); 5] =
+            [&numbers, &after, &end, &size.rows, &size.bytes];
+        let page = Page::of(rows(client, statement, &parameters, size.bytes).await?, size);
+        let read = match page.rows.last() {
+            Some(row) if !page.last => row.id(),
+            _ => end,
+        };
+        if read == upto || !page.rows.is_empty() {
+            return Ok((page, read));
+        }
+        let first = self.first_late(client, &numbers, (read, upto)).await?;
+        Ok((page, first.map_or(read, EventId::previous)))
     }
 
-    /// Whose events these transactions wrote above `after` and up to `upto`.
-    pub async fn followers_subscribers(
+    /// The first id in this range that one of these transactions wrote, or the one behind the
+    /// range; none when that cannot be known soon, because they wrote very much.
+    async fn first_late(
         &self,
         client: &Client,
-        xids: &[Xid],
-        range: (EventId, EventId),
-    ) -> Result<HashSet<ConsumerId>> {
-        let (xids, (after, upto)) = (numbers(xids), range);
-        let statement = self.followers_subscribers.over(range);
-        let rows = client.query(statement, &[&xids, &after, &upto]).await?;
-        Ok(rows.iter().map(|row| ConsumerId::logged(row.get(0))).collect())
+        numbers: &[i64],
+        (after, upto): (EventId, EventId),
+    ) -> Result<Option<EventId>> {
+        let parameters: [&(dyn ToSql + Sync); 3] = [&numbers, &after, &upto];
+        // They are sent together, and carried out in this order.
+        let (limited, first, unlimited) = join!(
+            client.batch_execute(FIRST_LATE_DEADLINE),
+            client.query_one(&self.first_late, &parameters),
+            client.batch_execute("set statement_timeout = 0"),
+        );
+        limited.and(unlimited)?;
+        match first {
+            Ok(row) => Ok(Some(row.get::<_, Option<EventId>>(0).unwrap_or(upto.next()))),
+            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The rows that stand where ids were passed over.

@@ -185,13 +185,14 @@ async fn of_what_a_late_transaction_wrote_no_more_is_read_than_that() {
     let (mut after, mut came) = (first, Vec::new());
     for _ in 0..PAGES {
         let size = PageSize { rows: 10, ..PAGE };
-        let page = log.followers(&client, &[xid], (after, last), size).await.unwrap();
+        let (page, _) = log.late_rows(&client, &[xid], (after, last), size).await.unwrap();
         came.extend(page.rows.iter().map(Logged::id));
         after = *came.last().unwrap();
     }
     assert_eq!(came, ids);
     let read = read_so_far(&client).await / PAGES;
-    assert!(read <= NEAR, "{read} rows were read for a page of those that follow");
+    // It is asked first whether they are few.
+    assert!(read <= 2 * NEAR, "{read} rows were read for a page of those that follow");
     client.batch_execute("commit").await.unwrap();
 
     let before = read_in_all(&client).await;

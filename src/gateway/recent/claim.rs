@@ -1,7 +1,10 @@
 //! What memory claims to be complete for.
 
 use super::Sequence;
-use crate::{cursor::Cursor, order::Position};
+use crate::{
+    cursor::{Cursor, Mark},
+    order::Position,
+};
 
 /// Everything that was delivered after the reader was at `after` stands in the log, at the
 /// place `from` or behind it.
@@ -43,14 +46,18 @@ impl Claim {
     /// Whether the log has all that a client with this cursor lacks, while the reader is at `now`.
     ///
     /// Events above the cursor's head were delivered later than `after` when the head has
-    /// reached that. Events of a marked transaction were, too, if it was late there; they are
-    /// still to come, if it is late now; and those above a mark that has reached `after` are like
-    /// events above the head.
+    /// reached that. Events of a marked transaction were, too, if it was late there, and no more
+    /// of it had been delivered than the client has; they are still to come, or came later, if it
+    /// is late only now; and those above a mark that has reached `after` are like events above the
+    /// head.
     pub(super) fn covers(&self, cursor: &Cursor, now: &Position) -> bool {
         let after = &self.after;
-        let late = |xid| after.late.contains(xid) || now.late.contains(xid);
+        let late = |mark: &Mark| match after.late.get(mark.xid) {
+            Some(late) => late.since <= mark.upto,
+            None => now.late.contains(mark.xid),
+        };
         let marks = cursor.marks();
         cursor.head() >= after.head
-            && marks.iter().all(|mark| mark.upto >= after.head || late(mark.xid))
+            && marks.iter().all(|mark| mark.upto >= after.head || late(mark))
     }
 }

@@ -1,8 +1,5 @@
 //! How far a query for certain transactions' rows has to look.
 
-use futures::try_join;
-use tokio_postgres::{Client, Statement};
-
 use crate::event::EventId;
 
 /// How much of the log lies between two ids among which some transactions' rows are looked for.
@@ -26,35 +23,13 @@ impl Span {
     }
 
     /// The query, for a span like this.
-    fn query(self, query: &str) -> String {
+    pub(super) fn query(self, query: &str) -> String {
         // No index is on this sum.
         query.replace("PLACE", if self == Self::Short { "log.id" } else { "(log.id + 0)" })
     }
-}
 
-/// A query for spans of either kind.
-#[derive(Debug)]
-pub(super) struct Spanning {
-    short: Statement,
-    long: Statement,
-}
-
-impl Spanning {
-    /// Prepares it for both. Where it says PLACE, it means the id.
-    pub(super) async fn prepare(
-        client: &Client,
-        query: &str,
-    ) -> Result<Self, tokio_postgres::Error> {
-        let (short, long) = (Span::Short.query(query), Span::Long.query(query));
-        let (short, long) = try_join!(client.prepare(&short), client.prepare(&long))?;
-        Ok(Self { short, long })
-    }
-
-    /// The one for this span.
-    pub(super) fn over(&self, range: (EventId, EventId)) -> &Statement {
-        match Span::of(range) {
-            Span::Short => &self.short,
-            Span::Long => &self.long,
-        }
+    /// The last id of a short span behind this one.
+    pub(in crate::postgres) fn short_end(after: EventId) -> EventId {
+        EventId::new(after.get().saturating_add(Self::SHORT))
     }
 }

@@ -45,8 +45,9 @@ impl Auditor {
 
 /// Of `rows`, which stand where these ids were passed over, those that cannot be there: what was
 /// late then has come as it had to.
-pub(super) fn surprises<'a, E: Logged>(passed: &[Passed], rows: &'a [E]) -> Vec<&'a E> {
-    rows.iter().filter(|row| !passed.iter().any(|passed| passed.expects(*row))).collect()
+pub(super) fn surprises<E: Logged>(passed: &[Passed], mut rows: Vec<E>) -> Vec<E> {
+    rows.retain(|row| !passed.iter().any(|passed| passed.expects(row)));
+    rows
 }
 
 #[cfg(test)]
@@ -77,8 +78,8 @@ mod tests {
     #[test]
     fn what_was_late_then_is_no_surprise_and_all_else_is() {
         let passed = [passed(3, &[]), passed(5, &[7]), passed(6, &[7])];
-        let rows = [Row(3, 7), Row(5, 7), Row(6, 8)];
-        let surprises: Vec<i64> = surprises(&passed, &rows).iter().map(|row| row.0).collect();
+        let rows = vec![Row(3, 7), Row(5, 7), Row(6, 8)];
+        let surprises: Vec<i64> = surprises(&passed, rows).iter().map(|row| row.0).collect();
         assert_eq!(surprises, [3, 6]);
     }
 

@@ -1,0 +1,109 @@
+//! What operators hear of the reader: metrics, the log, and whether events move.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+
+use super::{super::Lost, Session, within};
+use crate::{
+    event::{EventId, Xid},
+    metrics::State,
+    postgres::event_log::{EventLog, LogState},
+};
+
+/// A hole that delivery is being held for.
+pub(super) struct Held {
+    since: Instant,
+    said: bool,
+}
+
+/// Delivery that is held for longer than this is worth a line in the log.
+const LONG_HOLD: Duration = Duration::from_secs(1);
+
+impl Session<'_> {
+    /// A poll of the log is over.
+    pub(super) async fn looked(&mut self) -> Result<(), Lost> {
+        self.note_hold().await?;
+        self.tailer.health.moving(Instant::now());
+        Ok(())
+    }
+
+    /// Says whom the start waits for, where that takes long.
+    pub(super) async fn note_start(&self) -> Result<(), Lost> {
+        let (None, Some(hole)) = (self.reader.position(), self.reader.waits_for()) else {
+            return Ok(());
+        };
+        if hole.since.elapsed() > LONG_HOLD {
+            let by = self.who_writes(&hole.open).await?;
+            self.tailer.health.waiting(waiting_for(hole.open.len(), &by));
+        }
+        Ok(())
+    }
+
+    async fn note_hold(&mut self) -> Result<(), Lost> {
+        let metrics = &self.tailer.metrics;
+        match (self.reader.waits_for(), &mut self.held) {
+            (Some(hole), None) => {
+                metrics.holds.inc();
+                self.held = Some(Held { since: hole.since, said: false });
+            }
+            (Some(hole), Some(held)) => {
+                let lasted = held.since.elapsed();
+                metrics.held.set(lasted.as_secs_f64());
+                if lasted > LONG_HOLD && !held.said {
+                    held.said = true;
+                    let by = self.who_writes(&hole.open).await?.join(", ");
+                    warn!(transactions = ?hole.open, backends = by, "delivery is held by open transactions");
+                }
+            }
+            (None, Some(held)) => {
+                metrics.held_total.inc_by(held.since.elapsed().as_secs_f64());
+                metrics.held.set(0.0);
+                self.held = None;
+            }
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// The backends of open transactions, as people know them.
+    async fn who_writes(&self, open: &[Xid]) -> Result<Vec<String>, Lost> {
+        let client = self.listener.client();
+        let writers = within("asking who writes", self.log.writers(client)).await?;
+        let open: Vec<_> = writers.iter().filter(|writer| open.contains(&writer.xid)).collect();
+        within("asking who the writers are", EventLog::backends(client, &open)).await
+    }
+
+    pub(super) fn note_state(&self, state: &LogState) {
+        let metrics = &self.tailer.metrics;
+        metrics.notification_queue.set(state.notification_queue);
+        if let (Some(drawn), Some(position)) = (state.drawn, self.reader.position()) {
+            metrics.lag.set((drawn.get() - position.head.get()).max(0));
+        }
+    }
+
+    pub(super) fn went_back(&self, head: EventId, drawn: EventId) {
+        error!(
+            %head, %drawn,
+            "the log has gone back behind what was delivered: truncated, or restored from a \
+             backup; clients are told, and delivery goes on from its end"
+        );
+        self.tailer.metrics.resets.inc();
+    }
+
+    pub(super) fn say_doorbell(&self) {
+        let (keeper, asleep) = self.reader.doorbell();
+        let states =
+            [("asleep", keeper && asleep), ("awake", keeper && !asleep), ("following", !keeper)];
+        for (state, holds) in states {
+            self.tailer.metrics.doorbell.get_or_create(&State { state }).set(holds.into());
+        }
+    }
+}
+
+fn waiting_for(open: usize, backends: &[String]) -> String {
+    let backends = backends.join(", ");
+    format!(
+        "starting: waiting for {open} open transactions that write events (backends {backends})"
+    )
+}

@@ -1,0 +1,397 @@
+//! What a reader of the log does next: the one place that decides it.
+//!
+//! A [`Reader`] has no I/O and no clock. [`Reader::next`] answers the next [`Step`]: a question
+//! for the database, rows to publish, a time to wait. Whoever drives it carries that out, and
+//! gives the answer to the method of the same name. The driver decides nothing; so the same
+//! reader follows a PostgreSQL log in `gateway::tailer`, and a simulated one in tests.
+//!
+//! A reader outlives its connections. What it has decided to publish is published even when the
+//! connection is lost; every question is asked again on the next one.
+
+mod auditor;
+mod late_rows;
+mod polling;
+mod step;
+mod vigil;
+
+use std::{
+    collections::VecDeque,
+    mem,
+    time::{Duration, Instant},
+};
+
+use self::{
+    auditor::Auditor,
+    late_rows::LateReads,
+    vigil::{Vigil, Wait},
+};
+pub use self::{
+    late_rows::LateRange,
+    step::{Origin, Polled, Publication, Step},
+};
+use crate::{
+    event::{EventId, Logged, Xid},
+    order::{Advance, Hold, Hole, Order, Passed, Position, Start},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Reader<E> {
+    hold: Hold,
+    /// None until it has started.
+    order: Option<Order>,
+    at: At,
+    /// What was decided, and is to be carried out before anything else is asked.
+    steps: VecDeque<Step<E>>,
+    vigil: Vigil,
+    auditor: Auditor,
+    late_reads: LateReads,
+    next_poll: Instant,
+    /// Other readers are connected that this one wakes, when it keeps the bell.
+    others: bool,
+    /// The greatest id that was seen, delivered or not.
+    seen: EventId,
+    /// The same, when the current poll of the log began.
+    seen_before: EventId,
+    /// What the current poll of the log has come to so far.
+    look: Look,
+    woken: Woken,
+    /// The head before a hole that was given a moment to fill by itself.
+    patient_at: Option<EventId>,
+}
+
+/// Where the reader is in its work: which answer it needs next.
+#[derive(Debug)]
+enum At {
+    /// It starts: a snapshot, before which nothing will have been read.
+    Snapshot,
+    /// It starts: the newest id.
+    Newest { as_of: String },
+    /// It starts: who writes. Asked after the newest id: a transaction that is not among the
+    /// writers then has no id up to that, or is visible.
+    FirstWriters { as_of: String, head: EventId },
+    /// It starts, once the writers that it found have ended, or the hold has run out.
+    Starting { as_of: String, start: Start },
+    /// It waits before it asks again which of those writers have ended.
+    StartPause { as_of: String, start: Start, pause: Duration },
+    /// A poll of the log begins.
+    Top,
+    /// The safety poll.
+    Poll,
+    /// Whether it may keep the bell.
+    Keep,
+    /// What stands where these ids were passed over.
+    Audit(Vec<Passed>),
+    /// Which of those who may fill the hole have ended.
+    Hole,
+    /// The rows behind the head.
+    Tail,
+    /// It came to a hole; more rows stood behind that page. The newest id.
+    HoleEnd { upto: EventId },
+    /// It came to a hole: who writes.
+    HoleWriters { upto: EventId },
+    /// Which of those writers have ended.
+    NewHole,
+    /// Which late transactions have ended.
+    Late,
+    /// Some rows of a late transaction that has ended.
+    LateRows(LateRange),
+    /// The poll of the log is over.
+    Rest,
+    /// The safety poll found events; the bell may be about to ring for them.
+    Unannounced,
+    /// Whether it may fall asleep.
+    FallAsleep,
+    /// It waits this long, or for the bell.
+    Pause(Duration),
+    /// It waits for the bell, or the safety poll.
+    Listen,
+}
+
+/// What a poll of the log came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// There is more to read.
+    More,
+    /// A hole is waited for.
+    Held,
+    /// All that is visible has been read.
+    Whole,
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    Bell,
+    Itself,
+    SafetyPoll,
+}
+
+impl<E: Logged> Reader<E> {
+    /// A reader that has not started. It needs to be [connected](Self::connected).
+    #[must_use]
+    pub fn new(hold: Hold, now: Instant) -> Self {
+        Self {
+            hold,
+            order: None,
+            at: At::Snapshot,
+            steps: VecDeque::new(),
+            vigil: Vigil::new(false, now),
+            auditor: Auditor::default(),
+            late_reads: LateReads::default(),
+            next_poll: now,
+            others: true,
+            seen: EventId::ZERO,
+            seen_before: EventId::ZERO,
+            look: Look::Whole,
+            woken: Woken::Itself,
+            patient_at: None,
+        }
+    }
+
+    /// A connection was opened that listens; `keeper` says that it keeps the bell. The reader
+    /// goes on where it was.
+    pub fn connected(&mut self, keeper: bool, now: Instant) {
+        // What was published in the reader's mind has to be published; all else is decided anew.
+        self.steps.retain(|step| matches!(step, Step::Publish(_) | Step::Restart { .. }));
+        self.at = if self.order.is_some() { At::Top } else { At::Snapshot };
+        self.vigil = Vigil::new(keeper, now);
+        self.late_reads = LateReads::default();
+        self.next_poll = now;
+        self.others = true;
+        self.seen = self.order.as_ref().map_or(EventId::ZERO, |order| order.position().head);
+        self.woken = Woken::Itself;
+        self.patient_at = None;
+    }
+
+    /// Where the reader is; none until it has started.
+    #[must_use]
+    pub fn position(&self) -> Option<&Position> {
+        self.order.as_ref().map(Order::position)
+    }
+
+    /// What is waited for: a hole, or the writers that were found at the start.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<&Hole> {
+        match &self.at {
+            At::Starting { start, .. } | At::StartPause { start, .. } => Some(start.hole()),
+            _ => self.order.as_ref()?.hole(),
+        }
+    }
+
+    /// Whether it keeps the bell, and whether it sleeps.
+    #[must_use]
+    pub fn doorbell(&self) -> (bool, bool) {
+        (self.vigil.keeper, self.vigil.is_asleep())
+    }
+
+    /// What to do now.
+    pub fn next(&mut self, now: Instant) -> Step<E> {
+        loop {
+            if let Some(step) = self.steps.pop_front() {
+                return step;
+            }
+            if let Some(step) = self.ask() {
+                return step;
+            }
+            self.proceed(now);
+        }
+    }
+
+    /// What has to be asked or waited for here, if anything.
+    fn ask(&self) -> Option<Step<E>> {
+        Some(match &self.at {
+            At::Snapshot => Step::Snapshot,
+            At::Newest { .. } | At::HoleEnd { .. } => Step::Newest,
+            At::FirstWriters { .. } | At::HoleWriters { .. } => Step::Writers,
+            At::Starting { start, .. } => Step::Ended(start.hole().open.clone()),
+            At::StartPause { pause, .. } | At::Pause(pause) => Step::Pause(*pause),
+            At::Poll => Step::Poll,
+            At::Keep => Step::TryKeep,
+            At::Audit(passed) => Step::Passed(passed.clone()),
+            At::Hole | At::NewHole => Step::Ended(self.order().hole()?.open.clone()),
+            At::Tail => Step::Tail { after: self.order().position().head },
+            At::Late => Step::Ended(self.late_reads.open(&self.order().position().late)),
+            At::LateRows(range) => Step::Late(range.clone()),
+            At::Unannounced => Step::Pause(polling::BELL_ON_ITS_WAY),
+            At::FallAsleep => Step::TrySleep,
+            At::Listen => Step::Listen(self.next_poll),
+            At::Top | At::Rest => return None,
+        })
+    }
+
+    /// Goes on where nothing has to be asked.
+    fn proceed(&mut self, now: Instant) {
+        match self.at {
+            At::Top if now >= self.next_poll => self.at = At::Poll,
+            At::Top => self.begin_look(),
+            _ => self.rest(now),
+        }
+    }
+
+    // Starting.
+
+    /// Behind this snapshot of the log, nothing has been read.
+    pub fn snapshot(&mut self, as_of: String) {
+        self.at = At::Newest { as_of };
+    }
+
+    /// The greatest visible id.
+    pub fn newest(&mut self, newest: EventId) {
+        self.at = match mem::replace(&mut self.at, At::Top) {
+            At::Newest { as_of } => At::FirstWriters { as_of, head: newest },
+            // All that is visible by now waits for the same writers, and for them only once.
+            At::HoleEnd { upto } => At::HoleWriters { upto: upto.max(newest) },
+            at => at,
+        };
+    }
+
+    /// The transactions that hold an id, or could draw one.
+    pub fn writers(&mut self, writers: Vec<Xid>, now: Instant) {
+        match mem::replace(&mut self.at, At::Top) {
+            At::FirstWriters { as_of, head } => {
+                let start = Start::after(head, writers, self.hold, now);
+                self.at = At::Starting { as_of, start };
+                self.skip_if_nobody(now);
+            }
+            At::HoleWriters { upto } => {
+                self.order_mut().found_hole(upto, writers, now);
+                self.at = At::NewHole;
+                self.skip_if_nobody(now);
+            }
+            at => self.at = at,
+        }
+    }
+
+    /// Which of those that were asked about are in progress no more; what they wrote is visible.
+    pub fn ended(&mut self, ended: &[Xid], now: Instant) {
+        let still = |open: &[Xid]| -> Vec<Xid> {
+            open.iter().copied().filter(|xid| !ended.contains(xid)).collect()
+        };
+        match mem::replace(&mut self.at, At::Top) {
+            At::Starting { as_of, start } => {
+                let open = still(&start.hole().open);
+                self.start(as_of, start, open, now);
+            }
+            At::Hole => {
+                let waited_for = self.order().hole().map_or(&[][..], |hole| &hole.open);
+                let (before, open) = (waited_for.len(), still(waited_for));
+                let some_ended = open.len() < before;
+                let settled = self.order_mut().settle(open, now);
+                // Without either, a read could find nothing that may be passed.
+                if settled || some_ended {
+                    self.at = At::Tail;
+                } else {
+                    self.look_at_late();
+                }
+            }
+            At::NewHole => {
+                let open = self.order().hole().map_or(Vec::new(), |hole| still(&hole.open));
+                // Most holes are a rollback's, or were filled meanwhile: nobody is waited for.
+                if self.order_mut().settle(open, now) {
+                    self.look = Look::More;
+                }
+                self.look_at_late();
+            }
+            At::Late => {
+                let late = self.order().position().late.clone();
+                self.late_reads.begin(&late, ended);
+                self.read_late();
+            }
+            at => self.at = at,
+        }
+    }
+
+    /// Who waits for nobody need not ask which of them have ended.
+    fn skip_if_nobody(&mut self, now: Instant) {
+        if self.waits_for().is_some_and(|hole| hole.open.is_empty()) {
+            self.ended(&[], now);
+        }
+    }
+
+    fn start(&mut self, as_of: String, mut start: Start, open: Vec<Xid>, now: Instant) {
+        let Some(order) = start.settle(open, now) else {
+            let pause = polling::growing_pause(now - start.hole().since);
+            self.at = At::StartPause { as_of, start, pause };
+            return;
+        };
+        let position = order.position().clone();
+        self.seen = position.head;
+        self.order = Some(order);
+        self.steps.push_back(Step::Restart { position, as_of });
+        self.at = At::Top;
+    }
+
+    // A poll of the log.
+
+    fn begin_look(&mut self) {
+        self.look = Look::Whole;
+        self.seen_before = self.seen;
+        // At a hole a read can find something to pass only when one of those who may fill it
+        // has ended.
+        self.at = if self.order().hole().is_some() { At::Hole } else { At::Tail };
+    }
+
+    /// The rows behind the head, in id order; `last_page` says that no row stood behind them.
+    pub fn tail(&mut self, rows: Vec<E>, last_page: bool, now: Instant) {
+        self.vigil.rows(rows.len(), now);
+        self.look = if last_page { Look::Whole } else { Look::More };
+        let last = rows.last().map(Logged::id);
+        let advance = self.advance(rows, last_page, now);
+        if let Some(last) = last.filter(|last| *last > self.seen) {
+            self.seen = last;
+            self.news(now);
+        }
+        match advance {
+            Advance::Hole { upto } if self.order().hole().is_none() => {
+                self.doubt(upto, last_page);
+            }
+            _ => self.look_at_late(),
+        }
+    }
+
+    /// Publishes what may go of a page. That is due even if no row of it may: clients' cursors
+    /// follow the head.
+    fn advance(&mut self, rows: Vec<E>, last_page: bool, now: Instant) -> Advance {
+        let order = self.order.as_mut().expect("it has started");
+        let before = order.position().head;
+        let (rows, advance) = order.advance(rows, last_page);
+        if order.position().head > before {
+            let (position, origin) = (order.position().clone(), Origin::Tail);
+            self.auditor.remember(order.take_passed(), now);
+            self.steps.push_back(Step::Publish(Publication { rows, position, origin }));
+        }
+        advance
+    }
+
+    /// With many writers at it, most holes fill by themselves within a moment. To ask who writes
+    /// takes every partition of the lock table, which those very writers need, so a hole is
+    /// looked at twice before that is asked.
+    fn doubt(&mut self, upto: EventId, last_page: bool) {
+        let head = self.order().position().head;
+        if self.vigil.patient() && self.patient_at.replace(head) != Some(head) {
+            self.look = Look::Held;
+            self.look_at_late();
+        } else if last_page {
+            self.at = At::HoleWriters { upto };
+        } else {
+            self.at = At::HoleEnd { upto };
+        }
+    }
+
+    /// Something new was seen, and other readers have to hear of it.
+    fn news(&mut self, now: Instant) {
+        self.vigil.news(now);
+        if self.vigil.keeper && self.others {
+            self.steps.push_back(Step::Ring);
+        }
+    }
+
+    fn order(&self) -> &Order {
+        self.order.as_ref().expect("it has started")
+    }
+
+    fn order_mut(&mut self) -> &mut Order {
+        self.order.as_mut().expect("it has started")
+    }
+}

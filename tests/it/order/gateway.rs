@@ -1,0 +1,280 @@
+//! What `gateway::tailer` does, before a simulated database: it carries out what the shipped
+//! reader decides, and publishes into the shipped hub.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use event_piper::{
+    consumer::ConsumerId,
+    event::{EventId, Logged, Xid},
+    gateway::{
+        frame::{Encoder, Frame},
+        hub::Hub,
+        recent::Past,
+    },
+    order::Hold,
+    reader::{Origin, Polled, Publication, Reader, Step},
+};
+
+use super::world::{Row, World};
+
+pub(super) fn consumer(at: usize) -> ConsumerId {
+    ["a", "b"][at].parse().unwrap()
+}
+
+pub(super) struct Gateway {
+    which: usize,
+    reader: Reader<Row>,
+    pub(super) hub: Arc<Hub>,
+    doing: Doing,
+    pub(super) next_at: Instant,
+    pub(super) page: usize,
+    /// What was read back so far, while there is more to recall.
+    recalled: Option<(u64, EventId)>,
+    recall_at: Instant,
+    clean_as_of: usize,
+    pub(super) started: bool,
+}
+
+enum Doing {
+    /// Nothing is under way.
+    Nothing,
+    /// A question is on its way to the database.
+    Asking(Step<Row>),
+    /// The answer is on its way back.
+    Answer(Answer),
+    /// It waits, for the bell too.
+    Waiting,
+}
+
+enum Answer {
+    Snapshot(usize),
+    Newest(EventId),
+    Writers(Vec<Xid>),
+    Ended(Vec<Xid>),
+    Tail(Vec<Row>, bool),
+    Late(Vec<Row>, EventId),
+    Passed(Vec<Row>),
+    Polled(Polled),
+    Kept(bool),
+    Slept(bool),
+    Nothing,
+}
+
+impl Gateway {
+    pub(super) fn start(world: &mut World, which: usize, hold: Hold) -> Self {
+        let capacity = [0, 500, 2_000, 100_000][world.dice.usize(0..4)];
+        let mut gateway = Self {
+            which,
+            reader: Reader::new(hold, world.now),
+            hub: Arc::new(Hub::new(capacity)),
+            doing: Doing::Nothing,
+            next_at: world.now,
+            page: world.dice.usize(1..20),
+            recalled: None,
+            recall_at: world.now,
+            clean_as_of: 0,
+            started: false,
+        };
+        gateway.connect(world);
+        gateway
+    }
+
+    /// Its connection was lost, and it opens another one.
+    pub(super) fn reconnect(&mut self, world: &mut World) {
+        world.disconnect(self.which);
+        self.connect(world);
+    }
+
+    fn connect(&mut self, world: &mut World) {
+        world.readers.insert(self.which);
+        let keeper = world.try_keep(self.which);
+        self.reader.connected(keeper, world.now);
+        self.doing = Doing::Nothing;
+        self.next_at = world.now + world.some(1_000);
+    }
+
+    /// When it has something to do.
+    pub(super) fn due(&self, world: &World) -> Instant {
+        match (&self.doing, world.heard[self.which]) {
+            (Doing::Waiting, Some(heard)) => self.next_at.min(heard),
+            _ => self.next_at,
+        }
+    }
+
+    pub(super) fn act(&mut self, world: &mut World) {
+        let now = world.now;
+        match std::mem::replace(&mut self.doing, Doing::Nothing) {
+            Doing::Nothing => self.go_on(world),
+            Doing::Asking(step) => {
+                self.doing = Doing::Answer(self.ask(step, world));
+                self.next_at = now + world.some(300);
+            }
+            Doing::Answer(answer) => {
+                self.take(answer, now);
+                self.go_on(world);
+            }
+            Doing::Waiting => {
+                let heard = world.heard[self.which].take_if(|heard| *heard <= now).is_some();
+                self.reader.woken(heard, now);
+                self.go_on(world);
+            }
+        }
+    }
+
+    /// Carries out what needs no answer, up to the next question.
+    fn go_on(&mut self, world: &mut World) {
+        loop {
+            match self.reader.next(world.now) {
+                Step::Publish(publication) => self.publish(&publication, world),
+                Step::Restart { position, .. } => {
+                    let epoch = self.hub.restart(&position, String::new());
+                    self.recalled = Some((epoch, position.head));
+                    self.started = true;
+                    self.check_horizon(world);
+                }
+                Step::CheckErased => self.forget_erased(world),
+                Step::Looked | Step::Unannounced | Step::WentBack { .. } => {}
+                Step::Pause(pause) => {
+                    self.doing = Doing::Waiting;
+                    self.next_at = world.now + pause;
+                    return;
+                }
+                Step::Listen(until) => {
+                    self.doing = Doing::Waiting;
+                    self.next_at = until;
+                    return;
+                }
+                step => {
+                    self.doing = Doing::Asking(step);
+                    self.next_at = world.now + world.some(300);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The database's answer, as of now.
+    fn ask(&mut self, step: Step<Row>, world: &mut World) -> Answer {
+        let all = EventId::new(i64::MAX);
+        match step {
+            Step::Snapshot => Answer::Snapshot(world.erased.len()),
+            Step::Newest => Answer::Newest(world.newest()),
+            Step::Writers => Answer::Writers(world.writers()),
+            Step::Ended(xids) => Answer::Ended(world.ended(&xids)),
+            Step::Tail { after } => {
+                world.heard[self.which].take_if(|heard| *heard <= world.now);
+                let (rows, last) = world.read((after, all), self.page, |_| true);
+                Answer::Tail(rows, last)
+            }
+            Step::Late(range) => {
+                let its = |row: &Row| range.transactions.iter().any(|it| it.xid == row.xid());
+                let (rows, last) = world.read((range.after, range.upto), self.page, its);
+                let upto = rows.last().filter(|_| !last).map_or(range.upto, Logged::id);
+                Answer::Late(rows, upto)
+            }
+            Step::Passed(passed) => {
+                let there =
+                    |row: &Row| passed.iter().any(|it| (it.from..=it.to).contains(&row.id()));
+                Answer::Passed(world.read((EventId::ZERO, all), 500, there).0)
+            }
+            Step::Poll => Answer::Polled(Polled {
+                drawn: Some(EventId::new(world.next_id - 1)),
+                others: world.readers.len() > 1,
+            }),
+            Step::TryKeep => Answer::Kept(world.try_keep(self.which)),
+            Step::TrySleep => Answer::Slept(world.try_sleep(self.which)),
+            Step::Wake => {
+                world.bell = None;
+                Answer::Nothing
+            }
+            Step::Ring => {
+                world.notify(Some(self.which));
+                Answer::Nothing
+            }
+            step => unreachable!("{step:?} is no question"),
+        }
+    }
+
+    fn take(&mut self, answer: Answer, now: Instant) {
+        match answer {
+            Answer::Snapshot(at) => {
+                self.clean_as_of = at;
+                self.reader.snapshot(String::new());
+            }
+            Answer::Newest(newest) => self.reader.newest(newest),
+            Answer::Writers(writers) => self.reader.writers(writers, now),
+            Answer::Ended(ended) => self.reader.ended(&ended, now),
+            Answer::Tail(rows, last) => self.reader.tail(rows, last, now),
+            Answer::Late(rows, upto) => self.reader.late_rows(rows, upto, now),
+            Answer::Passed(rows) => self.reader.passed(rows),
+            Answer::Polled(polled) => self.reader.polled(polled, now),
+            Answer::Kept(keeper) => self.reader.kept(keeper, now),
+            Answer::Slept(asleep) => self.reader.slept(asleep, now),
+            Answer::Nothing => {}
+        }
+    }
+
+    fn publish(&self, publication: &Publication<Row>, world: &mut World) {
+        let Publication { rows, position, origin } = publication;
+        assert_ne!(*origin, Origin::Found, "{rows:?} were passed over as dead");
+        self.hub.publish(|recent| {
+            for row in rows {
+                let after = publication.position_after(row);
+                recent.publish(&consumer(row.consumer), frame(row), &after, false);
+            }
+            recent.moved_to(position);
+        });
+        self.check_horizon(world);
+    }
+
+    /// Strict readers rely on it: nobody has an id there whose rows are not visible yet.
+    fn check_horizon(&self, world: &mut World) {
+        let position = self.hub.state().recent.position().clone();
+        let horizon = position.horizon();
+        world.passed[self.which] = (position.head, horizon);
+        let rows = world.open.values().flat_map(|open| &open.rows);
+        let open = rows.into_iter().find(|row| row.id() <= horizon);
+        assert!(open.is_none(), "{open:?} can still appear before {horizon}");
+    }
+
+    fn forget_erased(&mut self, world: &World) {
+        let whose: HashSet<ConsumerId> =
+            world.erased[self.clean_as_of..].iter().map(|&at| consumer(at)).collect();
+        self.clean_as_of = world.erased.len();
+        if !whose.is_empty() {
+            self.hub.state().recent.forget(&whose);
+        }
+    }
+
+    /// What `gateway::tailer::recall` does, a page at a time.
+    pub(super) fn recall(&mut self, world: &mut World) {
+        if world.now < self.recall_at {
+            return;
+        }
+        self.recall_at = world.now + world.some(2_000);
+        let Some((epoch, upto)) = self.recalled.take() else { return };
+        let rows: Vec<Row> =
+            world.rows.range(..=upto.get()).rev().map(|(_, row)| *row).take(self.page).collect();
+        let last = rows.len() < self.page;
+        let read = rows.last().filter(|_| !last).map_or(EventId::ZERO, |row| row.id().previous());
+        let pruned = world.pruned_upto();
+        let after = read.max(pruned).min(upto);
+        let kept = rows.iter().filter(|row| row.id() > after);
+        let rows = kept.map(|row| (consumer(row.consumer), frame(row))).collect();
+        let wants_more = self.hub.state().recall(epoch, Past { upto, after, rows });
+        if wants_more && pruned < read {
+            self.recalled = Some((epoch, read));
+        }
+    }
+}
+
+fn frame(row: &Row) -> Frame {
+    Encoder::default().encode(row, "t", row.version.to_string().as_bytes())
+}
+
+/// So long may a live event take beyond the hold: a few questions, a poll's pause, the bell.
+pub(super) const SLACK: Duration = Duration::from_millis(60);

@@ -1,0 +1,236 @@
+//! A simulated database: writers, the locks of the doorbell, and the rows that are visible.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use event_piper::event::{EventId, Logged, Xid};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Row {
+    pub(super) id: i64,
+    pub(super) xid: u64,
+    pub(super) consumer: usize,
+    /// Counts up when the row is erased.
+    pub(super) version: u32,
+}
+
+impl Logged for Row {
+    fn id(&self) -> EventId {
+        EventId::new(self.id)
+    }
+    fn xid(&self) -> Xid {
+        Xid::new(self.xid)
+    }
+}
+
+/// An open transaction.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    pub(super) rows: Vec<Row>,
+    /// It found the bell taken, and notifies when it commits.
+    pub(super) rings: bool,
+}
+
+/// When a row became visible, and how long it may take to a client that is live.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Commit {
+    pub(super) at: Instant,
+    /// Ids were missing before it.
+    pub(super) doubtful: bool,
+}
+
+/// Ids are drawn before commit; transactions commit or roll back in any order.
+pub(super) struct World {
+    pub(super) dice: fastrand::Rng,
+    pub(super) now: Instant,
+    pub(super) next_id: i64,
+    next_xid: u64,
+    pub(super) open: BTreeMap<u64, Transaction>,
+    pub(super) rows: BTreeMap<i64, Row>,
+    pub(super) commits: BTreeMap<i64, Commit>,
+    /// How far each gateway has got: its head, and up to where nothing can appear any more.
+    pub(super) passed: [(EventId, EventId); GATEWAYS],
+    /// Whose each was.
+    pub(super) pruned: BTreeMap<i64, usize>,
+    /// Consumers whose rows were erased, in order.
+    pub(super) erased: Vec<usize>,
+    pub(super) erased_at: BTreeMap<(i64, u32), Instant>,
+    /// Which gateway holds the bell, and which may.
+    pub(super) bell: Option<usize>,
+    pub(super) keeper: Option<usize>,
+    pub(super) readers: HashSet<usize>,
+    /// When a notification reaches each gateway.
+    pub(super) heard: [Option<Instant>; GATEWAYS],
+}
+
+pub(super) const GATEWAYS: usize = 2;
+pub(super) const CONSUMERS: usize = 2;
+
+impl World {
+    pub(super) fn new(dice: fastrand::Rng) -> Self {
+        Self {
+            dice,
+            now: Instant::now(),
+            next_id: 1,
+            next_xid: 100,
+            open: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            passed: [(EventId::ZERO, EventId::ZERO); GATEWAYS],
+            pruned: BTreeMap::new(),
+            erased: Vec::new(),
+            erased_at: BTreeMap::new(),
+            bell: None,
+            keeper: None,
+            readers: HashSet::new(),
+            heard: [None; GATEWAYS],
+        }
+    }
+
+    pub(super) fn chance(&mut self, of: f64) -> bool {
+        self.dice.f64() < of
+    }
+
+    /// A random time of up to so many microseconds.
+    pub(super) fn some(&mut self, micros: u64) -> Duration {
+        Duration::from_micros(self.dice.u64(1..=micros))
+    }
+
+    /// One random step of the writers.
+    pub(super) fn move_writers(&mut self, most_open: usize) {
+        if self.open.len() < most_open && self.chance(0.35) {
+            let rings = self.bell.is_some();
+            self.open.insert(self.next_xid, Transaction { rows: Vec::new(), rings });
+            self.next_xid += 1;
+            return;
+        }
+        if self.open.is_empty() {
+            return;
+        }
+        let at = self.dice.usize(0..self.open.len());
+        let xid = *self.open.keys().nth(at).unwrap();
+        match self.dice.u8(0..100) {
+            0..55 => {
+                let rows = if self.chance(0.05) { self.dice.usize(20..80) } else { 1 };
+                (0..rows).for_each(|_| self.draw(xid));
+            }
+            55..60 => self.next_id += 1, // drawn, and never used
+            60..85 => self.end(xid, true),
+            85..92 => self.end(xid, false),
+            _ => {}
+        }
+    }
+
+    fn draw(&mut self, xid: u64) {
+        let consumer = self.dice.usize(0..CONSUMERS);
+        let row = Row { id: self.next_id, xid, consumer, version: 0 };
+        self.open.get_mut(&xid).unwrap().rows.push(row);
+        self.next_id += 1;
+    }
+
+    pub(super) fn end(&mut self, xid: u64, commit: bool) {
+        let transaction = self.open.remove(&xid).unwrap();
+        if !commit {
+            return;
+        }
+        self.rows.extend(transaction.rows.iter().map(|row| (row.id, *row)));
+        for row in transaction.rows {
+            let commit = Commit { at: self.now, doubtful: self.is_doubtful(row.id) };
+            self.commits.insert(row.id, commit);
+        }
+        if transaction.rings {
+            self.notify(None);
+        }
+    }
+
+    /// Whether ids are missing before this one: somebody may have them, as far as can be known.
+    fn is_doubtful(&self, id: i64) -> bool {
+        let passed = self.passed.iter().map(|(head, _)| head.get()).min().unwrap_or(0);
+        (passed + 1..id).any(|it| !self.rows.contains_key(&it))
+    }
+
+    pub(super) fn notify(&mut self, by: Option<usize>) {
+        let at = self.now + Duration::from_micros(200);
+        for gateway in 0..GATEWAYS {
+            if Some(gateway) != by && self.readers.contains(&gateway) {
+                self.heard[gateway].get_or_insert(at);
+            }
+        }
+    }
+
+    /// The gateway's connection is gone, and with it its locks.
+    pub(super) fn disconnect(&mut self, gateway: usize) {
+        self.bell.take_if(|holder| *holder == gateway);
+        self.keeper.take_if(|holder| *holder == gateway);
+        self.readers.remove(&gateway);
+        self.heard[gateway] = None;
+    }
+
+    pub(super) fn try_keep(&mut self, gateway: usize) -> bool {
+        *self.keeper.get_or_insert(gateway) == gateway
+    }
+
+    pub(super) fn try_sleep(&mut self, gateway: usize) -> bool {
+        let free = self.open.values().all(|open| open.rings);
+        if free {
+            self.bell = Some(gateway);
+        }
+        free
+    }
+
+    /// At most `limit` visible rows in this range, and whether they are all.
+    pub(super) fn read(
+        &self,
+        (after, upto): (EventId, EventId),
+        limit: usize,
+        wanted: impl Fn(&Row) -> bool,
+    ) -> (Vec<Row>, bool) {
+        if after >= upto {
+            return (Vec::new(), true);
+        }
+        let range = self.rows.range(after.get() + 1..=upto.get()).map(|(_, row)| *row);
+        let mut rows: Vec<Row> = range.filter(wanted).take(limit + 1).collect();
+        let all = rows.len() <= limit;
+        rows.truncate(limit);
+        (rows, all)
+    }
+
+    pub(super) fn newest(&self) -> EventId {
+        EventId::new(self.rows.keys().next_back().copied().unwrap_or(0))
+    }
+
+    pub(super) fn writers(&self) -> Vec<Xid> {
+        self.open.keys().copied().map(Xid::new).collect()
+    }
+
+    pub(super) fn ended(&self, asked: &[Xid]) -> Vec<Xid> {
+        asked.iter().copied().filter(|xid| !self.open.contains_key(&xid.get())).collect()
+    }
+
+    /// Deletes the oldest rows, of those that all gateways have passed for good.
+    pub(super) fn prune(&mut self) {
+        let upto = self.passed.iter().map(|(_, settled)| settled.get()).min().unwrap_or(0);
+        let ids: Vec<i64> = self.rows.range(..=upto).map(|(id, _)| *id).collect();
+        let some = self.dice.usize(0..=ids.len() / 2);
+        for id in &ids[..some] {
+            let row = self.rows.remove(id).unwrap();
+            self.pruned.insert(*id, row.consumer);
+        }
+    }
+
+    /// The greatest id that was pruned.
+    pub(super) fn pruned_upto(&self) -> EventId {
+        EventId::new(self.pruned.keys().last().copied().unwrap_or(0))
+    }
+
+    /// Changes all that is visible of a consumer.
+    pub(super) fn erase(&mut self, consumer: usize) {
+        for row in self.rows.values_mut().filter(|row| row.consumer == consumer) {
+            self.erased_at.insert((row.id, row.version), self.now);
+            row.version += 1;
+        }
+        self.erased.push(consumer);
+    }
+}
