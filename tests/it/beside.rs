@@ -240,11 +240,40 @@ async fn a_column_of_a_type_that_cannot_be_read_is_told_and_mended_without_a_res
         // A trigger of ours compares it with a number: PostgreSQL may refuse the change as a whole.
         panic!("the test has lost its premise: {error}");
     }
-    let refused = app.get("/streams/s", &[]).await;
-    assert_eq!(refused.status, 503, "{refused:?}");
+    let unready = async || {
+        let refused = app.get("/streams/s", &[]).await;
+        assert_eq!(refused.status, 503, "{refused:?}");
+        app.gateway.ready().err().filter(|it| it.contains("a stream cannot be read"))
+    };
+    eventually("what cannot be read for long is told", unready).await;
     let back =
         "alter table events alter version type bigint using split_part(version, ' ', 1)::bigint";
     client.batch_execute(back).await.unwrap();
     let page = app.get("/streams/s", &[]).await;
     assert_eq!(page.status, 200, "{page:?}");
+    app.ready().await;
+}
+
+#[tokio::test]
+async fn a_read_whose_connection_is_ended_is_answered_by_another_one() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+    client.batch_execute(insert).await.unwrap();
+    let app = App::start(&database.url()).await;
+    client.batch_execute("begin; lock table events in access exclusive mode").await.unwrap();
+    let toto = [("X-Consumer-Id", "toto")];
+    let end = async {
+        let other = database.connect().await;
+        eventually("the read waits for the table, and its connection is ended", async || {
+            let end = "select pg_terminate_backend(pid) from pg_stat_activity
+                where datname = current_database() and application_name = 'event-piper'
+                  and wait_event_type = 'Lock'";
+            (!other.query(end, &[]).await.unwrap().is_empty()).then_some(())
+        })
+        .await;
+        client.batch_execute("commit").await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(app.get("/events/1", &toto), end);
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
