@@ -31,6 +31,7 @@ test: ## Formatting, lints, licences and all tests, against a real PostgreSQL an
 	@scripts/ensure-postgres
 	@scripts/ensure-chromium
 	@scripts/ensure-schemathesis
+	@scripts/ensure-cargo-deny >/dev/null
 	$(MAKE) --no-print-directory lint deny
 	cargo test --locked
 	cargo test --locked --package aggregator
@@ -54,12 +55,14 @@ lint: ## Formatting and lints, as they must be
 fmt: ## Format the code
 	cargo fmt --all
 
-deny: ## Licences and known faults of what we depend on, if cargo-deny is installed
-	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
-		else echo "cargo-deny is not installed: licences and advisories are left to CI"; fi
+deny: ## Licences and known faults of our dependencies, by cargo-deny
+	@scripts/ensure-linker
+	@scripts/check-dependencies
 
 test-versions: ## The integration tests, once for each major version of PostgreSQL
-	@scripts/postgres-versions $(MAJORS) | while read -r bin; do \
+	@scripts/ensure-linker
+	@# Named first, so that a version that cannot be fetched is an error.
+	@bins=$$(scripts/postgres-versions $(MAJORS)) && for bin in $$bins; do \
 		echo "== $$bin"; \
 		EVENT_PIPER_TEST_POSTGRES_BIN="$$bin" cargo test --locked --test it </dev/null || exit 1; done
 

@@ -156,20 +156,23 @@ impl TestServer {
         server.await
     }
 
-    /// A standby of this server, which has received all that this one has committed.
+    /// A standby of this server, which has received all that this one has committed. This server
+    /// is restarted: its files are copied while it is down, which needs no program beside `postgres`.
     pub(crate) async fn standby(&self) -> Self {
-        let (url, settings) = (self.url("postgres"), "hot_standby = on\n");
+        self.stop(Stop::Fast).await;
+        let primary = format!("host={} port={} user=postgres", self.folder.display(), self.port);
+        let data = self.data();
         let standby = blocking(move || {
             let (folder, account) = (private_folder(&FRESH.account), &FRESH.account);
             let backup = folder.join("backup");
-            let mut copy = account.command(FRESH.binaries.program("pg_basebackup"));
-            run(copy.args(["-R", "-c", "fast", "-d", &url, "-D"]).arg(&backup));
-            let auto = fs::read_to_string(backup.join("postgresql.auto.conf")).unwrap();
-            let primary = auto.lines().filter(|line| line.starts_with("primary_conninfo"));
-            let settings = primary.collect::<String>() + "\n" + settings;
-            Self::copied(&backup, folder, None, &settings)
-        })
-        .await;
+            run(account.command("cp").arg("-R").arg(&data).arg(&backup));
+            run(account.command("touch").arg(backup.join("standby.signal")));
+            let settings = format!("hot_standby = on\nprimary_conninfo = '{primary}'\n");
+            (backup, folder, settings)
+        });
+        let (backup, folder, settings) = standby.await;
+        self.start().await;
+        let standby = blocking(move || Self::copied(&backup, folder, None, &settings)).await;
         let primary = connect(&self.url("postgres")).await;
         let all = "alter system set synchronous_standby_names = '*'";
         primary.batch_execute(all).await.unwrap();
