@@ -1,26 +1,31 @@
 //! The commands: each reads its settings, puts the parts together, and runs them.
 
 mod append;
+mod banner;
 mod doctor;
 mod erase;
 mod healthcheck;
+mod invocation;
 mod keys;
 mod migrate;
+mod output;
 mod prune;
 mod psql;
 mod pump;
 mod serve;
+mod signals;
 mod tail;
 mod token;
 mod upkeep;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use tracing::warn;
 
 use crate::{
-    config::{Config, Database, Flags, WrongSettings},
+    config::{self, Config, Database, Flags, WrongSettings},
     postgres::{
         embedded::{self, Embedded},
         reachable,
@@ -91,9 +96,13 @@ pub async fn run() -> ExitCode {
     match execute(Cli::parse().command).await {
         Ok(code) => code,
         Err(e) => {
+            let wrong = e.downcast_ref::<WrongSettings>();
+            if let Some(wrong) = wrong {
+                telemetry::init_for_errors(wrong.log_format);
+            }
             // With all its causes, on one line as far as they are.
-            eprintln!("event-piper: {e:#}");
-            if e.is::<WrongSettings>() { USAGE.into() } else { ExitCode::FAILURE }
+            output::failure(format_args!("{e:#}"));
+            if wrong.is_some() { USAGE.into() } else { ExitCode::FAILURE }
         }
     }
 }
@@ -101,35 +110,52 @@ pub async fn run() -> ExitCode {
 async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(flags) => serve::serve(load(flags)?).await,
-        Command::Migrate(flags) => on_database(load(flags)?, migrate::run).await,
-        Command::Doctor(flags) => on_database(load(flags)?, doctor::run).await,
+        Command::Migrate(flags) => migrate::migrate(load(flags)?).await,
+        Command::Doctor(flags) => {
+            let config = load(flags)?;
+            let mend = |sentence: &str| invocation::in_sentence(&config, sentence);
+            on_database(config.clone(), async |server| doctor::run(server, &mend).await).await
+        }
         Command::Prune { flags, what } => {
             on_database(load(flags)?, async |server: &Server| prune::run(server, what).await).await
         }
         Command::Erase { flags, whose } => {
-            on_database(load(flags)?, async |server: &Server| erase::run(server, whose).await).await
+            let config = load(flags)?;
+            let vacuum = invocation::of(&config.database, "psql") + " -c 'vacuum events'";
+            on_database(config, async |server| erase::run(server, whose, &vacuum).await).await
         }
         Command::Psql { flags, args } => psql::psql(&load(flags)?, args),
         Command::Healthcheck(flags) => healthcheck::healthcheck(&load(flags)?).await,
         Command::Keys(command) => command.run().await,
-        Command::Tail(args) => tail::tail(args).await,
+        Command::Tail(args) => {
+            config::check_environment()?;
+            tail::tail(args).await
+        }
         Command::Pump(args) => pump::pump(*args).await,
-        Command::Append(args) => append::append(args).await,
+        Command::Append(args) => {
+            config::check_environment()?;
+            append::append(args).await
+        }
     }
 }
 
 fn load(flags: Flags) -> Result<Config, WrongSettings> {
-    let config = Config::load(flags)?;
-    telemetry::init(&config.telemetry);
-    Ok(config)
+    Ok(start_logging(Config::load(flags)?))
 }
 
-/// Runs a command on the database of these settings.
+/// Logs as these settings say, and first of all what has no effect of them.
+fn start_logging(config: Config) -> Config {
+    telemetry::init(&config.telemetry);
+    config.unused.iter().for_each(|sentence| warn!("{sentence}"));
+    config
+}
+
+/// Runs a command on the database of these settings, which must be there.
 async fn on_database(
     config: Config,
     command: impl AsyncFnOnce(&Server) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
-    let database = reach(config.database).await?;
+    let database = reach_existing(config.database).await?;
     let done = command(&database.server).await;
     database.close().await;
     done
@@ -149,8 +175,29 @@ impl Open {
     }
 }
 
-/// For a glance or a change from beside: the embedded PostgreSQL as it runs, under a gateway
-/// maybe, else started for the occasion.
+/// A database that is there already. To look for one never creates one: a folder that is misspelt
+/// would become an empty log, and that would be looked at.
+async fn reach_existing(database: Database) -> anyhow::Result<Open> {
+    if let Database::Embedded(settings) = &database {
+        require_cluster(settings)?;
+    }
+    reach(database).await
+}
+
+fn require_cluster(settings: &embedded::Settings) -> anyhow::Result<()> {
+    let folder = settings.data_dir.display();
+    let exists = embedded::exists(settings);
+    if !exists.with_context(|| format!("looking for the embedded PostgreSQL in {folder}"))? {
+        bail!(
+            "there is no database: no --database-url (DATABASE_URL) is given, and there is no \
+             embedded PostgreSQL in {folder}. Name the database, or the folder with --data-dir; \
+             event-piper serve creates a new one"
+        );
+    }
+    Ok(())
+}
+
+/// The embedded PostgreSQL as it runs, under a gateway maybe, else started for the occasion.
 async fn reach(database: Database) -> anyhow::Result<Open> {
     if let Database::Embedded(settings) = &database
         && let Some(url) = embedded::running_url(settings)
@@ -162,7 +209,8 @@ async fn reach(database: Database) -> anyhow::Result<Open> {
 
 /// Waits for a server that is not there yet; a refusal is final.
 async fn wait_for(server: &Server) -> anyhow::Result<()> {
-    reachable::wait(server).await.context("PostgreSQL refuses the connection")
+    let refusal = || format!("PostgreSQL refuses the connection to {server}");
+    reachable::wait(server).await.with_context(refusal)
 }
 
 /// The server that is named, or the embedded one, started.

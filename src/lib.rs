@@ -12,7 +12,10 @@
 //! | 3 | [`http`], [`pump`] | what users see on the wire; what aggregators are fed with |
 //! | 4 | [`cli`] | composition: wires everything, nobody imports it |
 //!
-//! [`config`], [`metrics`] and [`telemetry`] stand beside the layers.
+//! [`config`], [`metrics`], [`nearest`] and [`telemetry`] stand beside the layers.
+
+// A reader of the output that has gone away is no reason to panic: see `cli::output`.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod access;
 pub mod amendment;
@@ -24,6 +27,7 @@ pub mod event;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
+pub mod nearest;
 pub mod order;
 pub mod postgres;
 pub mod pump;

@@ -1,7 +1,12 @@
 //! Logs: one line a fact, on standard error; text for people, JSON for machines.
 
-use std::io::{IsTerminal, stderr};
+use std::{
+    io::{IsTerminal, stderr},
+    panic::{self, PanicHookInfo},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
+use tracing::error;
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
 /// What an operator can turn on the logs.
@@ -26,13 +31,17 @@ impl Filter {
 }
 
 /// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// For people; in colour on a terminal.
+    #[default]
     Text,
     /// One JSON object a line.
     Json,
 }
+
+/// Whether this process logs JSON: like the subscriber itself, one for the whole process.
+static JSON: AtomicBool = AtomicBool::new(false);
 
 /// Starts logging. Only the first call in a process counts.
 pub fn init(settings: &Settings) {
@@ -40,10 +49,32 @@ pub fn init(settings: &Settings) {
     // would panic.
     let lines = fmt().log_internal_errors(false);
     let lines = lines.with_env_filter(EnvFilter::new(&settings.filter.0)).with_writer(stderr);
-    let _ = match settings.format {
+    match settings.format {
         Format::Text => {
-            lines.with_ansi(stderr().is_terminal()).with_target(false).finish().try_init()
+            let _ = lines.with_ansi(stderr().is_terminal()).with_target(false).finish().try_init();
         }
-        Format::Json => lines.json().flatten_event(true).finish().try_init(),
-    };
+        Format::Json => {
+            if lines.json().flatten_event(true).finish().try_init().is_ok() {
+                JSON.store(true, Ordering::Relaxed);
+                panic::set_hook(Box::new(log_panic));
+            }
+        }
+    }
+}
+
+/// Starts logging of nothing but errors, in this format: for settings that are wrong.
+pub fn init_for_errors(format: Format) {
+    init(&Settings { filter: Filter("error".to_owned()), format });
+}
+
+/// Whether everything on standard error is to be JSON.
+#[must_use]
+pub fn is_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("no message");
+    error!(location, "this is a bug of EventPiper (panic): {message}");
 }

@@ -7,7 +7,7 @@ use std::{
 
 /// Each module with its layer; none for those that stand beside them, and import what they
 /// compose or describe.
-const LAYERS: [(&str, Option<u8>); 15] = [
+const LAYERS: [(&str, Option<u8>); 16] = [
     ("cli", Some(4)),
     ("http", Some(3)),
     ("pump", Some(3)),
@@ -22,6 +22,7 @@ const LAYERS: [(&str, Option<u8>); 15] = [
     ("reader", Some(0)),
     ("sse", Some(0)),
     ("metrics", None),
+    ("nearest", None),
     ("telemetry", None),
 ];
 

@@ -2,14 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::name::{self, InvalidName};
+use crate::{
+    event::name::{self, InvalidName},
+    nearest::nearest,
+};
 
 /// What somebody may do. Nothing, unless it is said.
 ///
 /// The same form in a token's claim, in the table of keys, and in the settings:
 /// `{"read": ["toto", "team-*"], "write": "shop-*", "all": true}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Rights {
     /// Consumers whose events may be read. `None`: those of one's own name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,6 +40,23 @@ pub struct Rights {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+/// Every right by its name.
+const NAMES: [&str; 7] =
+    ["read", "write", "read_streams", "write_streams", "all", "console", "metrics"];
+
+/// Why rights cannot be understood, with the name that was probably meant.
+#[must_use]
+pub fn what_is_wrong(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let Some((_, rest)) = text.split_once("unknown field `") else { return text };
+    let Some((name, _)) = rest.split_once('`') else { return text };
+    let names = NAMES.join(", ");
+    match nearest(name, NAMES) {
+        Some(meant) => format!("there is no right `{name}`: did you mean {meant}?"),
+        None => format!("there is no right `{name}`: expected some of {names}"),
+    }
 }
 
 impl Rights {

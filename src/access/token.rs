@@ -17,7 +17,7 @@ use super::{
     Denied, crypto,
     jwks::{IssuerKey, Key, Keys, KeysError, Source},
     principal::{Kind, Principal},
-    rights::Rights,
+    rights::{Rights, what_is_wrong},
 };
 use crate::{consumer::ConsumerId, postgres::error::Chain};
 
@@ -207,7 +207,8 @@ impl Issuer {
         let rights: Rights = rights
             .transpose()
             .map_err(|error| {
-                let detail = format!("the token's claim {:?}: {error}", self.rights_claim);
+                let detail =
+                    format!("the token's claim {:?}: {}", self.rights_claim, what_is_wrong(&error));
                 Denied::bad("claims", detail)
             })?
             .unwrap_or_default();

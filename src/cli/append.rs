@@ -1,21 +1,27 @@
 //! `event-piper append`: sends events to a gateway, from arguments or from lines on standard
-//! input, once each whatever happens on the way.
+//! input, once each whatever happens on the way. A pipe is live: what comes is sent at once, and a
+//! signal ends it after everything is written that was read.
 
 mod lines;
 mod post;
+mod report;
 
-use std::{collections::HashMap, process::ExitCode};
+use std::{collections::HashMap, process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use anyhow::{Context, anyhow, bail};
 use reqwest::Url;
 use serde_json::{Value, value::RawValue};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 
 use self::{
     lines::{Line, Lines},
     post::Post,
+    report::Report,
 };
-use super::token::Token;
+use super::{output, signals::Signals, token::Token};
 
 /// Which events, and where they go.
 #[derive(clap::Args, Debug)]
@@ -45,40 +51,31 @@ pub(super) struct Args {
 /// As much goes in one request.
 const MOST_EVENTS: usize = 500;
 const MOST_BYTES: usize = 256 << 10;
+/// An event waits for others no longer than this before it is sent: so that a pipe is live.
+const GATHERING: Duration = Duration::from_millis(50);
 
 pub(super) async fn append(mut args: Args) -> anyhow::Result<ExitCode> {
     if args.kind.is_some() && args.consumer.is_none() && args.stream.is_none() {
         bail!("say who the events are for (--consumer), or which stream they are of (--stream)");
     }
     let post = Post::new(&args.url, args.token.clone())?;
-    let mut lines = Lines::open(std::mem::take(&mut args.payloads));
-    let progress = progress(&lines);
-    let mut written = 0;
-    loop {
-        let batch = batch(&args, &mut lines).await?;
-        let Some((first, last)) = batch.first().zip(batch.last()) else { break };
-        let (first, last) = (first.number, last.number);
-        let events: Vec<&RawValue> = batch.iter().map(|event| &*event.event).collect();
-        let say = |why: String| progress.println(why);
-        let sent = post.send(&events, say).await;
-        sent.with_context(|| format!("lines {first} to {last}; {written} events are written"))?;
-        written += events.len();
-        progress.set_position(lines.read());
-        progress.set_message(written.to_string());
-    }
-    progress.finish_and_clear();
-    println!("{written} events are written");
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A bar where the length is known, a count where it is not; nothing where nobody looks.
-fn progress(lines: &Lines) -> ProgressBar {
-    let (bar, template) = match lines.length() {
-        Some(length) => (ProgressBar::new(length), "{bar:40} {percent}% {msg} events {eta}"),
-        None => (ProgressBar::new_spinner(), "{spinner} {msg} events {elapsed}"),
+    let lines = Lines::open(std::mem::take(&mut args.payloads))?;
+    let report = Report::new(&lines);
+    let mut work = Work {
+        args,
+        post,
+        lines,
+        report,
+        batch: Vec::new(),
+        signals: Signals::new()?,
+        left: false,
     };
-    let style = ProgressStyle::with_template(template);
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message("0")
+    let done = work.all().await;
+    work.report.end();
+    match done {
+        Ok(()) => work.finished(),
+        Err(error) => Err(anyhow!("{error:#}; {}", work.report.summary())),
+    }
 }
 
 /// An event, and the line that it came from.
@@ -87,15 +84,108 @@ struct Numbered {
     event: Box<RawValue>,
 }
 
-async fn batch(args: &Args, lines: &mut Lines) -> anyhow::Result<Vec<Numbered>> {
-    let (mut batch, mut bytes) = (Vec::new(), 0);
+struct Work {
+    args: Args,
+    post: Post,
+    lines: Lines,
+    report: Report,
+    /// Read, and not written yet.
+    batch: Vec<Numbered>,
+    signals: Signals,
+    /// A signal came: what was read is written still.
+    left: bool,
+}
+
+impl Work {
+    async fn all(&mut self) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                gathered = gather(&self.args, &mut self.lines, &mut self.batch) => gathered?,
+                name = self.signals.next(), if !self.left => {
+                    self.leave(name);
+                    continue;
+                }
+            }
+            if self.batch.is_empty() {
+                return Ok(());
+            }
+            self.send().await?;
+        }
+    }
+
+    fn leave(&mut self, signal: &str) {
+        self.left = true;
+        self.lines.stop();
+        self.report.say(format_args!("{signal}: writing what was read; once more gives up"));
+    }
+
+    /// Sends what was gathered, until it is written or somebody asks to give up.
+    async fn send(&mut self) -> anyhow::Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(()) };
+        let of = (first.number, last.number);
+        let what = if self.lines.are_input() { "lines" } else { "arguments" };
+        let events: Vec<&RawValue> = batch.iter().map(|event| &*event.event).collect();
+        let (told, mut tellings) = mpsc::unbounded_channel();
+        let sending = self.post.send(&events, |why| drop(told.send(why)));
+        tokio::pin!(sending);
+        let ids = loop {
+            tokio::select! {
+                sent = &mut sending => break sent,
+                Some(why) = tellings.recv() => self.report.say(why),
+                name = self.signals.next() => {
+                    if self.left {
+                        bail!("{what} {} to {}: given up ({name}), it is not known whether they are written", of.0, of.1);
+                    }
+                    self.left = true;
+                    self.lines.stop();
+                    self.report.say(format_args!("{name}: writing what was read; once more gives up"));
+                }
+            }
+        };
+        let ids = ids.with_context(|| format!("{what} {} to {}", of.0, of.1))?;
+        self.report.written(of, batch.len(), &ids, &self.lines);
+        Ok(())
+    }
+
+    /// Says what was done. Whoever ends a pipe has had enough; of a file something may be missing.
+    fn finished(&self) -> anyhow::Result<ExitCode> {
+        output::line(self.report.summary())?;
+        if let Some(line) = self.lines.unfinished() {
+            output::note(format_args!("line {line} was not complete, and is not written"));
+        }
+        if self.left && self.lines.length().is_some() && !self.lines.at_end() {
+            output::note("interrupted: the rest of the input is not written");
+            return Ok(ExitCode::FAILURE);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Reads events until there are enough for a request, or the first has waited for long enough, or
+/// the input ends: only then there may be none.
+///
+/// # Cancel safety
+/// What was read is in `batch`.
+async fn gather(args: &Args, lines: &mut Lines, batch: &mut Vec<Numbered>) -> anyhow::Result<()> {
+    let mut bytes: usize = batch.iter().map(|event| event.event.get().len()).sum();
+    let gathered = sleep(GATHERING);
+    tokio::pin!(gathered);
     while batch.len() < MOST_EVENTS && bytes < MOST_BYTES {
-        let Some(line) = lines.next().await? else { break };
+        let line = tokio::select! {
+            biased;
+            line = lines.next() => line?,
+            () = &mut gathered, if !batch.is_empty() => break,
+        };
+        let Some(line) = line else { break };
+        if batch.is_empty() {
+            gathered.as_mut().reset(Instant::now() + GATHERING);
+        }
         let event = event(args, &line).with_context(|| format!("line {}", line.number))?;
         bytes += event.get().len();
         batch.push(Numbered { number: line.number, event });
     }
-    Ok(batch)
+    Ok(())
 }
 
 /// The event of a line, with a `uid`: so it can be sent again when no answer came.

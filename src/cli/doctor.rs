@@ -2,23 +2,27 @@
 
 use std::process::ExitCode;
 
+use super::output;
 use crate::postgres::{
     doctor::{Finding, Severity, examine},
     server::Server,
 };
 
 /// Examines, and prints one line a finding, with the sentence that mends it below. Gives 1 when a
-/// finding is fatal.
-pub(super) async fn run(server: &Server) -> anyhow::Result<ExitCode> {
+/// finding is fatal. `mend` makes commands in that sentence ones that work as printed.
+pub(super) async fn run(
+    server: &Server,
+    mend: &dyn Fn(&str) -> String,
+) -> anyhow::Result<ExitCode> {
     let findings = examine(server).await;
     for finding in &findings {
-        println!("{}", render(finding));
+        output::line(render(finding, mend))?;
     }
     let fatal = findings.iter().any(|finding| finding.severity == Severity::Fatal);
     Ok(if fatal { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn render(finding: &Finding) -> String {
+fn render(finding: &Finding, of: &dyn Fn(&str) -> String) -> String {
     let severity = match finding.severity {
         Severity::Ok => "ok",
         Severity::Warning => "WARNING",
@@ -26,7 +30,7 @@ fn render(finding: &Finding) -> String {
     };
     let Finding { subject, found, mend, .. } = finding;
     let line = format!("{severity:<8}{subject:<20}{found}");
-    if mend.is_empty() { line } else { format!("{line}\n{:28}-> {mend}", "") }
+    if mend.is_empty() { line } else { format!("{line}\n{:28}-> {}", "", of(mend)) }
 }
 
 #[cfg(test)]
@@ -42,6 +46,6 @@ mod tests {
             mend: "enable it".to_owned(),
         };
         let expected = "FATAL   doorbell            the trigger is disabled\n                            -> enable it";
-        assert_eq!(render(&finding), expected);
+        assert_eq!(render(&finding, &str::to_owned), expected);
     }
 }

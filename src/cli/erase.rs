@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::upkeep::{self, Work};
+use super::{
+    output,
+    upkeep::{self, Work},
+};
 use crate::postgres::{
     erase::{Erase, Whose},
     server::Server,
@@ -21,7 +24,8 @@ pub(super) struct Args {
 }
 
 /// Erases until there is nothing left to erase, or a signal comes.
-pub(super) async fn run(server: &Server, args: Args) -> anyhow::Result<ExitCode> {
+/// `vacuum` is the command that frees the disk.
+pub(super) async fn run(server: &Server, args: Args, vacuum: &str) -> anyhow::Result<ExitCode> {
     let whose = match (args.subscriber, args.stream) {
         (Some(name), _) => Whose::Subscriber(name),
         (None, name) => Whose::Stream(name.unwrap_or_default()),
@@ -29,14 +33,14 @@ pub(super) async fn run(server: &Server, args: Args) -> anyhow::Result<ExitCode>
     let mut erase = Erase::begin(server, whose).await?;
     let mut work = Work::new("erased", None)?;
     let all = upkeep::work(&mut work, async || Ok(erase.step().await?)).await?;
-    println!("{}", work.summary());
+    output::line(work.summary())?;
     if !all {
-        eprintln!("event-piper: interrupted: run it again to go on");
+        output::note("interrupted: run it again to go on");
         return Ok(ExitCode::FAILURE);
     }
-    println!(
-        "gateways that run let go of it within some seconds; to take it off the disk: \
-         event-piper psql -c 'vacuum events'. Backups and archived logs have it still."
-    );
+    output::line(format_args!(
+        "gateways that run let go of it within some seconds; to take it off the disk: {vacuum}\n\
+         Backups and archived logs have it still."
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

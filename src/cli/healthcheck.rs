@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::serve::reachable_at;
+use super::banner::reachable_at;
 use crate::{config::Config, http::Place};
 
 /// Longer than a gateway that is ready takes.

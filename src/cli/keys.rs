@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Subcommand;
 
-use super::on_database;
+use super::{on_database, output};
 use crate::{
     access::{
         keys::{KeyId, NewKey},
@@ -103,8 +103,8 @@ async fn create(server: &Server, granted: &Granted) -> anyhow::Result<ExitCode> 
         .await
         .context("storing the key: is the schema up to date (event-piper migrate)?")?;
     // The key alone goes to the output, so that it can be put where it belongs at once.
-    eprintln!("key {id} of {name:?}; it is shown this once:");
-    println!("{}", key.text);
+    output::note(format_args!("key {id} of {name:?}; it is shown this once:"));
+    output::line(&key.text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -142,7 +142,8 @@ async fn list(server: &Server) -> anyhow::Result<ExitCode> {
             (None, Some(expires)) => format!("until {}", day(expires)),
             (None, None) => "counts".to_owned(),
         };
-        println!("{id}  {name:?}  since {}  {state}  {rights}", day(created));
+        let since = day(created);
+        output::line(format_args!("{id}  {name:?}  since {since}  {state}  {rights}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -162,6 +163,6 @@ async fn revoke(server: &Server, id: &str) -> anyhow::Result<ExitCode> {
     {
         bail!("there is no key {id} that counts");
     }
-    println!("revoked {id}");
+    output::line(format_args!("revoked {id}"))?;
     Ok(ExitCode::SUCCESS)
 }

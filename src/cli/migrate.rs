@@ -2,17 +2,28 @@
 
 use std::process::ExitCode;
 
-use crate::postgres::{migrate, server::Server};
+use super::{output, reach};
+use crate::{
+    config::Config,
+    postgres::{migrate, server::Server},
+};
 
-/// Migrates, and says what was applied. An error is the caller's to print, with its causes.
-pub(super) async fn run(server: &Server) -> anyhow::Result<ExitCode> {
+/// Migrates; an embedded PostgreSQL is created where there is none, as `serve` does.
+pub(super) async fn migrate(config: Config) -> anyhow::Result<ExitCode> {
+    let database = reach(config.database).await?;
+    let done = run(&database.server).await;
+    database.close().await;
+    done
+}
+
+async fn run(server: &Server) -> anyhow::Result<ExitCode> {
     let outcome = migrate::migrate(server).await?;
     for name in &outcome.applied {
-        println!("applied {name}");
+        output::line(format_args!("applied {name}"))?;
     }
     if let Some(said) = outcome.restored.to_words() {
-        println!("{said}");
+        output::line(said)?;
     }
-    println!("the schema of {server} is up to date");
+    output::line(format_args!("the schema of {server} is up to date"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,10 @@ use std::{num::NonZeroU32, process::ExitCode, time::Duration};
 
 use anyhow::bail;
 
-use super::upkeep::{self, Work, counted};
+use super::{
+    output,
+    upkeep::{self, Work, counted},
+};
 use crate::postgres::{
     prune::{Prune, What},
     server::Server,
@@ -45,13 +48,14 @@ pub(super) async fn run(server: &Server, args: Args) -> anyhow::Result<ExitCode>
     let verb = if args.dry_run { "would go" } else { "pruned" };
     let mut work = Work::new(verb, Some(prune.newest()))?;
     let all = upkeep::work(&mut work, async || Ok(prune.step().await?)).await?;
-    println!("{}", work.summary());
+    output::line(work.summary())?;
     if !all {
-        eprintln!("event-piper: interrupted at event {}: run it again to go on", work.upto());
+        output::note(format_args!("interrupted at event {}: run it again to go on", work.upto()));
         return Ok(ExitCode::FAILURE);
     }
     if args.dry_run {
-        println!("nothing was changed; without --dry-run, {} go", counted(work.changed()));
+        let went = counted(work.changed());
+        output::line(format_args!("nothing was changed; without --dry-run, {went} go"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

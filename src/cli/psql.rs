@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::invocation;
 use crate::{
     config::{Config, Database},
     postgres::binaries::Binaries,
@@ -17,10 +18,13 @@ use crate::{
 
 /// Becomes psql.
 pub(super) fn psql(config: &Config, args: Vec<OsString>) -> anyhow::Result<ExitCode> {
-    let url = config.database.url().context(
-        "the embedded PostgreSQL is not running here: start it with event-piper serve, or name \
-         its folder with --data-dir",
-    )?;
+    if let Database::Embedded(settings) = &config.database {
+        super::require_cluster(settings)?;
+    }
+    let url = config.database.url().with_context(|| {
+        let serve = invocation::of(&config.database, "serve");
+        format!("the embedded PostgreSQL is not running: start it with {serve}")
+    })?;
     let program = program(&config.database);
     let mut command = Command::new(&program);
     let (url, password) = apart(&url)?;
@@ -54,11 +58,11 @@ fn apart(url: &SecretString) -> anyhow::Result<(String, Option<SecretString>)> {
     Ok((bare, Some(password.into())))
 }
 
-fn without_password(url: &str) -> Option<String> {
+pub(super) fn without_password(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let (before, after) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let (user, host) = before.rsplit_once('@')?;
-    let (user, _) = user.split_once(':')?;
+    let (user, _) = user.split_once(':').unwrap_or((user, ""));
     Some(format!("{scheme}://{user}@{host}{after}"))
 }
 

@@ -7,11 +7,11 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::Subcommand;
-use indicatif::MultiProgress;
+use indicatif::{MultiProgress, ProgressDrawTarget};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{load, on_database, reach, serve};
+use super::{load, on_database, reach_existing, serve, start_logging};
 use crate::{
     config::{AggregatorFlags, Config, Flags},
     event::EventId,
@@ -70,8 +70,7 @@ const RECENT: usize = 1 << 20;
 pub(super) async fn pump(args: Args) -> anyhow::Result<ExitCode> {
     match args.action {
         None => {
-            let config = Config::load_for_pumps(args.flags, args.aggregator)?;
-            telemetry::init(&config.telemetry);
+            let config = start_logging(Config::load_for_pumps(args.flags, args.aggregator)?);
             let leaving = CancellationToken::new();
             let work = Box::pin(run(config, args.health, leaving.clone()));
             serve::until_signals(work, leaving).await
@@ -96,7 +95,7 @@ async fn run(
     let listen =
         |address| http::tcp(address).with_context(|| format!("listening on {address} (--health)"));
     let health = health.map(listen).transpose()?;
-    let reached = leaving.run_until_cancelled(reach(config.database.clone())).await;
+    let reached = leaving.run_until_cancelled(reach_existing(config.database.clone())).await;
     let Some(database) = reached.transpose()? else { return Ok(()) };
     let pumped = prepare_and_pump(&database.server, &config, health, leaving).await;
     database.close().await;
@@ -134,6 +133,9 @@ pub(super) fn start(
     leaving: &CancellationToken,
 ) -> TaskTracker {
     let (pumps, bars) = (TaskTracker::new(), MultiProgress::new());
+    if telemetry::is_json() {
+        bars.set_draw_target(ProgressDrawTarget::hidden());
+    }
     for settings in aggregators {
         let status = Status::new(&settings.name, Arc::clone(metrics)).beside(&bars);
         let pump = Pump::new(server, gateway, settings.clone(), status);

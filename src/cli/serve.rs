@@ -1,33 +1,21 @@
 //! `event-piper serve`: the database, the schema, the gateway; and in reverse at the end.
 
-use std::{
-    env,
-    io::{self, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::sleep,
-};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{open, wait_for};
+use super::{banner::Banner, open, signals::Signals, wait_for};
 use crate::{
-    access::{Access, Modes},
-    config::{Config, Database},
+    access::Access,
+    config::Config,
     gateway::{Gateway, safety::Checks},
-    http::{self, Listener, Place, tls::Tls},
+    http::{self, Listener, tls::Tls},
     metrics::Metrics,
-    postgres::{
-        doctor, embedded, error::Chain, migrate::migrate, reachable, server::Server, shape,
-    },
+    postgres::{doctor, error::Chain, migrate::migrate, reachable, server::Server, shape},
 };
 
 pub(super) async fn serve(mut config: Config) -> anyhow::Result<ExitCode> {
@@ -63,7 +51,13 @@ fn done(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(mut config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let hints = Hints::new(&config);
+    let banner = Banner::new(&config);
+    if config.access.modes.is_open() && !config.listen.is_local() {
+        warn!(
+            "--auth open-anywhere: whoever reaches {} can read and write everything",
+            config.listen
+        );
+    }
     // Before the slow things, for a port that is taken is the most usual mistake.
     let listener = http::listen(&config.listen);
     let listener = listener.with_context(|| format!("listening on {}", config.listen))?;
@@ -74,7 +68,7 @@ async fn run(mut config: Config, shutdown: CancellationToken) -> anyhow::Result<
         return Ok(());
     };
     let database = database?;
-    let served = prepare_and_serve(&database.server, &config, listener, &hints, shutdown).await;
+    let served = prepare_and_serve(&database.server, &config, listener, &banner, shutdown).await;
     database.close().await;
     served
 }
@@ -83,14 +77,14 @@ async fn prepare_and_serve(
     server: &Server,
     config: &Config,
     listener: Listener,
-    hints: &Hints,
+    banner: &Banner,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let Some(prepared) = shutdown.run_until_cancelled(prepare(server, config)).await else {
         return Ok(());
     };
     prepared?;
-    hints.print(&listener.place()?);
+    banner.print(&listener.place()?);
     run_gateway(server, config, listener, shutdown).await;
     Ok(())
 }
@@ -190,98 +184,3 @@ fn fit_open_files(config: &mut Config) {
 const OWN_FILES: usize = 48;
 /// The lease, the checkpoint, and two connections to the aggregator.
 const FILES_OF_A_PUMP: usize = 4;
-
-/// Both signals that ask a program to leave.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-        let interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-        Ok(Self { terminate, interrupt })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
-/// What a newcomer does next.
-struct Hints {
-    psql: String,
-    scheme: &'static str,
-    modes: Modes,
-}
-
-impl Hints {
-    fn new(config: &Config) -> Self {
-        let program = env::args().next().unwrap_or_else(|| "event-piper".to_owned());
-        let mut psql = format!("{} psql", quoted(&program));
-        if let Database::Embedded(settings) = &config.database
-            && Some(&settings.data_dir) != embedded::default_data_dir().as_ref()
-        {
-            let folder = quoted(&settings.data_dir.to_string_lossy());
-            psql = format!("{psql} --data-dir {folder}");
-        }
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
-        Self { psql, scheme, modes: config.access.modes }
-    }
-
-    fn print(&self, listening: &Place) {
-        // Whoever does not want to read it must not end the program: it may go to a full disk.
-        let _ = io::stdout().write_all(self.text(listening).as_bytes());
-    }
-
-    fn text(&self, listening: &Place) -> String {
-        let Place::Tcp(listening) = listening else {
-            return format!("\nEventPiper is at {listening}\n\n");
-        };
-        let address = format!("{}://{}", self.scheme, reachable_at(*listening));
-        let (psql, proof) = (&self.psql, self.proof());
-        format!(
-            r#"
-EventPiper is at {address}
-
-  watch    curl -N -H '{proof}' {address}/events
-  insert   {psql} -c "insert into events (type, timestamp, subscriber, payload) values ('insert', now(), 'toto', '{{\"foo\": \"bar\"}}')"
-  page     {address}/
-
-"#
-        )
-    }
-
-    /// What `curl` shows of who is asking.
-    fn proof(&self) -> &'static str {
-        if self.modes.jwt || self.modes.keys {
-            "Authorization: Bearer ..."
-        } else {
-            "X-Consumer-Id: toto"
-        }
-    }
-}
-
-/// An address that can be typed: "everywhere" is none.
-pub(super) fn reachable_at(mut listening: SocketAddr) -> SocketAddr {
-    match listening.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => listening.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => listening.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    listening
-}
-
-/// As a shell takes it.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "/-_.+,:@".contains(c);
-    if text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}

@@ -2,17 +2,14 @@
 //! each, a line that tells how far it is, and an end when it is asked to end.
 
 use std::{
-    io::{IsTerminal, Write, stderr},
+    io::{IsTerminal, stderr},
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::sleep,
-};
+use tokio::time::sleep;
 
-use crate::{event::EventId, postgres::upkeep::Step};
+use super::{output, signals::Signals};
+use crate::{event::EventId, postgres::upkeep::Step, telemetry};
 
 /// At least so long others have the disk to themselves between two steps; else as long as the
 /// step took.
@@ -32,8 +29,7 @@ pub(super) struct Work {
     begun: Instant,
     said: Instant,
     terminal: bool,
-    terminate: Signal,
-    interrupt: Signal,
+    signals: Signals,
 }
 
 /// Steps until the last one; `false` when a signal came before that.
@@ -50,8 +46,7 @@ pub(super) async fn work(
         }
         tokio::select! {
             () = sleep(begun.elapsed().max(PAUSE)) => {}
-            _ = work.terminate.recv() => return Ok(false),
-            _ = work.interrupt.recv() => return Ok(false),
+            _ = work.signals.next() => return Ok(false),
         }
     }
 }
@@ -68,9 +63,8 @@ impl Work {
             changed: 0,
             begun: now,
             said: now,
-            terminal: stderr().is_terminal(),
-            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+            terminal: stderr().is_terminal() && !telemetry::is_json(),
+            signals: Signals::new()?,
         })
     }
 
@@ -99,7 +93,7 @@ impl Work {
         let last = step.is_none_or(|step| step.last);
         let often = if self.terminal { ON_A_TERMINAL } else { ELSEWHERE };
         if last && self.terminal {
-            eprint!("\r\x1b[K");
+            output::raw("\r\x1b[K");
         } else if self.said.elapsed() >= often {
             self.said = Instant::now();
             self.say();
@@ -109,10 +103,9 @@ impl Work {
     fn say(&self) {
         let line = self.line();
         if self.terminal {
-            eprint!("\r\x1b[K{line}");
-            let _ = stderr().flush();
+            output::raw(format_args!("\r\x1b[K{line}"));
         } else {
-            eprintln!("{line}");
+            output::note(line);
         }
     }
 

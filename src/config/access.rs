@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{
-    sources::Sources,
+    sources::{Sources, trimmed},
     value::{self, Expected},
 };
 use crate::{
@@ -17,10 +17,11 @@ use crate::{
         hosts::Hosts,
         jwks::{self, Source},
         networks::Networks,
-        rights::Rights,
+        rights::{Rights, what_is_wrong},
         token::Issuer,
     },
     http::Place,
+    nearest::did_you_mean,
     postgres::error::Chain,
 };
 
@@ -55,12 +56,23 @@ pub(super) fn settings(from: &mut Sources, listen: &Place, origins: &[String]) -
     }
 }
 
+/// What `--auth` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub(super) modes: Modes,
+    /// Open on every address.
+    anywhere: bool,
+}
+
+pub(super) const OPEN: Chosen = Chosen { modes: Modes::OPEN, anywhere: false };
+
 /// Open is for this machine; anything wider is somebody's explicit choice.
-fn modes_at(listen: &Place, given: Option<Modes>, from: &mut Sources) -> Modes {
+fn modes_at(listen: &Place, given: Option<Chosen>, from: &mut Sources) -> Modes {
     match given {
-        Some(modes) if modes.is_open() && !listen.is_local() => from.wrong(format!(
+        Some(chosen) if chosen == OPEN && !listen.is_local() => from.wrong(format!(
             "--auth open: is for loopback addresses only, and --listen is {listen}: expected some \
-             of trusted-header, jwt, keys"
+             of trusted-header, jwt, keys, or open-anywhere where something else sees to it that \
+             only this machine reaches that address"
         )),
         None if !listen.is_local() => from.wrong(format!(
             "--listen {listen}: reachable from other machines, so say who is believed: expected \
@@ -69,7 +81,7 @@ fn modes_at(listen: &Place, given: Option<Modes>, from: &mut Sources) -> Modes {
         )),
         _ => {}
     }
-    given.unwrap_or(Modes::OPEN)
+    given.map_or(Modes::OPEN, |chosen| chosen.modes)
 }
 
 /// One issuer as it is written down: in settings of its own, or in a file of several.
@@ -135,6 +147,7 @@ fn one(from: &mut Sources) -> Option<Written> {
     let jwks_url = from.optional("jwt-jwks-url", name);
     let key_file = from.optional("jwt-key-file", value::path);
     let secret = from.optional("jwt-secret", secret);
+    // What is given without the issuer is complained of where the settings are looked at together.
     Some(Written {
         issuer: issuer?,
         audience: audience.unwrap_or_default(),
@@ -234,10 +247,16 @@ fn algorithms(given: &[String], keys: &Source) -> Parsed<Vec<Algorithm>> {
     given.iter().map(parse).collect()
 }
 
-fn modes(text: &str) -> Parsed<Modes> {
-    let expected = || "open, or some of trusted-header, jwt, keys, separated by commas".to_owned();
-    if text == "open" {
-        return Ok(Modes::OPEN);
+pub(super) fn modes(text: &str) -> Parsed<Chosen> {
+    let expected = |meant: String| {
+        format!(
+            "open, open-anywhere, or some of trusted-header, jwt, keys, separated by commas{meant}"
+        )
+    };
+    match text {
+        "open" => return Ok(OPEN),
+        "open-anywhere" => return Ok(Chosen { anywhere: true, ..OPEN }),
+        _ => {}
     }
     let mut modes = Modes::OPEN;
     for mode in text.split(',').map(str::trim) {
@@ -245,10 +264,13 @@ fn modes(text: &str) -> Parsed<Modes> {
             "trusted-header" => modes.trusted_header = true,
             "jwt" => modes.jwt = true,
             "keys" => modes.keys = true,
-            _ => return Err(expected()),
+            other => {
+                let known = ["open", "open-anywhere", "trusted-header", "jwt", "keys"];
+                return Err(expected(did_you_mean(other, known)));
+            }
         }
     }
-    Ok(modes)
+    Ok(Chosen { modes, anywhere: false })
 }
 
 fn networks(text: &str) -> Parsed<Networks> {
@@ -271,8 +293,9 @@ fn refresh(text: &str) -> Parsed<Duration> {
 }
 
 fn rights(text: &str) -> Parsed<Rights> {
-    serde_json::from_str(text)
-        .map_err(|e| format!(r#"rights such as {{"write": ["shop-*"], "all": true}} ({e})"#))
+    serde_json::from_str(text).map_err(|e| {
+        format!(r#"rights such as {{"write": ["shop-*"], "all": true}} ({})"#, what_is_wrong(&e))
+    })
 }
 
 fn list(text: &str) -> Parsed<Vec<String>> {
@@ -310,7 +333,7 @@ fn url(text: &str) -> Parsed<Url> {
 }
 
 fn secret(text: &str) -> Parsed<SecretString> {
-    let secret = SecretString::from(text.trim());
+    let secret = SecretString::from(trimmed(text));
     if secret.expose_secret().len() < SHORTEST_SECRET {
         return Err(format!(
             "a secret of at least {SHORTEST_SECRET} bytes, better 32, such as openssl rand -base64 32 makes"

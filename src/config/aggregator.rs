@@ -8,7 +8,8 @@ use reqwest::Url;
 use secrecy::SecretString;
 
 use super::{
-    sources::plain,
+    environment::Environment,
+    sources::{no_such_setting, plain, trimmed},
     value::{self, Expected},
 };
 use crate::{
@@ -92,10 +93,7 @@ impl clap::Args for AggregatorFlags {
 
 impl clap::FromArgMatches for AggregatorFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, ClapError> {
-        let given = |it: &Key| {
-            let value = matches.try_get_one::<String>(it.name).ok().flatten()?;
-            Some((it.name, value.clone()))
-        };
+        let given = |it: &Key| Some((it.name, matches.get_one::<String>(it.name)?.clone()));
         Ok(Self(KEYS.iter().filter_map(given).collect()))
     }
 
@@ -110,6 +108,11 @@ fn variable(key: &Key) -> String {
     format!("EVENT_PIPER_PUMP_{}", key.name.to_ascii_uppercase().replace('-', "_"))
 }
 
+/// The variables of all of them.
+pub(super) fn variables() -> impl Iterator<Item = String> {
+    KEYS.iter().map(variable)
+}
+
 /// What was given for one aggregator, by name: where, and what.
 pub(super) struct Given<'a> {
     values: BTreeMap<&'static str, (String, String)>,
@@ -120,13 +123,12 @@ impl<'a> Given<'a> {
     /// From flags, and the environment where those say nothing; none when they name none.
     pub(super) fn flags(
         flags: AggregatorFlags,
-        environment: &dyn Fn(&str) -> Option<String>,
+        environment: &Environment,
         wrong: &'a mut Vec<String>,
     ) -> Option<Self> {
-        let variables = KEYS.iter().filter_map(|it| {
-            let value = environment(&variable(it)).filter(|value| !value.is_empty())?;
-            Some((it.name, (variable(it), value)))
-        });
+        let variables = KEYS
+            .iter()
+            .filter_map(|it| Some((it.name, (variable(it), environment.get(&variable(it))?))));
         let mut values: BTreeMap<_, _> = variables.collect();
         let flags = flags.0.into_iter();
         values.extend(flags.map(|(name, value)| (name, (format!("--{name}"), value))));
@@ -139,9 +141,8 @@ impl<'a> Given<'a> {
         for (name, value) in table {
             let place = format!("{name} of an [[aggregator]] in {path}");
             let Some(key) = KEYS.iter().find(|it| it.name == name) else {
-                let names: Vec<_> = KEYS.iter().map(|it| it.name).collect();
-                let names = names.join(", ");
-                wrong.push(format!("{place}: there is no such setting: expected one of {names}"));
+                let names = KEYS.iter().map(|it| it.name);
+                wrong.push(format!("{place}: {}", no_such_setting(&name, names)));
                 continue;
             };
             match text(value) {
@@ -272,7 +273,7 @@ impl<'a> Given<'a> {
                 None
             }
             (None, Some((place, path))) => match fs::read_to_string(&path) {
-                Ok(text) => Some((place, text.trim().to_owned())),
+                Ok(text) => Some((place, trimmed(&text).to_owned())),
                 Err(error) => {
                     self.wrong.push(format!("{place}: {path:?} cannot be read ({error})"));
                     None
@@ -383,7 +384,8 @@ mod tests {
             let mut wrong = Vec::new();
             let flags =
                 BTreeMap::from([("to", "http://h".to_owned()), ("token", token.to_owned())]);
-            let given = Given::flags(AggregatorFlags(flags), &|_| None, &mut wrong).unwrap();
+            let given =
+                Given::flags(AggregatorFlags(flags), &Environment::default(), &mut wrong).unwrap();
             assert_eq!(given.settings().is_some(), right, "{token:?}");
             assert_eq!(wrong.is_empty(), right, "{wrong:?}");
         }

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, fs};
 
-use clap::{Arg, ArgMatches, Command, error::Error as ClapError};
+use clap::{Arg, ArgAction, ArgMatches, Command, error::Error as ClapError};
 
-use super::value::Expected;
+use super::{environment::Environment, value::Expected};
+use crate::{nearest::did_you_mean, telemetry::Format};
 
 /// One thing that an operator can turn; known by this name as a flag and in the file.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ const SETTINGS: &[Setting] = &[
     setting("postgres-port", "EVENT_PIPER_POSTGRES_PORT", "PORT", None, "Serve the embedded PostgreSQL on 127.0.0.1 too; its password is in the data folder"),
     setting("listen", "EVENT_PIPER_LISTEN", "ADDRESS", Some("127.0.0.1:4000"), "Where HTTP is served: an address and a port, or unix:/path"),
     setting("allowed-hosts", "EVENT_PIPER_ALLOWED_HOSTS", "NAMES", Some(""), "Names with a dot that requests may be for [default: in the open mode none, else any]"),
-    setting("auth", "EVENT_PIPER_AUTH", "MODES", None, "Who is believed: open (loopback only), or some of trusted-header,jwt,keys [default on loopback: open]"),
+    setting("auth", "EVENT_PIPER_AUTH", "MODES", None, "Who is believed: open (loopback only), some of trusted-header,jwt,keys, or open-anywhere [default on loopback: open]"),
     setting("trusted-proxies", "EVENT_PIPER_TRUSTED_PROXIES", "NETWORKS", Some("127.0.0.0/8,::1"), "Whose X-Consumer-Id is believed: addresses and networks, separated by commas"),
     setting("header-rights", "EVENT_PIPER_HEADER_RIGHTS", "JSON", Some("{}"), "What those may do whom X-Consumer-Id names, beside reading their own events"),
     setting("jwt-issuer", "EVENT_PIPER_JWT_ISSUER", "ISSUER", None, "Whose tokens are believed: their claim iss"),
@@ -94,13 +95,14 @@ const SECRETS: [(&str, &str); 3] = [
 /// What the file has beside settings: a table for each aggregator.
 const AGGREGATOR: &str = "aggregator";
 
-/// The variable of each setting.
+/// The name and the variable of each setting.
 #[cfg(test)]
-pub(super) static EVERY_VARIABLE: std::sync::LazyLock<Vec<&'static str>> =
-    std::sync::LazyLock::new(|| SETTINGS.iter().map(|it| it.variable).collect());
+pub(super) static EVERY_SETTING: std::sync::LazyLock<Vec<(&'static str, &'static str)>> =
+    std::sync::LazyLock::new(|| SETTINGS.iter().map(|it| (it.name, it.variable)).collect());
 
 /// The one setting that is no `--name value`, but `--migrate` or `--no-migrate`.
 const SWITCH: &str = "migrate";
+const NO_SWITCH: &str = "no-migrate";
 
 /// What was given on the command line, not looked at yet. No `Debug`: there are secrets.
 #[derive(Clone, Default)]
@@ -127,21 +129,22 @@ fn flag(it: &Setting) -> Arg {
 }
 
 fn switch(command: Command, it: &Setting) -> Command {
-    let yes = Arg::new("migrate").long("migrate").num_args(0).default_missing_value("true");
-    let no = Arg::new("no-migrate").long("no-migrate").num_args(0).default_missing_value("false");
     let help = format!("{} [env: {}]", it.help, it.variable);
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     command
-        .arg(yes.help(help).overrides_with("no-migrate"))
-        .arg(no.help("Leave the schema as it is").overrides_with("migrate"))
+        .arg(flag(SWITCH).help(help).overrides_with(NO_SWITCH))
+        .arg(flag(NO_SWITCH).help("Leave the schema as it is").overrides_with(SWITCH))
 }
 
 impl clap::FromArgMatches for Flags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, ClapError> {
-        let given = |id: &str| matches.try_get_one::<String>(id).ok().flatten().cloned();
-        let by_name = |it: &Setting| Some((it.name, given(it.name)?));
-        let mut flags: BTreeMap<_, _> = SETTINGS.iter().filter_map(by_name).collect();
-        if let Some(no) = given("no-migrate") {
-            flags.insert(SWITCH, no);
+        let values = SETTINGS.iter().filter(|it| it.name != SWITCH);
+        let given = values.filter_map(|it| Some((it.name, matches.get_one::<String>(it.name)?)));
+        let mut flags: BTreeMap<_, _> = given.map(|(name, text)| (name, text.clone())).collect();
+        for (name, value) in [(SWITCH, "true"), (NO_SWITCH, "false")] {
+            if matches.get_flag(name) {
+                flags.insert(SWITCH, value.to_owned());
+            }
         }
         Ok(Self(flags))
     }
@@ -154,14 +157,19 @@ impl clap::FromArgMatches for Flags {
 
 /// Everything that was wrong, a sentence each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrongSettings(pub(super) Vec<String>);
+pub struct WrongSettings {
+    pub(super) complaints: Vec<String>,
+    /// How logs are to be written, as far as that was understood.
+    pub log_format: Format,
+}
 
 impl std::error::Error for WrongSettings {}
 
 impl fmt::Display for WrongSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.len() == 1 { "a setting is wrong:" } else { "settings are wrong:" })?;
-        self.0.iter().try_for_each(|complaint| write!(f, "\n  {complaint}"))
+        let one = self.complaints.len() == 1;
+        f.write_str(if one { "a setting is wrong:" } else { "settings are wrong:" })?;
+        self.complaints.iter().try_for_each(|complaint| write!(f, "\n  {complaint}"))
     }
 }
 
@@ -177,19 +185,25 @@ pub(super) struct Sources {
     /// The tables `[[aggregator]]` of the file, and its path.
     pub(super) aggregators: Vec<(String, toml::Table)>,
     pub(super) wrong: Vec<String>,
+    /// What was given and has no effect, a sentence each.
+    pub(super) unused: Vec<String>,
+    log_format: Format,
 }
 
 impl Sources {
-    pub(super) fn new(flags: Flags, variable: &dyn Fn(&str) -> Option<String>) -> Self {
-        let (given, aggregators, wrong) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let mut sources = Self { given, aggregators, wrong };
+    pub(super) fn new(flags: Flags, environment: &Environment) -> Self {
+        let mut sources = Self {
+            given: BTreeMap::new(),
+            aggregators: Vec::new(),
+            wrong: environment.complaints(&variables()),
+            unused: Vec::new(),
+            log_format: Format::default(),
+        };
         sources.add(flags.0.into_iter().map(|(name, value)| (name, format!("--{name}"), value)));
         sources.add(SETTINGS.iter().filter_map(|it| {
-            // An empty variable is how many tools say that there is none.
-            let value = variable(it.variable).filter(|value| !value.is_empty())?;
-            Some((it.name, it.variable.to_owned(), value))
+            Some((it.name, it.variable.to_owned(), environment.get(it.variable)?))
         }));
-        if let Some(path) = sources.strongest("config") {
+        if let Some(path) = sources.peek("config").map(ToOwned::to_owned) {
             let settings = sources.read_file(&path);
             sources.add(settings.into_iter());
         }
@@ -221,15 +235,11 @@ impl Sources {
         }
         match fs::read_to_string(&value) {
             Ok(text) => {
-                let text = Given { place, value: text.trim().to_owned() };
+                let text = Given { place, value: trimmed(&text).to_owned() };
                 source.insert(secret, text);
             }
             Err(e) => self.wrong(format!("{place}: {value:?} cannot be read ({e})")),
         }
-    }
-
-    fn strongest(&self, name: &str) -> Option<String> {
-        Some(self.given.get(name)?.first()?.value.clone())
     }
 
     fn read_file(&mut self, path: &str) -> Vec<(&'static str, String, String)> {
@@ -275,7 +285,8 @@ impl Sources {
         let place = format!("{key} in {path}");
         let known = SETTINGS.iter().find(|it| it.name == key && it.name != "config");
         let Some(known) = known else {
-            self.wrong(format!("{place}: there is no such setting: expected one of {}", names()));
+            let names = SETTINGS.iter().map(|it| it.name).filter(|name| *name != "config");
+            self.wrong(format!("{place}: {}", no_such_setting(key, names)));
             return None;
         };
         let Some(value) = plain(value) else {
@@ -319,9 +330,32 @@ impl Sources {
         self.wrong.push(complaint);
     }
 
+    /// The value that counts of a setting, as it was given.
+    pub(super) fn peek(&self, name: &str) -> Option<&str> {
+        Some(&self.given.get(name)?.first()?.value)
+    }
+
+    /// Where the value that counts was given, if there is one.
+    pub(super) fn place_of(&self, name: &str) -> Option<&str> {
+        Some(&self.given.get(name)?.first()?.place)
+    }
+
+    /// Notes how logs are to be written, for the complaint that may come of all this.
+    pub(super) fn logs_are(&mut self, format: Format) {
+        self.log_format = format;
+    }
+
+    /// Whether the environment as such is right.
+    pub(super) fn only_environment(self) -> Result<(), WrongSettings> {
+        self.finish(())
+    }
+
     /// The outcome, if nothing was wrong.
     pub(super) fn finish<T>(self, outcome: T) -> Result<T, WrongSettings> {
-        if self.wrong.is_empty() { Ok(outcome) } else { Err(WrongSettings(self.wrong)) }
+        if self.wrong.is_empty() {
+            return Ok(outcome);
+        }
+        Err(WrongSettings { complaints: self.wrong, log_format: self.log_format })
     }
 }
 
@@ -334,9 +368,29 @@ fn complaint(name: &str, given: &Given, expected: &str) -> String {
     }
 }
 
-fn names() -> String {
-    let names = SETTINGS.iter().map(|it| it.name).filter(|name| *name != "config");
-    names.collect::<Vec<_>>().join(", ")
+/// Every variable that a setting or a pump has.
+pub(super) fn variables() -> Vec<String> {
+    let settings = SETTINGS.iter().map(|it| it.variable.to_owned());
+    settings.chain(super::aggregator::variables()).collect()
+}
+
+/// Names the setting that was probably meant, else all of them.
+pub(super) fn no_such_setting<'a>(
+    given: &str,
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> String {
+    let meant = did_you_mean(given, names.clone());
+    if meant.is_empty() {
+        let names: Vec<_> = names.collect();
+        format!("there is no such setting: expected one of {}", names.join(", "))
+    } else {
+        format!("there is no such setting{meant}")
+    }
+}
+
+/// What a file holds, without the blanks around it and the byte order mark of some editors.
+pub(super) fn trimmed(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text).trim()
 }
 
 /// A value of the file as it would be written in a flag.

@@ -145,7 +145,7 @@ impl Visit {
             _ => return,
         };
         let Self { from, method, path, .. } = self;
-        info!(target: AUDIT, action, who = ?who.name(), id, %from, %method, ?path, "audit: {action}");
+        info!(target: AUDIT, action, who = &**who.name(), id, %from, %method, path, "audit: {action}");
     }
 
     /// A refusal is written down, and one of a bad proof waits for its turn: beyond what may
@@ -178,7 +178,7 @@ impl Visit {
         let status = response.status().as_u16();
         info!(
             target: AUDIT,
-            action = "refused", who = ?name, kind, %from, %method, ?path, status, reason, why = ?detail,
+            action = "refused", who = name, kind, %from, %method, path, status, reason, why = detail.as_str(),
             "audit: refused"
         );
     }

@@ -33,7 +33,7 @@ pub(super) async fn give(
     let issued = issued.map_err(|none| Problem::bad_request(none.to_string()))?;
     info!(
         target: "event_piper::audit",
-        action = "ticket given", who = ?who.name(), kind = who.kind().as_str(), id = %issued.id,
+        action = "ticket given", who = &**who.name(), kind = who.kind().as_str(), id = %issued.id,
         "audit: ticket given"
     );
     let body = json!({

@@ -83,6 +83,11 @@ pub fn running_url(settings: &Settings) -> Option<String> {
     (running.is_ready() && running.is_alive()).then(|| url(&running.socket_dir, running.port, NAME))
 }
 
+/// Whether there is a cluster in this folder, running or not.
+pub fn exists(settings: &Settings) -> std::io::Result<bool> {
+    Folder::cluster_in(&settings.data_dir).try_exists()
+}
+
 impl Embedded {
     /// The database, as a parsed connection string.
     ///

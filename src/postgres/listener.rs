@@ -47,7 +47,8 @@ impl Listener {
                             let _ = ring.try_send(());
                         }
                     }
-                    Ok(message) => debug!(?message, "PostgreSQL says"),
+                    Ok(AsyncMessage::Notice(notice)) => debug!(%notice, "PostgreSQL says"),
+                    Ok(_) => {}
                     Err(error) => {
                         debug!(%error, "the listening connection has ended");
                         break;

@@ -1,5 +1,7 @@
 //! What pumps keep in the database: the lease, the checkpoint, and the dead letters.
 
+use std::fmt::{self, Display, Formatter};
+
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Row, types::ToSql};
 
@@ -92,6 +94,16 @@ pub struct Checkpoint {
     pub delivered: EventId,
     /// The aggregator was told that its bootstrap is complete.
     pub booted: bool,
+}
+
+impl Display for Checkpoint {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.position {
+            None => write!(f, "nothing yet")?,
+            Some(position) => write!(f, "event {position}, delivered {}", self.delivered)?,
+        }
+        write!(f, "{}", if self.booted { ", booted" } else { ", not booted" })
+    }
 }
 
 /// A connection that ends when it is dropped, also when an answer is still missing: whoever

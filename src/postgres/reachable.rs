@@ -24,9 +24,12 @@ pub async fn wait(server: &Server) -> Result<(), tokio_postgres::Error> {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(e)) if !may_come(&e) => return Err(e),
             Ok(Err(e)) => {
-                warn!("waiting for PostgreSQL, will try again in {pause:?}: {}", Chain(&e));
+                warn!(
+                    "waiting for PostgreSQL at {server}; trying again in {pause:?}: {}",
+                    Chain(&e)
+                );
             }
-            Err(_) => warn!("PostgreSQL accepted a connection, and then said nothing"),
+            Err(_) => warn!("PostgreSQL at {server} accepted a connection, and then sent nothing"),
         }
         sleep(pause).await;
         pause = (pause * 2).min(longest);

@@ -165,8 +165,8 @@ impl<'a> Delivery<'a> {
         if state == State::Stopped {
             error!(aggregator = %name, error = %Chain(interrupt), "stopped");
         } else {
-            warn!(aggregator = %name, error = %Chain(interrupt), failures, ?pause,
-                "delivery failed, and will be tried again");
+            warn!(aggregator = %name, error = %Chain(interrupt), failures,
+                "delivery failed; retrying in {pause:?}");
         }
         pause
     }
@@ -187,7 +187,7 @@ impl<'a> Delivery<'a> {
         let checkpoint = resume(seen, known, self.settings.start, newest);
         let position = checkpoint.position.unwrap_or_default();
         if checkpoint != known {
-            info!(aggregator = %self.settings.name, ?seen, ?known, ?checkpoint, "goes on from here");
+            info!(aggregator = %self.settings.name, %seen, %known, %checkpoint, "goes on from here");
             self.lease.note(checkpoint);
             self.lease.save().await?;
         }

@@ -125,7 +125,7 @@ async fn try_acquire(server: &Server, name: &str, status: &Status) -> Result<Lea
         sleep(BEAT.mul_f32(0.5 + fastrand::f32() / 2.0)).await;
     }
     let (seat, checkpoint) = within("taking over", candidate.take_over()).await?;
-    info!(aggregator = name, epoch = seat.epoch(), ?checkpoint, "has the lease");
+    info!(aggregator = name, epoch = seat.epoch(), %checkpoint, "has the lease");
     status.took_over();
     Ok(Lease::keep(seat, checkpoint, status.clone()))
 }

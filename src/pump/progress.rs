@@ -9,7 +9,7 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use tracing::info;
 
-use crate::event::EventId;
+use crate::{event::EventId, telemetry};
 
 /// Lines in a log are this far apart.
 const LINES: Duration = Duration::from_secs(5);
@@ -31,7 +31,8 @@ impl Progress {
     pub(super) fn new(bars: &MultiProgress, name: &str, from: EventId, to: EventId) -> Self {
         let now = Instant::now();
         info!(aggregator = name, %from, %to, "bootstrapping");
-        let bar = stderr().is_terminal().then(|| bars.add(bar(name, from, to)));
+        let bar = (stderr().is_terminal() && !telemetry::is_json())
+            .then(|| bars.add(bar(name, from, to)));
         Self { name: name.to_owned(), from, to, begun: now, events: 0, said: now, bar }
     }
 

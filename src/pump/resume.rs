@@ -1,5 +1,7 @@
 //! Where to go on: decided from what the aggregator has and what the checkpoint says.
 
+use std::fmt::{self, Display, Formatter};
+
 use crate::{event::EventId, postgres::pumps::Checkpoint};
 
 /// What an aggregator's answer means.
@@ -11,6 +13,16 @@ pub enum Seen {
     Unsaid,
     /// 200 with this event of ours.
     Ours(EventId),
+}
+
+impl Display for Seen {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing"),
+            Self::Unsaid => f.write_str("not said"),
+            Self::Ours(event) => write!(f, "event {event}"),
+        }
+    }
 }
 
 /// Where to begin with an aggregator that wants no bootstrap, and of which nothing is known.

@@ -1,11 +1,25 @@
 //! `event-piper append`, the program itself, against real gateways.
 
-use std::process::{Output, Stdio};
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::json;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStderr, ChildStdin, Command},
+    time::timeout,
+};
 
-use crate::support::{app::App, killable::Killable, postgres::Database};
+use crate::support::{
+    app::App, eventually, killable::Killable, ports::free_address, postgres::Database,
+    sse_client::post,
+};
 
 async fn append(url: &str, args: &[&str], input: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));
@@ -46,7 +60,7 @@ async fn arguments_and_lines_are_written() {
                  {\"uid\":\"e5a2c0de-0000-4000-8000-000000000001\",\"type\":\"t\",\
                   \"stream\":\"orders\",\"payload\":null}\n";
     let done = append(&url, &[], lines).await;
-    assert_eq!(said(&done), "2 events are written\n");
+    assert_eq!(said(&done), "2 events are written: lines 1 to 2, ids 5 to 6\n");
     let huge = format!("1{}", "0".repeat(400));
     assert_eq!(payloads(&database).await, [r#"{"a": 1}"#, &huge, "1", "2", "1000", "null"]);
     assert_eq!(app.get("/streams/orders", &[]).await.json()["version"], 3);
@@ -62,6 +76,7 @@ async fn what_is_wrong_is_said_with_its_line() {
         (&["-t", "t", "-c", "a"], "1\n{\n", "line 2"),
         (&["-t", "$t", "-c", "a"], "1\n", "begins with $"),
         (&[], "7\n", "line 1"),
+        (&["-t", "t", "-c", "a"], "1\n\u{feff}\u{feff}2\n", "line 2"),
     ] {
         let done = append(&url, args, input).await;
         assert!(!done.status.success());
@@ -105,4 +120,140 @@ async fn no_line_is_lost_or_doubled_while_gateways_die() {
     let row = client.query_one(sql, &[]).await.unwrap();
     let numbers = (row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, bool>(2));
     assert_eq!(numbers, (20_000, 20_000, true), "each once, in order");
+}
+
+/// `event-piper append` on a pipe that stays open.
+struct Live {
+    child: Child,
+    input: Option<ChildStdin>,
+    errors: Lines<BufReader<ChildStderr>>,
+}
+
+impl Live {
+    fn start(url: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));
+        command.args(["append", "--url", url, "-t", "t", "-c", "toto"]).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let input = child.stdin.take();
+        let errors = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, input, errors }
+    }
+
+    async fn feed(&mut self, text: &str) {
+        self.input.as_mut().unwrap().write_all(text.as_bytes()).await.unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().unwrap().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// The next line on standard error that says this.
+    async fn says(&mut self, words: &str) {
+        let heard = async {
+            while let Some(line) = self.errors.next_line().await.unwrap() {
+                if line.contains(words) {
+                    return;
+                }
+            }
+            panic!("it ended without a word of {words:?}");
+        };
+        timeout(Duration::from_secs(30), heard).await.unwrap_or_else(|_| panic!("no {words:?}"));
+    }
+
+    async fn end(self) -> Output {
+        timeout(Duration::from_secs(30), self.child.wait_with_output()).await.unwrap().unwrap()
+    }
+}
+
+async fn written(database: &Database, expected: &[&str]) {
+    eventually("the events are written", async || {
+        (payloads(database).await == expected).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pipe_is_live_and_a_signal_loses_nothing_that_was_read() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    for (signal, code) in [(Signal::SIGINT, 0), (Signal::SIGTERM, 0)] {
+        let before: Vec<String> = payloads(&database).await;
+        let mut expected: Vec<&str> = before.iter().map(String::as_str).collect();
+        let mut live = Live::start(&format!("http://{}", app.address));
+        live.feed("1\n").await;
+        expected.push("1");
+        written(&database, &expected).await;
+        live.feed("2\n3\n").await;
+        expected.extend(["2", "3"]);
+        written(&database, &expected).await;
+        // Without an end of its line it may be half of an event.
+        live.feed("44").await;
+        live.signal(signal);
+        live.says("writing what was read").await;
+        let done = live.end().await;
+        assert_eq!(done.status.code(), Some(code), "{}", said(&done));
+        assert!(
+            said(&done).contains("3 events are written: lines 1 to 3, ids "),
+            "{}",
+            said(&done)
+        );
+        assert_eq!(payloads(&database).await, expected);
+    }
+}
+
+/// Without a terminal it is told why nothing happens; what was read is written when the gateway is
+/// back, although a signal has come; and only a second one gives up.
+#[tokio::test]
+async fn a_gateway_that_is_away_is_waited_for_until_somebody_gives_up() {
+    let database = Database::create().await;
+    let address = free_address();
+    let url = format!("http://{address}");
+    let mut live = Live::start(&url);
+    live.feed("1\n2\n").await;
+    live.says("again in").await;
+    live.signal(Signal::SIGINT);
+    live.says("once more gives up").await;
+    live.says("again in").await;
+    let gateway = Killable::start(&database.url(), Some(address)).await;
+    let done = live.end().await;
+    assert!(done.status.success(), "{}", said(&done));
+    assert_eq!(payloads(&database).await, ["1", "2"]);
+    drop(gateway);
+
+    let mut live = Live::start(&format!("http://{}", free_address()));
+    live.feed("3\n").await;
+    live.says("again in").await;
+    live.signal(Signal::SIGTERM);
+    live.says("once more gives up").await;
+    live.signal(Signal::SIGTERM);
+    live.says("0 events are written").await;
+    assert_eq!(live.end().await.status.code(), Some(1));
+}
+
+/// A byte order mark stands before what some editors write. Both ways of writing ignore it alike.
+#[tokio::test]
+async fn a_byte_order_mark_is_ignored_as_over_http() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let event = r#"{"type":"t","subscriber":"a","payload":1}"#;
+    for lines in [
+        format!("\u{feff}{event}\n"),
+        format!("{event}\n\u{feff}{event}\n"),
+        format!("\u{feff}\n{event}\n"),
+        "\u{feff}".to_owned(),
+        format!(" \u{feff}{event}\n"),
+        format!("\u{feff}\u{feff}{event}\n"),
+    ] {
+        let count = async || payloads(&database).await.len();
+        let before = count().await;
+        let headers = [("Content-Type", "application/x-ndjson")];
+        let imported = post(app.address, "/events", &headers, &lines).await;
+        let refused = imported.body.contains("\"error\"");
+        let over_http = count().await - before;
+        let done = append(&format!("http://{}", app.address), &[], &lines).await;
+        let by_command = count().await - before - over_http;
+        assert_eq!(over_http, by_command, "{lines:?}: {}; {}", imported.body, said(&done));
+        assert_eq!(done.status.success(), !refused, "{lines:?}: {}", imported.body);
+    }
 }

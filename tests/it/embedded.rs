@@ -86,6 +86,8 @@ async fn what_a_killed_gateway_leaves_running_is_taken_over() {
     let mut owner = Command::new(env!("CARGO_BIN_EXE_event-piper"));
     owner.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&settings.data_dir);
     owner.stdout(Stdio::null()).stderr(Stdio::null());
+    // Of the same version as the one that takes over.
+    owner.envs(settings.binaries.iter().map(|folder| ("EVENT_PIPER_POSTGRES_BIN", folder)));
     let mut owner = owner.spawn().unwrap();
     let url = eventually("the schema is there", async || {
         let url = embedded::running_url(&settings)?;

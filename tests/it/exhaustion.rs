@@ -13,8 +13,8 @@ use crate::support::{
     sse_client::Stream,
 };
 
-/// `/readyz` says within this time what has become of delivery.
-const TRUTH: Duration = Duration::from_secs(10);
+/// `/readyz` says by then what has become of delivery, on a busy machine too.
+const TRUTH: Duration = Duration::from_mins(2);
 
 const TOTO: [(&str, &str); 1] = [("X-Consumer-Id", "toto")];
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
@@ -174,7 +174,7 @@ async fn without_memory_it_ends_and_a_new_one_goes_on() {
             }
         }
     };
-    timeout(Duration::from_secs(30), ended).await.expect("it ends without memory");
+    timeout(TRUTH, ended).await.expect("it ends without memory");
     assert!(gateway.log().contains("memory allocation"), "{}", gateway.log());
 
     gateway.start();

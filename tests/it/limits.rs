@@ -90,7 +90,7 @@ async fn a_connection_beyond_the_limit_is_closed_until_there_is_room() {
     let first = app.follow("a").await.joined().await;
     let _second = app.follow("b").await.joined().await;
     let mut third = TcpStream::connect(app.address).await.unwrap();
-    let closed = timeout(Duration::from_secs(10), third.read(&mut [0])).await.unwrap();
+    let closed = timeout(Duration::from_mins(2), third.read(&mut [0])).await.unwrap();
     assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
     drop(first);
     eventually("there is room again", async || {
@@ -106,7 +106,7 @@ async fn who_sends_a_head_byte_by_byte_is_cut_off() {
         let mut slow = TcpStream::connect(app.address).await.unwrap();
         slow.write_all(beginning.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        let cut = timeout(Duration::from_secs(10), slow.read_to_end(&mut answer)).await;
+        let cut = timeout(Duration::from_mins(2), slow.read_to_end(&mut answer)).await;
         assert!(cut.is_ok(), "{beginning:?} keeps a connection");
     }
 }

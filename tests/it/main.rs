@@ -7,6 +7,7 @@ mod append_command;
 mod beside;
 mod browser;
 mod chaos;
+mod commands;
 mod contract;
 mod cost;
 mod doctor;

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::support::{app::App, killable::Killable, postgres::Database};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_mins(2);
 
 struct Tail {
     child: Child,

@@ -10,6 +10,7 @@ mod store;
 
 use std::{
     env,
+    io::{self, Write},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -54,7 +55,8 @@ async fn main() -> anyhow::Result<()> {
         .with_state(Arc::new(Mutex::new(store)));
     let listener = TcpListener::bind(&address).await;
     let listener = listener.with_context(|| format!("listening on {address}"))?;
-    println!("the aggregator is at http://{}", listener.local_addr()?);
+    // Nobody need read it.
+    let _ = writeln!(io::stdout(), "the aggregator is at http://{}", listener.local_addr()?);
     Ok(axum::serve(listener, router).await?)
 }
 

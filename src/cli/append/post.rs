@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use reqwest::{Client, StatusCode, Url, header};
+use reqwest::{Client, Response, StatusCode, Url, header};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::time::sleep;
@@ -39,7 +40,8 @@ pub(super) fn uid(name: Option<&str>, line: &Line) -> Uuid {
 
 /// What became of an attempt.
 enum Sent {
-    Written,
+    /// With these ids, as far as the answer arrived.
+    Written(Vec<i64>),
     /// Not yet, for this reason.
     Again(String),
 }
@@ -56,17 +58,18 @@ impl Post {
         Ok(Self { client, url, token })
     }
 
-    /// Returns when these are written, all of them.
+    /// Returns the ids when these are written, all of them. However long the gateway is away, it
+    /// is tried again; `say` is told why.
     pub(super) async fn send(
         &self,
         events: &[&RawValue],
-        say: impl Fn(String),
-    ) -> anyhow::Result<()> {
+        mut say: impl FnMut(String),
+    ) -> anyhow::Result<Vec<i64>> {
         let body = serde_json::to_string(events)?;
         let (mut pause, longest) = PAUSE;
         loop {
             match self.attempt(body.clone()).await? {
-                Sent::Written => return Ok(()),
+                Sent::Written(ids) => return Ok(ids),
                 Sent::Again(why) => say(format!("{why}; again in {:.1} s", pause.as_secs_f32())),
             }
             sleep(pause.mul_f32(0.75 + fastrand::f32() / 2.0)).await;
@@ -86,7 +89,7 @@ impl Post {
             Err(error) => return Ok(Sent::Again(format!("{}: {}", self.url, root(&error)))),
         };
         match response.status() {
-            StatusCode::CREATED => Ok(Sent::Written),
+            StatusCode::CREATED => Ok(Sent::Written(ids(response).await)),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 Ok(Sent::Again(refusal(response).await))
             }
@@ -94,4 +97,14 @@ impl Post {
             _ => bail!(refusal(response).await),
         }
     }
+}
+
+/// The ids of an answer. Should its body be lost, the events are written all the same.
+async fn ids(response: Response) -> Vec<i64> {
+    #[derive(Deserialize)]
+    struct Answer {
+        ids: Vec<i64>,
+    }
+    let body = response.bytes().await.unwrap_or_default();
+    serde_json::from_slice(&body).map_or_else(|_| Vec::new(), |Answer { ids }| ids)
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use crate::{
+    cli::output,
     event::EventId,
     postgres::{
         pumps::{self, Letter, PumpState},
@@ -22,13 +23,14 @@ pub(super) async fn list(server: &Server) -> anyhow::Result<ExitCode> {
         .await
         .context("reading the dead letters: is the schema up to date (event-piper migrate)?")?;
     if all.is_empty() {
-        println!("there is no pump yet");
+        output::line("there is no pump yet")?;
     }
     for pump in &all {
-        println!("{}", line(pump));
+        output::line(line(pump))?;
         for letter in letters.iter().filter(|letter| letter.pump == pump.name) {
             let (event, state, at) = (letter.event, &letter.state, &letter.noted_at);
-            println!("    {event} {state} since {at}: {}", letter.reason);
+            let reason = &letter.reason;
+            output::line(format_args!("    {event} {state} since {at}: {reason}"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -56,9 +58,12 @@ impl Mark {
         let marked = marked
             .await
             .context("marking the events: is the schema up to date (event-piper migrate)?")?;
-        println!("{marked} events marked: {}", self.letter.as_str());
+        let how = self.letter.as_str();
+        output::line(format_args!("{marked} events marked: {how}"))?;
         if marked == 0 {
-            eprintln!("no such event was refused: `event-piper pump list` shows those that were");
+            output::note(
+                "no such event was refused: `event-piper pump list` shows those that were",
+            );
             return Ok(ExitCode::FAILURE);
         }
         Ok(ExitCode::SUCCESS)

@@ -132,7 +132,8 @@ impl Import {
             let line = self.line().await.map_err(|problem| (self.lines + 1, problem))?;
             let Some(line) = line else { break };
             self.lines += 1;
-            if line.iter().all(u8::is_ascii_whitespace) {
+            let bare = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&line);
+            if bare.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
             bytes += line.len();

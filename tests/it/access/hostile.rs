@@ -18,7 +18,7 @@ use crate::support::{
     sse_client::Stream,
 };
 
-const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+const DEADLINE: std::time::Duration = std::time::Duration::from_mins(2);
 
 /// All that is answered to these bytes, until the connection ends.
 async fn raw(app: &App, bytes: &[u8]) -> Vec<u8> {

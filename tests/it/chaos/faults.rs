@@ -182,7 +182,7 @@ impl Blow {
         let mut gateway = station.gateway.lock().await;
         if gateway.fallen().is_none() {
             gateway.signal(Signal::SIGKILL);
-            gateway.ended(Duration::from_secs(10)).await.expect("who is killed ends");
+            gateway.ended(Duration::from_mins(2)).await.expect("who is killed ends");
         }
         sleep(self.lasts / 2).await;
         gateway.start();

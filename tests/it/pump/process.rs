@@ -77,7 +77,7 @@ impl PumpProcess {
     pub(crate) async fn leave(&mut self) {
         self.signal(Signal::SIGTERM);
         let mut child = self.child.take().expect("it runs");
-        let left = timeout(Duration::from_secs(28), child.wait()).await;
+        let left = timeout(Duration::from_secs(110), child.wait()).await;
         assert!(left.expect("it leaves").unwrap().success(), "{}", self.log());
     }
 
@@ -124,7 +124,7 @@ impl PumpProcess {
     /// Waits for what the pump shall bring about; shows its log when that does not come.
     pub(crate) async fn eventually(&self, what: &str, mut probe: impl AsyncFnMut() -> bool) {
         let reached = eventually(what, async || probe().await.then_some(()));
-        let reached = timeout(Duration::from_secs(28), reached).await;
+        let reached = timeout(Duration::from_secs(110), reached).await;
         assert!(reached.is_ok(), "not in time: {what}\n{}", self.log());
     }
 

@@ -85,7 +85,7 @@ impl Browser {
             last = self.eval(script).await;
             (last == expected).then_some(())
         });
-        let reached = timeout(Duration::from_secs(25), reached).await.is_ok();
+        let reached = timeout(Duration::from_secs(110), reached).await.is_ok();
         assert!(reached, "{script}\n is        {last}\n and not   {expected}");
     }
 

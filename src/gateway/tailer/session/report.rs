@@ -53,7 +53,12 @@ impl Session<'_> {
                 if lasted > LONG_HOLD && !held.said {
                     held.said = true;
                     let by = self.who_writes(&hole.open).await?.join(", ");
-                    warn!(transactions = ?hole.open, backends = by, "delivery is held by open transactions");
+                    let open: Vec<_> = hole.open.iter().map(ToString::to_string).collect();
+                    warn!(
+                        transactions = open.join(", "),
+                        backends = by,
+                        "delivery is held by open transactions"
+                    );
                 }
             }
             (None, Some(held)) => {

@@ -1,0 +1,85 @@
+//! What is told of an append: how much is written, of which lines, as which events.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::lines::Lines;
+use crate::cli::output;
+
+/// Where there is no bar, a line tells this often how far it is.
+const SAID_EVERY: Duration = Duration::from_secs(30);
+
+/// What was written so far.
+pub(super) struct Report {
+    bar: ProgressBar,
+    events: u64,
+    /// The first and the last line; none of arguments.
+    lines: Option<(u64, u64)>,
+    /// The smallest and the greatest id, of those that the gateway has told.
+    ids: Option<(i64, i64)>,
+    said: Instant,
+}
+
+impl Report {
+    pub(super) fn new(lines: &Lines) -> Self {
+        Self { bar: bar(lines), events: 0, lines: None, ids: None, said: Instant::now() }
+    }
+
+    /// These events were written: the lines they came from, and the ids that they got.
+    pub(super) fn written(&mut self, of: (u64, u64), events: usize, ids: &[i64], lines: &Lines) {
+        self.events += events as u64;
+        if lines.are_input() {
+            self.lines = Some((self.lines.map_or(of.0, |known| known.0), of.1));
+        }
+        for id in ids {
+            let (least, most) = self.ids.unwrap_or((*id, *id));
+            self.ids = Some((least.min(*id), most.max(*id)));
+        }
+        self.bar.set_position(lines.read());
+        self.bar.set_message(self.events.to_string());
+        if self.bar.is_hidden() && self.said.elapsed() >= SAID_EVERY {
+            self.say(self.summary());
+        }
+    }
+
+    /// Something about the work, on standard error: above the bar, if there is one.
+    pub(super) fn say(&mut self, text: impl std::fmt::Display) {
+        self.said = Instant::now();
+        self.bar.suspend(|| output::note(text));
+    }
+
+    /// `2 events are written: lines 1 to 2, ids 7 to 8`.
+    pub(super) fn summary(&self) -> String {
+        let range = |word: &str, (first, last): (String, String)| {
+            if first == last {
+                format!("{word} {first}")
+            } else {
+                format!("{word}s {first} to {last}")
+            }
+        };
+        let lines = self.lines.map(|(a, b)| range("line", (a.to_string(), b.to_string())));
+        let ids = self.ids.map(|(a, b)| range("id", (a.to_string(), b.to_string())));
+        let which: Vec<_> = lines.into_iter().chain(ids).collect();
+        let events = match self.events {
+            1 => "1 event is written".to_owned(),
+            events => format!("{events} events are written"),
+        };
+        if which.is_empty() { events } else { format!("{events}: {}", which.join(", ")) }
+    }
+
+    /// Takes the bar away.
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A bar where the length is known, a count where it is not. Only a terminal shows it.
+fn bar(lines: &Lines) -> ProgressBar {
+    let (bar, template) = match lines.length() {
+        Some(length) => (ProgressBar::new(length), "{bar:40} {percent}% {msg} events {eta}"),
+        None => (ProgressBar::new_spinner(), "{spinner} {msg} events {elapsed}"),
+    };
+    let style = ProgressStyle::with_template(template);
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message("0")
+}

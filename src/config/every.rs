@@ -1,0 +1,238 @@
+//! Every setting, by flag, by variable and by file: an unusual value arrives in what is built from
+//! it, and a wrong one is named.
+
+use std::{fmt::Write, time::Duration};
+
+use clap::{Args, FromArgMatches};
+use secrecy::ExposeSecret;
+
+use super::{
+    sources::{EVERY_SETTING, Flags, Sources},
+    tests::File,
+    *,
+};
+use crate::access::jwks::Source;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const ISSUER: [(&str, &str); 3] = [("auth", "jwt"), ("jwt-issuer", "i"), ("jwt-audience", "a")];
+const TLS: [(&str, &str); 2] = [("tls-cert", "/c.pem"), ("tls-key", "/k.pem")];
+/// Files that the test makes.
+const ISSUERS_FILE: &str = "<issuers>";
+const SECRET_FILE: &str = "<secret>";
+const URL_FILE: &str = "<url>";
+const KEY_FILE: &str = "<key>";
+
+type Arrived = fn(&Config) -> bool;
+
+struct Case {
+    name: &'static str,
+    unusual: &'static str,
+    arrived: Arrived,
+    /// A value that is refused; none where everything is taken.
+    wrong: Option<&'static str>,
+    /// What must be given beside it.
+    beside: Vec<(&'static str, &'static str)>,
+}
+
+fn case(
+    name: &'static str,
+    unusual: &'static str,
+    wrong: impl Into<Option<&'static str>>,
+    arrived: Arrived,
+) -> Case {
+    Case { name, unusual, arrived, wrong: wrong.into(), beside: Vec::new() }
+}
+
+impl Case {
+    fn beside(self, beside: &[(&'static str, &'static str)]) -> Self {
+        let beside = beside.iter().filter(|(name, _)| *name != self.name).copied().collect();
+        Self { beside, ..self }
+    }
+
+    fn of_issuer(self) -> Self {
+        self.beside(&[&ISSUER[..], &[("jwt-secret", SECRET)]].concat())
+    }
+}
+
+fn seconds(duration: Duration) -> u64 {
+    duration.as_secs()
+}
+
+fn embedded(config: &Config) -> &crate::postgres::embedded::Settings {
+    let Database::Embedded(settings) = &config.database else { panic!("not the embedded one") };
+    settings
+}
+
+fn url(config: &Config) -> String {
+    config.database.url().expect("a URL").expose_secret().to_owned()
+}
+
+fn writer(config: &Config) -> &writer::Settings {
+    config.gateway.writer.as_ref().expect("writing is on")
+}
+
+fn issuer(config: &Config) -> &crate::access::token::Issuer {
+    &config.access.issuers[0]
+}
+
+fn secret(config: &Config) -> &str {
+    let Source::Secret(secret) = &issuer(config).keys else { panic!("no secret") };
+    secret.expose_secret()
+}
+
+#[rustfmt::skip]
+fn cases() -> Vec<Case> {
+    vec![
+        case("database-url", "postgres://u:p@h:7/d", "postgres://h/?sslmode=yes", |it| url(it) == "postgres://u:p@h:7/d"),
+        case("database-url-file", URL_FILE, "/nowhere", |it| url(it) == "postgres://of-a-file/d"),
+        case("data-dir", "/unusual", None, |it| embedded(it).data_dir.ends_with("unusual")),
+        case("postgres-bin", "/unusual", None, |it| embedded(it).binaries.as_ref().unwrap().ends_with("unusual")),
+        case("postgres-port", "7", "0", |it| embedded(it).port == Some(7)),
+        case("listen", "127.0.0.7:7", "everywhere", |it| it.listen == http::Place::Tcp("127.0.0.7:7".parse().unwrap())),
+        case("allowed-hosts", "a.test", "a.test:80", |it| it.access.hosts.contain("a.test")),
+        case("auth", "keys", "kees", |it| it.access.modes.keys),
+        case("trusted-proxies", "10.0.0.7", "proxy", |it| it.access.trusted_proxies == "10.0.0.7".parse().unwrap()),
+        case("header-rights", r#"{"all":true}"#, r#"{"al":true}"#, |it| it.access.header_rights.all).beside(&[("auth", "trusted-header")]),
+        case("jwt-issuer", "unusual", " ", |it| issuer(it).name == "unusual").of_issuer(),
+        case("jwt-audience", "unusual", ",", |it| issuer(it).audience == ["unusual"]).of_issuer(),
+        case("jwt-algorithms", "HS512", "RS256", |it| format!("{:?}", issuer(it).algorithms) == "[HS512]").of_issuer(),
+        case("jwt-jwks-url", "https://i.test/keys", "file:///keys", |it| matches!(&issuer(it).keys, Source::Url(url) if url.path() == "/keys")).beside(&ISSUER),
+        case("jwt-key-file", KEY_FILE, "/nowhere.pem", |it| matches!(&issuer(it).keys, Source::File(_))).beside(&ISSUER),
+        case("jwt-secret", "unusual-unusual-unusual", "short", |it| secret(it) == "unusual-unusual-unusual").beside(&ISSUER),
+        case("jwt-secret-file", SECRET_FILE, "/nowhere", |it| secret(it) == "of-a-file-of-a-file").beside(&ISSUER),
+        case("jwt-issuers-file", ISSUERS_FILE, "/nowhere", |it| it.access.issuers.iter().any(|it| it.name == "of-a-file")).of_issuer(),
+        case("jwt-consumer-claim", "unusual", " ", |it| issuer(it).consumer_claim == "unusual").of_issuer(),
+        case("jwt-rights-claim", "unusual", " ", |it| issuer(it).rights_claim == "unusual").of_issuer(),
+        case("jwt-leeway", "7s", "1h", |it| seconds(issuer(it).leeway) == 7).of_issuer(),
+        case("jwt-refresh", "7s", "0s", |it| seconds(it.access.refresh) == 7).of_issuer(),
+        case("jwt-cookie", "unusual", "a=b", |it| it.access.cookie.as_deref() == Some("unusual")).of_issuer(),
+        case("ticket-key", "unusual-unusual-unusual", "short", |it| it.access.ticket_keys[0].expose_secret() == "unusual-unusual-unusual").beside(&[("auth", "keys")]),
+        case("ticket-key-file", SECRET_FILE, "/nowhere", |it| it.access.ticket_keys[0].expose_secret() == "of-a-file-of-a-file").beside(&[("auth", "keys")]),
+        case("metrics-from", "10.0.0.7", "prometheus", |it| it.access.metrics_from == "10.0.0.7".parse().unwrap()),
+        case("tls-cert", "/unusual", None, |it| it.tls.as_ref().unwrap().certificate.ends_with("unusual")).beside(&TLS),
+        case("tls-key", "/unusual", None, |it| it.tls.as_ref().unwrap().key.ends_with("unusual")).beside(&TLS),
+        case("max-streams-per-principal", "7", "0", |it| it.access.limits.streams == 7),
+        case("max-requests-per-principal", "7", "0", |it| it.access.limits.requests.get() == 7),
+        case("max-appends-per-principal", "7", "0", |it| it.access.limits.appends.get() == 7),
+        case("cors-origins", "https://a.test", "a.test", |it| it.http.cors_origins == ["https://a.test"] && it.access.origins == ["https://a.test"]),
+        case("hold", "unlimited", "long", |it| it.gateway.hold == crate::order::Hold::Unlimited),
+        case("heartbeat", "7s", "1ms", |it| seconds(it.gateway.heartbeat) == 7),
+        case("recent", "7MiB", "much", |it| it.gateway.recent == 7 << 20),
+        case("drain", "7s", "soon", |it| seconds(it.http.drain) == 7 && seconds(it.gateway.drain) == 7),
+        case("pool-size", "7", "0", |it| it.gateway.pool == 7),
+        case("max-streams", "7", "0", |it| it.http.limits.streams == 7 && it.http.limits.connections > 7),
+        case("max-streams-per-consumer", "7", "0", |it| it.http.limits.streams_of_a_consumer == 7),
+        case("head-timeout", "7s", "0s", |it| seconds(it.http.limits.head_within) == 7),
+        case("max-head", "77KiB", "1KiB", |it| it.http.limits.head == 77 << 10),
+        case("max-body", "7MiB", "large", |it| it.http.limits.body == 7 << 20),
+        case("max-event", "7MiB", "large", |it| it.http.limits.event == 7 << 20),
+        case("max-page", "7", "0", |it| it.http.limits.page == 7),
+        case("writing", "off", "no", |it| it.gateway.writer.is_none()),
+        case("append-path", "/unusual", "unusual", |it| it.http.append_path.as_deref() == Some("/unusual")),
+        case("write-connections", "7", "0", |it| writer(it).connections == 7),
+        case("write-queue", "7", "0", |it| writer(it).queue == 7),
+        case("write-buffer", "7MiB", "large", |it| writer(it).bytes == 7 << 20),
+        case("migrate", "false", "no", |it| !it.migrate),
+        case("log", "warn,event_piper=trace", "a=b=c", |it| it.telemetry.filter == telemetry::Filter::parse("warn,event_piper=trace").unwrap()),
+        case("log-format", "json", "xml", |it| it.telemetry.format == telemetry::Format::Json),
+    ]
+}
+
+/// Where a value is given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    Flag,
+    Variable,
+    File,
+}
+
+fn variable(name: &str) -> &'static str {
+    EVERY_SETTING.iter().find(|(known, _)| *known == name).expect("a setting").1
+}
+
+/// Loads what the command line, the environment and the file of a process would give.
+fn load(by: By, given: &[(&str, &str)]) -> Result<Config, WrongSettings> {
+    let (mut args, mut env) = (vec!["event-piper".to_owned()], Vec::new());
+    let mut text = String::new();
+    for (name, value) in given {
+        match by {
+            // The one setting that takes no value.
+            By::Flag if *name == "migrate" && *value == "false" => args.push("--no-migrate".into()),
+            By::Flag => args.push(format!("--{name}={value}")),
+            By::Variable => env.push((variable(name), *value)),
+            By::File => writeln!(text, "{name} = {}", toml::Value::from(*value)).unwrap(),
+        }
+    }
+    let file = File::new(&text);
+    if by == By::File {
+        env.push(("EVENT_PIPER_CONFIG", file.path()));
+    }
+    let command = Flags::augment_args(clap::Command::new("event-piper"));
+    let matches = command.try_get_matches_from(args).unwrap_or_else(|error| panic!("{error}"));
+    let flags = Flags::from_arg_matches(&matches).unwrap();
+    Config::from_sources(Sources::new(flags, &Environment::of(&env)))
+}
+
+#[test]
+fn every_setting_arrives_however_it_is_given() {
+    let issuers = File::new(
+        "[[issuer]]\nissuer = 'of-a-file'\naudience = ['x']\njwks-url = 'https://b.test/jwks'\n",
+    );
+    let (secret, url) = (File::new("of-a-file-of-a-file\n"), File::new("postgres://of-a-file/d\n"));
+    let key = File::new(&rcgen::KeyPair::generate().unwrap().public_key_pem());
+    let mut walked = vec!["config"];
+    for Case { name, unusual, arrived, wrong, beside } in cases() {
+        walked.push(name);
+        let unusual = match unusual {
+            ISSUERS_FILE => issuers.path(),
+            SECRET_FILE => secret.path(),
+            URL_FILE => url.path(),
+            KEY_FILE => key.path(),
+            other => other,
+        };
+        for by in [By::Flag, By::Variable, By::File] {
+            let given = |value| [&beside[..], &[(name, value)]].concat();
+            let config =
+                load(by, &given(unusual)).unwrap_or_else(|e| panic!("{name} by {by:?}: {e}"));
+            assert!(arrived(&config), "{name} = {unusual} by {by:?} did not arrive: {config:?}");
+            if beside.is_empty() && !name.starts_with("database-url") {
+                let usual = load(by, &[]).unwrap();
+                assert!(!would_arrive(arrived, &usual), "{name} arrives without being given");
+            }
+            // No flag takes a value that it does not know.
+            let Some(wrong) = wrong.filter(|_| by != By::Flag || name != "migrate") else {
+                continue;
+            };
+            let complaints = load(by, &given(wrong)).expect_err(name).complaints.join("\n");
+            let named = match by {
+                By::Variable => variable(name).to_owned(),
+                _ => name.to_owned(),
+            };
+            let of_issuer = name.starts_with("jwt-") && complaints.contains("--jwt-issuer");
+            assert!(complaints.contains(&named) || of_issuer, "{name} by {by:?}: {complaints}");
+        }
+    }
+    let every: Vec<_> = EVERY_SETTING.iter().map(|(name, _)| *name).collect();
+    assert_eq!(walked, every, "every setting is walked over");
+}
+
+/// Whether a check holds of the defaults, too, and so proves nothing.
+fn would_arrive(arrived: Arrived, usual: &Config) -> bool {
+    let arrived = std::panic::AssertUnwindSafe(|| arrived(usual));
+    std::panic::catch_unwind(arrived).unwrap_or(false)
+}
+
+#[test]
+fn the_switch_is_the_last_that_was_said() {
+    let migrate = |args: &[&str]| {
+        let command = Flags::augment_args(clap::Command::new("event-piper"));
+        let args = [&["event-piper"], args].concat();
+        let flags = Flags::from_arg_matches(&command.try_get_matches_from(args).unwrap()).unwrap();
+        let environment = Environment::of(&[("EVENT_PIPER_MIGRATE", "false")]);
+        Config::from_sources(Sources::new(flags, &environment)).unwrap().migrate
+    };
+    assert!(!migrate(&[]));
+    assert!(migrate(&["--migrate"]), "a flag beats the environment");
+    assert!(!migrate(&["--migrate", "--no-migrate"]));
+    assert!(migrate(&["--no-migrate", "--migrate"]));
+}

@@ -1,0 +1,73 @@
+//! A reader that has gone away (`event-piper doctor | head -1`): the command ends quietly, with the
+//! exit code of what it did.
+
+use std::{fs::File, io::pipe, process::Stdio};
+
+use super::{ended, program, text};
+use crate::support::{app::App, postgres::Database};
+
+/// Each command that prints, into a pipe whose other end is closed, on both outputs.
+#[tokio::test]
+async fn a_command_ends_with_the_code_of_what_it_did() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let (db, url) = (database.url(), format!("http://{}", app.address));
+    let writer = database.connect().await;
+    writer.batch_execute("insert into event_piper_pumps (name) values ('p')").await.unwrap();
+    let of_database = ["--database-url", &db];
+    let commands: Vec<(Vec<&str>, i32)> = vec![
+        (["doctor"].into(), 0),
+        (["migrate"].into(), 0),
+        (["prune", "--keep", "1"].into(), 0),
+        (["prune", "--keep", "1", "--dry-run"].into(), 0),
+        (["erase", "--subscriber", "toto"].into(), 0),
+        (["keys", "create", "--name", "toto"].into(), 0),
+        (["keys", "list"].into(), 0),
+        (["keys", "revoke", "0000000000000000"].into(), 1),
+        (["pump", "list"].into(), 0),
+        (["pump", "skip", "p", "7"].into(), 1),
+        (["healthcheck", "--listen", "127.0.0.1:1"].into(), 1),
+        (["serve", "--hold", "long"].into(), 2),
+    ];
+    let mut all: Vec<(Vec<&str>, i32)> = commands
+        .into_iter()
+        .map(|(mut args, code)| {
+            args.extend(of_database);
+            (args, code)
+        })
+        .collect();
+    let append = ["append", "--url", &url, "--type", "a", "--consumer", "toto", "1"];
+    all.push((append.into(), 0));
+    all.push((["append", "--url", &url, "--type", "$", "--consumer", "toto", "1"].into(), 1));
+    all.push((["--help"].into(), 0));
+    all.push((["--version"].into(), 0));
+    for (args, code) in all {
+        for closed in ["output", "errors", "both"] {
+            let mut command = program(&args);
+            let ended_pipe = || Stdio::from(pipe().unwrap().1);
+            if closed != "errors" {
+                command.stdout(ended_pipe());
+            }
+            if closed != "output" {
+                command.stderr(ended_pipe());
+            }
+            let status = command.status().await.unwrap();
+            assert_eq!(status.code(), Some(code), "{args:?} with closed {closed}");
+        }
+    }
+    let sql = "select count(*) from events where payload is not null";
+    let row = writer.query_one(sql, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 3, "each append has written");
+}
+
+/// A key that cannot be shown must not look as if it had been.
+#[tokio::test]
+async fn a_full_disk_is_told() {
+    let Ok(full) = File::options().write(true).open("/dev/full") else { return };
+    let database = Database::create().await;
+    let db = database.url();
+    let args = ["keys", "create", "--name", "toto", "--database-url", &db];
+    let output = ended(program(&args).stdout(full)).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("writing to standard output"), "{output:?}");
+}
