@@ -2,8 +2,6 @@
 
 use std::env;
 
-use secrecy::ExposeSecret;
-
 use super::psql;
 use crate::{
     config::{Config, Database},
@@ -27,9 +25,9 @@ pub(super) fn of(database: &Database, command: &str) -> String {
             }
         }
         Database::Url { server, url } => {
-            let url = psql::without_password(url.expose_secret());
+            let bare = psql::apart(url).map_or_else(|_| server.to_string(), |(bare, _)| bare);
             words.push("--database-url".into());
-            words.push(quoted(&url.unwrap_or_else(|| server.to_string())));
+            words.push(quoted(&bare));
         }
     }
     words.join(" ")

@@ -47,7 +47,7 @@ fn program(database: &Database) -> PathBuf {
 
 /// The URL without its password, and the password: arguments can be seen by everybody on the
 /// machine, the environment cannot.
-fn apart(url: &SecretString) -> anyhow::Result<(String, Option<SecretString>)> {
+pub(super) fn apart(url: &SecretString) -> anyhow::Result<(String, Option<SecretString>)> {
     let text = url.expose_secret();
     let config: tokio_postgres::Config = text.parse().context("reading the database's URL")?;
     let Some(password) = config.get_password() else { return Ok((text.to_owned(), None)) };
@@ -58,11 +58,11 @@ fn apart(url: &SecretString) -> anyhow::Result<(String, Option<SecretString>)> {
     Ok((bare, Some(password.into())))
 }
 
-pub(super) fn without_password(url: &str) -> Option<String> {
+fn without_password(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let (before, after) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let (user, host) = before.rsplit_once('@')?;
-    let (user, _) = user.split_once(':').unwrap_or((user, ""));
+    let (user, _) = user.split_once(':')?;
     Some(format!("{scheme}://{user}@{host}{after}"))
 }
 

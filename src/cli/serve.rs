@@ -8,14 +8,14 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{banner::Banner, open, signals::Signals, wait_for};
+use super::{banner::Banner, invocation, open, signals::Signals, wait_for};
 use crate::{
     access::Access,
     config::Config,
     gateway::{Gateway, safety::Checks},
     http::{self, Listener, tls::Tls},
     metrics::Metrics,
-    postgres::{doctor, error::Chain, migrate::migrate, reachable, server::Server, shape},
+    postgres::{doctor, error::Chain, migrate, reachable, server::Server, shape},
 };
 
 pub(super) async fn serve(mut config: Config) -> anyhow::Result<ExitCode> {
@@ -94,9 +94,10 @@ pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<
     loop {
         wait_for(server).await?;
         if !config.migrate {
+            require_log(server, config).await?;
             return check(server, config).await;
         }
-        match migrate(server).await {
+        match migrate::migrate(server).await {
             Ok(done) => {
                 done.applied.iter().for_each(|name| info!("applied migration {name}"));
                 if let Some(said) = done.restored.to_words() {
@@ -123,12 +124,26 @@ async fn check(server: &Server, config: &Config) -> anyhow::Result<()> {
     if config.gateway.checks == Checks::Warn || found.is_empty() {
         return Ok(());
     }
-    let found: Vec<_> =
-        found.iter().map(|it| format!("{}: {}. {}", it.subject, it.found, it.mend)).collect();
+    let mend = |sentence: &str| invocation::in_sentence(config, sentence);
+    let found: Vec<_> = found
+        .iter()
+        .map(|it| format!("{}: {}. {}", it.subject, it.found, mend(&it.mend)))
+        .collect();
     bail!(
         "events could be lost: {} To start all the same, in an emergency: --safety-checks warn",
         found.join(" ")
     )
+}
+
+/// With `--no-migrate` somebody else makes the schema, and must have done so.
+async fn require_log(server: &Server, config: &Config) -> anyhow::Result<()> {
+    if !migrate::is_there(server).await.context("looking for the table events")? {
+        let migrate = invocation::of(&config.database, "migrate");
+        bail!(
+            "there is no table events, and --no-migrate leaves the schema as it is: run {migrate}"
+        );
+    }
+    Ok(())
 }
 
 /// After PostgreSQL went away during a migration.

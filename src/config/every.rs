@@ -116,6 +116,7 @@ fn cases() -> Vec<Case> {
         case("max-appends-per-principal", "7", "0", |it| it.access.limits.appends.get() == 7),
         case("cors-origins", "https://a.test", "a.test", |it| it.http.cors_origins == ["https://a.test"] && it.access.origins == ["https://a.test"]),
         case("hold", "unlimited", "long", |it| it.gateway.hold == crate::order::Hold::Unlimited),
+        case("safety-checks", "warn", "off", |it| it.gateway.checks == crate::gateway::safety::Checks::Warn),
         case("heartbeat", "7s", "1ms", |it| seconds(it.gateway.heartbeat) == 7),
         case("recent", "7MiB", "much", |it| it.gateway.recent == 7 << 20),
         case("drain", "7s", "soon", |it| seconds(it.http.drain) == 7 && seconds(it.gateway.drain) == 7),

@@ -238,6 +238,13 @@ async fn begin(client: &Client) -> Result<(), MigrateError> {
     session::begin(client, Purpose::Change).await.map_err(MigrateError::Read)
 }
 
+/// Whether there is a log in this database, as the role of this URL sees it.
+pub async fn is_there(server: &Server) -> Result<bool, tokio_postgres::Error> {
+    let client = server.unsettled().await?;
+    let row = client.query_one("select to_regclass('events') is not null", &[]).await?;
+    row.try_get(0)
+}
+
 /// Compares the schema with this program's, without changing anything.
 pub async fn check(client: &impl GenericClient) -> Result<Status, MigrateError> {
     let recorded = recorded(client).await.map_err(MigrateError::Read)?;

@@ -3,7 +3,7 @@
 
 use std::{fs::File, io::pipe, process::Stdio};
 
-use super::{ended, program, text};
+use super::{program, text};
 use crate::support::{app::App, postgres::Database};
 
 /// Each command that prints, into a pipe whose other end is closed, on both outputs.
@@ -67,7 +67,8 @@ async fn a_full_disk_is_told() {
     let database = Database::create().await;
     let db = database.url();
     let args = ["keys", "create", "--name", "toto", "--database-url", &db];
-    let output = ended(program(&args).stdout(full)).await;
+    let child = program(&args).stdout(full).spawn().unwrap();
+    let output = child.wait_with_output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("writing to standard output"), "{output:?}");
 }

@@ -9,12 +9,11 @@ use crate::support::{postgres::Database, process::Process};
 async fn the_schema_is_left_alone_where_that_was_asked_for() {
     let database = Database::create_empty().await;
     let url = database.url();
-    let gateway = Process::launch(&url, &["--no-migrate"]);
-    crate::support::eventually("it says what to run", async || {
-        gateway.log().contains("event-piper migrate").then_some(())
-    })
-    .await;
-    assert!(!gateway.is_ready().await);
+    let args = ["serve", "--no-migrate", "--listen", "127.0.0.1:0", "--database-url", &url];
+    let output = ended(&mut program(&args)).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains(" migrate --database-url "), "it says what to run: {said}");
     let client = database.connect().await;
     let row = client.query_one("select to_regclass('events') is null", &[]).await;
     assert!(row.unwrap().get::<_, bool>(0), "nothing was made");
