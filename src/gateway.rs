@@ -144,11 +144,11 @@ impl Gateway {
         Strict::new(Arc::clone(&self.history), self.hub.horizon(), None)
     }
 
-    /// Follows a stream from version `first` on: its history, then what comes.
+    /// Follows a stream behind version `after`: its history, then what comes.
     #[must_use]
-    pub fn versions(&self, stream: StreamName, first: i64) -> Versions {
+    pub fn versions(&self, stream: StreamName, after: i64) -> Versions {
         let seat = self.hub.sit_at(stream.clone());
-        Versions::new(Arc::clone(&self.history), self.hub.horizon(), seat, stream, first)
+        Versions::new(Arc::clone(&self.history), self.hub.horizon(), seat, stream, after)
     }
 
     /// A page of a stream's events from version `first` on.

@@ -26,6 +26,15 @@ pub struct Event {
     pub data: String,
 }
 
+impl Event {
+    /// Whether it is the gateway's heartbeat, and no event of somebody's whose type is called that:
+    /// the payload of an event is JSON, and a bare word is not.
+    #[must_use]
+    pub fn is_heartbeat(&self) -> bool {
+        self.kind == "heartbeat" && self.data == "thump"
+    }
+}
+
 /// Reads one connection's stream. What is left in it when the connection ends is no event:
 /// it was cut off, and comes again.
 #[derive(Debug, Default)]

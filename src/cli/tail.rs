@@ -201,8 +201,9 @@ impl Tail {
     fn take(&mut self, item: Item) -> io::Result<()> {
         match item {
             Item::Retry(retry) => self.retry = retry,
+            Item::Event(event) if event.is_heartbeat() => {}
             Item::Event(event) => match event.kind.as_str() {
-                "heartbeat" | "$caught-up" => {}
+                "$caught-up" => {}
                 "$closing" => self.printer.note("the gateway is closing"),
                 "$gap" => self.gap(&event)?,
                 // What gateways may say one day, and was never an event.

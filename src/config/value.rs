@@ -20,6 +20,8 @@ type Parsed<T> = Result<T, Expected>;
 const LARGEST_POOL: usize = 1000;
 /// A heartbeat more often than this is a denial of service.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+/// Times that lie further ahead than this cannot be told on every system.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
 pub(super) fn place(text: &str) -> Parsed<Place> {
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
@@ -34,7 +36,8 @@ pub(super) fn place(text: &str) -> Parsed<Place> {
 }
 
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
-    humantime::parse_duration(text).map_err(|_| "a duration, such as 500ms or 10s".into())
+    let duration = humantime::parse_duration(text).ok().filter(|it| *it <= LONGEST);
+    duration.ok_or_else(|| "a duration of at most 100 years, such as 500ms or 10s".into())
 }
 
 pub(super) fn interval(text: &str) -> Parsed<Duration> {
@@ -168,6 +171,9 @@ pub(super) mod tests {
     #[test]
     fn what_is_just_within_its_bounds_is_taken_and_nothing_beyond() {
         check(interval, &["10ms", "1day"], &["9ms", "0s", "10"]);
+        check(duration, &["0s", "36500days"], &["36501days", "18446744073709551615s", "-1s"]);
+        check(hold, &["0s", "unlimited"], &["18446744073709551615s", "never"]);
+        check(size, &["0", "64MiB"], &["18446744073709551616", "-1", "16 bananas"]);
         check(count, &["1", "1000"], &["0", "1001", "-1"]);
         check(page, &["1", "10000"], &["0", "10001"]);
         check(limit, &["1", "1000000"], &["0", "-1", ""]);

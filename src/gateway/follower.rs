@@ -165,6 +165,17 @@ impl Follower {
         &self.cursor
     }
 
+    /// Up to here the client has everything, whatever transaction it is of. While a transaction is
+    /// read that was late, that is behind the cursor's head.
+    #[must_use]
+    pub fn complete_upto(&self) -> EventId {
+        let head = self.cursor.head();
+        match self.wants() {
+            Some(Scan::Marked { after, .. }) => head.min(*after),
+            Some(Scan::Rows { .. }) | None => head,
+        }
+    }
+
     /// What it wants to read from the table next; `None` when it is live.
     #[must_use]
     pub fn wants(&self) -> Option<&Scan> {

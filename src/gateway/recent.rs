@@ -145,18 +145,19 @@ impl Recent {
         }
         // As in a replay that joined at the start: what was late then comes live.
         let late = self.claim.after().late.clone();
-        let mut above = upto.next();
+        let mut below = upto;
         for (consumer, frame) in rows {
-            above = descended(frame.id(), (after, above));
+            let head = descended(frame.id(), (after, below));
+            below = head.previous();
             if late.has(&frame) {
                 continue;
             }
             if self.bytes + frame.len() + Self::OVERHEAD > self.capacity {
-                after = frame.id();
+                after = head;
                 self.recalling = false;
                 break;
             }
-            self.put_first(&consumer, frame, Position { head: above, late: late.clone() });
+            self.put_first(&consumer, frame, Position { head, late: late.clone() });
         }
         self.claim = Claim::new(self.begin, Position { head: after, late });
         for backlog in self.backlogs.values_mut() {
@@ -368,12 +369,10 @@ impl Recent {
     }
 }
 
-/// The next id of rows in descending order: it lies between these two.
-fn descended(id: EventId, (after, above): (EventId, EventId)) -> EventId {
-    assert!(
-        after < id && id < above,
-        "{id} is no history of what lies between {after} and {above}"
-    );
+/// The next id of rows in descending order: it lies behind the first of these, and no further than
+/// the second.
+fn descended(id: EventId, (after, upto): (EventId, EventId)) -> EventId {
+    assert!(after < id && id <= upto, "{id} does not lie behind {after} and up to {upto}");
     id
 }
 

@@ -393,7 +393,7 @@ impl Subscription {
             self.reading = next.map(|scan| self.read_ahead(scan, &follower));
         }
         let mut out = BytesMut::new();
-        let from = follower.cursor().head();
+        let from = follower.complete_upto();
         if pruned > from && known.is_none_or(|known| pruned > known) {
             let gap = Signal::Gap { from, to: pruned, reason: GapReason::Pruned };
             out.extend_from_slice(&text(gap, follower.cursor()));

@@ -27,9 +27,9 @@ pub struct Versions {
     horizon: watch::Receiver<Horizon>,
     seat: StreamSeat,
     stream: StreamName,
-    /// The next version.
-    next: i64,
-    /// Whether the stream is known to reach as far as `next`.
+    /// The last version that was handed over, or is not there.
+    after: i64,
+    /// Whether the stream is known to reach as far as `after`.
     known: bool,
     caught_up: bool,
 }
@@ -57,15 +57,15 @@ impl Versions {
         horizon: watch::Receiver<Horizon>,
         seat: StreamSeat,
         stream: StreamName,
-        first: i64,
+        after: i64,
     ) -> Self {
-        Self { history, horizon, seat, stream, next: first, known: false, caught_up: false }
+        Self { history, horizon, seat, stream, after, known: false, caught_up: false }
     }
 
     /// The last version that was handed over, or is not there.
     #[must_use]
     pub fn after(&self) -> i64 {
-        self.next - 1
+        self.after
     }
 
     /// What comes next, however long that takes; `None` when the gateway ends.
@@ -98,37 +98,39 @@ impl Versions {
         {
             return (Some(reset), false);
         }
-        let (history, stream, next) = (&self.history, &self.stream, self.next);
+        // Behind the greatest version there is none.
+        let Some(next) = self.after.checked_add(1) else { return (None, false) };
+        let (history, stream) = (&self.history, &self.stream);
         let page = persistently(|| history.stream(stream, next, PAGE)).await;
         let version = |event: &WholeEvent| event.version.unwrap_or_default();
         let Some(first) = page.events.first() else { return (None, false) };
-        if version(first) > self.next {
+        if version(first) > next {
             if first.id > horizon.settled {
                 return (None, true);
             }
-            let missing = (self.next - 1, version(first) - 1);
-            self.next = version(first);
+            let missing = (self.after, version(first) - 1);
+            self.after = missing.1;
             return (Some(Step::Missing(missing.0, missing.1)), false);
         }
         let follows = |(event, due): &(WholeEvent, i64)| version(event) == *due;
-        let events = page.events.into_iter().zip(self.next..).take_while(follows);
+        let events = page.events.into_iter().zip(next..=i64::MAX).take_while(follows);
         let events: Vec<WholeEvent> = events.map(|(event, _)| event).collect();
-        self.next = events.last().map_or(self.next, |last| version(last).saturating_add(1));
+        self.after = events.last().map_or(self.after, version);
         (Some(Step::Events(events)), false)
     }
 
     /// A reader that has more than there is has read another stream.
     async fn reach(&mut self) -> Option<Step> {
-        if self.next <= 1 {
+        if self.after < 1 {
             return None;
         }
         let (history, stream) = (&self.history, &self.stream);
         let last = persistently(|| history.last_version(stream)).await;
-        let from = self.after();
+        let from = self.after;
         if from <= last {
             return None;
         }
-        self.next = last + 1;
+        self.after = last;
         Some(Step::Reset(from, last))
     }
 }

@@ -39,7 +39,7 @@ struct Page {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Pagination {
-    next_offset: i64,
+    next_offset: u64,
 }
 
 #[derive(Serialize)]

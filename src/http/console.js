@@ -469,7 +469,8 @@ function wentLive() {
 }
 
 function receive(event) {
-  if (event.type === "heartbeat") {
+  // The payload of an event is JSON, which this is not: only the gateway can say it.
+  if (event.type === "heartbeat" && event.data === "thump") {
     lastHeartbeat = Date.now();
     // Who begins now is live as soon as there is a cursor; who resumes, once caught up.
     if (root.dataset.state === "waiting" && event.id !== "") wentLive();

@@ -28,14 +28,14 @@ use crate::{
     postgres::{
         error::Chain,
         event_log::PageSize,
-        history::{HistoryError, WholeEvent},
+        history::{HistoryError, WholeEvent, WholePage},
     },
 };
 
 /// A page of a stream, as it was asked for.
 pub(super) struct Asked {
     /// From this version on; none: from the end.
-    pub(super) offset: Option<i64>,
+    pub(super) offset: Option<u64>,
     pub(super) limit: i64,
     pub(super) backward: bool,
 }
@@ -46,8 +46,11 @@ pub(super) struct Found {
     /// The stream's last version; 0 while it has none.
     pub(super) version: i64,
     /// Where the next page begins.
-    pub(super) next_offset: i64,
+    pub(super) next_offset: u64,
 }
+
+/// Where the page behind the greatest version begins.
+const BEHIND_ALL: u64 = 1 << 63;
 
 const USUAL: i64 = 20;
 /// A page is cut here, so that nobody holds much in memory; the next one goes on.
@@ -76,10 +79,12 @@ pub(super) async fn page(app: &App, stream: &StreamName, asked: &Asked) -> Resul
     let size = PageSize { rows: asked.limit, bytes: MOST_BYTES };
     let gateway = &app.gateway;
     let (page, version) = async {
-        let page = if asked.backward {
-            gateway.stream_backward(stream, asked.offset.unwrap_or(i64::MAX), size).await?
-        } else {
-            gateway.stream_page(stream, asked.offset.unwrap_or(1), size).await?
+        let page = match (asked.backward, asked.offset.map(i64::try_from)) {
+            (true, Some(Ok(last))) => gateway.stream_backward(stream, last, size).await?,
+            (true, _) => gateway.stream_backward(stream, i64::MAX, size).await?,
+            (false, Some(Ok(first))) => gateway.stream_page(stream, first, size).await?,
+            (false, None) => gateway.stream_page(stream, 1, size).await?,
+            (false, Some(Err(_))) => WholePage::empty(),
         };
         Ok((page, gateway.last_version(stream).await?))
     }
@@ -89,9 +94,10 @@ pub(super) async fn page(app: &App, stream: &StreamName, asked: &Asked) -> Resul
         Problem::unavailable("PostgreSQL cannot be asked just now; try again")
     })?;
     let last = page.events.last().and_then(|event| event.version);
+    let last = last.and_then(|version| u64::try_from(version).ok());
     let next_offset = match (last, asked.backward) {
-        (Some(last), true) => last - 1,
-        (Some(last), false) => last.saturating_add(1),
+        (Some(last), true) => last.saturating_sub(1),
+        (Some(last), false) => last + 1,
         (None, true) => asked.offset.unwrap_or_default(),
         (None, false) => asked.offset.unwrap_or(1).max(1),
     };
@@ -110,7 +116,8 @@ impl Asked {
         // Before the beginning: where a page backward has told that there is nothing left.
         let offset = match offset {
             Some("0") => Some(0),
-            offset => offset.map(version_number).transpose()?,
+            Some(text) if text.parse() == Ok(BEHIND_ALL) => Some(BEHIND_ALL),
+            offset => offset.map(version_number).transpose()?.map(i64::unsigned_abs),
         };
         let limit = query.first("limit").filter(|text| !text.is_empty());
         let limit = limit.map_or(Some(USUAL.min(most)), |text| text.parse().ok());
@@ -143,9 +150,11 @@ fn follow(
     after: Option<i64>,
     query: &Query,
 ) -> Result<Response, Problem> {
-    let first = match after {
-        Some(after) => after.saturating_add(1),
-        None => Asked::of(query, app.settings.limits.page)?.offset.unwrap_or(1).max(1),
+    let after = if let Some(after) = after {
+        after
+    } else {
+        let first = Asked::of(query, app.settings.limits.page)?.offset.unwrap_or(1);
+        i64::try_from(first.saturating_sub(1)).unwrap_or(i64::MAX)
     };
     if !app.gateway.has_room(&[], app.settings.limits.streams, 0) {
         return Ok(events::overloaded(events::FULL));
@@ -154,7 +163,7 @@ fn follow(
         Ok(ending) => ending,
         Err(answer) => return Ok(*answer),
     };
-    let versions = app.gateway.versions(stream, first);
+    let versions = app.gateway.versions(stream, after);
     Ok(feed::streamed(&app.gateway, Source::Stream(Box::new(versions)), ending))
 }
 
@@ -164,7 +173,7 @@ fn shown(stream: &StreamName, found: &Found) -> Response {
     struct Page<'a> {
         stream: &'a str,
         version: i64,
-        next_offset: i64,
+        next_offset: u64,
         events: Vec<Whole<'a>>,
     }
     let page = Page {

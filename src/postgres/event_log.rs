@@ -215,8 +215,15 @@ const AGE_OF_LOG: &str =
     "extract(epoch from clock_timestamp() - pg_xact_commit_timestamp(log.xid::xid))::float8";
 const NO_AGE: &str = "null::float8";
 
+/// The greatest visible id.
 pub(super) const NEWEST: &str =
     "select coalesce((select log.id::int8 from events log order by log.id desc limit 1), 0)";
+
+/// What was pruned stood in the log, too: a client that has not got so far has to be told. A note of
+/// more than was ever drawn is of another log.
+const NEWEST_OR_PRUNED: &str = "
+select greatest((NEWEST), (select case when known.upto <= (DRAWN) then known.upto end
+                           from (select max(pruned.upto) from events_pruned pruned) known(upto)))";
 
 /// The holders of BELL or WRITER, each with its transaction: of the ids that its virtual
 /// transaction holds a lock on, sub-transactions' included, the one next to its beginning.
@@ -333,7 +340,8 @@ const MOST_CHANGED: i64 = 1000;
 
 const MAY_ASK: &str = "
 select current_setting('track_commit_timestamp'),
-       coalesce(has_table_privilege(to_regclass('events_erased'), 'select'), false)";
+       coalesce(has_table_privilege(to_regclass('events_erased'), 'select'), false),
+       coalesce(has_table_privilege(to_regclass('events_pruned'), 'select'), false)";
 
 /// Meanwhile nobody's events are read.
 const FIRST_LATE_DEADLINE: &str = "set statement_timeout = '200ms'";
@@ -345,9 +353,8 @@ impl EventLog {
     /// depend on what the server and the role allow.
     pub async fn prepare(client: &Client) -> Result<Self> {
         let state = STATE.replace("DRAWN", DRAWN);
-        let (may, newest, snapshot, writers, ended, state) = try_join!(
+        let (may, snapshot, writers, ended, state) = try_join!(
             client.query_typed_one(MAY_ASK, &[]),
-            client.prepare(NEWEST),
             client.prepare(SNAPSHOT),
             client.prepare(WRITERS),
             client.prepare(ENDED),
@@ -358,7 +365,19 @@ impl EventLog {
         let tail = TAIL.replace("AGE", age(AGE_OF_PAGE));
         let small_tail = SMALL_TAIL.replace("AGE", age(AGE_OF_LOG));
         let (near, far) = (Span::Short.query(LATE_ROWS), Span::Long.query(LATE_ROWS));
-        let (tail, small_tail, late_rows, few_late_rows, few_late, first_late, passed, changed) = try_join!(
+        let newest = newest_of(may.get(2));
+        let (
+            newest,
+            tail,
+            small_tail,
+            late_rows,
+            few_late_rows,
+            few_late,
+            first_late,
+            passed,
+            changed,
+        ) = try_join!(
+            client.prepare(&newest),
             client.prepare(&tail),
             client.prepare(&small_tail),
             client.prepare(&near),
@@ -385,7 +404,7 @@ impl EventLog {
         })
     }
 
-    /// The greatest visible id.
+    /// The greatest id that is visible, or was pruned.
     pub async fn newest(&self, client: &Client) -> Result<EventId> {
         Ok(client.query_one(&self.newest, &[]).await?.get(0))
     }
@@ -556,6 +575,11 @@ impl Page {
         let whole = i64::try_from(rows.len()) == Ok(found);
         Self { last: whole && found < size.rows, rows: rows.into_iter().map(EventRow).collect() }
     }
+}
+
+fn newest_of(may_see_pruned: bool) -> String {
+    let whole = if may_see_pruned { NEWEST_OR_PRUNED } else { "NEWEST" };
+    whole.replace("NEWEST", NEWEST).replace("DRAWN", DRAWN)
 }
 
 async fn prepare_changed(client: &Client, may_ask: bool) -> Result<Option<Statement>> {

@@ -7,6 +7,7 @@
 //! `EVENT_PIPER_SCHEDULES=100000 cargo test --release --test it memory::` plays that many; a
 //! failure names its seed, and `EVENT_PIPER_SEED=<seed>` plays that one alone.
 
+mod pruned;
 mod restart;
 mod world;
 

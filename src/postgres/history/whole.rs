@@ -122,6 +122,12 @@ impl History {
 }
 
 impl WholePage {
+    /// A page behind which there is nothing.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { events: Vec::new(), last: true }
+    }
+
     fn of(rows: &[Row], size: PageSize) -> Self {
         let found = rows.first().map_or(0, |row| row.get::<_, i64>(10));
         let whole = i64::try_from(rows.len()) == Ok(found);
