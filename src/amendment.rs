@@ -4,20 +4,36 @@
 //! merge patch (RFC 7396). Amendments apply in the order of their ids, all of them or none.
 //!
 //! Numbers keep every digit: while a payload is worked on, each stands as a text that begins
-//! with a NUL, which no text in PostgreSQL's `jsonb` does. What a patch can make of a payload
-//! is bounded, in depth and in what it copies.
+//! with a NUL, which no text in PostgreSQL's `jsonb` does.
+//!
+//! Writers choose payload and patches, and readers make the gateway apply them. So there is one budget
+//! of work for all amendments of an event, and a bound on the size and depth of what comes out. Both are
+//! counted in steps and bytes, not in time, so that what was accepted once is accepted always.
 
-use json_patch::{Patch, PatchOperation, jsonptr::Pointer, merge, patch};
+mod json;
+mod work;
+
+use json_patch::{
+    Patch, PatchOperation,
+    jsonptr::{Pointer, PointerBuf},
+    merge, patch_unsafe,
+};
 use serde_json::Value;
 
+pub use self::json::canonical;
+use self::{
+    json::{is_same, read, unmarked_text, without_marks},
+    work::{Exhausted, Size, Work},
+};
 use crate::event::EventId;
 
 /// A payload at work.
 #[derive(Clone, Debug)]
 pub struct Draft {
     value: Value,
-    /// Bytes, roughly, that patches have copied within it.
-    copied: usize,
+    work: Work,
+    /// It has no more bytes and values than this.
+    size: Size,
 }
 
 /// Why a patch cannot be applied.
@@ -29,6 +45,17 @@ pub enum Misfit {
     /// It is an array, and no JSON Patch.
     #[error("it is an array, and no JSON Patch: {0}")]
     NoPatch(String),
+    /// It has too many operations.
+    #[error("it has {0} operations, and a JSON Patch has at most {MAX_OPERATIONS}")]
+    TooManyOperations(usize),
+    /// All amendments of the event together are too much to apply.
+    #[error("to apply all amendments of the event takes too much work")]
+    TooMuchWork,
+    /// The corrected payload would be too large.
+    #[error(
+        "the corrected payload would be larger than {MAX_BYTES} bytes, or have too many values"
+    )]
+    TooLarge,
     /// An operation does not fit the payload.
     #[error("operation {number} ({path:?}): {why}")]
     Operation {
@@ -52,191 +79,162 @@ pub struct Unamended {
 }
 
 /// As deep as values may be nested: what reads JSON here goes no deeper either.
-const DEEPEST: usize = 127;
-/// As much as the amendments of one event may copy. Copies of copies double.
-const MOST_COPIED: usize = 16 << 20;
-/// What a number begins with while it is worked on, as a character and in JSON.
-const MARK: char = '\0';
-const MARKED: &str = "\"\\u0000";
+const MAX_DEPTH: usize = 127;
+/// As many operations as one JSON Patch may have.
+const MAX_OPERATIONS: usize = 10_000;
+/// As many bytes as a payload may have that is corrected, and the payload that comes out.
+const MAX_BYTES: usize = 8 << 20;
+/// As many values: each takes some 60 bytes in memory.
+const MAX_VALUES: usize = 1 << 20;
 
 impl Draft {
     /// Begins with the payload as it was written.
     pub fn of(payload: &str) -> Result<Self, Misfit> {
-        Ok(Self { value: read(payload)?, copied: 0 })
+        let size = Size::of_text(payload);
+        if size.exceeds(1) {
+            return Err(Misfit::TooLarge);
+        }
+        let mut work = Work::default();
+        work.read(payload)?;
+        Ok(Self { value: read(payload)?, work, size })
     }
 
     /// Applies one patch. After an error the draft is of no use.
     pub fn apply(&mut self, patch: &str) -> Result<(), Misfit> {
+        self.work.read(patch)?;
+        self.grow(Size::of_text(patch))?;
         let patch = read(patch)?;
         if !patch.is_array() {
             merge(&mut self.value, &patch);
             return Ok(());
         }
+        if let Some(count) = patch.as_array().map(Vec::len).filter(|count| *count > MAX_OPERATIONS)
+        {
+            return Err(Misfit::TooManyOperations(count));
+        }
         let no_patch = |error: serde_json::Error| Misfit::NoPatch(unmarked_text(&error));
         let Patch(operations) = serde_json::from_value(patch).map_err(no_patch)?;
         for (at, operation) in operations.iter().enumerate() {
-            let path = operation.path().to_string();
-            let misfit = |why| Misfit::Operation { number: at + 1, path, why };
-            self.operate(operation).map_err(misfit)?;
+            self.operate(operation).map_err(|unfit| unfit.of(at + 1, operation))?;
         }
         Ok(())
     }
 
     /// The payload as corrected, as compact JSON.
-    #[must_use]
-    pub fn finish(self) -> String {
-        without_marks(&self.value.to_string())
+    pub fn finish(self) -> Result<String, Misfit> {
+        let payload = without_marks(&self.value.to_string());
+        if payload.len() > MAX_BYTES { Err(Misfit::TooLarge) } else { Ok(payload) }
     }
 
-    fn operate(&mut self, operation: &PatchOperation) -> Result<(), String> {
-        let (path, new) = match operation {
+    fn operate(&mut self, operation: &PatchOperation) -> Result<(), Unfit> {
+        self.work.step(operation.path().len())?;
+        match operation {
             PatchOperation::Test(test) => return self.test(&test.path, &test.value),
-            PatchOperation::Remove(_) => (None, None),
-            PatchOperation::Add(add) => (Some(&add.path), Some(&add.value)),
-            PatchOperation::Replace(replace) => (Some(&replace.path), Some(&replace.value)),
-            PatchOperation::Move(it) => (Some(&it.path), it.from.resolve(&self.value).ok()),
-            PatchOperation::Copy(it) => (Some(&it.path), it.from.resolve(&self.value).ok()),
-        };
-        if let (Some(path), Some(new)) = (path, new) {
-            let (size, depth) = measure(new);
-            if path.count() + depth > DEEPEST {
-                return Err(format!("the payload would be nested deeper than {DEEPEST}"));
+            PatchOperation::Remove(remove) => self.shift(&remove.path)?,
+            PatchOperation::Add(add) => self.put(&add.path, &add.value)?,
+            PatchOperation::Replace(replace) => self.put(&replace.path, &replace.value)?,
+            PatchOperation::Move(it) => {
+                self.work.step(it.from.len())?;
+                self.shift(&it.from)?;
+                self.shift(&it.path)?;
+                // What goes no deeper need not be measured.
+                if it.path.count() > it.from.count() {
+                    self.measure(&it.from, &it.path)?;
+                }
             }
-            if matches!(operation, PatchOperation::Copy(_)) {
-                self.copied += size;
+            PatchOperation::Copy(it) => {
+                self.work.step(it.from.len())?;
+                self.shift(&it.path)?;
+                let copied = self.measure(&it.from, &it.path)?;
+                self.grow(copied)?;
             }
-        }
-        if self.copied > MOST_COPIED {
-            return Err(format!("more than {MOST_COPIED} bytes would be copied"));
         }
         let once = std::slice::from_ref(operation);
-        patch(&mut self.value, once).map_err(|error| error.kind.to_string())
+        patch_unsafe(&mut self.value, once).map_err(|error| Unfit::Why(error.kind.to_string()))
+    }
+
+    /// A value of the patch goes there.
+    fn put(&mut self, path: &PointerBuf, value: &Value) -> Result<(), Unfit> {
+        self.shift(path)?;
+        let (_, depth) = self.work.measure(value)?;
+        goes_no_deeper(path.count() + depth)
+    }
+
+    /// A value of the payload goes to another place. Where there is none, nothing goes.
+    fn measure(&mut self, from: &PointerBuf, path: &PointerBuf) -> Result<Size, Unfit> {
+        let Ok(value) = from.resolve(&self.value) else { return Ok(Size::default()) };
+        let (size, depth) = self.work.measure(value)?;
+        goes_no_deeper(path.count() + depth)?;
+        Ok(size)
+    }
+
+    /// Where an array gains or loses an element, those behind it move.
+    fn shift(&mut self, path: &PointerBuf) -> Result<(), Exhausted> {
+        let parent = path.split_back().and_then(|(parent, _)| parent.resolve(&self.value).ok());
+        self.work.step(parent.and_then(Value::as_array).map_or(0, Vec::len))
+    }
+
+    /// The payload may have grown by so much. It is measured only when that may matter; meanwhile it
+    /// takes no more than twice the room.
+    fn grow(&mut self, by: Size) -> Result<(), Misfit> {
+        self.size = self.size + by;
+        if self.size.exceeds(2) {
+            self.size = self.work.measure(&self.value)?.0 + by;
+            if self.size.exceeds(1) {
+                return Err(Misfit::TooLarge);
+            }
+        }
+        Ok(())
     }
 
     /// As the standard says, numbers are the same when they are of the same value.
-    fn test(&self, path: &Pointer, expected: &Value) -> Result<(), String> {
+    fn test(&self, path: &Pointer, expected: &Value) -> Result<(), Unfit> {
         match path.resolve(&self.value) {
-            Ok(found) if same(found, expected) => Ok(()),
-            Ok(_) => Err("the value is another one".into()),
-            Err(_) => Err("there is no such value".into()),
+            Ok(found) if is_same(found, expected) => Ok(()),
+            Ok(_) => Err(Unfit::Why("the value is another one".into())),
+            Err(_) => Err(Unfit::Why("there is no such value".into())),
         }
     }
 }
 
-fn read(json: &str) -> Result<Value, Misfit> {
-    let unreadable = |error: serde_json::Error| Misfit::Unreadable(unmarked_text(&error));
-    if json.contains(MARKED) {
-        return Err(Misfit::Unreadable("a text begins with U+0000".into()));
-    }
-    serde_json::from_str(&with_marks(json)).map_err(unreadable)
+/// Why an operation does not fit.
+enum Unfit {
+    Why(String),
+    Misfit(Misfit),
 }
 
-fn unmarked_text(error: &serde_json::Error) -> String {
-    error.to_string().replace(MARK, "")
-}
-
-/// Each number as a marked text.
-fn with_marks(json: &str) -> String {
-    let mut out = String::with_capacity(json.len() + json.len() / 4);
-    let mut rest = json;
-    while let Some(next) = rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit()) {
-        out.push_str(&rest[..next]);
-        rest = &rest[next..];
-        let end = if rest.starts_with('"') { string_end(rest) } else { number_end(rest) };
-        if rest.starts_with('"') {
-            out.push_str(&rest[..end]);
-        } else {
-            out.extend([MARKED, &rest[..end], "\""]);
-        }
-        rest = &rest[end..];
-    }
-    out + rest
-}
-
-/// Each marked text as the number that it was.
-fn without_marks(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    let mut rest = json;
-    while let Some(next) = rest.find('"') {
-        out.push_str(&rest[..next]);
-        rest = &rest[next..];
-        let (text, behind) = rest.split_at(string_end(rest));
-        let number = text.strip_prefix(MARKED).and_then(|it| it.strip_suffix('"'));
-        out.push_str(number.unwrap_or(text));
-        rest = behind;
-    }
-    out + rest
-}
-
-/// The length of the JSON string that this begins with, both quotes included.
-fn string_end(text: &str) -> usize {
-    let mut escaped = false;
-    for (at, byte) in text.bytes().enumerate().skip(1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return at + 1,
-            _ => {}
+impl Unfit {
+    fn of(self, number: usize, operation: &PatchOperation) -> Misfit {
+        match self {
+            Self::Misfit(misfit) => misfit,
+            Self::Why(why) => Misfit::Operation { number, path: operation.path().to_string(), why },
         }
     }
-    text.len()
 }
 
-fn number_end(text: &str) -> usize {
-    let of_number = |c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.' | 'e' | 'E');
-    text.find(|c| !of_number(c)).unwrap_or(text.len())
-}
-
-/// How many bytes a value takes, roughly, and how deep it is.
-fn measure(value: &Value) -> (usize, usize) {
-    let within = |(bytes, depth): (usize, usize), inner: &Value| {
-        let (more, deeper) = measure(inner);
-        (bytes + more, depth.max(deeper + 1))
-    };
-    let itself = size_of::<Value>();
-    match value {
-        Value::String(text) => (itself + text.len(), 0),
-        Value::Array(values) => values.iter().fold((itself, 1), within),
-        Value::Object(members) => {
-            let names: usize = members.keys().map(String::len).sum();
-            members.values().fold((itself + names, 1), within)
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => (itself, 0),
+impl From<Exhausted> for Unfit {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::Misfit(exhausted.into())
     }
 }
 
-fn same(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::String(one), Value::String(other)) => {
-            one == other
-                || match (one.strip_prefix(MARK), other.strip_prefix(MARK)) {
-                    (Some(one), Some(other)) => plain(one) == plain(other),
-                    _ => false,
-                }
-        }
-        (Value::Array(one), Value::Array(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
-        }
-        (Value::Object(one), Value::Object(other)) => {
-            let has = |(name, value): (&String, &Value)| {
-                other.get(name).is_some_and(|other| same(value, other))
-            };
-            one.len() == other.len() && one.iter().all(has)
-        }
-        _ => one == other,
+impl From<Misfit> for Unfit {
+    fn from(misfit: Misfit) -> Self {
+        Self::Misfit(misfit)
     }
 }
 
-/// A number without the zeros behind its point, and zero without a sign. PostgreSQL prints no
-/// exponents; where there is one, the number is taken as it is written.
-fn plain(number: &str) -> &str {
-    let exponent = number.contains(['e', 'E']);
-    let short = if number.contains('.') && !exponent {
-        number.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        number
-    };
-    if short == "-0" { "0" } else { short }
+impl From<Exhausted> for Misfit {
+    fn from(Exhausted: Exhausted) -> Self {
+        Self::TooMuchWork
+    }
+}
+
+fn goes_no_deeper(depth: usize) -> Result<(), Unfit> {
+    if depth <= MAX_DEPTH {
+        return Ok(());
+    }
+    Err(Unfit::Why(format!("the payload would be nested deeper than {MAX_DEPTH}")))
 }
 
 #[cfg(test)]
@@ -250,7 +248,7 @@ mod tests {
         for patch in patches {
             draft.apply(patch).map_err(|misfit| misfit.to_string())?;
         }
-        Ok(draft.finish())
+        draft.finish().map_err(|misfit| misfit.to_string())
     }
 
     #[test]
@@ -285,8 +283,8 @@ mod tests {
         let path = "/0".repeat(63);
         let add =
             |depth| format!(r#"[{{"op": "add", "path": "{path}/-", "value": {}}}]"#, nested(depth));
-        assert!(amended(&nested(64), &[&add(DEEPEST - 64)]).is_ok());
-        assert!(amended(&nested(64), &[&add(DEEPEST - 63)]).is_err());
+        assert!(amended(&nested(64), &[&add(MAX_DEPTH - 64)]).is_ok());
+        assert!(amended(&nested(64), &[&add(MAX_DEPTH - 63)]).is_err());
     }
 
     #[test]
@@ -310,6 +308,12 @@ mod tests {
             (r#"{"a": 1.0}"#, r#"{"a": 1}"#, true),
             (r#"{"a": 1}"#, r#"{"b": 1}"#, false),
             ("1", r#""1""#, false),
+            ("100", "1e2", true),
+            ("0.010", "1E-2", true),
+            ("0", "0e7", true),
+            ("-100", "1e2", false),
+            ("1e400", "10e399", true),
+            ("1e400", "1e401", false),
         ] {
             let payload = format!(r#"{{"n": {written}}}"#);
             let done = amended(&payload, &[&test(tested)]);
@@ -333,7 +337,7 @@ mod tests {
         ] {
             let error = amended(r#"{"a": 1}"#, &[patch]).unwrap_err();
             assert!(error.contains(why), "{patch}: {error}");
-            assert!(!error.contains(MARK), "{error:?}");
+            assert!(!error.contains('\0'), "{error:?}");
         }
     }
 
@@ -349,12 +353,66 @@ mod tests {
         assert!(amended(&tower, &["1"]).unwrap_err().contains("cannot be read"));
     }
 
+    #[test]
+    fn what_says_the_same_has_one_canonical_text() {
+        for (one, other, same) in [
+            (r#"{"a": 1, "b": [1.0, "1"]}"#, r#"{"b":[1e0,"1"],"a":1.00}"#, true),
+            ("-0", "0.0", true),
+            ("1", r#""1""#, false),
+            ("[1,2]", "[2,1]", false),
+            ("1e400", "1e401", false),
+            ("10", "1", false),
+        ] {
+            assert_eq!(canonical(one) == canonical(other), same, "{one} {other}");
+        }
+    }
+
+    /// Two values that change places again and again, one of them deeper than the other.
+    #[test]
+    fn all_operations_share_one_budget() {
+        let large = vec!["1"; 100_000].join(",");
+        let payload = format!(r#"{{"a": [{large}], "b": {{}}}}"#);
+        let there = r#"{"op": "move", "from": "/a", "path": "/b/a"}"#;
+        let back = r#"{"op": "move", "from": "/b/a", "path": "/a"}"#;
+        let patch = |pairs| format!("[{}]", vec![format!("{there},{back}"); pairs].join(","));
+        assert!(amended(&payload, &[&patch(10)]).is_ok());
+        let error = amended(&payload, &[&patch(4000)]).unwrap_err();
+        assert!(error.contains("too much work"), "{error}");
+        let one = patch(10);
+        let error = amended(&payload, &[&*one; 400]).unwrap_err();
+        assert!(error.contains("too much work"), "the patches share it: {error}");
+        let shift = r#"{"op": "move", "from": "/a/0", "path": "/a/-"}"#;
+        let shifts = format!("[{}]", vec![shift; 9000].join(","));
+        let error = amended(&payload, &[&shifts]).unwrap_err();
+        assert!(error.contains("too much work"), "elements that move cost, too: {error}");
+        let tests = vec![r#"{"op": "remove", "path": "/a/0"}"#; 10_001].join(",");
+        let error = amended(&payload, &[&format!("[{tests}]")]).unwrap_err();
+        assert!(error.contains("10001 operations"), "{error}");
+    }
+
+    #[test]
+    fn what_comes_out_is_no_larger_than_what_goes_in_may_be() {
+        let long = "x".repeat(1 << 20);
+        let patches: Vec<String> = (0..9).map(|n| format!(r#"{{"{n}": "{long}"}}"#)).collect();
+        let patches: Vec<&str> = patches.iter().map(String::as_str).collect();
+        assert!(amended("{}", &patches[..7]).is_ok());
+        assert_eq!(amended("{}", &patches), Err(Misfit::TooLarge.to_string()));
+        let same: Vec<&str> = vec![patches[0]; 30];
+        assert!(amended("{}", &same).is_ok(), "it is about what is left, not what was sent");
+        assert!(amended(&format!("[{}1]", "1,".repeat(MAX_VALUES)), &["1"]).is_err());
+        let copy = r#"[{"op": "copy", "from": "/a", "path": "/b"}]"#;
+        let copies: Vec<String> = (0..40).map(|n| copy.replace("/b", &format!("/{n}"))).collect();
+        let copies: Vec<&str> = copies.iter().map(String::as_str).collect();
+        let payload = format!(r#"{{"a": "{long}"}}"#);
+        assert_eq!(amended(&payload, &copies), Err(Misfit::TooLarge.to_string()));
+    }
+
     proptest! {
         #[test]
         fn what_nothing_amends_is_what_it_was(text in "\\PC*", number in any::<f64>(), deep in 0..9) {
             let value = serde_json::json!({ text.as_str(): [text, number, deep, { "x": null }] });
             let written = value.to_string();
-            prop_assert_eq!(Draft::of(&written).unwrap().finish(), written);
+            prop_assert_eq!(Draft::of(&written).unwrap().finish(), Ok(written));
         }
 
         #[test]

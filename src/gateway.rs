@@ -27,9 +27,10 @@ use std::{
 };
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use self::{
-    amended::Correction,
+    amended::{Correction, Patcher},
     health::Health,
     hub::{Hub, Seat},
     safety::Checks,
@@ -40,9 +41,8 @@ use self::{
     writer::Writer,
 };
 use crate::{
-    amendment::Draft,
     consumer::ConsumerId,
-    event::{self, EventId, name::StreamName},
+    event::{EventId, name::StreamName},
     metrics::{Metrics, Reason, State},
     order::Hold,
     postgres::{
@@ -77,6 +77,7 @@ pub struct Settings {
 pub struct Gateway {
     hub: Arc<Hub>,
     history: Arc<History>,
+    patcher: Arc<Patcher>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     settings: Settings,
@@ -91,10 +92,12 @@ impl Gateway {
     pub fn start(server: &Server, settings: Settings, metrics: Arc<Metrics>) -> Arc<Self> {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let write = |writer| Writer::start(server, writer, &metrics, &tasks, &shutdown);
+        let history = Arc::new(History::new(server.named("event-piper").pool(settings.pool)));
         let gateway = Arc::new(Self {
             writer: settings.writer.map(write),
             hub: Arc::new(Hub::new(settings.recent)),
-            history: Arc::new(History::new(server.named("event-piper").pool(settings.pool))),
+            patcher: Arc::new(Patcher::new(Arc::clone(&history))),
+            history,
             health: Arc::new(Health::starting(Instant::now())),
             metrics: Arc::clone(&metrics),
             settings: settings.clone(),
@@ -220,40 +223,23 @@ impl Gateway {
             return Ok(None);
         }
         let events = std::iter::once((event.id, event.payload.as_bytes()));
-        Ok(amended::corrections(&self.history, events).await?.remove(&event.id))
+        Ok(self.patcher.corrections(events).await?.corrections.remove(&event.id))
     }
 
-    /// Whether an event would correct this one, as it is corrected by now; if not, why. What was
-    /// written already, by its `uid`, is not for this to judge.
-    pub async fn would_amend(
+    /// Whether these patches can correct an event, one after another, behind what corrects it by now, so
+    /// that no more than `max_bytes` come out; if not, which one cannot, and why.
+    pub async fn try_patches(
         &self,
-        target: EventId,
-        by: &event::draft::Draft,
-    ) -> Result<Result<(), String>, HistoryError> {
-        if let Some(uid) = by.uid
-            && self.history.has_uid(uid).await?
-        {
-            return Ok(Ok(()));
-        }
-        let Some(event) = self.history.event(target).await? else {
-            return Ok(Err("there is no such event".into()));
-        };
-        if event.amends.is_some() {
-            return Ok(Err("it is an amendment itself".into()));
-        }
-        let subscriber = by.subscriber.as_ref().map(ConsumerId::as_str);
-        let stream = by.stream().map(StreamName::as_str);
-        let related = |its: &Option<String>, ours| its.is_some() && its.as_deref() == ours;
-        if !related(&event.subscriber, subscriber) && !related(&event.stream, stream) {
-            return Ok(Err("it is of another subscriber and another stream".into()));
-        }
-        let payload = match self.correction(&event).await?.map(|correction| correction.payload) {
-            None => event.payload,
-            Some(Ok(payload)) => payload,
-            Some(Err(unamended)) => return Ok(Err(unamended.to_string())),
-        };
-        let applied = Draft::of(&payload).and_then(|mut draft| draft.apply(by.payload.as_str()));
-        Ok(applied.map_err(|misfit| misfit.to_string()))
+        event: &WholeEvent,
+        patches: Vec<String>,
+        max_bytes: usize,
+    ) -> Result<Result<(), (usize, String)>, HistoryError> {
+        self.patcher.try_patches((event.id, &event.payload), patches, max_bytes).await
+    }
+
+    /// Whether an event was written under this `uid`.
+    pub async fn has_uid(&self, uid: Uuid) -> Result<bool, HistoryError> {
+        self.history.has_uid(uid).await
     }
 
     /// Nothing, or why events do not move.

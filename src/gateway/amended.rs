@@ -1,10 +1,19 @@
 //! Events as later ones correct them.
+//!
+//! To apply amendments takes time and memory that writers decide about. What is small is applied at
+//! once. What is not is applied on a thread of its own, off those that serve others, and a few events at
+//! a time in the whole process: who waits for its turn waits behind others who want the same.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, mem, num::NonZero, sync::Arc, thread};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    task::spawn_blocking,
+};
 
 use crate::{
     amendment::{Draft, Misfit, Unamended},
-    event::EventId,
+    event::{EventId, json::Json},
     postgres::{
         erase::TOMBSTONE,
         event_log::PageSize,
@@ -24,31 +33,113 @@ pub struct Correction {
     pub payload: Result<String, Unamended>,
 }
 
-/// A page of amendments: as much as is in memory at once, beside the payloads themselves.
-const PAGE: PageSize = PageSize { rows: 500, bytes: 1 << 20 };
+/// Looks up amendments, and applies them.
+#[derive(Debug)]
+pub struct Patcher {
+    history: Arc<History>,
+    turns: Semaphore,
+}
 
-/// Looks up what amends these events, and applies it.
-pub async fn corrections<'a>(
-    history: &History,
-    events: impl Iterator<Item = (EventId, &'a [u8])>,
-) -> Result<Corrections, HistoryError> {
-    let erased = |payload: &[u8]| payload == TOMBSTONE.as_bytes();
-    let payloads: HashMap<EventId, &[u8]> = events.filter(|(_, it)| !erased(it)).collect();
-    let ids: Vec<EventId> = payloads.keys().copied().collect();
-    let mut drafts: HashMap<EventId, Working> = HashMap::new();
-    let mut after = (EventId::ZERO, EventId::ZERO);
-    while !ids.is_empty() {
-        let page = history.amendments(&ids, after, PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = (last.target, last.id);
-        // What was erased corrects nothing any more.
-        for amendment in page.iter().filter(|it| !erased(it.patch.as_bytes())) {
-            let payload = payloads.get(&amendment.target).copied().unwrap_or_default();
-            let working = || Working::new(&String::from_utf8_lossy(payload));
-            drafts.entry(amendment.target).or_insert_with(working).take(amendment);
-        }
+/// Corrections of the first events of a page.
+#[derive(Debug)]
+pub struct Corrected {
+    /// Those of them that are amended.
+    pub corrections: Corrections,
+    /// The last event that was looked at, where the payloads became too many for one answer.
+    pub upto: Option<EventId>,
+}
+
+/// A page of amendments: as much as is in memory at once, beside the payload at work.
+const AMENDMENT_PAGE: PageSize = PageSize { rows: 500, bytes: 1 << 20 };
+/// As many bytes of corrected payloads as one page of events has, and one event more.
+const MAX_CORRECTED_BYTES: usize = 1 << 20;
+/// A payload and patches of so many bytes together are applied in less than a millisecond.
+const SMALL_BYTES: usize = 4 << 10;
+
+impl Patcher {
+    pub(super) fn new(history: Arc<History>) -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        Self { history, turns: Semaphore::new((cores / 2).max(1)) }
     }
-    Ok(drafts.into_iter().map(|(event, working)| (event, working.finish())).collect())
+
+    /// Looks up what amends these events, and applies it.
+    pub async fn corrections<'a>(
+        &self,
+        events: impl Iterator<Item = (EventId, &'a [u8])>,
+    ) -> Result<Corrected, HistoryError> {
+        let payloads: HashMap<EventId, &[u8]> = events.filter(|(_, it)| !is_erased(it)).collect();
+        let ids: Vec<EventId> = payloads.keys().copied().collect();
+        let mut done = Corrected { corrections: Corrections::new(), upto: None };
+        let (mut bytes, mut at_work) = (0, None::<Working>);
+        let mut after = (EventId::ZERO, EventId::ZERO);
+        while !ids.is_empty() {
+            let page = self.history.amendments(&ids, after, AMENDMENT_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = (last.target, last.id);
+            for (target, patches) in by_target(page) {
+                if let Some(other) = at_work.take_if(|working| working.target != target) {
+                    bytes += other.finish_into(&mut done.corrections).await;
+                    if bytes > MAX_CORRECTED_BYTES {
+                        done.upto = done.corrections.keys().max().copied();
+                        return Ok(done);
+                    }
+                }
+                let working = if let Some(working) = &mut at_work {
+                    working
+                } else {
+                    let payload = payloads.get(&target).copied().unwrap_or_default();
+                    at_work.insert(Working::new(self, target, payload))
+                };
+                working.apply(patches).await;
+            }
+        }
+        if let Some(working) = at_work {
+            working.finish_into(&mut done.corrections).await;
+        }
+        Ok(done)
+    }
+
+    /// Whether patches can be applied to an event behind those that amend it by now, one after another,
+    /// so that no more than `max_bytes` come out; if not, which one cannot, and why.
+    pub async fn try_patches(
+        &self,
+        (event, payload): (EventId, &str),
+        patches: Vec<String>,
+        max_bytes: usize,
+    ) -> Result<Result<(), (usize, String)>, HistoryError> {
+        let mut working = Working::new(self, event, payload.as_bytes());
+        let mut after = (EventId::ZERO, EventId::ZERO);
+        loop {
+            let page = self.history.amendments(&[event], after, AMENDMENT_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = (last.target, last.id);
+            for (_, amendments) in by_target(page) {
+                working.apply(amendments).await;
+            }
+        }
+        if let Some(amendment) = working.failed {
+            let misfit = working.finish().await.payload.err().map(|it| it.misfit.to_string());
+            let why =
+                format!("amendment {amendment} does not apply: {}", misfit.unwrap_or_default());
+            return Ok(Err((0, why)));
+        }
+        let last = patches.len().saturating_sub(1);
+        // Places stand for the ids that they will have.
+        let places = (0..).map(EventId::new).zip(patches);
+        working.apply(places.collect()).await;
+        let failed = working.failed.map(|at| usize::try_from(at.get()).unwrap_or_default());
+        Ok(match working.finish().await.payload {
+            Err(unamended) => Err((failed.unwrap_or(last), unamended.misfit.to_string())),
+            Ok(payload) => match printed_bytes(&payload) {
+                bytes if bytes > max_bytes => {
+                    let why =
+                        format!("the corrected payload would be larger than {max_bytes} bytes");
+                    Err((last, why))
+                }
+                _ => Ok(()),
+            },
+        })
+    }
 }
 
 /// What is shown of an event, and the amendment that does not apply, if there is one.
@@ -65,34 +156,129 @@ pub fn shown<'a>(
     }
 }
 
-/// One event's amendments, as they come.
-struct Working {
-    amendments: Vec<EventId>,
-    draft: Result<Draft, Misfit>,
-    failed: Option<EventId>,
+/// What was erased is not corrected any more, and corrects nothing.
+fn is_erased(payload: &[u8]) -> bool {
+    payload == TOMBSTONE.as_bytes()
 }
 
-impl Working {
-    fn new(payload: &str) -> Self {
-        Self { amendments: Vec::new(), draft: Draft::of(payload), failed: None }
+/// How large a payload is as it is kept and sent, numbers written out.
+fn printed_bytes(payload: &str) -> usize {
+    Json::examine(payload).map_or(usize::MAX, |json| json.printed_len())
+}
+
+/// Amendments of one event stand together.
+fn by_target(page: Vec<Amendment>) -> Vec<(EventId, Vec<(EventId, String)>)> {
+    let mut runs: Vec<(EventId, Vec<(EventId, String)>)> = Vec::new();
+    for Amendment { target, id, patch } in page {
+        if is_erased(patch.as_bytes()) {
+            continue;
+        }
+        match runs.last_mut() {
+            Some((last, patches)) if *last == target => patches.push((id, patch)),
+            _ => runs.push((target, vec![(id, patch)])),
+        }
+    }
+    runs
+}
+
+/// One event, as its amendments come.
+struct Working<'a> {
+    patcher: &'a Patcher,
+    target: EventId,
+    amendments: Vec<EventId>,
+    draft: State,
+    failed: Option<EventId>,
+    /// Of the payload and all patches.
+    bytes: usize,
+    /// What is large has a turn until it is finished: as many as there are turns are in memory.
+    turn: Option<SemaphorePermit<'a>>,
+}
+
+/// Parsing is work, too: it is left to where the work is done.
+enum State {
+    Text(String),
+    Draft(Result<Draft, Misfit>),
+}
+
+impl State {
+    fn apply(self, patches: &[(EventId, String)]) -> (Self, Option<EventId>) {
+        let mut draft = match self {
+            Self::Text(payload) => Draft::of(&payload),
+            Self::Draft(draft) => draft,
+        };
+        for (id, patch) in patches {
+            let applied = match &mut draft {
+                Ok(draft) => draft.apply(patch),
+                Err(misfit) => Err(misfit.clone()),
+            };
+            if let Err(misfit) = applied {
+                return (Self::Draft(Err(misfit)), Some(*id));
+            }
+        }
+        (Self::Draft(draft), None)
     }
 
-    fn take(&mut self, amendment: &Amendment) {
-        self.amendments.push(amendment.id);
-        if let Ok(draft) = &mut self.draft
-            && let Err(misfit) = draft.apply(&amendment.patch)
-        {
-            self.draft = Err(misfit);
+    fn finish(self) -> Result<String, Misfit> {
+        match self {
+            Self::Text(payload) => Ok(payload),
+            Self::Draft(draft) => draft.and_then(Draft::finish),
         }
-        if self.draft.is_err() {
-            self.failed.get_or_insert(amendment.id);
+    }
+}
+
+impl<'a> Working<'a> {
+    fn new(patcher: &'a Patcher, target: EventId, payload: &[u8]) -> Self {
+        Self {
+            patcher,
+            target,
+            amendments: Vec::new(),
+            draft: State::Text(String::from_utf8_lossy(payload).into_owned()),
+            failed: None,
+            bytes: payload.len(),
+            turn: None,
         }
     }
 
-    fn finish(self) -> Correction {
-        let amendment = self.failed.unwrap_or_default();
-        let payload = self.draft.map(Draft::finish);
+    async fn apply(&mut self, patches: Vec<(EventId, String)>) {
+        self.amendments.extend(patches.iter().map(|(id, _)| *id));
+        if self.failed.is_some() || patches.is_empty() {
+            return;
+        }
+        self.bytes += patches.iter().map(|(_, patch)| patch.len()).sum::<usize>();
+        let draft = mem::replace(&mut self.draft, State::Text(String::new()));
+        (self.draft, self.failed) = self.elsewhere(move || draft.apply(&patches)).await;
+    }
+
+    async fn finish(mut self) -> Correction {
+        let draft = mem::replace(&mut self.draft, State::Text(String::new()));
+        let payload = self.elsewhere(move || draft.finish()).await;
+        let last = self.amendments.last().copied();
+        let amendment = self.failed.or(last).unwrap_or_default();
         let payload = payload.map_err(|misfit| Unamended { amendment, misfit });
         Correction { amendments: self.amendments, payload }
+    }
+
+    /// The bytes that the corrected payload takes.
+    async fn finish_into(self, corrections: &mut Corrections) -> usize {
+        let target = self.target;
+        let correction = self.finish().await;
+        let bytes = correction.payload.as_ref().map_or(0, String::len);
+        corrections.insert(target, correction);
+        bytes
+    }
+
+    /// Does this where it is in nobody's way.
+    async fn elsewhere<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        if self.bytes <= SMALL_BYTES {
+            return work();
+        }
+        if self.turn.is_none() {
+            let turn = self.patcher.turns.acquire().await;
+            self.turn = Some(turn.expect("the semaphore is never closed"));
+        }
+        spawn_blocking(work).await.expect("amendments are applied without a panic")
     }
 }

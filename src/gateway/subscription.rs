@@ -333,7 +333,8 @@ impl Subscription {
 
     fn wanted(&self, scan: Scan, follower: &Follower) -> Wanted {
         let consumers = follower.consumers().into();
-        Wanted::Page { scan, consumers, paging: self.paging, amended: self.amended }
+        let patcher = self.amended.then(|| Arc::clone(&self.gateway.patcher));
+        Wanted::Page { scan, consumers, paging: self.paging, patcher }
     }
 
     fn read(&mut self, wanted: Wanted) {

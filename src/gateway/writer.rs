@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use self::{queue::Dispatcher, request::Ticket};
 use crate::{
-    event::{EventId, draft::Draft, name::StreamName},
+    event::{draft::Draft, name::StreamName},
     metrics::{Metrics, writing::Outcome},
     postgres::{append::Written, server::Server},
 };
@@ -54,15 +54,12 @@ pub enum Refusal {
         /// Its last version; 0 while it has none.
         current: i64,
     },
-    /// An event with this `uid` was written before, and says something else.
-    #[error(
-        "an event with the uid {uid} was written before, as event {id}, and says something else"
-    )]
+    /// An event with this `uid` was written before, and says something else. Which one is not said: it may
+    /// be one that the writer may not know of.
+    #[error("an event with the uid {uid} was written before, and says something else")]
     Uid {
         /// The `uid`.
         uid: Uuid,
-        /// The event that bears it.
-        id: EventId,
     },
     /// PostgreSQL refuses what an event contains, or a trigger does.
     #[error("PostgreSQL refuses the event: {0}")]

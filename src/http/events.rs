@@ -166,7 +166,7 @@ fn streamed(subscription: Subscription, detachable: bool) -> Response {
 }
 
 /// Of what is nobody's own, those who may read the stream, or everything.
-fn may_see(who: &Principal, event: &WholeEvent) -> bool {
+pub(super) fn may_see(who: &Principal, event: &WholeEvent) -> bool {
     let consumer = event.subscriber.as_deref().map(ConsumerId::logged);
     consumer.is_some_and(|consumer| who.may_read(&consumer).is_ok())
         || event.stream.as_deref().is_some_and(|stream| who.may_read_stream(stream).is_ok())

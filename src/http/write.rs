@@ -20,12 +20,12 @@ use axum::{
 };
 use serde::Serialize;
 
-use self::key::Key;
 pub(super) use self::{
     base64::{encode, is_base64},
     body::Kind,
     event::Form,
 };
+use self::{event::Given, key::Key};
 use super::{App, error::Problem, gate, named::Named};
 use crate::{
     access::principal::Principal,
@@ -33,6 +33,7 @@ use crate::{
         draft::{Draft, Expected, Place},
         name::{InvalidName, StreamName},
     },
+    gateway::writer::{Refusal, Writer},
     postgres::append::Written,
 };
 
@@ -46,16 +47,13 @@ pub(super) async fn publish(
 ) -> Result<Response, Problem> {
     let writer = gate::writer(&app, &who)?;
     if Kind::of(&headers)? == Kind::Lines {
-        let key = Key::of(&headers, uri.path())?;
+        let key = Key::of((&headers, uri.path()), &who)?;
         return import::import(Arc::clone(&app), who, writer, key, body);
     }
     let (text, _room) = body::read(writer, &app.settings.limits, &headers, body).await?;
     let mut given = event::parse(&text, Form::Event, app.settings.limits.event)?;
-    key::apply(&headers, uri.path(), &mut given.drafts)?;
-    gate::each(&who, &given.drafts)?;
-    gate::pace(&app, &who, given.drafts.len())?;
-    amendment::check(&app.gateway, &given.drafts).await?;
-    let written = writer.append(std::mem::take(&mut given.drafts)).await?;
+    key::apply((&headers, uri.path()), &who, &mut given.drafts)?;
+    let written = write(&app, &who, writer, &mut given).await?;
     Ok(published(&given.places(&written), given.one))
 }
 
@@ -105,12 +103,43 @@ async fn append_to(
     let (text, _room) = body::read(writer, &app.settings.limits, headers, body).await?;
     let mut given = event::parse(&text, Form::Appended(stream), app.settings.limits.event)?;
     expect(&mut given.drafts, expected)?;
-    key::apply(headers, uri.path(), &mut given.drafts)?;
+    key::apply((headers, uri.path()), who, &mut given.drafts)?;
+    let written = write(app, who, writer, &mut given).await?;
+    Ok(appended(stream, &given.places(&written), given.one))
+}
+
+/// Writes the events of a body, all or none.
+async fn write(
+    app: &App,
+    who: &Principal,
+    writer: &Writer,
+    given: &mut Given,
+) -> Result<Vec<Written>, Problem> {
     gate::each(who, &given.drafts)?;
     gate::pace(app, who, given.drafts.len())?;
-    amendment::check(&app.gateway, &given.drafts).await?;
-    let written = writer.append(std::mem::take(&mut given.drafts)).await?;
-    Ok(appended(stream, &given.places(&written), given.one))
+    let accepted = accept(app, who, writer, std::mem::take(&mut given.drafts)).await;
+    accepted.map_err(|(at, problem)| match at {
+        Some(at) if !given.one => problem.about(&format!("event {}", given.first_of(at))),
+        _ => problem,
+    })
+}
+
+/// The one way by which events are written that came in any form, once it is known that their writer may
+/// write them. A problem comes with the place of the event that it is about, where it is about one.
+async fn accept(
+    app: &App,
+    who: &Principal,
+    writer: &Writer,
+    drafts: Vec<Draft>,
+) -> Result<Vec<Written>, (Option<usize>, Problem)> {
+    let checked = amendment::check(app, who, &drafts).await;
+    checked.map_err(|(at, problem)| (Some(at), problem))?;
+    let amended = drafts.iter().find_map(|draft| draft.amends).unwrap_or_default();
+    writer.append(drafts).await.map_err(|refusal| {
+        let is_misfit = matches!(refusal, Refusal::Misfit(_));
+        let problem = Problem::from(refusal);
+        (None, if is_misfit { amendment::as_told_to(who, amended, problem) } else { problem })
+    })
 }
 
 /// What the address or a header expects holds for the first event; the others follow it.

@@ -1,5 +1,6 @@
 //! Who may do what: proofs, good and bad, and what they open.
 
+mod amendments;
 mod console;
 mod hostile;
 mod issuer;

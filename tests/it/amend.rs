@@ -307,3 +307,111 @@ async fn an_amendment_stays_as_long_as_what_it_amends() {
     let shown = app.get("/events/1?consumer=toto&amended=true", &[]).await.json();
     assert_eq!(shown["payload"], json!({"a": 2}));
 }
+
+/// Two values that change places as often as this, one of them deeper than the other.
+fn moves(pairs: usize) -> String {
+    let there = json!({ "op": "move", "from": "/a", "path": "/b/a" });
+    let back = json!({ "op": "move", "from": "/b/a", "path": "/a" });
+    json!(vec![[there, back]; pairs].concat()).to_string()
+}
+
+/// An event of a hundred thousand values, as number 1.
+async fn write_large(client: &Client) {
+    let insert = "insert into events (type, subscriber, payload)
+        select 't', 'toto', jsonb_build_object('b', '{}'::jsonb, 'a', jsonb_agg(n))
+        from generate_series(1, 100000) n";
+    client.batch_execute(insert).await.unwrap();
+}
+
+#[tokio::test]
+async fn patches_share_a_budget_of_work_and_nobody_waits_for_them() {
+    let (database, client) = log().await;
+    let app = App::start(&database.url()).await;
+    write_large(&client).await;
+    write(&client, "2", None).await;
+    let heavy =
+        json!({ "type": "t", "subscriber": "toto", "amends": 1, "payload": "PATCH" }).to_string();
+    let heavy = heavy.replace("\"PATCH\"", &moves(4000));
+    let asked: Vec<_> = (0..6)
+        .map(|_| {
+            let (address, heavy) = (app.address, heavy.clone());
+            tokio::spawn(async move {
+                crate::support::sse_client::post(address, "/events", &[], &heavy).await
+            })
+        })
+        .collect();
+    // On the one thread of this test nothing else would be answered while patches are applied there.
+    let meanwhile = app.get("/events/2?consumer=toto&amended=true", &[]).await;
+    assert_eq!(meanwhile.json()["payload"], 2);
+    assert!(asked.iter().any(|asked| !asked.is_finished()), "they have their turns yet");
+    for refused in asked {
+        let refused = refused.await.unwrap();
+        assert_eq!(refused.status, 409, "{}", refused.body);
+        assert!(refused.body.contains("too much work"), "{}", refused.body);
+    }
+    // A writer in SQL is not stopped; readers are told.
+    assert_eq!(write(&client, &moves(4000), Some(1)).await, 3);
+    let shown = app.get("/events/1?consumer=toto&amended=true", &[]).await.json();
+    let note = shown["unamended"].as_str().unwrap();
+    assert!(note.starts_with("amendment 3 does not apply: ") && note.contains("too much work"));
+    assert_eq!(shown["payload"]["a"].as_array().unwrap().len(), 100_000);
+    let mut stream = amended(&app, "0").await;
+    assert_eq!(stream.event().await.row(), 1);
+    assert_eq!(stream.next().await.unwrap().data, r#"{"event":1,"amendment":3}"#);
+}
+
+#[tokio::test]
+async fn what_comes_out_of_amendments_is_bounded_as_what_goes_in() {
+    let (database, client) = log().await;
+    let app = App::start(&database.url()).await;
+    write(&client, "{}", None).await;
+    let post = async |name: &str| {
+        let payload = json!({ name: "x".repeat(600_000) });
+        let event = json!({ "type": "t", "subscriber": "toto", "amends": 1, "payload": payload });
+        app.post("/events", &event.to_string()).await
+    };
+    assert_eq!(post("a").await.status, 201);
+    let refused = post("b").await;
+    assert_eq!(refused.status, 409, "{}", refused.body);
+    assert!(refused.body.contains("would be larger than 1048576 bytes"), "{}", refused.body);
+    assert_eq!(post("a").await.status, 201, "in the place of what was there");
+    let numbers = async |path: &str, count: usize| {
+        let numbers = vec!["1e131071"; count].join(",");
+        let step = format!(r#"{{"op":"add","path":"{path}","value":[{numbers}]}}"#);
+        let event = format!(r#"{{"type":"t","subscriber":"toto","amends":1,"payload":[{step}]}}"#);
+        app.post("/events", &event).await
+    };
+    assert_eq!(numbers("/m", 3).await.status, 201);
+    assert_eq!(numbers("/n", 2).await.status, 409, "numbers count written out");
+
+    let grow = "insert into events (type, subscriber, payload, amends)
+        select 't', 'toto', jsonb_build_object('k' || n, repeat('x', 1000000)), 1
+        from generate_series(1, 25) n";
+    client.batch_execute(grow).await.unwrap();
+    let shown = app.get("/events/1?consumer=toto&amended=true", &[]).await.json();
+    let note = shown["unamended"].as_str().unwrap();
+    assert!(note.contains("would be larger than 8388608 bytes"), "{note}");
+    assert_eq!(shown["payload"], json!({}));
+}
+
+/// A page of small events may become a large one: it ends where it is too large.
+#[tokio::test]
+async fn a_replay_of_events_that_were_made_large_loses_none() {
+    let (database, client) = log().await;
+    let fill = "insert into events (type, subscriber, payload)
+            select 't', 'toto', to_jsonb(n) from generate_series(1, 60) n;
+        insert into events (type, subscriber, payload, amends)
+            select 'm', 'toto', jsonb_build_object('n', id, 'x', repeat('x', 150000)), id
+            from events where id % 2 = 0";
+    client.batch_execute(fill).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let mut stream = amended(&app, "0").await;
+    for id in 1..=60 {
+        let event = stream.event().await;
+        assert_eq!(event.row(), id);
+        let large = event.data.len() > 150_000;
+        assert_eq!(large, id % 2 == 0, "event {id} has {} bytes", event.data.len());
+    }
+    assert_eq!(told(&mut stream, 30).await.len(), 30);
+    stream.signal("$caught-up").await;
+}

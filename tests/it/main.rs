@@ -48,4 +48,5 @@ mod tail;
 mod triggers;
 mod unknown;
 mod wakeups;
+mod ways;
 mod write_faults;

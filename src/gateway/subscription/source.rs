@@ -16,7 +16,7 @@ use crate::{
     consumer::ConsumerId,
     event::{EventId, Logged},
     gateway::{
-        amended::{Corrections, corrections},
+        amended::{Corrected, Corrections, Patcher},
         follower::Scan,
     },
     postgres::{
@@ -67,8 +67,8 @@ pub(super) enum Wanted {
         consumers: Box<[ConsumerId]>,
         /// How much of it.
         paging: Paging,
-        /// What corrects its rows is wanted, too.
-        amended: bool,
+        /// What looks up what corrects its rows, where that is wanted, too.
+        patcher: Option<Arc<Patcher>>,
     },
     /// The last id that was drawn.
     Drawn,
@@ -119,24 +119,35 @@ impl Wanted {
     }
 
     async fn read(&self, history: &History) -> Result<Read, HistoryError> {
-        let Self::Page { scan, consumers, paging, amended } = self else {
+        let Self::Page { scan, consumers, paging, patcher } = self else {
             return Ok(Read::Drawn(history.drawn().await?));
         };
         // What was pruned is asked for with every page: what is missing among its rows, because
         // somebody prunes just now, is known here.
-        let (page, pruned) = match scan {
+        let (mut page, pruned) = match scan {
             scan if scan.is_empty() => (Page::empty(), history.pruned(consumers).await?),
             &Scan::Rows { after, upto } => history.rows(consumers, (after, upto), *paging).await?,
             Scan::Marked { marks, after, upto } => {
                 history.marked(consumers, marks, (*after, *upto), *paging).await?
             }
         };
-        let corrections = if *amended {
-            let events = page.rows.iter().filter(|row| row.amends().is_none());
-            corrections(history, events.map(|row| (row.id(), row.payload()))).await?
-        } else {
-            Corrections::new()
+        let corrections = match patcher {
+            Some(patcher) => correct(&mut page, patcher).await?,
+            None => Corrections::new(),
         };
         Ok(Read::Page(ReadPage { page, pruned, corrections }))
     }
+}
+
+/// What corrects the rows of a page. Where the payloads become too many, the page ends there.
+async fn correct(page: &mut Page, patcher: &Patcher) -> Result<Corrections, HistoryError> {
+    let events = page.rows.iter().filter(|row| row.amends().is_none());
+    let events = events.map(|row| (row.id(), row.payload()));
+    let Corrected { corrections, upto } = patcher.corrections(events).await?;
+    if let Some(upto) = upto {
+        let rows = page.rows.partition_point(|row| row.id() <= upto);
+        page.last &= rows == page.rows.len();
+        page.rows.truncate(rows);
+    }
+    Ok(corrections)
 }

@@ -164,9 +164,9 @@ impl Ticket {
         for (&at, found) in missing.iter().zip(found) {
             match found.written {
                 Some(written) if found.same => self.places[at] = Some(written),
-                Some(Written { id, .. }) => {
+                Some(_) => {
                     let uid = self.drafts[at].uid.unwrap_or_default();
-                    self.refuse(Refusal::Uid { uid, id });
+                    self.refuse(Refusal::Uid { uid });
                     return Verdict::Answered;
                 }
                 None => {}

@@ -101,6 +101,11 @@ pub(in crate::http) fn parse(text: &str, form: Form, most: usize) -> Result<Give
 }
 
 impl Given {
+    /// The first event of the body that is this one of the drafts.
+    pub(in crate::http) fn first_of(&self, draft: usize) -> usize {
+        self.places.iter().position(|place| *place == draft).unwrap_or(draft)
+    }
+
     /// Where each event of the body stands, by where its drafts do.
     pub(in crate::http) fn places(&self, written: &[Written]) -> Vec<Written> {
         self.places.iter().map(|place| written[*place]).collect()
@@ -109,7 +114,7 @@ impl Given {
 
 /// Reads one event.
 pub(in crate::http) fn one(text: &str, form: Form, most: usize) -> Result<Draft, Problem> {
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim();
     if text.len() > most {
         let detail = format!("the event is larger than {most} bytes (--max-event)");
         return Err(Problem::too_large(detail));

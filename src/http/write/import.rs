@@ -149,8 +149,11 @@ impl Import {
         admit(&app, &self.who, drafts.len())
             .await
             .map_err(|problem| (self.written + 1, problem))?;
-        let written = writer.append(drafts).await;
-        let written = written.map_err(|refusal| (self.written + 1, refusal.into()))?;
+        let written = super::accept(&app, &self.who, writer, drafts).await;
+        let written = written.map_err(|(at, problem)| {
+            let line = at.and_then(|at| places.iter().position(|place| *place == at));
+            (line.map_or(self.written + 1, |line| numbers[line]), problem)
+        })?;
         self.last = places.last().map(|place| written[*place].id.get());
         self.written = self.lines;
         Ok(true)
@@ -177,7 +180,7 @@ impl Import {
             }
             searched = self.rest.len();
             if searched > most {
-                let detail = format!("the line is longer than {most} bytes (--max-event)");
+                let detail = format!("the event is larger than {most} bytes (--max-event)");
                 return Err(Problem::too_large(detail));
             }
             if self.state == State::Read {

@@ -1,0 +1,148 @@
+//! Who may amend, and what they learn if they may not.
+
+use serde_json::{Value, json};
+
+use super::issuer::{Signer, app_with, bearer, claims_with};
+use crate::support::{
+    app::App,
+    sse_client::{self, Answer},
+};
+
+const UID: &str = "e5a2c0de-0000-4000-8000-000000000001";
+
+/// One of alice, one of alice and the stream `s`, one of bob, and an amendment of the first.
+const FILL: &str = r#"insert into events (type, subscriber, stream, version, payload, amends, uid) values
+    ('t', 'alice', null, null, '{"secret": 1234}', null, null),
+    ('t', 'alice', 's', 1, '{"secret": 1234}', null, null),
+    ('t', 'bob', null, null, '{"secret": 1234}', null, 'e5a2c0de-0000-4000-8000-000000000001'),
+    ('t', 'alice', null, null, '{"more": 1}', 1, null)"#;
+
+fn token(signer: &Signer, rights: &Value) -> String {
+    signer.token(&claims_with("shop", &json!({ "event_piper": rights })))
+}
+
+async fn post(app: &App, token: &str, event: &Value) -> Answer {
+    let headers = [("Authorization", &*bearer(token))];
+    sse_client::post(app.address, "/events", &headers, &event.to_string()).await
+}
+
+#[tokio::test]
+async fn who_amends_may_write_what_the_event_is_of() {
+    let (database, app, signer) = app_with(|_| {}).await;
+    database.connect().await.batch_execute(FILL).await.unwrap();
+    let to = |subscriber: Option<&str>, stream: Option<&str>, target: i64| {
+        let mut event = json!({ "type": "t", "payload": { "x": 1 }, "amends": target });
+        subscriber.inspect(|it| event["subscriber"] = (*it).into());
+        stream.inspect(|it| event["stream"] = (*it).into());
+        event
+    };
+    let public = json!({ "read": ["*"], "write_streams": ["pub", "s"] });
+    let alices = json!({ "read": ["*"], "write": ["alice"] });
+    let both = json!({ "read": ["*"], "write": ["alice"], "write_streams": ["s"] });
+    for (rights, event, status) in [
+        (&public, to(None, Some("pub"), 1), 403),
+        (&public, to(None, Some("s"), 2), 403),
+        (&alices, to(Some("alice"), None, 1), 201),
+        (&alices, to(Some("alice"), None, 2), 403),
+        (&alices, to(Some("alice"), None, 3), 403),
+        (&both, to(Some("alice"), None, 2), 201),
+        (&both, to(None, Some("s"), 2), 201),
+        (&both, to(Some("alice"), None, 4), 409),
+    ] {
+        let token = token(&signer, rights);
+        let line = [("Authorization", &*bearer(&token)), ("Content-Type", "application/x-ndjson")];
+        if status != 201 {
+            let answer = sse_client::post(app.address, "/events", &line, &event.to_string()).await;
+            let last: Value = serde_json::from_str(answer.body.lines().last().unwrap()).unwrap();
+            assert_eq!(last["error"]["status"], status, "{event}: {last}");
+        }
+        let answer = post(&app, &token, &event).await;
+        assert_eq!(answer.status, status, "{rights} {event}: {}", answer.body);
+    }
+}
+
+/// Whatever is wrong, and whether a guess is right: it is one answer.
+#[tokio::test]
+async fn who_may_not_read_learns_nothing_from_a_refusal() {
+    let (database, app, signer) = app_with(|_| {}).await;
+    database.connect().await.batch_execute(FILL).await.unwrap();
+    let shop = token(&signer, &json!({ "read": [], "write": ["alice"] }));
+    let test = |guess: i64| json!([{ "op": "test", "path": "/secret", "value": guess }]);
+    let amend = |target: i64, payload: Value| json!({ "type": "t", "subscriber": "alice", "payload": payload, "amends": target });
+    let mut wrong = vec![
+        amend(99, json!({})),
+        amend(3, json!({})),
+        amend(2, json!({})),
+        amend(4, json!({})),
+        amend(1, json!([{ "op": "remove", "path": "/nothing" }])),
+        amend(1, json!([{ "op": "add", "path": "/x", "value": 1 }])),
+        amend(1, test(1)),
+        amend(1, test(1234)),
+        amend(99, test(1234)),
+    ];
+    for guess in [1, 1234] {
+        let mut patch = test(guess);
+        let more = json!({ "op": "remove", "path": "/nothing" });
+        patch.as_array_mut().unwrap().push(more);
+        wrong.push(amend(1, patch));
+    }
+    // A uid that is known does not lead around it.
+    for target in [1, 3, 99] {
+        let mut event = amend(target, test(1234));
+        event["uid"] = UID.into();
+        wrong.push(event);
+    }
+    let mut answers = std::collections::BTreeSet::new();
+    for event in wrong {
+        let answer = post(&app, &shop, &event).await;
+        let target = event["amends"].to_string();
+        answers.insert((answer.status, answer.body.replace(&format!("amend {target}"), "amend N")));
+    }
+    assert_eq!(answers.len(), 1, "{answers:#?}");
+    let blind = post(&app, &shop, &amend(1, json!({ "secret": null }))).await;
+    assert_eq!(blind.status, 201, "a merge patch always applies: {}", blind.body);
+
+    let reader = token(&signer, &json!({ "read": ["alice"], "write": ["alice"] }));
+    let told = post(&app, &reader, &amend(1, test(1))).await;
+    assert_eq!(told.status, 409);
+    assert!(told.body.contains("operation 1"), "{}", told.body);
+}
+
+#[tokio::test]
+async fn a_uid_of_somebody_elses_event_is_taken_and_no_more() {
+    let (database, app, signer) = app_with(|_| {}).await;
+    database.connect().await.batch_execute(FILL).await.unwrap();
+    let shop = token(&signer, &json!({ "read": [], "write": ["alice"] }));
+    for secret in [1, 1234] {
+        let event = json!({ "type": "t", "subscriber": "alice", "payload": { "secret": secret },
+            "uid": UID });
+        let answer = post(&app, &shop, &event).await;
+        assert_eq!(answer.status, 409, "{}", answer.body);
+        assert!(!answer.body.contains("event 3"), "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn idempotency_keys_of_two_principals_do_not_meet() {
+    let (_database, app, signer) = app_with(|_| {}).await;
+    let rights = json!({ "event_piper": { "write": ["alice"] } });
+    let (one, other) =
+        (signer.token(&claims_with("shop", &rights)), signer.token(&claims_with("store", &rights)));
+    let write = async |token: &str, payload: i64, kind: &str| {
+        let token = bearer(token);
+        let headers =
+            [("Authorization", &*token), ("Idempotency-Key", "order-1"), ("Content-Type", kind)];
+        let event = json!({ "type": "t", "subscriber": "alice", "payload": payload }).to_string();
+        sse_client::post(app.address, "/events", &headers, &event).await.body
+    };
+    let first = write(&one, 1, "application/json").await;
+    assert_eq!(first, r#"{"id":1}"#);
+    assert_eq!(write(&other, 2, "application/json").await, r#"{"id":2}"#);
+    assert_eq!(write(&one, 1, "application/json").await, first, "each is still once");
+    assert_eq!(write(&other, 2, "application/json").await, r#"{"id":2}"#);
+    for (token, payload) in [(&one, 1), (&other, 2)] {
+        let told = write(token, payload, "application/x-ndjson").await;
+        assert!(told.contains(r#""done":true"#), "{told}");
+        assert!(told.contains(&format!(r#""id":{payload},"#)), "the same as lines: {told}");
+    }
+}
