@@ -191,6 +191,7 @@ declare
     grants    text[];
     receivers text[];
     triggers  text[];
+    enabled   text[];
     again     text;
 begin
     if upper is null then
@@ -216,9 +217,14 @@ begin
                                 else quote_ident(pg_get_userbyid(grantee)) end) to_whom(receiver);
     -- What fires for each row is inherited by the partitions; what fires for each statement fires at
     -- the table that the statement names, so that both have it.
-    select array_agg(pg_get_triggerdef(oid)) into triggers
+    select array_agg(pg_get_triggerdef(oid)),
+           array_agg(format('alter table events %s trigger %I',
+                            case tgenabled when 'A' then 'enable always' when 'R' then 'enable replica'
+                                           when 'D' then 'disable' else 'enable' end, tgname))
+      into triggers, enabled
       from pg_trigger where tgrelid = was and not tgisinternal;
     drop trigger events_once on events;
+    drop trigger events_replicated on events;
     drop trigger events_well_formed on events;
 
     last_id := coalesce(pg_sequence_last_value(sequence::regclass), 0);
@@ -250,9 +256,8 @@ begin
     foreach again in array triggers loop
         execute again;
     end loop;
-    for again in select tgname from pg_trigger
-                  where tgrelid = 'events'::regclass and not tgisinternal loop
-        execute format('alter table events enable always trigger %I', again);
+    foreach again in array enabled loop
+        execute again;
     end loop;
     foreach again in array coalesce(grants, '{}') loop
         execute again;

@@ -42,6 +42,7 @@ alter table event_piper_pumps owner to event_piper_owner;
 alter table event_piper_dead_letters owner to event_piper_owner;
 alter table event_piper_amending owner to event_piper_owner;
 alter function event_piper_admit() owner to event_piper_owner;
+alter function event_piper_replicated() owner to event_piper_owner;
 alter function event_piper_doorbell() owner to event_piper_owner;
 alter function event_piper_append_only() owner to event_piper_owner;
 alter function event_piper_remember_deleted() owner to event_piper_owner;

@@ -64,35 +64,128 @@ create unique index events_uid on events (uid);
 -- about to sleep takes a lock, and only writers who find it taken notify. The notification is empty:
 -- readers read the table.
 --
--- The locks are advisory, in the two-integer key space; the first integer is 17744 (0x4550, "EP"):
+-- The locks are advisory, in the two-integer key space; the first integer is the log's (17744, 0x4550, "EP",
+-- for the first log of a database):
 --     1 BELL     held by a reader that sleeps (exclusive), or by each writer who found nobody asleep
 --     2 WRITER   held by each writer who rang
 --     3 KEEPER   held by the one reader, of several, that minds the bell
 --     4 READER   held by each reader (shared)
---     5 MIGRATE  held while these files are applied
+--     6 PRUNE    held by the one who prunes
 --
 -- Every writer holds BELL or WRITER before it draws an id, until it has ended and its rows are
 -- visible: so a reader who misses an id can tell whether it may still come. That is why the trigger
 -- is of the statement, and before it: it runs before the first row's defaults.
 --
 -- A writer needs no right but INSERT for any of this.
-create function event_piper_doorbell() returns trigger
-language plpgsql as $doorbell$
+--
+-- This makes what runs with the rights of whoever writes, and names the schema of everything that it uses.
+do $any_session$
+declare
+    outside constant text := pg_catalog.current_setting('search_path');
+    -- Where the number of a log's locks stands in its doorbell.
+    place   constant text := 'try_advisory_xact_lock_shared[(]([0-9]+), 1[)]';
+    log     oid;
+    home    name;
+    schema  oid;
+    locks   int;
+    made    record;
+    readers text;
+begin
+    select c.oid, n.nspname, n.oid
+      into strict log, home, schema
+      from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
+     where c.oid operator(pg_catalog.=) pg_catalog.to_regclass('events');
+    -- Nothing that is not PostgreSQL's own has a say in what follows.
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
+    -- Two logs that choose at the same time choose one after the other.
+    perform pg_advisory_xact_lock(17744, 7);
+    select substring(prosrc from place)::int into locks
+      from pg_proc where pronamespace = schema and proname = 'event_piper_doorbell';
+    locks := coalesce(locks, 17744);
+    if exists (select from pg_proc
+                where proname = 'event_piper_doorbell' and pronamespace <> schema
+                  and substring(prosrc from place)::int8 = locks)
+    then
+        -- Writers that hold the locks of before have ended when this is had.
+        execute format('lock table %I.events in share row exclusive mode', home);
+        -- Readers that look at the locks of before would pass over rows.
+        select string_agg(pid::text, ', ' order by pid) into readers
+          from pg_locks
+         where locktype = 'advisory' and objsubid = 2
+           and (classid::int8 = locks and objid = 4 or classid::int8 = locks + 1)
+           and database = (select oid from pg_database where datname = current_database());
+        if readers is not null
+           and pg_sequence_last_value(pg_get_serial_sequence(format('%I.events', home), 'id')::regclass)
+               is not null
+        then
+            raise exception using
+                errcode = 'EP003',
+                message = format('gateways or pumps are connected to this database (backends %s)', readers),
+                hint = 'This log gets locks of its own, beside those of another log in the database. Stop '
+                    || 'all gateways of this database, run event-piper migrate, and start them again.';
+        end if;
+        -- Even, since the number behind it is that of the pumps' locks.
+        locks := hashtext(home) & 2147483646;
+    end if;
+
+    for made in
+        select * from (values
+('event_piper_doorbell', $doorbell$
 declare
     -- The transaction has its id before it has a lock: readers look for both.
-    writer constant xid8 not null := pg_catalog.pg_current_xact_id();
+    writer constant pg_catalog.xid8 not null := pg_catalog.pg_current_xact_id();
 begin
-    if not pg_catalog.pg_try_advisory_xact_lock_shared(17744, 1) then
-        perform pg_catalog.pg_advisory_xact_lock_shared(17744, 2);
+    if not pg_catalog.pg_try_advisory_xact_lock_shared({locks}, 1) then
+        perform pg_catalog.pg_advisory_xact_lock_shared({locks}, 2);
         -- PREPARE TRANSACTION does not allow NOTIFY. Who needs it says
         -- `set event_piper.bell = 'off'`; readers then find the event within a second.
-        if pg_catalog.current_setting('event_piper.bell', true) is distinct from 'off' then
+        if (pg_catalog.current_setting('event_piper.bell', true) operator(pg_catalog.=) 'off') is not true
+        then
             perform pg_catalog.pg_notify('new_events', '');
         end if;
     end if;
     return null;
 end
-$doorbell$;
+$doorbell$),
+('event_piper_append_only', $append_only$
+begin
+    if (pg_catalog.current_setting('event_piper.prune', true) operator(pg_catalog.=) 'on') is not true then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = pg_catalog.format('%I is append-only: %s was refused', tg_table_name, tg_op),
+            hint = 'To prune on purpose: begin; set local event_piper.prune = ''on''; ... commit;';
+    end if;
+    return null;
+end
+$append_only$),
+('event_piper_replicated', $replicated$
+begin
+    if pg_catalog.current_setting('session_replication_role') operator(pg_catalog.=) 'replica'
+       and (pg_catalog.current_setting('event_piper.prune', true) operator(pg_catalog.=) 'on') is not true
+    then
+        new.xid := pg_catalog.pg_current_xact_id();
+    end if;
+    return new;
+end
+$replicated$)
+        ) function (name, body)
+    loop
+        execute format('create or replace function %I.%I() returns trigger language plpgsql as %L',
+                       home, made.name, replace(made.body, '{locks}', locks::text));
+    end loop;
+
+    -- It fires in sessions with session_replication_role = replica only, and so costs others nothing; and
+    -- before events_well_formed, by its name.
+    if not exists (select from pg_trigger where tgrelid = log and tgname = 'events_replicated') then
+        execute format('create trigger events_replicated before insert or update on %I.events '
+                       'for each row execute function %1$I.event_piper_replicated()', home);
+        execute format('alter table %I.events enable replica trigger events_replicated', home);
+    end if;
+    perform set_config('search_path', outside, true);
+end
+$any_session$;
 
 create trigger events_doorbell before insert on events
     for each statement execute function event_piper_doorbell();
@@ -109,19 +202,6 @@ alter table events enable always trigger events_doorbell;
 --     set local event_piper.prune = 'on';
 --     delete from events where ...;
 --     commit;
-create function event_piper_append_only() returns trigger
-language plpgsql as $append_only$
-begin
-    if pg_catalog.current_setting('event_piper.prune', true) is distinct from 'on' then
-        raise exception using
-            errcode = 'object_not_in_prerequisite_state',
-            message = pg_catalog.format('%I is append-only: %s was refused', tg_table_name, tg_op),
-            hint = 'To prune on purpose: begin; set local event_piper.prune = ''on''; ... commit;';
-    end if;
-    return null;
-end
-$append_only$;
-
 create trigger events_append_only before update or delete on events
     for each statement execute function event_piper_append_only();
 create trigger events_append_only_truncate before truncate on events
@@ -188,8 +268,6 @@ create table events_erased (
 create index events_erased_xid on events_erased (xid);
 comment on table events_erased is
     'EventPiper: whose events were erased, or changed in another way, up to which id, and when';
-
--- One more of the doorbell's locks (see 0003): 6 PRUNE, held by the one who prunes.
 
 -- -------------------------------------------------------------------------------------------------
 -- What a row must be, what is remembered of rows that go or change, and what may be amended.
@@ -597,7 +675,8 @@ comment on table event_piper_keys is 'Keys of writers and machines: hashes, neve
 create table event_piper_pumps (
     -- The aggregator's name, as the pump's settings have it.
     name       text primary key,
-    -- The one pump that runs holds the advisory lock (17745, number); others wait for it.
+    -- The one pump that runs holds the advisory lock of this number, of the log's class for pumps; others
+    -- wait for it.
     number     int not null generated always as identity unique,
     -- One more at each takeover. A pump moves the checkpoint of its own epoch only, so one that was
     -- believed dead, and comes back, can do no harm.
@@ -659,4 +738,6 @@ insert into event_piper_migrations (number, name, checksum) values
     (9, '0009_admit',
      '951532c5bb49c535149fb4459f7b2fd1359ce7294b4d82544cf7c37a25d78ef5'),
     (10, '0010_owners_rights',
-     '2bd7adf6fd4ef43f4ffb05e7bb91f2a4466509084c2de25a87828ea3b4036947');
+     '2bd7adf6fd4ef43f4ffb05e7bb91f2a4466509084c2de25a87828ea3b4036947'),
+    (11, '0011_any_session',
+     'bda17b62f3ec8d57eabfb73d078bce99577ae67099a51f8a32ab732f096d0937');

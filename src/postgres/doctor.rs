@@ -109,6 +109,7 @@ async fn examine_log(client: &Client) -> Vec<Finding> {
         judge("append-only", log::append_only(client).await),
         judge("owner's rights", rights::owners_rights(client).await),
         judge("amendments", rights::amendments(client).await),
+        judge("locks", rights::locks(client).await),
         judge("memory of pruning", log::pruned(client).await),
         judge("other triggers", log::other_triggers(client).await),
         judge("other ways in", log::other_ways_in(client).await),

@@ -240,7 +240,7 @@ left join held xact on xact.virtualtransaction = advisory.virtualtransaction
   and xact.locktype = 'transactionid' and xact.mode = 'ExclusiveLock'
 where advisory.locktype = 'advisory' and advisory.mode = 'ShareLock'
   and advisory.database = (select oid from pg_database where datname = current_database())
-  and advisory.classid = $1 and advisory.objid in ($2, $3) and advisory.objsubid = 2";
+  and advisory.classid = LOCKS::oid and advisory.objid in ($1, $2) and advisory.objsubid = 2";
 
 /// A writer has its transaction's id before it has one of the locks. One that seems to have
 /// none is about to be prepared, its locks between two owners; a look later they have arrived.
@@ -317,7 +317,7 @@ select (DRAWN), pg_notification_queue_usage(), pg_is_in_recovery(),
        exists (select from pg_locks
                where locktype = 'advisory' and granted and pid <> pg_backend_pid()
                  and database = (select oid from pg_database where datname = current_database())
-                 and classid = $1 and objid = $2 and objsubid = 2)";
+                 and classid = LOCKS::oid and objid = $1 and objsubid = 2)";
 
 const SNAPSHOT: &str = "select pg_current_snapshot()::text";
 
@@ -352,11 +352,12 @@ impl EventLog {
     /// Prepares the queries on this connection, in two round trips: those first that do not
     /// depend on what the server and the role allow.
     pub async fn prepare(client: &Client) -> Result<Self> {
-        let state = STATE.replace("DRAWN", DRAWN);
+        let state = STATE.replace("DRAWN", DRAWN).replace("LOCKS", doorbell::LOCKS);
+        let writers = WRITERS.replace("LOCKS", doorbell::LOCKS);
         let (may, snapshot, writers, ended, state) = try_join!(
             client.query_typed_one(MAY_ASK, &[]),
             client.prepare(SNAPSHOT),
-            client.prepare(WRITERS),
+            client.prepare(&writers),
             client.prepare(ENDED),
             client.prepare(&state),
         )?;
@@ -425,8 +426,7 @@ impl EventLog {
 
     /// The transactions that hold an id, or may draw one.
     pub async fn writers(&self, client: &Client) -> Result<Vec<Writer>> {
-        let parameters: [&(dyn ToSql + Sync); 3] =
-            [&doorbell::CLASS_OID, &doorbell::BELL_OID, &doorbell::WRITER_OID];
+        let parameters: [&(dyn ToSql + Sync); 2] = [&doorbell::BELL_OID, &doorbell::WRITER_OID];
         let mut rows = Vec::new();
         for _ in 0..HANDOVERS {
             rows = client.query(&self.writers, &parameters).await?;
@@ -533,7 +533,7 @@ impl EventLog {
 
     /// What the safety poll looks at.
     pub async fn state(&self, client: &Client) -> Result<LogState> {
-        let parameters: [&(dyn ToSql + Sync); 2] = [&doorbell::CLASS_OID, &doorbell::READER_OID];
+        let parameters: [&(dyn ToSql + Sync); 1] = [&doorbell::READER_OID];
         let row = client.query_one(&self.state, &parameters).await?;
         Ok(LogState {
             drawn: row.get(0),

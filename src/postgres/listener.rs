@@ -13,7 +13,7 @@ use tokio_postgres::{AsyncMessage, Client};
 use tracing::debug;
 
 use super::{
-    doorbell::{CHANNEL, CLASS, READER},
+    doorbell::{CHANNEL, LOCKS, READER},
     server::Server,
     session::{self, Purpose},
 };
@@ -67,7 +67,7 @@ impl Listener {
     pub async fn introduce(&self) -> Result<(), tokio_postgres::Error> {
         let settings = session::settings(Purpose::Read);
         let hello = format!(
-            "{settings} {SETTINGS}; select pg_advisory_lock_shared({CLASS}, {READER}); \
+            "{settings} {SETTINGS}; select pg_advisory_lock_shared({LOCKS}, {READER}); \
              listen {CHANNEL}; {}",
             session::HELLO
         );

@@ -16,7 +16,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 10] = [
+const MIGRATIONS: [Migration; 11] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
@@ -63,11 +63,16 @@ const MIGRATIONS: [Migration; 10] = [
         name: "0010_owners_rights",
         sql: include_str!("../../migrations/0010_owners_rights.sql"),
     },
+    Migration {
+        number: 11,
+        name: "0011_any_session",
+        sql: include_str!("../../migrations/0011_any_session.sql"),
+    },
 ];
 
-/// Migrations that write the name of the schema into functions. They can be applied again, in this order,
-/// and are when the schema was renamed. A later migration that replaces one of these functions belongs here.
-const NAMING_THE_SCHEMA: [&str; 1] = ["0010_owners_rights"];
+/// Writes the name of the schema into functions, and is applied again when the schema was renamed. A later
+/// migration that replaces one of these functions has to take its place.
+const NAMES_THE_SCHEMA: &str = "0010_owners_rights";
 
 /// The oldest server that has what the schema needs (`xid8`).
 pub(crate) const OLDEST_SERVER: i32 = 130_000;
@@ -104,9 +109,20 @@ select exists (
       and starts_with(function.proname::text, 'event_piper_')
       and position(quote_literal(format('%I.events', home.nspname)) in function.prosrc) = 0)";
 
-/// MIGRATE of the doorbell's lock space: whoever else migrates waits until this one is through.
-/// Held by the transaction, so that it works through a connection pooler, too.
-const TAKE_TURN: &str = "select pg_advisory_xact_lock(17744, 5)";
+/// Another log of the database has the same locks: the two would wait for each other.
+pub(crate) const SHARES_ITS_LOCKS: &str = "\
+select exists (
+    select from pg_proc other
+    where other.proname = 'event_piper_doorbell'
+      and other.pronamespace <> (select log.relnamespace from pg_class log
+                                 where log.oid = to_regclass('events'))
+      and substring(other.prosrc from 'try_advisory_xact_lock_shared[(]([0-9]+), 1[)]')::int8 = LOCKS)";
+
+/// Whoever else migrates this log waits until this one is through. Held by the transaction, so that it works
+/// through a connection pooler, too. The shared lock is for versions that knew one lock for a database.
+const TAKE_TURN: &str = "\
+select pg_advisory_xact_lock_shared(17744, 5);
+select pg_advisory_xact_lock(17746, hashtext(current_schema()))";
 /// Who waits for a table keeps everybody behind it waiting: better to give up, and say so.
 const BE_POLITE: &str = "set local lock_timeout = '10s'";
 
@@ -215,7 +231,9 @@ pub async fn migrate(server: &Server) -> Result<Outcome, MigrateError> {
             applied.push(name);
         }
     }
-    applied.extend(name_the_schema(&client).await?);
+    if name_the_schema(&client).await? {
+        applied.push(NAMES_THE_SCHEMA);
+    }
     let restored = restored::mend(&client).await.map_err(MigrateError::Restored)?;
     Ok(Outcome { applied, restored })
 }
@@ -251,9 +269,10 @@ pub async fn check(client: &impl GenericClient) -> Result<Status, MigrateError> 
     compare(&recorded)
 }
 
-/// The text of the doorbell's function, as the server keeps it.
-pub(crate) fn doorbell_body() -> &'static str {
-    MIGRATIONS[2].sql.split("$doorbell$").nth(1).unwrap_or_default()
+/// The text of the doorbell's function, as the server keeps it for the first log of a database.
+pub(crate) fn doorbell_body() -> String {
+    let body = MIGRATIONS[10].sql.split("$doorbell$").nth(1).unwrap_or_default();
+    body.replace("{locks}", "17744")
 }
 
 /// A migration that was applied.
@@ -317,25 +336,23 @@ async fn apply_next(client: &Client) -> Result<Option<&'static str>, MigrateErro
     Ok(Some(next.name))
 }
 
-/// Makes the functions again that name their schema, if it was renamed; gives the migrations applied.
-async fn name_the_schema(client: &Client) -> Result<Vec<&'static str>, MigrateError> {
+/// Makes the functions again that name their schema, if it was renamed.
+async fn name_the_schema(client: &Client) -> Result<bool, MigrateError> {
     begin(client).await?;
     if !is_renamed(client).await? {
         client.batch_execute("rollback").await.map_err(MigrateError::Read)?;
-        return Ok(Vec::new());
+        return Ok(false);
     }
     client.batch_execute(TAKE_TURN).await.map_err(MigrateError::Read)?;
-    let again = MIGRATIONS.iter().filter(|ours| NAMING_THE_SCHEMA.contains(&ours.name));
-    let again: Vec<_> = again.collect();
-    for migration in &again {
-        let apply = async {
-            client.batch_execute(BE_POLITE).await?;
-            client.batch_execute(migration.sql).await
-        };
-        apply.await.map_err(|source| migration.explain(source))?;
-    }
+    let migration = MIGRATIONS.iter().find(|ours| ours.name == NAMES_THE_SCHEMA);
+    let migration = migration.expect("it is ours");
+    let apply = async {
+        client.batch_execute(BE_POLITE).await?;
+        client.batch_execute(migration.sql).await
+    };
+    apply.await.map_err(|source| migration.explain(source))?;
     client.batch_execute("commit").await.map_err(MigrateError::Read)?;
-    Ok(again.iter().map(|migration| migration.name).collect())
+    Ok(true)
 }
 
 async fn is_renamed(client: &Client) -> Result<bool, MigrateError> {

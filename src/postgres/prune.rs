@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tokio_postgres::{Client, types::ToSql};
 
 use super::{
-    doorbell::{CLASS, CLASS_OID, PRUNE, PRUNE_OID},
+    doorbell::{LOCKS, PRUNE, PRUNE_OID},
     server::Server,
     session::Purpose,
     shape::{self, NoLog},
@@ -44,9 +44,9 @@ pub enum PruneError {
     /// No connection.
     #[error("connecting to PostgreSQL")]
     Connect(#[source] tokio_postgres::Error),
-    /// Somebody else prunes this database.
+    /// Somebody else prunes this log.
     #[error(
-        "somebody is pruning this database already{}: one at a time is enough",
+        "somebody is pruning this log already{}: one at a time is enough",
         backend.map(|pid| format!(" (backend {pid})")).unwrap_or_default()
     )]
     Busy {
@@ -80,10 +80,10 @@ pub struct Prune {
 /// been read by those that are live, and whoever reads it later is told that it is missing.
 const SETTLED: Duration = Duration::from_secs(2);
 
-const TAKE_TURN: &str = "select pg_try_advisory_lock($1, $2)";
+const TAKE_TURN: &str = "select pg_try_advisory_lock(LOCKS, $1)";
 const WHO: &str = "
 select pid from pg_locks
-where locktype = 'advisory' and granted and classid = $1 and objid = $2 and objsubid = 2
+where locktype = 'advisory' and granted and classid = LOCKS::oid and objid = $1 and objsubid = 2
   and database = (select oid from pg_database where datname = current_database())";
 const BEGIN: &str = "
 select pg_current_snapshot()::text,
@@ -149,9 +149,9 @@ impl Prune {
         let client = server.named("event-piper prune").client_for(Purpose::Change).await;
         let client = client.map_err(PruneError::Connect)?;
         shape::find(&client).await?;
-        let turn = client.query_one(TAKE_TURN, &[&CLASS, &PRUNE]).await?;
+        let turn = client.query_one(&TAKE_TURN.replace("LOCKS", LOCKS), &[&PRUNE]).await?;
         if !turn.get::<_, bool>(0) {
-            let holder = client.query_opt(WHO, &[&CLASS_OID, &PRUNE_OID]).await?;
+            let holder = client.query_opt(&WHO.replace("LOCKS", LOCKS), &[&PRUNE_OID]).await?;
             return Err(PruneError::Busy { backend: holder.map(|row| row.get(0)) });
         }
         let age = what.older_than.map(|age| age.as_secs_f64());

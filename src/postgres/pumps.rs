@@ -6,18 +6,17 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Row, types::ToSql};
 
 use super::{
+    doorbell::LOCKS,
     event_log,
     server::Server,
     session::{self, Purpose},
 };
 use crate::event::EventId;
 
-/// The class of the pumps' advisory locks, beside the doorbell's own.
-const CLASS: i32 = super::doorbell::CLASS + 1;
-
 const ENROL: &str = "insert into event_piper_pumps (name) values ($1) on conflict do nothing";
 const NUMBER: &str = "select pump.number from event_piper_pumps pump where pump.name = $1";
-const TRY_LOCK: &str = "select pg_try_advisory_lock($1, $2)";
+/// The first integer of the pumps' locks stands behind that of the log's own.
+const TRY_LOCK: &str = "select pg_try_advisory_lock(LOCKS + 1, $1)";
 const TAKE_OVER: &str = "
 update event_piper_pumps pump set epoch = pump.epoch + 1, updated_at = now() where pump.name = $1
 returning pump.epoch, pump.position, pump.delivered, pump.booted";
@@ -64,7 +63,7 @@ select pump.name::text, pump.position::int8, pump.delivered::int8, pump.booted::
                where held.locktype = 'advisory' and held.granted and held.objsubid = 2
                  and held.database = (select own.oid from pg_database own
                                       where own.datname = current_database())
-                 and held.classid = $1 and held.objid = pump.number::oid)
+                 and held.classid = (LOCKS + 1)::oid and held.objid = pump.number::oid)
 from event_piper_pumps pump order by pump.name";
 const LETTERS: &str = "
 select letter.pump::text, letter.event_id::int8, letter.state::text, letter.reason::text,
@@ -203,7 +202,8 @@ impl Candidate {
 
     /// Tries to get the lease: `false` while another pump has it.
     pub async fn try_lock(&self) -> Result<bool> {
-        Ok(self.session.client.query_one(TRY_LOCK, &[&CLASS, &self.number]).await?.get(0))
+        let try_lock = TRY_LOCK.replace("LOCKS", LOCKS);
+        Ok(self.session.client.query_one(&try_lock, &[&self.number]).await?.get(0))
     }
 
     /// Takes over, once the lock is had. From now on the checkpoint obeys nobody else.
@@ -311,8 +311,7 @@ pub async fn pumps(client: &Client) -> Result<Vec<PumpState>> {
         behind: row.get(4),
         running: row.get(5),
     };
-    let class = CLASS.cast_unsigned();
-    Ok(client.query(PUMPS, &[&class]).await?.iter().map(state).collect())
+    Ok(client.query(&PUMPS.replace("LOCKS", LOCKS), &[]).await?.iter().map(state).collect())
 }
 
 /// The events that were refused and not skipped, the first thousand of them.

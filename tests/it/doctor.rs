@@ -32,7 +32,7 @@ async fn a_healthy_database_is_found_healthy() {
     let findings = found_after("select 1").await;
     assert!(findings.iter().all(|finding| finding.severity == Severity::Ok), "{findings:#?}");
     assert!(findings.iter().all(|finding| finding.mend.is_empty()), "{findings:#?}");
-    assert_eq!(findings.len(), 21);
+    assert_eq!(findings.len(), 22);
 }
 
 #[tokio::test]

@@ -16,7 +16,8 @@ select coalesce(has_table_privilege(to_regclass('events'), 'SELECT'), false),
                                        'SELECT'), false)";
 const ROW_SECURITY: &str = "select row_security_active('events')";
 const DOORBELL: &str = "\
-select t.tgenabled::text, t.tgtype::int, t.tgqual is null, p.prosrc
+select t.tgenabled::text, t.tgtype::int, t.tgqual is null,
+       regexp_replace(p.prosrc, 'lock_shared[(][0-9]+, ', 'lock_shared(17744, ', 'g')
 from pg_trigger t join pg_proc p on p.oid = t.tgfoid
 where t.tgrelid = to_regclass('events') and t.tgname = 'events_doorbell'";
 const IDS: &str = "\
@@ -101,7 +102,8 @@ pub(super) async fn row_security(client: &Client) -> Examined {
 pub(super) async fn doorbell(client: &Client) -> Examined {
     const SUBJECT: &str = "doorbell";
     const ENABLE: &str = "alter table events enable always trigger events_doorbell;";
-    const ANEW: &str = "Drop it if it is there, and run migrations/0003_doorbell.sql again.";
+    const ANEW: &str = "Drop it if it is there, create it as in postgresql/schema.sql, and run \
+                        migrations/0011_any_session.sql again.";
     let Some(row) = client.query_opt(DOORBELL, &[]).await? else {
         return Ok(Finding::fatal(SUBJECT, "the trigger events_doorbell is not there", ANEW));
     };
@@ -258,7 +260,8 @@ pub(super) async fn other_ways_in(client: &Client) -> Examined {
     Ok(match (row.get(0), row.get(1)) {
         (true, _) => Finding::fatal(
             SUBJECT,
-            "a logical subscription writes to events without ringing",
+            "a logical subscription writes to events without ringing: its rows arrive up to a second \
+             late, and one that comes behind a later id may be missed",
             "Take events out of the publication, or run the gateway on the publisher.",
         ),
         (_, true) => Finding::fatal(

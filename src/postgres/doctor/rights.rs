@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use super::{Examined, Finding};
+use crate::postgres::{doorbell::LOCKS, migrate::SHARES_ITS_LOCKS};
 
 /// Functions of the log's schema that run with their owner's rights and that others can turn against the
 /// owner, each with what is wrong: `unsafe` where it takes a table from its caller, `elsewhere` where it was
@@ -84,5 +85,21 @@ pub(super) async fn amendments(client: &Client) -> Examined {
             "grant insert on event_piper_amending to public; (it checks, and keeps nothing)",
         ),
         _ => Finding::warning(SUBJECT, "not checked, or not in replica sessions", ENABLE),
+    })
+}
+
+pub(super) async fn locks(client: &Client) -> Examined {
+    const SUBJECT: &str = "locks";
+    let shared: bool =
+        client.query_one(&SHARES_ITS_LOCKS.replace("LOCKS", LOCKS), &[]).await?.get(0);
+    Ok(if shared {
+        Finding::warning(
+            SUBJECT,
+            "another log in this database has the same: the two wait for each other",
+            "Stop the gateways and pumps of this database, run migrations/0011_any_session.sql in the schema \
+             of this log, as the tables' owner, and start them again.",
+        )
+    } else {
+        Finding::ok(SUBJECT, "the log's own")
     })
 }
