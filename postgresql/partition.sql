@@ -183,7 +183,7 @@ declare
          where pg_class.oid = 'events'::regclass);
     sequence  constant text := pg_get_serial_sequence('events', 'id');
     upper     constant bigint := (
-        select (regexp_match(pg_get_constraintdef(oid), '\d+'))[1] from pg_constraint
+        select (regexp_match(pg_get_constraintdef(oid), '[0-9]+'))[1] from pg_constraint
          where conrelid = 'events'::regclass and conname = 'events_first_partition' and convalidated);
     first     constant text := 'events_before_' || upper;
     was       oid;
@@ -281,7 +281,7 @@ declare
 begin
     perform set_config('lock_timeout', '5s', true);
     loop
-        select max((regexp_match(pg_get_expr(relpartbound, oid), 'TO \(''?(\d+)''?\)'))[1]::bigint)
+        select max((regexp_match(pg_get_expr(relpartbound, oid), 'TO [(]''?([0-9]+)''?[)]'))[1]::bigint)
           into top
           from pg_class join pg_inherits on inhrelid = oid where inhparent = 'events'::regclass;
         exit when top > place + ahead * size;

@@ -319,3 +319,17 @@ async fn a_partitioned_log_has_its_triggers_and_its_owner_as_before() {
     );
     assert_eq!(text(&client, &grants).await.as_deref(), Some("true"));
 }
+
+/// A database whose strings are read in the old way, where a backslash escapes what comes after it.
+#[tokio::test]
+async fn a_log_is_partitioned_whatever_the_settings_of_strings() {
+    let database = Database::create().await;
+    let off = format!("alter database {} set standard_conforming_strings = off", database.name());
+    database.connect().await.batch_execute(&off).await.unwrap();
+    let client = database.connect().await;
+    fill(&client, 50).await;
+    partition(&client).await;
+    fill(&client, 200).await;
+    let partitions = text(&client, PARTITIONS).await.unwrap();
+    assert!(partitions.ends_with("TO ('400')"), "{partitions}");
+}
