@@ -40,6 +40,12 @@ impl Cursor {
         Self { head: position.head, marks }
     }
 
+    /// Where a client is that has everything up to this id, and nothing else.
+    #[must_use]
+    pub fn behind(head: EventId) -> Self {
+        Self { head, marks: Vec::new() }
+    }
+
     /// Everything up to here was delivered, save by marked transactions.
     #[must_use]
     pub fn head(&self) -> EventId {

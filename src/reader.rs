@@ -8,6 +8,7 @@
 //! A reader outlives its connections. What it has decided to publish is published even when the
 //! connection is lost; every question is asked again on the next one.
 
+mod anchors;
 mod auditor;
 mod late_rows;
 mod polling;
@@ -21,6 +22,7 @@ use std::{
 };
 
 use self::{
+    anchors::Anchors,
     auditor::Auditor,
     late_rows::LateReads,
     vigil::{Vigil, Wait},
@@ -46,6 +48,9 @@ pub struct Reader<E> {
     vigil: Vigil,
     auditor: Auditor,
     late_reads: LateReads,
+    anchors: Anchors,
+    /// The log was found to be another one: up to here it is the same.
+    origin: EventId,
     next_poll: Instant,
     /// Other readers are connected that this one wakes, when it keeps the bell.
     others: bool,
@@ -139,6 +144,8 @@ impl<E: Logged> Reader<E> {
             vigil: Vigil::new(false, now),
             auditor: Auditor::default(),
             late_reads: LateReads::default(),
+            anchors: Anchors::default(),
+            origin: EventId::ZERO,
             next_poll: now,
             others: true,
             seen: EventId::ZERO,
@@ -206,7 +213,7 @@ impl<E: Logged> Reader<E> {
             At::FirstWriters { .. } | At::HoleWriters { .. } => Step::Writers,
             At::Starting { start, .. } => Step::Ended(start.hole().open.clone()),
             At::StartPause { pause, .. } | At::Pause(pause) => Step::Pause(*pause),
-            At::Poll => Step::Poll,
+            At::Poll => Step::Poll { known: self.anchors.ids(self.order().position().head) },
             At::Keep => Step::TryKeep,
             At::Audit(passed) => Step::Passed(passed.clone()),
             At::Hole | At::NewHole => Step::Ended(self.order().hole()?.open.clone()),
@@ -318,7 +325,7 @@ impl<E: Logged> Reader<E> {
         let position = order.position().clone();
         self.seen = position.head;
         self.order = Some(order);
-        self.steps.push_back(Step::Restart { position, as_of });
+        self.steps.push_back(Step::Restart { position, as_of, origin: self.origin });
         self.at = At::Top;
     }
 
@@ -337,6 +344,9 @@ impl<E: Logged> Reader<E> {
         self.vigil.rows(rows.len(), now);
         self.look = if last_page { Look::Whole } else { Look::More };
         let last = rows.last().map(Logged::id);
+        if let Some(row) = rows.last() {
+            self.anchors.remember(row);
+        }
         let advance = self.advance(rows, last_page, now);
         if let Some(last) = last.filter(|last| *last > self.seen) {
             self.seen = last;

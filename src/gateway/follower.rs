@@ -147,10 +147,14 @@ impl Follower {
         };
     }
 
-    /// Forgets where it was and goes on from now: the log has been replaced.
-    pub fn restart(&mut self, recent: &Recent) {
+    /// Forgets where it was and goes on behind `origin`: the log has been replaced.
+    pub fn restart(&mut self, recent: &Recent, origin: EventId) {
         self.cursor = Cursor::now(recent.position());
         self.stage = Stage::Live { next: recent.end(), replayed: None };
+        if origin < self.cursor.head() {
+            self.cursor = Cursor::behind(origin);
+            self.rejoin(recent);
+        }
     }
 
     /// Whose events it follows.

@@ -39,6 +39,8 @@ pub struct State {
     pub clean_as_of: String,
     /// Which log this is: counts up when the log is found replaced. 0: not read yet.
     pub epoch: u64,
+    /// Whoever was there when the log was replaced goes on behind this id.
+    pub origin: EventId,
     /// The gateway is about to end.
     pub closing: bool,
 }
@@ -83,6 +85,7 @@ impl Hub {
                 recent,
                 clean_as_of: String::new(),
                 epoch: 0,
+                origin: EventId::ZERO,
                 closing: false,
             }),
             streams: Mutex::default(),
@@ -101,7 +104,13 @@ impl Hub {
     /// will have read nothing that is older than the snapshot `as_of`. Answers which log this is
     /// now.
     pub fn restart(&self, position: &Position, as_of: String) -> u64 {
+        self.restart_behind(position.head, position, as_of)
+    }
+
+    /// The same; whoever was there before goes on behind `origin`.
+    pub fn restart_behind(&self, origin: EventId, position: &Position, as_of: String) -> u64 {
         let mut state = self.state();
+        state.origin = origin.min(position.head);
         state.recent.reset(position);
         state.clean_as_of = as_of;
         state.epoch += 1;

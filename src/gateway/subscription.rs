@@ -320,12 +320,12 @@ impl Subscription {
         }
     }
 
-    /// The log was replaced. The client is told, and goes on from its end.
+    /// The log was replaced. The client is told, and goes on where it is another one.
     fn restart(&mut self, state: &State, mut follower: Follower) -> Step {
         self.epoch = state.epoch;
         self.reading = None;
         let from = follower.cursor().head();
-        follower.restart(&state.recent);
+        follower.restart(&state.recent, state.origin);
         let cursor = follower.cursor().clone();
         self.begin(follower);
         say(Signal::Gap { from, to: cursor.head(), reason: GapReason::Reset }, &cursor)

@@ -6,6 +6,7 @@
 
 mod alarm;
 mod recall;
+mod ringer;
 mod session;
 
 use std::{
@@ -21,6 +22,7 @@ use tracing::{info, warn};
 use self::session::Session;
 use super::{Settings, health::Health, hub::Hub};
 use crate::{
+    event::EventId,
     metrics::Metrics,
     order::Position,
     postgres::{error::Chain, event_log::EventRow, history::History, server::Server},
@@ -103,9 +105,9 @@ impl Tailer {
     }
 
     /// The reader starts here, for the first time or in a log that was replaced.
-    fn started(&self, position: &Position, as_of: String) {
+    fn started(&self, position: &Position, as_of: String, origin: EventId) {
         info!(head = %position.head, "reading the log from its end");
-        let epoch = self.hub.restart(position, as_of);
+        let epoch = self.hub.restart_behind(origin, position, as_of);
         let (history, hub) = (Arc::clone(&self.history), Arc::clone(&self.hub));
         let recall = recall::recall(history, hub, position.head, epoch);
         let shutdown = self.shutdown.clone();

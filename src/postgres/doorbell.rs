@@ -11,6 +11,8 @@
 
 use tokio_postgres::Client;
 
+use super::session::{self, Purpose};
+
 /// SQL for the first integer of the log's locks, as its writers take them. It is looked up each time: a
 /// reader that looked at other locks than writers take would pass over rows.
 pub(super) const LOCKS: &str = "\
@@ -56,6 +58,13 @@ pub async fn try_sleep(client: &Client) -> Result<bool> {
 pub async fn wake(client: &Client) -> Result<()> {
     let unlock = format!("select pg_advisory_unlock({LOCKS}, {BELL})");
     client.batch_execute(&unlock).await
+}
+
+/// Sets a session up that only rings; answers its process id. A notification needs no flush.
+pub async fn prepare_to_ring(client: &Client) -> Result<i32> {
+    let settings = session::settings(Purpose::Read);
+    let hello = format!("{settings} set synchronous_commit = off; {}", session::HELLO);
+    Ok(session::settled(&client.simple_query(&hello).await?).pid)
 }
 
 /// Wakes the other readers, of other logs in the database as well.

@@ -147,8 +147,12 @@ pub struct PageSize {
 }
 
 /// What the safety poll looks at beside the log itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LogState {
+    /// Of the rows that were asked about, those that are there, and whose they are.
+    pub found: Vec<(EventId, Xid)>,
+    /// Somebody in the cluster notifies, and waits for another one's commit.
+    pub ringing_waits: bool,
     /// The last id that was drawn, where the role may see the sequence.
     pub drawn: Option<EventId>,
     /// How full the queue of notifications is, from 0 to 1.
@@ -317,7 +321,13 @@ select (DRAWN), pg_notification_queue_usage(), pg_is_in_recovery(),
        exists (select from pg_locks
                where locktype = 'advisory' and granted and pid <> pg_backend_pid()
                  and database = (select oid from pg_database where datname = current_database())
-                 and classid = LOCKS::oid and objid = $1 and objsubid = 2)";
+                 and classid = LOCKS::oid and objid = $1 and objsubid = 2),
+       array(select log.id from events log where log.id = any($2) order by log.id),
+       array(select log.xid from events log where log.id = any($2) order by log.id),
+       -- NOTIFY holds this lock until its transaction has ended: pg_database has the oid 1262.
+       exists (select from pg_locks
+               where locktype = 'object' and not granted
+                 and database = 0 and classid = 1262 and objid = 0)";
 
 const SNAPSHOT: &str = "select pg_current_snapshot()::text";
 
@@ -532,10 +542,13 @@ impl EventLog {
     }
 
     /// What the safety poll looks at.
-    pub async fn state(&self, client: &Client) -> Result<LogState> {
-        let parameters: [&(dyn ToSql + Sync); 1] = [&doorbell::READER_OID];
+    pub async fn state(&self, client: &Client, known: &[EventId]) -> Result<LogState> {
+        let parameters: [&(dyn ToSql + Sync); 2] = [&doorbell::READER_OID, &known];
         let row = client.query_one(&self.state, &parameters).await?;
+        let (ids, xids): (Vec<EventId>, Vec<Xid>) = (row.get(4), row.get(5));
         Ok(LogState {
+            found: ids.into_iter().zip(xids).collect(),
+            ringing_waits: row.get(6),
             drawn: row.get(0),
             notification_queue: row.get(1),
             standby: row.get(2),

@@ -25,6 +25,8 @@ pub struct Listener {
     bell: mpsc::Receiver<()>,
     /// The session's process id, once that is known.
     own: Arc<AtomicI32>,
+    /// The process id of the session that rings on behalf of this one.
+    ringer: Arc<AtomicI32>,
     connection: JoinHandle<()>,
 }
 
@@ -38,12 +40,14 @@ impl Listener {
         let (client, mut connection) = server.connect().await?;
         let (ring, bell) = mpsc::channel(1);
         let own = Arc::new(AtomicI32::new(0));
-        let myself = Arc::clone(&own);
+        let ringer = Arc::new(AtomicI32::new(0));
+        let ours = [Arc::clone(&own), Arc::clone(&ringer)];
         let connection = tokio::spawn(async move {
             while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
                 match message {
                     Ok(AsyncMessage::Notification(heard)) => {
-                        if heard.process_id() != myself.load(Ordering::Relaxed) {
+                        let by = heard.process_id();
+                        if !ours.iter().any(|our| by == our.load(Ordering::Relaxed)) {
                             let _ = ring.try_send(());
                         }
                     }
@@ -56,7 +60,7 @@ impl Listener {
                 }
             }
         });
-        Ok(Self { client, bell, own, connection })
+        Ok(Self { client, bell, own, ringer, connection })
     }
 
     /// Sets the session up, says to the other readers that it is there, and listens, all in one
@@ -74,6 +78,12 @@ impl Listener {
         let settled = session::settled(&self.client.simple_query(&hello).await?);
         self.own.store(settled.pid, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Where to note the process id of a session whose notifications are not to be heard here.
+    #[must_use]
+    pub fn ringer(&self) -> Arc<AtomicI32> {
+        Arc::clone(&self.ringer)
     }
 
     /// The connection, for queries.

@@ -19,12 +19,19 @@ pub(super) fn growing_pause(waited: Duration) -> Duration {
 
 impl<E: Logged> Reader<E> {
     /// What the safety poll found.
-    pub fn polled(&mut self, polled: Polled, now: Instant) {
+    pub fn polled(&mut self, polled: &Polled, now: Instant) {
         self.next_poll = now + SAFETY_POLL;
         self.others = polled.others;
+        if polled.ringing_waits {
+            // Writers that ring wait, too. While it is awake they need not.
+            self.vigil.unannounced(now);
+            self.wake_up();
+        }
         let head = self.order().position().head;
-        if let Some(drawn) = polled.drawn.filter(|drawn| *drawn < head) {
-            self.steps.push_back(Step::WentBack { head, drawn });
+        let behind = polled.drawn.is_some_and(|drawn| drawn < head);
+        if self.anchors.compare(&polled.found) || behind {
+            self.origin = self.anchors.keep(&polled.found);
+            self.steps.push_back(Step::Replaced { head, origin: self.origin });
             self.auditor.forget();
             self.late_reads = super::LateReads::default();
             self.at = At::Snapshot;

@@ -30,7 +30,10 @@ pub enum Step<E> {
     /// Look for rows at ids that were passed over: [`passed`](super::Reader::passed).
     Passed(Vec<Passed>),
     /// Look at what no bell announces: [`polled`](super::Reader::polled).
-    Poll,
+    Poll {
+        /// Rows that were read: whether they are still there is asked, too.
+        known: Vec<EventId>,
+    },
     /// Let go of what is kept in memory of events that were changed. No answer.
     CheckErased,
     /// Try to become the keeper of the bell: [`kept`](super::Reader::kept).
@@ -47,17 +50,19 @@ pub enum Step<E> {
         position: Position,
         /// A snapshot that is older than anything that it will read.
         as_of: String,
+        /// Whoever was there before goes on behind this id.
+        origin: EventId,
     },
     /// Publish these rows and this position, in one piece. No answer.
     Publish(Publication<E>),
     /// A poll of the log is over. No answer.
     Looked,
-    /// The log ends before the head: it is another one, or an older one. No answer.
-    WentBack {
+    /// The log is another one, or an older one. No answer.
+    Replaced {
         /// The greatest id that was passed.
         head: EventId,
-        /// The last id that was drawn.
-        drawn: EventId,
+        /// Up to here it is the same.
+        origin: EventId,
     },
     /// The safety poll found events that no bell had announced. No answer.
     Unannounced,
@@ -101,10 +106,14 @@ impl<E: Logged> Publication<E> {
 }
 
 /// What the safety poll found.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Polled {
     /// The last id that was drawn, where that can be known.
     pub drawn: Option<EventId>,
     /// Other readers are connected.
     pub others: bool,
+    /// Of the rows that were asked about, those that are there, and whose they are.
+    pub found: Vec<(EventId, Xid)>,
+    /// Who rings has to wait.
+    pub ringing_waits: bool,
 }

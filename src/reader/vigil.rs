@@ -128,7 +128,8 @@ impl Vigil {
         last.is_some_and(|last| now.saturating_duration_since(last) < Self::STREAM)
     }
 
-    /// Something new was seen, and neither a bell nor an own look had announced it.
+    /// Something new was seen, and neither a bell nor an own look had announced it; or the bell
+    /// cannot be rung.
     pub(super) fn unannounced(&mut self, now: Instant) {
         self.wary_until = now + Self::UNANNOUNCED;
     }

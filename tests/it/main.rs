@@ -4,6 +4,7 @@ mod access;
 mod amend;
 mod append;
 mod append_command;
+mod bell;
 mod beside;
 mod browser;
 mod chaos;

@@ -310,6 +310,25 @@ async fn a_log_that_goes_back_is_told_to_everybody_and_delivery_goes_on() {
     assert_eq!(toto.rows(2).await, [1, 2]);
 }
 
+/// A log that is filled again overtakes the head before anybody looks whether it went back.
+#[tokio::test]
+async fn another_log_that_reaches_beyond_the_head_is_told_and_delivered_from_its_beginning() {
+    let database = Database::create().await;
+    fill(&database, 5).await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    fill(&database, 1).await;
+    assert_eq!(toto.rows(1).await, [6]);
+    let refill = "begin; set local event_piper.prune = 'on';
+                  truncate events restart identity;
+                  insert into events (type, subscriber, payload)
+                  select 't', 'toto', '2' from generate_series(1, 13); commit";
+    database.connect().await.batch_execute(refill).await.unwrap();
+    let gap = toto.signal("$gap").await;
+    assert!(gap.data.ends_with(r#""to":0,"reason":"reset"}"#), "{}", gap.data);
+    assert_eq!(toto.rows(13).await, (1..=13).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn a_row_that_came_past_the_trigger_is_an_error_and_is_delivered() {
     let database = Database::create().await;

@@ -13,7 +13,7 @@ use futures::try_join;
 use tokio::time::timeout_at;
 
 use self::report::Held;
-use super::{Lost, Tailer, alarm::Alarm, within};
+use super::{Lost, Tailer, alarm::Alarm, ringer::Ringer, within};
 use crate::{
     event::{EventId, Xid},
     gateway::frame::Encoder,
@@ -31,6 +31,7 @@ pub(super) struct Session<'a> {
     tailer: &'a Tailer,
     reader: &'a mut Reader<EventRow>,
     listener: Listener,
+    ringer: Ringer,
     log: EventLog,
     encoder: Encoder,
     paging: Paging,
@@ -54,10 +55,12 @@ impl<'a> Session<'a> {
         let prepare = async { try_join!(EventLog::prepare(client), doorbell::try_keep(client)) };
         let (log, keeper) = within("preparing to read the log", Box::pin(prepare)).await?;
         reader.connected(keeper, Instant::now());
+        let ringer = Ringer::new(tailer.server.named("event-piper ringer"), listener.ringer());
         Ok(Self {
             tailer,
             reader,
             listener,
+            ringer,
             log,
             encoder: Encoder::default(),
             paging: Paging::new(PAGE),
@@ -78,16 +81,20 @@ impl<'a> Session<'a> {
         match step {
             // What is published is never lost with the connection: nothing is awaited here.
             Step::Publish(publication) => self.publish(&publication),
-            Step::Restart { position, as_of } => self.tailer.started(&position, as_of),
+            Step::Restart { position, as_of, origin } => {
+                self.tailer.started(&position, as_of, origin);
+            }
             Step::Tail { after } => return self.tail(after).await,
             Step::Late(range) => return self.late(range).await,
             Step::Passed(passed) => return self.passed(&passed).await,
-            Step::Poll => return self.poll().await,
+            Step::Poll { known } => return self.poll(&known).await,
             Step::CheckErased => return self.forget_erased().await,
             Step::Pause(pause) => return self.pause(pause).await,
             Step::Listen(until) => return self.listen(until).await,
             Step::Looked => return self.looked().await,
-            Step::WentBack { head, drawn } => self.went_back(head, drawn),
+            Step::Replaced { head, origin } => self.say_replaced(head, origin),
+            // Nobody waits for it: it may take as long as a stranger's commit.
+            Step::Ring => self.ringer.ring(),
             Step::Unannounced => {
                 self.tailer.metrics.unannounced.inc();
             }
@@ -131,7 +138,6 @@ impl<'a> Session<'a> {
                 within("waking up", doorbell::wake(client)).await?;
                 self.say_doorbell();
             }
-            Step::Ring => within("waking the other readers", doorbell::ring(client)).await?,
             step => unreachable!("{step:?} is no question"),
         }
         Ok(())
@@ -172,15 +178,20 @@ impl<'a> Session<'a> {
     }
 
     /// Looks at what no bell announces, and proves that the connection lives.
-    async fn poll(&mut self) -> Result<(), Lost> {
-        let state = self.log.state(self.listener.client());
+    async fn poll(&mut self, known: &[EventId]) -> Result<(), Lost> {
+        let state = self.log.state(self.listener.client(), known);
         let state = within("the safety poll", state).await?;
         if state.standby {
             return Err(Lost::Standby);
         }
         self.note_state(&state);
-        let polled = Polled { drawn: state.drawn, others: state.others };
-        self.reader.polled(polled, Instant::now());
+        let polled = Polled {
+            drawn: state.drawn,
+            others: state.others,
+            found: state.found,
+            ringing_waits: state.ringing_waits,
+        };
+        self.reader.polled(&polled, Instant::now());
         self.say_doorbell();
         Ok(())
     }

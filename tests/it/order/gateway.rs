@@ -130,14 +130,14 @@ impl Gateway {
         loop {
             match self.reader.next(world.now) {
                 Step::Publish(publication) => self.publish(&publication, world),
-                Step::Restart { position, .. } => {
-                    let epoch = self.hub.restart(&position, String::new());
+                Step::Restart { position, origin, .. } => {
+                    let epoch = self.hub.restart_behind(origin, &position, String::new());
                     self.recalled = Some((epoch, position.head));
                     self.started = true;
                     self.check_horizon(world);
                 }
                 Step::CheckErased => self.forget_erased(world),
-                Step::Looked | Step::Unannounced | Step::WentBack { .. } => {}
+                Step::Looked | Step::Unannounced | Step::Replaced { .. } => {}
                 Step::Pause(pause) => {
                     self.doing = Doing::Waiting;
                     self.next_at = world.now + pause;
@@ -181,9 +181,14 @@ impl Gateway {
                     |row: &Row| passed.iter().any(|it| (it.from..=it.to).contains(&row.id()));
                 Answer::Passed(world.read((EventId::ZERO, all), 500, there).0)
             }
-            Step::Poll => Answer::Polled(Polled {
+            Step::Poll { known } => Answer::Polled(Polled {
+                found: known
+                    .iter()
+                    .filter_map(|id| Some((*id, world.rows.get(&id.get())?.xid())))
+                    .collect(),
                 drawn: Some(EventId::new(world.next_id - 1)),
                 others: world.readers.len() > 1,
+                ringing_waits: false,
             }),
             Step::TryKeep => Answer::Kept(world.try_keep(self.which)),
             Step::TrySleep => Answer::Slept(world.try_sleep(self.which)),
@@ -211,7 +216,7 @@ impl Gateway {
             Answer::Tail(rows, last) => self.reader.tail(rows, last, now),
             Answer::Late(rows, upto) => self.reader.late_rows(rows, upto, now),
             Answer::Passed(rows) => self.reader.passed(rows),
-            Answer::Polled(polled) => self.reader.polled(polled, now),
+            Answer::Polled(polled) => self.reader.polled(&polled, now),
             Answer::Kept(keeper) => self.reader.kept(keeper, now),
             Answer::Slept(asleep) => self.reader.slept(asleep, now),
             Answer::Nothing => {}

@@ -87,11 +87,12 @@ impl Session<'_> {
         }
     }
 
-    pub(super) fn went_back(&self, head: EventId, drawn: EventId) {
+    pub(super) fn say_replaced(&self, head: EventId, origin: EventId) {
         error!(
-            %head, %drawn,
-            "the log has gone back behind what was delivered: truncated, or restored from a \
-             backup; clients are told, and delivery goes on from its end"
+            %head, %origin,
+            "the log is not the one that was delivered: it was truncated, or restored from a \
+             backup; clients are told, and get what stands behind `origin`, up to which it is the \
+             same"
         );
         self.tailer.metrics.resets.inc();
     }

@@ -1,0 +1,101 @@
+//! Rows that were read, by which the log is known again.
+//!
+//! A log that was truncated and filled again, or restored from a backup, may reach beyond the
+//! head. Then the same id has a row of another transaction.
+
+use crate::event::{EventId, Logged, Xid};
+
+/// Some of the rows that were read, ascending by id: many of the last ones, few of the older.
+#[derive(Debug, Default)]
+pub(super) struct Anchors(Vec<(EventId, Xid)>);
+
+impl Anchors {
+    const MOST: usize = 16;
+
+    /// Remembers a row behind all that are remembered.
+    pub(super) fn remember(&mut self, row: &impl Logged) {
+        if self.0.last().is_some_and(|(id, _)| *id >= row.id()) {
+            return;
+        }
+        if self.0.len() == Self::MOST {
+            let mut older = false;
+            self.0.retain(|_| {
+                older = !older;
+                older
+            });
+        }
+        self.0.push((row.id(), row.xid()));
+    }
+
+    /// The ids to look for: these, or the head's while there are none.
+    pub(super) fn ids(&self, head: EventId) -> Vec<EventId> {
+        if self.0.is_empty() { vec![head] } else { self.0.iter().map(|(id, _)| *id).collect() }
+    }
+
+    /// Takes note of what stands at these ids. Answers whether the log is another one; a row that
+    /// is gone may have been pruned, and proves nothing.
+    pub(super) fn compare(&mut self, found: &[(EventId, Xid)]) -> bool {
+        if self.0.is_empty() {
+            self.0.extend(found.iter().copied());
+        }
+        self.0.iter().any(|anchor| differs(anchor, found))
+    }
+
+    /// Keeps only rows of what both logs have in common; answers the id of the last one. What was
+    /// read behind a row that differs was of the new log already.
+    pub(super) fn keep(&mut self, found: &[(EventId, Xid)]) -> EventId {
+        let same = self.0.iter().take_while(|anchor| !differs(anchor, found)).count();
+        self.0.truncate(same);
+        self.0.retain(|anchor| found.contains(anchor));
+        self.0.last().map_or(EventId::ZERO, |(id, _)| *id)
+    }
+}
+
+/// Whether another transaction's row stands there.
+fn differs((id, xid): &(EventId, Xid), found: &[(EventId, Xid)]) -> bool {
+    found.iter().any(|it| it.0 == *id && it.1 != *xid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Row(i64, u64);
+
+    impl Logged for Row {
+        fn id(&self) -> EventId {
+            EventId::new(self.0)
+        }
+        fn xid(&self) -> Xid {
+            Xid::new(self.1)
+        }
+    }
+
+    #[test]
+    fn few_rows_are_remembered_the_first_and_the_last_among_them() {
+        let mut anchors = Anchors::default();
+        for id in 1..=1000 {
+            anchors.remember(&Row(id, 7));
+        }
+        let ids = anchors.ids(EventId::ZERO);
+        assert!(ids.len() <= Anchors::MOST);
+        assert_eq!(ids.first(), Some(&EventId::new(1)));
+        assert_eq!(ids.last(), Some(&EventId::new(1000)));
+    }
+
+    #[test]
+    fn a_row_of_another_transaction_is_of_another_log_and_a_missing_one_proves_nothing() {
+        let at = |id, xid| (EventId::new(id), Xid::new(xid));
+        let mut anchors = Anchors::default();
+        for row in [Row(1, 7), Row(2, 8), Row(3, 9)] {
+            anchors.remember(&row);
+        }
+        assert!(!anchors.compare(&[]));
+        assert!(!anchors.compare(&[at(1, 7), at(3, 9)]));
+        anchors.remember(&Row(4, 10));
+        let found = [at(1, 7), at(2, 8), at(3, 10), at(4, 10)];
+        assert!(anchors.compare(&found));
+        assert_eq!(anchors.keep(&found), EventId::new(2), "4 was read in the new log");
+        assert!(!anchors.compare(&found));
+    }
+}
