@@ -34,10 +34,16 @@ const LOOK: usize = 8 << 10;
 /// More headers than a browser sends.
 const HEADERS: usize = 64;
 
+/// The bytes of a beginning that may be HTTP/2 come together, or nearly so: a client that sends `P`
+/// and nothing more is looked at less and less often.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Looks at the socket until it is clear what it is for.
 pub(super) async fn of(socket: &TcpStream) -> io::Result<Opening> {
     // On the heap: what an async function holds over an await, its task holds to the end.
     let mut first = vec![0; LOOK];
+    let mut pauses = pauses();
     loop {
         let seen = socket.peek(&mut first).await?;
         let seen = &first[..seen];
@@ -47,8 +53,14 @@ pub(super) async fn of(socket: &TcpStream) -> io::Result<Opening> {
         if seen.is_empty() || !PREFACE.starts_with(seen) {
             return Ok(stream(seen).unwrap_or(Opening::Http1));
         }
-        sleep(Duration::from_millis(5)).await;
+        // The bytes are left in the socket, which therefore stays readable: nothing tells when more
+        // of them come.
+        sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
+}
+
+fn pauses() -> impl Iterator<Item = Duration> {
+    std::iter::successors(Some(FIRST_PAUSE), |pause| Some((2 * *pause).min(LONGEST_PAUSE)))
 }
 
 /// The request, if it is exactly one, for an event stream, whole, and without a body.
@@ -95,6 +107,18 @@ mod tests {
             }
             let _ = stream(&rest);
         }
+    }
+
+    #[test]
+    fn a_beginning_that_stays_unclear_is_looked_at_a_few_times_only() {
+        let mut passed = Duration::ZERO;
+        let looks = pauses().take_while(|pause| {
+            passed += *pause;
+            passed <= Duration::from_secs(10)
+        });
+        let looks = looks.count();
+        assert!(looks <= 20, "{looks} looks in ten seconds");
+        assert_eq!(pauses().next(), Some(FIRST_PAUSE), "a preface in two pieces is not delayed");
     }
 
     fn is_stream(text: &str) -> bool {
