@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::kept::{Floor, Kept};
+use super::kept::{Floor, Kept, NotFetched};
 
 /// Where an issuer's keys are.
 #[derive(Clone, Debug)]
@@ -28,8 +28,14 @@ pub enum Source {
     Secret(SecretString),
 }
 
-/// Fetches that a token's unknown `kid` causes lie at least this far apart.
-const FLOOR: Floor = Floor::Refuse(Duration::from_secs(10));
+/// Fetches that a token's unknown `kid` causes. Anybody can make such a token, so fetches that
+/// bring nothing new become rare; a token whose key was not looked for since it was shown is no bad
+/// one, and its bearer is asked to come back.
+const FLOOR: Floor = Floor {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(10),
+    patience: Duration::from_secs(2),
+};
 /// An issuer that is slower than this is down.
 const WITHIN: Duration = Duration::from_secs(5);
 /// A set of keys is a few kilobytes.
@@ -70,6 +76,18 @@ pub enum KeysError {
         /// Where they were looked for.
         place: String,
     },
+    /// The issuer was asked a moment ago, and is not asked again yet.
+    #[error("the issuer was asked for its keys a moment ago")]
+    TooSoon,
+}
+
+impl From<NotFetched<KeysError>> for KeysError {
+    fn from(not: NotFetched<Self>) -> Self {
+        match not {
+            NotFetched::Failed(error) => error,
+            NotFetched::TooSoon(_) => Self::TooSoon,
+        }
+    }
 }
 
 /// Whether there is a key in this file that can be used.

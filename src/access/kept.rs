@@ -14,24 +14,43 @@ use tokio::{
 #[derive(Debug)]
 pub(super) struct Kept<T> {
     value: watch::Sender<Option<Arc<T>>>,
-    /// When the last fetch out of turn began; whoever holds it is fetching.
-    turn: Mutex<Option<Instant>>,
+    /// Fetches out of turn; the holder of the lock is fetching.
+    turn: Mutex<Turn>,
     floor: Floor,
 }
 
-/// How far fetches out of turn lie apart, and what becomes of those who ask too soon.
+/// The minimum interval between fetches out of turn, and how long a caller waits for the next one.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Floor {
-    /// They wait for the next one.
-    Wait(Duration),
-    /// They get what there is.
-    Refuse(Duration),
+pub(super) struct Floor {
+    /// The interval after a fetch that brought something new.
+    pub(super) first: Duration,
+    /// Each fetch that brings nothing new doubles the interval, up to this.
+    pub(super) longest: Duration,
+    /// A caller that would wait longer than this is refused with [`NotFetched::TooSoon`].
+    pub(super) patience: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Turn {
+    /// When the last fetch began.
+    began: Option<Instant>,
+    /// Fetches in a row that brought nothing new.
+    in_vain: u32,
+}
+
+/// Why a value was not fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotFetched<E> {
+    /// The fetch failed.
+    Failed(E),
+    /// The last fetch was a moment ago; the next one may begin after this time.
+    TooSoon(Duration),
 }
 
 impl<T: PartialEq> Kept<T> {
     /// Nothing yet.
     pub(super) fn new(floor: Floor) -> Self {
-        Self { value: watch::Sender::new(None), turn: Mutex::new(None), floor }
+        Self { value: watch::Sender::new(None), turn: Mutex::default(), floor }
     }
 
     /// What is known now; `None` before the first fetch.
@@ -63,44 +82,65 @@ impl<T: PartialEq> Kept<T> {
         Ok(())
     }
 
-    /// What there is beyond `seen`, in which something was looked for in vain. Those who ask
-    /// before a fetch has begun share its answer.
+    /// What there is beyond `seen`, in which something was looked for in vain. Callers that ask
+    /// before a fetch has begun share its answer: what it does not have was not there when they
+    /// asked. Where there is no such fetch soon enough, they are told so.
+    ///
+    /// # Cancel safety
+    /// A caller that leaves while it fetches leaves the fetch to the next one.
     pub(super) async fn beyond<E>(
         &self,
         seen: Option<&Arc<T>>,
         fetch: impl Future<Output = Result<T, E>>,
-    ) -> Result<Option<Arc<T>>, E> {
+    ) -> Result<Option<Arc<T>>, NotFetched<E>> {
         let asked = Instant::now();
-        let mut last = self.turn.lock().await;
+        let mut turn = self.turn.lock().await;
         let now = self.get();
         let changed = match (&now, seen) {
             (Some(now), Some(seen)) => !Arc::ptr_eq(now, seen),
             (now, seen) => now.is_some() != seen.is_some(),
         };
-        if changed || last.is_some_and(|began| began >= asked) {
+        if changed || turn.began.is_some_and(|began| began >= asked) {
             return Ok(now);
         }
-        let since = last.map_or(Duration::MAX, |began| began.elapsed());
-        match self.floor {
-            Floor::Wait(floor) => sleep(floor.saturating_sub(since)).await,
-            Floor::Refuse(floor) if since < floor => return Ok(now),
-            Floor::Refuse(_) => {}
+        let wait = self.floor.wait(&turn);
+        if wait > self.floor.patience {
+            return Err(NotFetched::TooSoon(wait));
         }
+        sleep(wait).await;
         // A failure counts too: an issuer that is down is not asked by every request.
-        *last = Some(Instant::now());
-        let fetched = fetch.await;
-        self.put(fetched?);
+        turn.began = Some(Instant::now());
+        turn.in_vain = turn.in_vain.saturating_add(1);
+        if self.put(fetch.await.map_err(NotFetched::Failed)?) {
+            turn.in_vain = 0;
+        }
         Ok(self.get())
     }
 
-    fn put(&self, fetched: T) {
+    /// Whether this is news.
+    fn put(&self, fetched: T) -> bool {
         self.value.send_if_modified(|value| {
             let changed = value.as_deref() != Some(&fetched);
             if changed {
                 *value = Some(Arc::new(fetched));
             }
             changed
-        });
+        })
+    }
+}
+
+impl Floor {
+    /// Always this interval, however long a caller waits.
+    pub(super) const fn fixed(interval: Duration) -> Self {
+        Self { first: interval, longest: interval, patience: Duration::MAX }
+    }
+
+    /// How long the next fetch has to wait.
+    fn wait(&self, turn: &Turn) -> Duration {
+        let Some(began) = turn.began else { return Duration::ZERO };
+        let doublings = turn.in_vain.saturating_sub(1).min(16);
+        let interval = self.first.saturating_mul(1 << doublings).min(self.longest);
+        interval.saturating_sub(began.elapsed())
     }
 }
 
@@ -115,23 +155,30 @@ mod tests {
         Ok(count.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    const MINUTE: Duration = Duration::from_mins(1);
+    const GROWING: Floor =
+        Floor { first: Duration::from_secs(1), longest: Duration::from_secs(10), patience: MINUTE };
+
     #[tokio::test]
-    async fn many_who_look_in_vain_cause_one_fetch() {
-        let (kept, count) = (Kept::new(Floor::Refuse(Duration::from_mins(1))), AtomicU32::new(0));
+    async fn many_who_look_in_vain_cause_one_fetch_and_those_who_come_later_are_told() {
+        let floor = Floor { first: MINUTE, longest: MINUTE, patience: Duration::from_secs(1) };
+        let (kept, count) = (Kept::new(floor), AtomicU32::new(0));
         let asking = (0..100).map(|_| kept.beyond(None, next(&count)));
         let answers = futures::future::join_all(asking).await;
         assert!(answers.iter().all(|answer| **answer.as_ref().unwrap().as_ref().unwrap() == 1));
         let seen = kept.get();
-        let again = kept.beyond(seen.as_ref(), next(&count)).await.unwrap();
-        assert_eq!((again.as_deref(), count.load(Ordering::Relaxed)), (Some(&1), 1));
+        let again = kept.beyond(seen.as_ref(), next(&count)).await;
+        assert!(matches!(again, Err(NotFetched::TooSoon(_))), "no old answer for a new question");
+        assert_eq!(count.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
     async fn without_a_floor_each_may_fetch_and_a_failure_changes_nothing() {
-        let (kept, count) = (Kept::new(Floor::Refuse(Duration::ZERO)), AtomicU32::new(0));
+        let (kept, count) = (Kept::new(Floor::fixed(Duration::ZERO)), AtomicU32::new(0));
         kept.renew(next(&count)).await.unwrap();
         let seen = kept.get();
-        assert_eq!(kept.beyond(seen.as_ref(), async { Err(()) }).await, Err(()));
+        let failed = kept.beyond(seen.as_ref(), async { Err(()) }).await;
+        assert_eq!(failed, Err(NotFetched::Failed(())));
         assert_eq!(kept.get(), seen);
         let more = kept.beyond(seen.as_ref(), next(&count)).await.unwrap();
         assert_eq!(more.as_deref(), Some(&2));
@@ -139,7 +186,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_wait_for_the_floor_share_one_fetch() {
-        let (kept, count) = (Kept::new(Floor::Wait(Duration::from_millis(20))), AtomicU32::new(0));
+        let (kept, count) = (Kept::new(Floor::fixed(Duration::from_millis(20))), AtomicU32::new(0));
         let first = kept.beyond(None, next(&count)).await.unwrap();
         let asking = (0..100).map(|_| kept.beyond(first.as_ref(), next(&count)));
         let answers = futures::future::join_all(asking).await;
@@ -149,10 +196,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_keeps_to_the_floor_as_well() {
-        let (kept, count) =
-            (Kept::<u32>::new(Floor::Refuse(Duration::from_mins(1))), AtomicU32::new(0));
-        assert_eq!(kept.beyond(None, async { Err(()) }).await, Err(()));
-        assert_eq!(kept.beyond(None, next(&count)).await, Ok(None));
+        let floor = Floor { first: MINUTE, longest: MINUTE, patience: Duration::ZERO };
+        let (kept, count) = (Kept::<u32>::new(floor), AtomicU32::new(0));
+        assert_eq!(kept.beyond(None, async { Err(()) }).await, Err(NotFetched::Failed(())));
+        assert!(matches!(kept.beyond(None, next(&count)).await, Err(NotFetched::TooSoon(_))));
         assert_eq!(count.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn fetches_that_bring_nothing_new_lie_further_and_further_apart() {
+        let seconds = |in_vain| {
+            let wait = GROWING.wait(&Turn { began: Some(Instant::now() + MINUTE), in_vain });
+            wait.as_secs()
+        };
+        assert_eq!([0, 1, 2, 3, 4, 5, 99].map(seconds), [1, 1, 2, 4, 8, 10, 10]);
+        assert_eq!(GROWING.wait(&Turn::default()), Duration::ZERO);
     }
 }

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use super::{
     Denied,
-    kept::{Floor, Kept},
+    kept::{Floor, Kept, NotFetched},
     principal::{Kind, Principal},
     rights::Rights,
 };
@@ -32,7 +32,7 @@ use crate::postgres::{
 pub(super) const PREFIX: &str = "ep_";
 /// A key that is not known yet is looked for in the table, at most this often: it was made a
 /// moment ago, or it is a guess.
-const FLOOR: Floor = Floor::Wait(Duration::from_millis(200));
+const FLOOR: Floor = Floor::fixed(Duration::from_millis(200));
 /// 256 random bits.
 const SECRET: usize = 32;
 
@@ -145,10 +145,14 @@ impl KeyRing {
     async fn with(&self, id: KeyId) -> Result<Arc<Ring>, Denied> {
         let known = match self.kept.get() {
             Some(ring) if ring.contains_key(&id) => return Ok(ring),
-            known => self.kept.beyond(known.as_ref(), self.read()).await.unwrap_or_else(|error| {
-                self.note(Some(error));
-                known
-            }),
+            known => match self.kept.beyond(known.as_ref(), self.read()).await {
+                Ok(ring) => ring,
+                Err(NotFetched::Failed(error)) => {
+                    self.note(Some(error));
+                    known
+                }
+                Err(NotFetched::TooSoon(_)) => None,
+            },
         };
         known.ok_or_else(|| Denied::later("the keys cannot be read just now"))
     }

@@ -78,10 +78,14 @@ impl Tokens {
             )
         };
         let trusted = self.of(&key.issuer).ok_or_else(withdrawn)?;
-        let has = trusted.keys.has(key.print).await.unwrap_or_else(|error| {
-            trusted.complain(&error);
-            trusted.keys.had(key.print)
-        });
+        let has = match trusted.keys.has(key.print).await {
+            Ok(has) => has,
+            Err(KeysError::TooSoon) => return Err(not_looked_up()),
+            Err(error) => {
+                trusted.complain(&error);
+                trusted.keys.had(key.print)
+            }
+        };
         if has { Ok(()) } else { Err(withdrawn()) }
     }
 
@@ -133,16 +137,17 @@ impl Trusted {
             return Err(Denied::bad("algorithm", detail));
         }
         let id = header.kid.as_deref();
-        let key = self.looked_up(self.keys.find(id, algorithm).await);
+        let key = self.looked_up(self.keys.find(id, algorithm).await)?;
         let key = key.ok_or_else(|| self.no_key(id))?;
         let checked = self.verify(token, algorithm, &key);
         let Err(denied) = checked.as_ref() else { return checked };
         if denied.reason != SIGNATURE {
             return checked;
         }
+        // Of a key that is known the signature is wrong, whether the issuer could be asked or not.
         match self.looked_up(self.keys.instead(&key, id, algorithm).await) {
-            Some(other) => self.verify(token, algorithm, &other),
-            None => checked,
+            Ok(Some(other)) => self.verify(token, algorithm, &other),
+            Ok(None) | Err(_) => checked,
         }
     }
 
@@ -155,15 +160,21 @@ impl Trusted {
     }
 
     async fn renew(&self) {
-        self.looked_up(self.keys.renew().await.map(Some));
+        if let Err(error) = self.keys.renew().await {
+            self.complain(&error);
+        }
     }
 
-    /// What cannot be had is not there.
-    fn looked_up<T>(&self, found: Result<Option<T>, KeysError>) -> Option<T> {
-        found.unwrap_or_else(|error| {
-            self.complain(&error);
-            None
-        })
+    /// What cannot be had is not there; what was not looked for may be.
+    fn looked_up<T>(&self, found: Result<Option<T>, KeysError>) -> Result<Option<T>, Denied> {
+        match found {
+            Ok(found) => Ok(found),
+            Err(KeysError::TooSoon) => Err(not_looked_up()),
+            Err(error) => {
+                self.complain(&error);
+                Ok(None)
+            }
+        }
     }
 
     fn complain(&self, error: &KeysError) {
@@ -253,6 +264,13 @@ fn seconds(value: &Value) -> Option<u64> {
 fn at(seconds: u64) -> SystemTime {
     const LATEST: u64 = 1 << 40;
     UNIX_EPOCH + Duration::from_secs(seconds.min(LATEST))
+}
+
+fn not_looked_up() -> Denied {
+    Denied::later(
+        "the key that the token is signed with is not known yet, and its issuer was asked a moment \
+         ago: try again in a few seconds",
+    )
 }
 
 fn malformed() -> Denied {
