@@ -46,8 +46,7 @@ use crate::{
     metrics::{Metrics, Reason, State},
     order::Hold,
     postgres::{
-        event_log::PageSize,
-        history::{History, HistoryError, WholeEvent, WholePage},
+        history::{History, HistoryError, WholeEvent},
         server::Server,
     },
 };
@@ -63,6 +62,8 @@ pub struct Settings {
     pub recent: usize,
     /// Connections used for replays, lookups and checks, beside the listening one.
     pub pool: usize,
+    /// Queries of one caller's that run at once on them; none: half of them.
+    pub queries_each: Option<usize>,
     /// Clients that are sent away at a shutdown come back spread over this time.
     pub drain: Duration,
     /// What is written through this gateway; none: it only reads.
@@ -92,7 +93,11 @@ impl Gateway {
     pub fn start(server: &Server, settings: Settings, metrics: Arc<Metrics>) -> Arc<Self> {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let write = |writer| Writer::start(server, writer, &metrics, &tasks, &shutdown);
-        let history = Arc::new(History::new(server.named("event-piper").pool(settings.pool)));
+        let history = Arc::new(History::limited(
+            server.named("event-piper").pool(settings.pool),
+            settings.queries_each.unwrap_or(settings.pool.div_ceil(2)),
+            metrics.queries_waiting.clone(),
+        ));
         let gateway = Arc::new(Self {
             writer: settings.writer.map(write),
             hub: Arc::new(Hub::new(settings.recent)),
@@ -154,29 +159,10 @@ impl Gateway {
         Versions::new(Arc::clone(&self.history), self.hub.horizon(), seat, stream, after)
     }
 
-    /// A page of a stream's events from version `first` on.
-    pub async fn stream_page(
-        &self,
-        stream: &StreamName,
-        first: i64,
-        size: PageSize,
-    ) -> Result<WholePage, HistoryError> {
-        self.history.stream(stream, first, size).await
-    }
-
-    /// A page of a stream's events down from version `first`.
-    pub async fn stream_backward(
-        &self,
-        stream: &StreamName,
-        first: i64,
-        size: PageSize,
-    ) -> Result<WholePage, HistoryError> {
-        self.history.stream_backward(stream, first, size).await
-    }
-
-    /// A stream's last version; 0 while it has none.
-    pub async fn last_version(&self, stream: &StreamName) -> Result<i64, HistoryError> {
-        self.history.last_version(stream).await
+    /// What is in the table, read in the name of this caller: callers take turns.
+    #[must_use]
+    pub fn history(&self, caller: &Arc<str>) -> History {
+        self.history.of(caller)
     }
 
     /// A seat for one who reads by other means than a subscription, so that it is counted.

@@ -23,4 +23,5 @@ pub mod server;
 mod session;
 pub mod shape;
 mod tls;
+mod turns;
 pub mod upkeep;

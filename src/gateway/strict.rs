@@ -105,6 +105,13 @@ impl Strict {
         Self { history, horizon, epoch: None, after, told: after, from_now, caught_up: false }
     }
 
+    /// Reads in the name of this caller.
+    #[must_use]
+    pub fn on_behalf_of(mut self, caller: &Arc<str>) -> Self {
+        self.history = Arc::new(self.history.of(caller));
+        self
+    }
+
     /// Everything up to here was handed over, or is not there.
     #[must_use]
     pub fn after(&self) -> EventId {

@@ -26,7 +26,7 @@ use crate::{
     cursor::Cursor,
     event::{EventId, Logged},
     metrics::{Reason, State as Label},
-    postgres::event_log::Paging,
+    postgres::{event_log::Paging, history::History},
 };
 
 /// What a client asked for.
@@ -56,6 +56,7 @@ impl<'a> FromIterator<&'a str> for Kinds {
 /// is read, and nothing piles up.
 pub struct Subscription {
     gateway: Arc<Gateway>,
+    history: Arc<History>,
     seat: Seat,
     kinds: Option<Kinds>,
     amended: bool,
@@ -118,6 +119,7 @@ impl Subscription {
             beat_due: false,
             ending: None,
             gauge: Gauge::new(Arc::clone(&gateway)),
+            history: Arc::clone(&gateway.history),
             gateway,
         }
     }
@@ -127,6 +129,32 @@ impl Subscription {
     pub fn ending_with(mut self, ending: Option<Ending>) -> Self {
         self.ending = ending;
         self
+    }
+
+    /// Reads in the name of this caller.
+    #[must_use]
+    pub fn on_behalf_of(mut self, caller: &Arc<str>) -> Self {
+        self.history = Arc::new(self.history.of(caller));
+        self
+    }
+
+    /// Waits until this is to end before its time; [`next`](Self::next) says good-bye then. For
+    /// those who are busy with a client that does not take what it is sent.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn ended(&mut self) {
+        let Some(ending) = &mut self.ending else { return std::future::pending().await };
+        let reason = ending.await;
+        self.gauge.ended = reason;
+        self.ending = Some(Box::pin(std::future::ready(reason)));
+    }
+
+    /// Notes that the client was cut off, for it took nothing.
+    pub fn stalled(&mut self) {
+        if self.gauge.ended == CLIENT {
+            self.gauge.ended = "stalled";
+        }
     }
 
     /// The next bytes for the client; `None` after the last.
@@ -338,12 +366,12 @@ impl Subscription {
     }
 
     fn read(&mut self, wanted: Wanted) {
-        self.reading = Some(source::read(Arc::clone(&self.gateway.history), wanted));
+        self.reading = Some(source::read(Arc::clone(&self.history), wanted));
     }
 
     /// PostgreSQL reads the next page while this one is put into frames and sent.
     fn read_ahead(&self, scan: Scan, follower: &Follower) -> Reading {
-        let history = Arc::clone(&self.gateway.history);
+        let history = Arc::clone(&self.history);
         source::read_ahead(history, self.wanted(scan, follower))
     }
 
@@ -495,6 +523,9 @@ fn joined(mut frames: Vec<Bytes>) -> Option<Bytes> {
     }
 }
 
+/// Why a subscription ended that nobody ended here.
+const CLIENT: &str = "client";
+
 /// Counts a subscription in the state that it is in, and its end.
 struct Gauge {
     gateway: Arc<Gateway>,
@@ -504,7 +535,7 @@ struct Gauge {
 
 impl Gauge {
     fn new(gateway: Arc<Gateway>) -> Self {
-        let gauge = Self { gateway, state: "opening", ended: "client" };
+        let gauge = Self { gateway, state: "opening", ended: CLIENT };
         gauge.add(1);
         gauge
     }

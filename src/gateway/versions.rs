@@ -62,6 +62,13 @@ impl Versions {
         Self { history, horizon, seat, stream, after, known: false, caught_up: false }
     }
 
+    /// Reads in the name of this caller.
+    #[must_use]
+    pub fn on_behalf_of(mut self, caller: &Arc<str>) -> Self {
+        self.history = Arc::new(self.history.of(caller));
+        self
+    }
+
     /// The last version that was handed over, or is not there.
     #[must_use]
     pub fn after(&self) -> i64 {

@@ -17,14 +17,15 @@ macro_rules! whole {
 mod failures;
 mod whole;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use deadpool_postgres::{Object, Pool, PoolError};
 use futures::try_join;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::timeout;
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
@@ -37,6 +38,7 @@ use super::{
     doctor::{self, Finding},
     error::{Chain, is_of_connection},
     event_log::{self, Page, PageSize, Paging, Span, delivered, delivered_small, measured},
+    turns::{Turn, Turns},
 };
 use crate::{
     consumer::ConsumerId,
@@ -44,14 +46,16 @@ use crate::{
     event::{EventId, Xid},
 };
 
-/// Reads history for any number of replays, so many pages at once as the pool has
-/// connections. Replays wait for their turn in the order in which they asked, page by page,
-/// so that a long one holds up nobody.
-#[derive(Debug)]
+/// Reads history for any number of callers, so many pages at once as the pool has connections.
+/// Callers wait for their turns in rotation, page by page, so that a long replay holds up nobody,
+/// and one caller's hundred replays do not hold up another's.
+#[derive(Clone, Debug)]
 pub struct History {
     pool: Pool,
-    turns: Semaphore,
-    failures: Failures,
+    turns: Arc<Turns>,
+    failures: Arc<Failures>,
+    /// In whose name it reads.
+    caller: Arc<str>,
 }
 
 /// What is read, and how.
@@ -203,8 +207,21 @@ impl History {
     /// Reads through this pool.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        let turns = Semaphore::new(pool.status().max_size);
-        Self { pool, turns, failures: Failures::default() }
+        let size = pool.status().max_size;
+        Self::limited(pool, size.div_ceil(2), Gauge::default())
+    }
+
+    /// The same with so many queries of one caller's at once; this gauge shows how many wait.
+    #[must_use]
+    pub fn limited(pool: Pool, most_each: usize, waiting: Gauge) -> Self {
+        let turns = Turns::new(pool.status().max_size, most_each, waiting);
+        Self { pool, turns, failures: Arc::default(), caller: "".into() }
+    }
+
+    /// The same in the name of this caller.
+    #[must_use]
+    pub fn of(&self, caller: &Arc<str>) -> Self {
+        Self { caller: Arc::clone(caller), ..self.clone() }
     }
 
     /// Nothing, or what could not be read for long, and why.
@@ -214,17 +231,14 @@ impl History {
 
     /// What the database lacks of what delivery rests on.
     pub async fn unsafe_findings(&self) -> Result<Vec<Finding>, HistoryError> {
-        let (_turn, client) = self.connection().await?;
-        match timeout(DEADLINE, doctor::unsafe_findings(&client)).await {
-            Ok(Ok(findings)) => Ok(findings),
-            Ok(Err(error)) => {
-                drop(Object::take(client));
-                Err(error.into())
+        let busy = self.connection().await?;
+        match timeout(DEADLINE, doctor::unsafe_findings(busy.client())).await {
+            Ok(Ok(findings)) => {
+                busy.answered();
+                Ok(findings)
             }
-            Err(_) => {
-                drop(Object::take(client));
-                Err(HistoryError::Silent)
-            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(HistoryError::Silent),
         }
     }
 
@@ -388,28 +402,47 @@ impl History {
     }
 
     async fn attempt(&self, query: &Query<'_>) -> Result<(Vec<Row>, EventId), HistoryError> {
-        let (_turn, client) = self.connection().await?;
-        match timeout(DEADLINE, ask(&client, query)).await {
-            Ok(Err(error)) => {
-                if is_of_connection(&error) {
-                    drop(Object::take(client));
-                }
-                Err(error.into())
-            }
-            Ok(read) => Ok(read?),
-            // A connection that did not answer in time is given up.
-            Err(_) => {
-                drop(Object::take(client));
-                Err(HistoryError::Silent)
-            }
+        let busy = self.connection().await?;
+        let read = timeout(DEADLINE, ask(busy.client(), query)).await;
+        let read = read.map_err(|_| HistoryError::Silent)?;
+        if !read.as_ref().is_err_and(is_of_connection) {
+            busy.answered();
         }
+        Ok(read?)
     }
 
-    async fn connection(&self) -> Result<(SemaphorePermit<'_>, Object), HistoryError> {
-        let turn = self.turns.acquire().await.expect("the semaphore is never closed");
+    async fn connection(&self) -> Result<Busy, HistoryError> {
+        let turn = self.turns.turn(&self.caller).await;
         let client =
             timeout(DEADLINE, self.pool.get()).await.map_err(|_| HistoryError::Silent)??;
-        Ok((turn, client))
+        Ok(Busy { client: Some(client), _turn: turn })
+    }
+}
+
+/// A connection at work, and the turn at it. One that was asked something and has not answered,
+/// because the answer took too long or nobody waits for it any more, is closed: so the server ends
+/// the query, and nobody waits behind it.
+struct Busy {
+    client: Option<Object>,
+    _turn: Turn,
+}
+
+impl Busy {
+    fn client(&self) -> &Object {
+        self.client.as_ref().expect("it is taken at the end only")
+    }
+
+    /// Gives the connection back.
+    fn answered(mut self) {
+        self.client = None;
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take() {
+            drop(Object::take(client));
+        }
     }
 }
 

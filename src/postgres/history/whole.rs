@@ -20,45 +20,96 @@ pub struct WholePage {
     pub last: bool,
 }
 
-/// A page of whole events; FROM is what it reads, ORDER how these are ordered.
-macro_rules! whole_page {
-    ($order:literal, $from:literal) => {
+/// What is noted of an event, of a relation that has it printed.
+macro_rules! printed {
+    ($of:literal) => {
         concat!(
-            "select page.id, page.type, page.subscriber, page.payload, page.stream, page.version,
-                    page.uid, page.metadata, page.\"timestamp\", page.amends, page.found
-            from (select item.id, item.type, item.subscriber, item.payload, item.stream,
-                         item.version, item.uid, item.metadata, item.\"timestamp\", item.amends,
-                         count(*) over () as found,
-                         sum(item.size) over (order by item.",
-            $order,
-            ") - item.size as before
-                  from (select ",
-            whole!(),
-            ", pg_column_size(log.payload) + coalesce(pg_column_size(log.metadata), 0) as size
-                        from events log ",
-            $from,
-            ") item
-            ) page where page.before <= $4 order by page.",
-            $order
+            $of,
+            ".id, ",
+            $of,
+            ".type, ",
+            $of,
+            ".subscriber, ",
+            $of,
+            ".payload, ",
+            $of,
+            ".stream, ",
+            $of,
+            ".version, ",
+            $of,
+            ".uid, ",
+            $of,
+            ".metadata, ",
+            $of,
+            ".\"timestamp\", ",
+            $of,
+            ".amends"
         )
     };
 }
 
-/// Everybody's events in id order.
-const EVERYBODYS: &str =
-    whole_page!("id", "where log.id > $1 and log.id <= $2 order by log.id limit $3");
+/// Everybody's events in id order. They are printed last: those that the page has no room for are
+/// not printed at all.
+const EVERYBODYS: &str = concat!(
+    "select ",
+    whole!(),
+    ", log.found
+    from (select item.id, item.type, item.subscriber, item.payload, item.stream, item.version,
+                 item.uid, item.metadata, item.\"timestamp\", item.amends,
+                 count(*) over () as found,
+                 sum(item.size) over (order by item.id) - item.size as before
+          from (select log.id, log.type, log.subscriber, log.payload, log.stream, log.version,
+                       log.uid, log.metadata, log.\"timestamp\", log.amends,
+                       pg_column_size(log.payload) + coalesce(pg_column_size(log.metadata), 0)
+                       as size
+                from events log where log.id > $1 and log.id <= $2 order by log.id limit $3) item
+    ) log where log.before <= $4 order by log.id"
+);
+
+/// A page of a stream: event by event, until there are as many as it may have, or they have as many
+/// bytes. What is stored may be packed a hundredfold, or have numbers in short: so they are measured
+/// as they are printed, and nothing is printed that the page has no room for.
+macro_rules! stream_page {
+    ($first:literal, $next:literal, $order:literal) => {
+        concat!(
+            "with recursive page(id, type, subscriber, payload, stream, version, uid, metadata,
+                                 \"timestamp\", amends, bytes, number) as (
+                (select ",
+            printed!("item"),
+            ", octet_length(item.payload)::int8 + coalesce(octet_length(item.metadata), 0), 1::int8
+                 from (select ",
+            whole!(),
+            " from events log where log.stream = $1 and log.version ",
+            $first,
+            " $2 order by log.version ",
+            $order,
+            " limit 1) item)
+                union all
+                select ",
+            printed!("item"),
+            ", page.bytes + octet_length(item.payload) + coalesce(octet_length(item.metadata), 0),
+                       page.number + 1
+                from page, lateral (select ",
+            whole!(),
+            " from events log where log.stream = $1 and log.version ",
+            $next,
+            " page.version order by log.version ",
+            $order,
+            " limit 1) item
+                where page.bytes < $4 and page.number < $3
+            )
+            select ",
+            printed!("page"),
+            ", page.bytes, page.number from page order by page.number"
+        )
+    };
+}
 
 /// A stream's events from a version on.
-const STREAM: &str = whole_page!(
-    "version",
-    "where log.stream = $1 and log.version >= $2 order by log.version limit $3"
-);
+const STREAM: &str = stream_page!(">=", ">", "");
 
 /// The same, down from a version.
-const STREAM_BACKWARD: &str = whole_page!(
-    "version desc",
-    "where log.stream = $1 and log.version <= $2 order by log.version desc limit $3"
-);
+const STREAM_BACKWARD: &str = stream_page!("<=", "<", "desc");
 
 /// What is read, in words.
 const A_STREAM: &str = "a stream";
@@ -116,8 +167,9 @@ impl History {
         let types = [Type::TEXT, Type::INT8, Type::INT8, Type::INT8];
         let name = stream.as_str();
         let values: [&(dyn ToSql + Sync); 4] = [&name, &first, &size.rows, &size.bytes];
-        let rows = self.query(A_STREAM, query, &types, &values, size.bytes).await?;
-        Ok(WholePage::of(&rows, size))
+        // The page ends where it has its bytes.
+        let rows = self.query(A_STREAM, query, &types, &values, i64::MAX).await?;
+        Ok(WholePage::of_stream(&rows, size))
     }
 }
 
@@ -126,6 +178,12 @@ impl WholePage {
     #[must_use]
     pub fn empty() -> Self {
         Self { events: Vec::new(), last: true }
+    }
+
+    fn of_stream(rows: &[Row], size: PageSize) -> Self {
+        let (bytes, number) = rows.last().map_or((0, 0), |row| (row.get(10), row.get(11)));
+        let events = rows.iter().map(WholeEvent::from).collect();
+        Self { last: size.bytes > bytes && size.rows > number, events }
     }
 
     fn of(rows: &[Row], size: PageSize) -> Self {
