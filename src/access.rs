@@ -5,6 +5,7 @@
 //! trusted proxy sets, [tokens](token) of trusted issuers, [keys] of our own, and [tickets](ticket)
 //! that stand for one of these. A bad proof is never no proof.
 
+pub mod budget;
 mod crypto;
 mod denied;
 pub mod hosts;
@@ -20,7 +21,6 @@ pub mod ticket;
 pub mod token;
 
 use std::{
-    num::NonZeroU32,
     pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -284,15 +284,19 @@ impl Access {
         if *who.kind() == Kind::Anybody { Ok(()) } else { self.throttle.request(who.name()) }
     }
 
-    /// Counts events against what their principal may append in a second.
-    pub fn append(&self, who: &Principal, events: usize) -> Result<(), RetryAfter> {
-        let events = NonZeroU32::new(u32::try_from(events).unwrap_or(u32::MAX));
-        match events {
-            Some(events) if *who.kind() != Kind::Anybody => {
-                self.throttle.append(who.name(), events, self.settings.limits.appends)
-            }
-            _ => Ok(()),
+    /// Counts events, and their bytes, against what their principal may append in a second.
+    pub fn append(&self, who: &Principal, events: usize, bytes: usize) -> Result<(), RetryAfter> {
+        self.throttle.append_bytes(who.name(), bytes)?;
+        if *who.kind() == Kind::Anybody {
+            return Ok(());
         }
+        self.throttle.append(who.name(), events)
+    }
+
+    /// How many bytes one principal may append in a second.
+    #[must_use]
+    pub fn append_bytes(&self) -> usize {
+        usize::try_from(self.settings.limits.append_bytes.get()).unwrap_or(usize::MAX)
     }
 
     /// Takes room for a stream of this principal's, and uses its ticket. Answers what ends the
@@ -328,6 +332,17 @@ impl Access {
                 (None, None) => std::future::pending().await,
             }
         }
+    }
+
+    /// Ends when what this one has shown counts no more.
+    pub fn ended(&self, who: &Principal) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let (expired, revoked) = (expired(who.expires()), self.revoked(who));
+        Box::pin(async move {
+            tokio::select! {
+                () = expired => {}
+                () = revoked => {}
+            }
+        })
     }
 
     /// Whether a proof that was good still is: for what takes long.

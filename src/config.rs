@@ -117,6 +117,10 @@ impl Config {
                 body: from.setting("max-body", value::size),
                 event: from.setting("max-event", value::size),
                 page: from.setting("max-page", value::page),
+                body_within: from.setting("body-timeout", value::interval),
+                write_within: from.setting("write-timeout", value::interval),
+                answers: from.setting("answer-buffer", value::size),
+                answers_each: from.setting("answer-buffer-per-principal", value::size),
             },
             append_path: from.optional("append-path", value::url_path),
         };
@@ -126,6 +130,7 @@ impl Config {
             heartbeat: from.setting("heartbeat", value::interval),
             recent: from.setting("recent", value::size),
             pool: from.setting("pool-size", value::count),
+            queries_each: from.optional("max-queries-per-principal", value::count),
             writer: writer(&mut from),
             checks: from.setting("safety-checks", value::checks),
         };
@@ -180,6 +185,7 @@ fn writer(from: &mut Sources) -> Option<writer::Settings> {
         connections: from.setting("write-connections", value::count),
         queue: from.setting("write-queue", value::limit),
         bytes: from.setting("write-buffer", value::size),
+        bytes_each: from.setting("write-buffer-per-principal", value::size),
     };
     from.setting("writing", value::on_or_off).then_some(settings)
 }

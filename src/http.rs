@@ -2,6 +2,7 @@
 
 mod activity;
 mod all;
+mod answer;
 mod append_path;
 mod console;
 mod cors;
@@ -20,7 +21,9 @@ mod opening;
 mod proof;
 mod query;
 mod server;
+mod steady;
 mod streams;
+mod taking;
 mod tickets;
 pub mod tls;
 mod whole;
@@ -47,7 +50,11 @@ use tower_http::{
 use tracing::Level;
 
 use self::{error::Problem, tls::Tls};
-use crate::{access::Access, gateway::Gateway, metrics::Route};
+use crate::{
+    access::{Access, budget::Budget},
+    gateway::Gateway,
+    metrics::Route,
+};
 
 /// What an operator can turn on the HTTP side.
 #[derive(Clone, Debug)]
@@ -85,6 +92,15 @@ pub struct Limits {
     pub event: usize,
     /// Events in one page of a stream.
     pub page: i64,
+    /// A body has to go on arriving: nothing of it may come for no longer than this.
+    pub body_within: Duration,
+    /// An answer, or a stream that has something to say, has to be taken: a client may take nothing
+    /// of it for no longer than this.
+    pub write_within: Duration,
+    /// The bytes of answers that are being made or sent.
+    pub answers: usize,
+    /// The same of one principal's.
+    pub answers_each: usize,
 }
 
 impl Default for Limits {
@@ -98,6 +114,10 @@ impl Default for Limits {
             body: 8 << 20,
             event: 1 << 20,
             page: 1000,
+            body_within: Duration::from_secs(10),
+            write_within: Duration::from_mins(1),
+            answers: 256 << 20,
+            answers_each: 64 << 20,
         }
     }
 }
@@ -123,6 +143,8 @@ struct App {
     gateway: Arc<Gateway>,
     access: Arc<Access>,
     settings: Settings,
+    /// Answers that are being made or sent.
+    answers: Arc<Budget>,
 }
 
 /// All routes of the gateway.
@@ -130,7 +152,10 @@ pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) ->
     let quiet = DefaultOnFailure::new().level(Level::DEBUG);
     let cors = cors::layer(&settings, access.modes());
     let append_path = settings.append_path.as_deref().map(append_path::routes);
-    let app = Arc::new(App { gateway, access, settings });
+    let limits = &settings.limits;
+    let gauge = gateway.metrics().answer_bytes.clone();
+    let answers = Budget::new(limits.answers, limits.answers_each, gauge);
+    let app = Arc::new(App { gateway, access, settings, answers });
     guarded()
         .merge(append_path.unwrap_or_default())
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), guard::guard))

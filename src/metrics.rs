@@ -47,6 +47,12 @@ pub struct Metrics {
     pub denied: Family<Reason, Counter>,
     /// Tickets that were given.
     pub tickets: Counter,
+    /// Bytes of answers that are being made or sent.
+    pub answer_bytes: Gauge,
+    /// Answers, streams and connections that were cut because their client took nothing.
+    pub stalled: Counter,
+    /// Queries that wait for their turn.
+    pub queries_waiting: Gauge,
     /// Subscriptions that ended, by reason.
     pub disconnects: Family<Reason, Counter>,
     /// The greatest id that was passed.
@@ -133,6 +139,9 @@ impl Metrics {
             refused: Family::default(),
             denied: Family::default(),
             tickets: Counter::default(),
+            answer_bytes: Gauge::default(),
+            stalled: Counter::default(),
+            queries_waiting: Gauge::default(),
             disconnects: Family::default(),
             head: Gauge::default(),
             lag: Gauge::default(),
@@ -171,6 +180,9 @@ impl Metrics {
         add.metric("refused", "Asked to try again later, by limit", &self.refused);
         add.metric("denied", "Refused for who sent them, by reason", &self.denied);
         add.metric("tickets", "Tickets that were given", &self.tickets);
+        add.metric("answer_bytes", "Bytes of answers made or sent", &self.answer_bytes);
+        add.metric("stalled", "Cut because the client took nothing", &self.stalled);
+        add.metric("queries_waiting", "Queries that wait for their turn", &self.queries_waiting);
         add.metric("disconnects", "Ended subscriptions by reason", &self.disconnects);
         add.metric("head", "The greatest id that was passed", &self.head);
         add.metric("lag", "Ids that were drawn and not passed", &self.lag);

@@ -23,12 +23,19 @@ pub struct Limits {
     pub requests: NonZeroU32,
     /// Events appended a second; a second's worth may come at once.
     pub appends: NonZeroU32,
+    /// Bytes of these a second, as they are kept and sent.
+    pub append_bytes: NonZeroU32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let number = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MAX);
-        Self { streams: 10_000, requests: number(1_000), appends: number(10_000) }
+        Self {
+            streams: 10_000,
+            requests: number(1_000),
+            appends: number(10_000),
+            append_bytes: number(32 << 20),
+        }
     }
 }
 
@@ -49,6 +56,8 @@ const MOST_KNOWN: usize = 200_000;
 pub(super) struct Throttle {
     requests: Keyed<Arc<str>>,
     appends: Keyed<Arc<str>>,
+    append_bytes: Keyed<Arc<str>>,
+    limits: Limits,
     /// When all bad proofs of an address are paid for, one in each [`PACE`].
     wrong: Mutex<HashMap<IpAddr, Instant>>,
     streams: Arc<Streams>,
@@ -66,6 +75,8 @@ impl Throttle {
         Self {
             requests: RateLimiter::keyed(Quota::per_second(limits.requests)),
             appends: RateLimiter::keyed(Quota::per_second(limits.appends)),
+            append_bytes: RateLimiter::keyed(Quota::per_second(limits.append_bytes)),
+            limits,
             wrong: Mutex::default(),
             streams: Arc::new(Streams { most: limits.streams, open: Mutex::default() }),
             clock: DefaultClock::default(),
@@ -80,14 +91,26 @@ impl Throttle {
 
     /// So many more events of this principal's. A batch of more than a second's worth takes
     /// the whole second.
-    pub(super) fn append(
+    pub(super) fn append(&self, who: &Arc<str>, events: usize) -> Result<(), RetryAfter> {
+        self.take(&self.appends, self.limits.appends, who, events)
+    }
+
+    /// So many more bytes of them.
+    pub(super) fn append_bytes(&self, who: &Arc<str>, bytes: usize) -> Result<(), RetryAfter> {
+        self.take(&self.append_bytes, self.limits.append_bytes, who, bytes)
+    }
+
+    fn take(
         &self,
-        who: &Arc<str>,
-        events: NonZeroU32,
+        limiter: &Keyed<Arc<str>>,
         most: NonZeroU32,
+        who: &Arc<str>,
+        amount: usize,
     ) -> Result<(), RetryAfter> {
-        bound(&self.appends);
-        match self.appends.check_key_n(who, events.min(most)) {
+        let amount = u32::try_from(amount).unwrap_or(u32::MAX);
+        let Some(amount) = NonZeroU32::new(amount) else { return Ok(()) };
+        bound(limiter);
+        match limiter.check_key_n(who, amount.min(most)) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(until)) => Err(self.wait(&until)),
             Err(_) => Err(RetryAfter(Duration::from_secs(1))),
@@ -122,7 +145,7 @@ impl Throttle {
 
     /// Forgets who has been quiet.
     pub(super) fn forget(&self) {
-        for limiter in [&self.requests, &self.appends] {
+        for limiter in [&self.requests, &self.appends, &self.append_bytes] {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         }
@@ -204,7 +227,7 @@ mod tests {
 
     fn limited(streams: usize, requests: u32) -> Throttle {
         let requests = NonZeroU32::new(requests).unwrap();
-        Throttle::new(Limits { streams, requests, appends: requests })
+        Throttle::new(Limits { streams, requests, appends: requests, append_bytes: requests })
     }
 
     #[test]
@@ -219,9 +242,11 @@ mod tests {
     #[test]
     fn a_batch_larger_than_the_allowance_takes_all_of_it() {
         let (throttle, who) = (limited(1, 10), Arc::from("a"));
-        let most = NonZeroU32::new(10).unwrap();
-        assert!(throttle.append(&who, NonZeroU32::new(1000).unwrap(), most).is_ok());
-        assert!(throttle.append(&who, NonZeroU32::MIN, most).is_err());
+        assert!(throttle.append(&who, 1000).is_ok());
+        assert!(throttle.append(&who, 1).is_err());
+        assert!(throttle.append_bytes(&who, 0).is_ok());
+        assert!(throttle.append_bytes(&who, usize::MAX).is_ok());
+        assert!(throttle.append_bytes(&who, 1).is_err());
     }
 
     #[test]

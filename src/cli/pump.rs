@@ -117,7 +117,8 @@ async fn prepare_and_pump(
     let gateway = Gateway::start(server, settings, Arc::clone(&metrics));
     let pumps = start(server, &gateway, &config.aggregators, &metrics, &leaving);
     if let Some(listener) = health {
-        health::serve(listener, Arc::clone(&gateway), leaving).await?;
+        health::serve(listener, Arc::clone(&gateway), config.access.metrics_from.clone(), leaving)
+            .await?;
     }
     pumps.wait().await;
     gateway.stop().await;

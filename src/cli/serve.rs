@@ -159,13 +159,13 @@ async fn run_gateway(
     let metrics = Arc::new(Metrics::new());
     let gateway = Gateway::start(server, config.gateway.clone(), Arc::clone(&metrics));
     let pumps = super::pump::start(server, &gateway, &config.aggregators, &metrics, &shutdown);
-    let access = Access::start(config.access.clone(), server, metrics);
+    let access = Access::start(config.access.clone(), server, Arc::clone(&metrics));
     let router = http::router(Arc::clone(&gateway), Arc::clone(&access), config.http.clone());
     let goodbye = async {
         shutdown.cancelled().await;
         gateway.close();
     };
-    tokio::join!(http::serve(listener, router, &config.http, shutdown.clone()), goodbye);
+    tokio::join!(http::serve(listener, router, &config.http, &metrics, shutdown.clone()), goodbye);
     pumps.wait().await;
     tokio::join!(gateway.stop(), access.stop());
 }

@@ -52,6 +52,7 @@ pub(super) fn settings(from: &mut Sources, listen: &Place, origins: &[String]) -
             streams: from.setting("max-streams-per-principal", value::limit),
             requests: from.setting("max-requests-per-principal", rate),
             appends: from.setting("max-appends-per-principal", rate),
+            append_bytes: from.setting("max-append-bytes-per-principal", byte_rate),
         },
     }
 }
@@ -344,6 +345,13 @@ fn secret(text: &str) -> Parsed<SecretString> {
 
 fn ticket_keys(text: &str) -> Parsed<Vec<SecretString>> {
     text.lines().filter(|line| !line.trim().is_empty()).map(secret).collect()
+}
+
+/// A second's worth may come at once, and the largest event has to find room in it.
+fn byte_rate(text: &str) -> Parsed<NonZeroU32> {
+    let bytes = value::size(text)?.min(u32::MAX as usize);
+    let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new);
+    bytes.ok_or_else(|| "a size for a second, such as 32MiB".into())
 }
 
 fn rate(text: &str) -> Parsed<NonZeroU32> {

@@ -85,6 +85,12 @@ impl Draft {
         size_of::<Self>() + self.payload.as_str().len() + metadata
     }
 
+    /// What it costs whoever writes and sends it, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        size_of::<Self>().saturating_add(self.printed_len())
+    }
+
     /// How many bytes its payload and metadata take as readers get them.
     #[must_use]
     pub fn printed_len(&self) -> usize {

@@ -15,14 +15,18 @@ mod request;
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use self::{queue::Dispatcher, request::Ticket};
 use crate::{
+    access::{
+        budget::{Budget, Exhausted, Share},
+        principal::Principal,
+    },
     event::{draft::Draft, name::StreamName},
-    metrics::{Metrics, writing::Outcome},
+    metrics::{Metrics, Reason, writing::Outcome},
     postgres::{append::Written, server::Server},
 };
 
@@ -35,11 +39,13 @@ pub struct Settings {
     pub queue: usize,
     /// Bytes of requests that may wait, or be on their way in.
     pub bytes: usize,
+    /// The same of one principal's.
+    pub bytes_each: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { connections: 4, queue: 4096, bytes: 64 << 20 }
+        Self { connections: 4, queue: 4096, bytes: 64 << 20, bytes_each: 32 << 20 }
     }
 }
 
@@ -118,15 +124,35 @@ pub type Answer = Result<Vec<Written>, Refusal>;
 pub struct Writer {
     inbox: mpsc::UnboundedSender<Ticket>,
     slots: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-    most_bytes: usize,
+    bytes: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
 
-/// Room for the bytes of a request, from its arrival until it is answered.
+/// Room for the bytes of a request, from their arrival until it is answered.
 #[derive(Debug)]
 pub struct Room {
-    _bytes: OwnedSemaphorePermit,
+    share: Share,
+    metrics: Arc<Metrics>,
+}
+
+impl Room {
+    /// Takes room for so many bytes that have arrived.
+    pub fn take(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        self.share.grow(bytes).inspect_err(|exhausted| {
+            let reason = match exhausted {
+                Exhausted::InAll => "write-buffer",
+                Exhausted::ByPrincipal => "write-buffer-of-a-principal",
+            };
+            self.metrics.refused.get_or_create(&Reason { reason }).inc();
+            let full = Outcome { outcome: Refusal::Full.name() };
+            self.metrics.writing.requests.get_or_create(&full).inc();
+        })
+    }
+
+    /// Keeps room for so many bytes only.
+    pub fn keep(&mut self, bytes: usize) {
+        self.share.settle(bytes);
+    }
 }
 
 impl Writer {
@@ -141,23 +167,19 @@ impl Writer {
         let (inbox, tickets) = mpsc::unbounded_channel();
         let lanes = lane::start(server, settings.connections, metrics, tasks);
         tasks.spawn(Dispatcher::new(tickets, lanes, Arc::clone(metrics)).run(shutdown.clone()));
-        let most_bytes = settings.bytes.min(u32::MAX as usize);
+        let gauge = metrics.writing.buffered.clone();
         Self {
             inbox,
             slots: Arc::new(Semaphore::new(settings.queue.min(Semaphore::MAX_PERMITS))),
-            bytes: Arc::new(Semaphore::new(most_bytes)),
-            most_bytes,
+            bytes: Budget::new(settings.bytes, settings.bytes_each, gauge),
             metrics: Arc::clone(metrics),
         }
     }
 
-    /// Room for a request of so many bytes, to be asked for before they are read.
-    pub fn room(&self, bytes: usize) -> Result<Room, Refusal> {
-        // What is larger than all the room there is may have all of it.
-        let bytes = u32::try_from(bytes.min(self.most_bytes)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.bytes).try_acquire_many_owned(bytes);
-        let room = room.map(|bytes| Room { _bytes: bytes });
-        room.map_err(|_| self.count(Refusal::Full))
+    /// Room for a request of this principal's: none yet, for nothing of it has arrived.
+    #[must_use]
+    pub fn room(&self, who: &Principal) -> Room {
+        Room { share: self.bytes.share(who), metrics: Arc::clone(&self.metrics) }
     }
 
     /// Writes all of these events in their order, or none. What was written before under the
@@ -204,24 +226,5 @@ impl Refusal {
             Self::Away => "away",
             Self::Unknown => "unknown",
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn requests_on_their_way_in_share_so_many_bytes() {
-        let nowhere = Server::parse("postgres://nowhere.invalid/").unwrap();
-        let settings = Settings { bytes: 100, ..Settings::default() };
-        let (metrics, tasks) = (Arc::new(Metrics::new()), TaskTracker::new());
-        let writer = Writer::start(&nowhere, settings, &metrics, &tasks, &CancellationToken::new());
-        let first = writer.room(60).unwrap();
-        assert_eq!(writer.room(60).unwrap_err(), Refusal::Full);
-        drop(first);
-        let all = writer.room(1_000_000).expect("what is larger than all may have all");
-        assert_eq!(writer.room(1).unwrap_err(), Refusal::Full);
-        drop(all);
     }
 }

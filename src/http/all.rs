@@ -48,5 +48,6 @@ pub(super) async fn follow(
         Some(after) => app.gateway.strict(after),
         None => app.gateway.strict_from_now(),
     };
+    let strict = strict.on_behalf_of(who.name());
     Ok(feed::streamed(&app.gateway, Source::All(Box::new(strict)), ending))
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{
     App,
+    answer::Room,
     error::Problem,
     named::Named,
     query::Query,
@@ -55,13 +56,15 @@ struct Event {
 async fn read(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
+    Extension(room): Extension<Room>,
     Named(stream): Named<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let stream = stream_name(&stream)?;
     who.may_read_stream(stream.as_str())?;
+    room.take_page()?;
     let found =
-        page(&app, &stream, &Asked::of(&Query::of(&uri), app.settings.limits.page)?).await?;
+        page(&app, &who, &stream, &Asked::of(&Query::of(&uri), app.settings.limits.page)?).await?;
     let pagination = Pagination { next_offset: found.next_offset };
     let payload = found.events.into_iter().map(shown).collect();
     Ok(Json(Page { pagination, payload }).into_response())

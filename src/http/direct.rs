@@ -9,7 +9,9 @@
 
 use std::{
     io::{self, Write},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{
@@ -22,9 +24,11 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     select,
+    time::timeout,
 };
 use tower::ServiceExt;
 
+use super::taking::Patience;
 use crate::gateway::subscription::Subscription;
 
 /// Marks a request whose answer may be [`Detached`].
@@ -52,6 +56,7 @@ pub(super) async fn answer(
     router: Router,
     mut request: Request<Body>,
     len: usize,
+    patience: &Patience,
 ) -> io::Result<Option<Box<Subscription>>> {
     socket.read_exact(&mut vec![0; len]).await?;
     request.extensions_mut().insert(Detachable);
@@ -63,7 +68,7 @@ pub(super) async fn answer(
     }
     let (head, body) = (head(&response)?, response.into_body());
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-    socket.write_all(&[head.as_slice(), &body].concat()).await?;
+    patience.steady(&mut *socket).write_all(&[head.as_slice(), &body].concat()).await?;
     Ok(subscription)
 }
 
@@ -90,16 +95,44 @@ fn head(response: &Response<Body>) -> io::Result<Vec<u8>> {
 pub(super) async fn stream(
     mut socket: TcpStream,
     mut subscription: Box<Subscription>,
+    patience: Patience,
 ) -> io::Result<()> {
     loop {
         select! {
             bytes = subscription.next() => match bytes {
-                Some(bytes) => socket.write_all(&bytes).await?,
+                Some(bytes) => {
+                    let mut steady = patience.steady(&mut socket);
+                    let written = unless_ended(&mut subscription, steady.write_all(&bytes)).await;
+                    written.inspect_err(|error| {
+                        if error.kind() == io::ErrorKind::TimedOut {
+                            subscription.stalled();
+                        }
+                    })?;
+                }
                 None => return socket.shutdown().await,
             },
             gone = has_gone(&socket) => if gone? { return Ok(()) },
         }
     }
+}
+
+/// Once the subscription is to end, a client has so long to take what it is being sent.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Writes for as long as the subscription lasts, and a little longer: a client that takes nothing
+/// does not keep alive what was revoked.
+async fn unless_ended(
+    subscription: &mut Subscription,
+    write: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    let mut write = pin!(write);
+    select! {
+        biased;
+        written = &mut write => return written,
+        () = subscription.ended() => {}
+    }
+    let revoked = || Err(io::Error::new(io::ErrorKind::TimedOut, "it ended meanwhile"));
+    timeout(FAREWELL, write).await.unwrap_or_else(|_| revoked())
 }
 
 /// Waits for the client to say something. It has nothing to say any more but good-bye;

@@ -88,6 +88,11 @@ impl Problem {
         Self { retry_after: Some(seconds), ..problem }
     }
 
+    /// The same of something that is not a rate: it says of what.
+    pub fn too_many_of(detail: impl Into<String>) -> Self {
+        Self { retry_after: Some(1), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
+    }
+
     /// There is no such thing, or none for the one who asks.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::{
     App,
+    answer::Room,
     direct::{Detachable, Detached},
     error::Problem,
     guard, identity,
@@ -25,7 +26,7 @@ use super::{
     whole::Whole,
 };
 use crate::{
-    access::principal::Principal,
+    access::principal::{Kind, Principal},
     consumer::ConsumerId,
     cursor::{Cursor, InvalidCursor},
     event::EventId,
@@ -65,18 +66,29 @@ pub(super) async fn subscribe(
         Ok(ending) => ending,
         Err(answer) => return Ok(*answer),
     };
-    let subscription = app.gateway.subscribe(request).ending_with(ending);
+    let caller = caller(&who, &request.consumers);
+    let subscription = app.gateway.subscribe(request).ending_with(ending).on_behalf_of(&caller);
     Ok(streamed(subscription, detachable.is_some()))
+}
+
+/// In whose name history is read. In the open mode nobody has a name but the consumer's.
+fn caller(who: &Principal, consumers: &[ConsumerId]) -> Arc<str> {
+    match (who.kind(), consumers) {
+        (Kind::Anybody, [consumer, ..]) => consumer.as_str().into(),
+        _ => Arc::clone(who.name()),
+    }
 }
 
 /// `GET /events/{id}`.
 pub(super) async fn one(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
+    Extension(room): Extension<Room>,
     Named(id): Named<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    room.take(app.settings.limits.event)?;
     let query = Query::of(&uri);
     let consumers = identity::any_consumers(&headers, &query)?;
     let id: EventId = id.parse().map_err(|_| {
@@ -87,7 +99,7 @@ pub(super) async fn one(
         warn!(error = %Chain(&error), %id, "looking up an event failed");
         Problem::unavailable("PostgreSQL cannot be asked just now; try again")
     };
-    let event = app.gateway.event(id).await.map_err(failed)?;
+    let event = app.gateway.history(who.name()).event(id).await.map_err(failed)?;
     let may_see = |event: &WholeEvent| is_of(consumers.as_deref(), event) && may_see(&who, event);
     let Some(event) = event.filter(may_see) else {
         return Err(Problem::not_found(format!("there is no event {id} for this consumer")));
@@ -132,6 +144,12 @@ fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
         return Err(Problem::bad_request("?types= is a list of event types: types=insert,update"));
     }
     Ok(Some(kinds.into_iter().collect()))
+}
+
+/// The answer is an event stream.
+pub(super) fn is_stream(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes() == b"text/event-stream")
 }
 
 /// Who found no room may try again after this.

@@ -2,7 +2,10 @@
 
 use super::{App, error::Problem};
 use crate::{
-    access::{RetryAfter, principal::Principal},
+    access::{
+        RetryAfter,
+        principal::{Kind, Principal},
+    },
     event::draft::Draft,
     gateway::writer::Writer,
 };
@@ -31,7 +34,36 @@ pub(super) fn one(who: &Principal, draft: &Draft) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether one may write so many events now.
-pub(super) fn pace(app: &App, who: &Principal, events: usize) -> Result<(), Problem> {
-    app.access.append(who, events).map_err(|RetryAfter(wait)| Problem::too_many(wait))
+/// Whether one may write these events now.
+pub(super) fn pace(app: &App, who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
+    let most = app.access.append_bytes();
+    if omitted(drafts).saturating_mul(OMITTED_WEIGHT) > most {
+        return Err(Problem::too_large(format!(
+            "the numbers of these events leave out more than {} digits, with which they are kept and \
+             sent: send fewer at once (--max-append-bytes-per-principal)",
+            most / OMITTED_WEIGHT
+        )));
+    }
+    let appended = app.access.append(who, drafts.len(), bytes(who, drafts));
+    appended.map_err(|RetryAfter(wait)| Problem::too_many(wait))
+}
+
+/// A few bytes can say a number of a hundred thousand digits. They cost nothing to send, so they
+/// count more than what comes by wire.
+const OMITTED_WEIGHT: usize = 16;
+
+/// The digits that are kept and sent, and were not received.
+fn omitted(drafts: &[Draft]) -> usize {
+    let digits = |draft: &Draft| draft.printed_len().saturating_sub(draft.bytes());
+    drafts.iter().map(digits).fold(0, usize::saturating_add)
+}
+
+/// The bytes of these that count against the rate of whoever writes them. In the open mode nobody
+/// has a rate, save of digits that do not come by wire.
+pub(super) fn bytes(who: &Principal, drafts: &[Draft]) -> usize {
+    let received = match who.kind() {
+        Kind::Anybody => 0,
+        _ => drafts.iter().map(Draft::bytes).fold(0, usize::saturating_add),
+    };
+    omitted(drafts).saturating_mul(OMITTED_WEIGHT).saturating_add(received)
 }

@@ -14,9 +14,11 @@ use tracing::info;
 
 use super::{
     App,
+    answer::Room,
     error::{Problem, Refusal},
     events::{FULL, overloaded},
     proof,
+    taking::Permitted,
 };
 use crate::{
     access::{
@@ -41,13 +43,27 @@ pub(super) async fn guard(
         Ok(who) => {
             visit.note_use(&who);
             request.extensions_mut().insert(who.clone());
-            let response = next.run(request).await;
+            let response = match Room::of(&app, &who, &mut request) {
+                Ok(room) => {
+                    let response = next.run(request).await;
+                    room.spend(response, permitted(&app, &who))
+                }
+                Err(problem) if visit.stream => visit.busy(&problem),
+                Err(problem) => problem.into_response(),
+            };
             visit.answered(&app, Some(&who), response).await
         }
         Err(Refused::Now(problem)) => visit.answered(&app, None, problem.into_response()).await,
         Err(Refused::Later(wait)) => visit.later(&app, wait),
     };
     challenged(&app, response)
+}
+
+/// Whether what somebody has shown still counts, where it can end.
+fn permitted(app: &Arc<App>, who: &Principal) -> Option<Permitted> {
+    let (app, who) = (Arc::clone(app), who.clone());
+    let ends = *who.kind() != Kind::Anybody;
+    ends.then(|| -> Permitted { Box::new(move || app.access.holds(&who).is_ok()) })
 }
 
 enum Refused {
@@ -80,6 +96,27 @@ fn admit<'a>(
         };
         access.request(&who).map_err(Refused::Later)?;
         Ok(who)
+    }
+}
+
+/// Whether whoever sends this may see what is for operators: by its address, or by what it shows.
+/// Nobody is refused for a proof that is bad: this is asked where everybody gets an answer.
+pub(super) fn may_see_metrics<'a>(
+    app: &'a App,
+    request: &Request,
+) -> impl Future<Output = bool> + Send + use<'a> {
+    let access = &app.access;
+    let peer = proof::peer(request);
+    let listed = proof::is_direct(request) && access.metrics_reader(peer).is_some();
+    let shows = access.modes().is_open()
+        || [header::AUTHORIZATION, header::COOKIE]
+            .iter()
+            .any(|it| request.headers().contains_key(it));
+    let proof = (!listed && shows).then(|| proof::of(access, request));
+    async move {
+        let Some(Ok(proof)) = proof else { return listed };
+        let who = access.authenticate(&proof).await;
+        who.is_ok_and(|who| access.request(&who).is_ok() && who.may_see_metrics().is_ok())
     }
 }
 
@@ -181,6 +218,12 @@ impl Visit {
             action = "refused", who = name, kind, %from, %method, path, status, reason, why = detail.as_str(),
             "audit: refused"
         );
+    }
+
+    /// The same where it is not a rate.
+    fn busy(&self, problem: &Problem) -> Response {
+        tracing::debug!(path = ?self.path, why = problem.detail(), "a stream is asked back later");
+        overloaded(FULL)
     }
 
     /// Answers that there is too much of something. An `EventSource` would never come back

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::State,
+    extract::{Request, State},
     http::header,
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
 
-use super::{App, error::Problem};
+use super::{App, error::Problem, guard};
 use crate::access::principal::Principal;
 
 /// `GET /healthz`: the program runs.
@@ -23,16 +23,26 @@ pub(super) async fn up() -> Json<Value> {
     Json(json!({ "status": "UP" }))
 }
 
-/// `GET /readyz`: events move.
-pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
-    app.gateway.ready().map_err(Problem::unavailable)?;
+/// `GET /readyz`: events move. The reason why not, and the pumps, whose names may be addresses, are
+/// for those who may see the metrics.
+pub(super) async fn ready(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Json<Value>, Problem> {
+    let sees_reasons = guard::may_see_metrics(&app, &request).await;
+    app.gateway.ready().map_err(|reason| {
+        Problem::unavailable(if sees_reasons { reason } else { NOT_READY.to_owned() })
+    })?;
     // An aggregator that is away is no reason to send subscribers away.
     let pumps = app.gateway.metrics().pumps.states();
-    if pumps.is_empty() {
+    if pumps.is_empty() || !sees_reasons {
         return Ok(Json(json!({ "status": "ready" })));
     }
     Ok(Json(json!({ "status": "ready", "pumps": pumps })))
 }
+
+const NOT_READY: &str = "events do not move: the reason is in the log, and here for those who may \
+                         see the metrics (--metrics-from, or the right)";
 
 /// `GET /metrics`, in the text format that Prometheus reads.
 pub(super) async fn metrics(

@@ -10,7 +10,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulConnection},
 };
 use socket2::{SockRef, TcpKeepalive};
@@ -30,9 +30,10 @@ use super::{
     direct,
     listener::{Accepted, Listener},
     opening::{self, Opening},
+    taking::Patience,
     tls::Tls,
 };
-use crate::{access::networks::Peer, gateway::subscription::Subscription};
+use crate::{access::networks::Peer, gateway::subscription::Subscription, metrics::Metrics};
 
 /// What an HTTP/2 stream may buffer. A slow client costs no more; frames that are larger go
 /// through all the same.
@@ -46,9 +47,12 @@ pub async fn serve(
     listener: impl Into<Listener>,
     router: Router,
     settings: &Settings,
+    metrics: &Metrics,
     shutdown: CancellationToken,
 ) {
+    let within = settings.limits.write_within;
     let connections = Connections {
+        patience: Patience { within, cut: metrics.stalled.clone() },
         router,
         limits: settings.limits.clone(),
         tls: settings.tls.as_ref().map(Tls::acceptor),
@@ -79,6 +83,8 @@ async fn keep(tls: Option<&Tls>) {
 struct Connections {
     router: Router,
     limits: Limits,
+    /// With clients that take nothing of what they are sent.
+    patience: Patience,
     tls: Option<TlsAcceptor>,
     open: TaskTracker,
     /// Ends those that did not end in time.
@@ -154,17 +160,23 @@ async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: P
     let limits = &connections.limits;
     let opening = timeout(limits.head_within, Box::pin(opening::of(&socket))).await;
     let (request, len) = match opening {
-        Ok(Ok(Opening::Http2)) => return Box::pin(http2(&connections, socket, peer)).await,
-        Ok(Ok(Opening::Http1)) => return Box::pin(http1(&connections, socket, peer)).await,
+        Ok(Ok(Opening::Http2)) => {
+            return Box::pin(http2(&connections, connections.patience.steady(socket), peer)).await;
+        }
+        Ok(Ok(Opening::Http1)) => {
+            return Box::pin(http1(&connections, connections.patience.steady(socket), peer)).await;
+        }
         Ok(Ok(Opening::Stream { request, len })) => (request, len),
         Ok(Err(_)) | Err(_) => return,
     };
     let mut request = *request;
     request.extensions_mut().insert(peer);
     let router = connections.router.clone();
-    match Box::pin(direct::answer(&mut socket, router, request, len)).await {
+    match Box::pin(direct::answer(&mut socket, router, request, len, &connections.patience)).await {
         // Streams live long: they get a task of their own, which knows no other state.
-        Ok(Some(subscription)) => connections.spawn(stream(socket, subscription)),
+        Ok(Some(subscription)) => {
+            connections.spawn(stream(socket, subscription, connections.patience.clone()));
+        }
         Ok(None) => drop(socket.shutdown().await),
         Err(error) => debug!(%error, "a stream could not be opened"),
     }
@@ -173,11 +185,12 @@ async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: P
 /// Streams stay with hyper here: the encryption alone holds more than it does.
 async fn serve_tls(connections: Arc<Connections>, tls: TlsAcceptor, socket: TcpStream, peer: Peer) {
     let within = connections.limits.head_within;
-    let socket = match timeout(within, Box::pin(tls.accept(socket))).await {
-        Ok(Ok(socket)) => socket,
-        Ok(Err(error)) => return debug!(%error, %peer, "no TLS handshake"),
-        Err(_) => return,
-    };
+    let socket =
+        match timeout(within, Box::pin(tls.accept(connections.patience.steady(socket)))).await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(error)) => return debug!(%error, %peer, "no TLS handshake"),
+            Err(_) => return,
+        };
     if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
         Box::pin(http2(&connections, socket, peer)).await;
     } else {
@@ -188,7 +201,8 @@ async fn serve_tls(connections: Arc<Connections>, tls: TlsAcceptor, socket: TcpS
 /// A proxy on this machine keeps its connections, and sends all sorts of requests on them.
 async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
     let limits = &connections.limits;
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let socket = connections.patience.steady(socket);
+    let mut builder = auto::Builder::new(connections.patience.clone());
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -197,11 +211,11 @@ async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
     builder.http2().timer(TokioTimer::new()).max_send_buf_size(BUFFER);
     let service = service_fn(answer(&connections, Peer::Unix));
     let connection = builder.serve_connection(TokioIo::new(socket), service);
-    until_ended(connection, &connections.shutdown).await;
+    connections.patience.during(until_ended(connection, &connections.shutdown)).await;
 }
 
-async fn stream(socket: TcpStream, subscription: Box<Subscription>) {
-    if let Err(error) = direct::stream(socket, subscription).await {
+async fn stream(socket: TcpStream, subscription: Box<Subscription>, patience: Patience) {
+    if let Err(error) = direct::stream(socket, subscription, patience).await {
         debug!(%error, "a stream broke");
     }
 }
@@ -222,7 +236,7 @@ where
         .header_read_timeout(limits.head_within)
         .max_buf_size(limits.head)
         .serve_connection(TokioIo::new(socket), service_fn(answer(connections, peer)));
-    until_ended(connection, &connections.shutdown).await;
+    connections.patience.during(until_ended(connection, &connections.shutdown)).await;
 }
 
 async fn http2<S>(connections: &Connections, socket: S, peer: Peer)
@@ -231,7 +245,7 @@ where
 {
     let (limits, activity) = (&connections.limits, Activity::default());
     let (answer, requests) = (answer(connections, peer), activity.clone());
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(connections.patience.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE)
         .max_send_buf_size(BUFFER)

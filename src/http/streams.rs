@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::{
     App,
+    answer::Room,
     error::Problem,
     events,
     feed::{self, Source},
@@ -54,12 +55,13 @@ const BEHIND_ALL: u64 = 1 << 63;
 
 const USUAL: i64 = 20;
 /// A page is cut here, so that nobody holds much in memory; the next one goes on.
-const MOST_BYTES: i64 = 4 << 20;
+pub(super) const PAGE_BYTES: i64 = 4 << 20;
 
 /// `GET /streams/{stream}`.
 pub(super) async fn read(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
+    Extension(room): Extension<Room>,
     Named(stream): Named<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -70,23 +72,29 @@ pub(super) async fn read(
     if wants_events(&headers) {
         return follow((&app, &who), stream, after, &query);
     }
-    let found = page(&app, &stream, &Asked::of(&query, app.settings.limits.page)?).await?;
+    room.take_page()?;
+    let found = page(&app, &who, &stream, &Asked::of(&query, app.settings.limits.page)?).await?;
     Ok(shown(&stream, &found))
 }
 
 /// A page of the stream.
-pub(super) async fn page(app: &App, stream: &StreamName, asked: &Asked) -> Result<Found, Problem> {
-    let size = PageSize { rows: asked.limit, bytes: MOST_BYTES };
-    let gateway = &app.gateway;
+pub(super) async fn page(
+    app: &App,
+    who: &Principal,
+    stream: &StreamName,
+    asked: &Asked,
+) -> Result<Found, Problem> {
+    let size = PageSize { rows: asked.limit, bytes: PAGE_BYTES };
+    let history = app.gateway.history(who.name());
     let (page, version) = async {
         let page = match (asked.backward, asked.offset.map(i64::try_from)) {
-            (true, Some(Ok(last))) => gateway.stream_backward(stream, last, size).await?,
-            (true, _) => gateway.stream_backward(stream, i64::MAX, size).await?,
-            (false, Some(Ok(first))) => gateway.stream_page(stream, first, size).await?,
-            (false, None) => gateway.stream_page(stream, 1, size).await?,
+            (true, Some(Ok(last))) => history.stream_backward(stream, last, size).await?,
+            (true, _) => history.stream_backward(stream, i64::MAX, size).await?,
+            (false, Some(Ok(first))) => history.stream(stream, first, size).await?,
+            (false, None) => history.stream(stream, 1, size).await?,
             (false, Some(Err(_))) => WholePage::empty(),
         };
-        Ok((page, gateway.last_version(stream).await?))
+        Ok((page, history.last_version(stream).await?))
     }
     .await
     .map_err(|error: HistoryError| {
@@ -163,7 +171,7 @@ fn follow(
         Ok(ending) => ending,
         Err(answer) => return Ok(*answer),
     };
-    let versions = app.gateway.versions(stream, after);
+    let versions = app.gateway.versions(stream, after).on_behalf_of(who.name());
     Ok(feed::streamed(&app.gateway, Source::Stream(Box::new(versions)), ending))
 }
 

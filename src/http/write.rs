@@ -48,10 +48,10 @@ pub(super) async fn publish(
     let writer = gate::writer(&app, &who)?;
     if Kind::of(&headers)? == Kind::Lines {
         let key = Key::of((&headers, uri.path()), &who)?;
-        return import::import(Arc::clone(&app), who, writer, key, body);
+        return Ok(import::import(Arc::clone(&app), who, writer, key, body));
     }
-    let (text, _room) = body::read(writer, &app.settings.limits, &headers, body).await?;
-    let mut given = event::parse(&text, Form::Event, app.settings.limits.event)?;
+    let (text, _room) = body::read(writer.room(&who), &app.settings.limits, &headers, body).await?;
+    let mut given = event::parse(&text, Form::Event, &app.settings.limits)?;
     key::apply((&headers, uri.path()), &who, &mut given.drafts)?;
     let written = write(&app, &who, writer, &mut given).await?;
     Ok(published(&given.places(&written), given.one))
@@ -100,8 +100,8 @@ async fn append_to(
     if Kind::of(headers)? == Kind::Lines {
         return Err(Problem::unsupported("lines of JSON are taken by POST /events"));
     }
-    let (text, _room) = body::read(writer, &app.settings.limits, headers, body).await?;
-    let mut given = event::parse(&text, Form::Appended(stream), app.settings.limits.event)?;
+    let (text, _room) = body::read(writer.room(who), &app.settings.limits, headers, body).await?;
+    let mut given = event::parse(&text, Form::Appended(stream), &app.settings.limits)?;
     expect(&mut given.drafts, expected)?;
     key::apply((headers, uri.path()), who, &mut given.drafts)?;
     let written = write(app, who, writer, &mut given).await?;
@@ -116,7 +116,7 @@ async fn write(
     given: &mut Given,
 ) -> Result<Vec<Written>, Problem> {
     gate::each(who, &given.drafts)?;
-    gate::pace(app, who, given.drafts.len())?;
+    gate::pace(app, who, &given.drafts)?;
     let accepted = accept(app, who, writer, std::mem::take(&mut given.drafts)).await;
     accepted.map_err(|(at, problem)| match at {
         Some(at) if !given.one => problem.about(&format!("event {}", given.first_of(at))),

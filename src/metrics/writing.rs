@@ -19,6 +19,8 @@ pub struct Writing {
     pub requests: Family<Outcome, Counter>,
     /// Requests that wait for a connection.
     pub queue: Gauge,
+    /// Bytes of requests that have arrived and are not answered.
+    pub buffered: Gauge,
     /// Events that shared a transaction.
     pub batch: Histogram,
     /// How long a transaction took, its commit included.
@@ -37,6 +39,7 @@ impl Writing {
         Self {
             requests: Family::default(),
             queue: Gauge::default(),
+            buffered: Gauge::default(),
             batch: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
             seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
         }
@@ -45,6 +48,8 @@ impl Writing {
     pub(super) fn register(&self, add: &mut Adder<'_>) {
         add.metric("writes", "Requests to write by outcome", &self.requests);
         add.metric("write_queue", "Requests that wait for a connection", &self.queue);
+        let help = "Bytes of requests to write that were not answered";
+        add.metric("write_buffer_bytes", help, &self.buffered);
         add.metric("write_batch_events", "Events that shared a transaction", &self.batch);
         add.metric("write_seconds", "Transactions that wrote, commit included", &self.seconds);
     }

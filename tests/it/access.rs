@@ -3,7 +3,7 @@
 mod amendments;
 mod console;
 mod hostile;
-mod issuer;
+pub(crate) mod issuer;
 mod keys;
 mod limits;
 mod proxies;

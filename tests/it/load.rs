@@ -110,7 +110,8 @@ async fn clients_that_do_not_read_cost_little_and_lose_nothing() {
     let consumers = (clients / 2).clamp(1, mebibytes);
     let database = Database::create().await;
     let writer = database.connect().await;
-    let gateway = Process::launch(&database.tcp_url(), &["--heartbeat", "1s"]);
+    let gateway =
+        Process::launch(&database.tcp_url(), &["--heartbeat", "1s", "--write-timeout", "10m"]);
     gateway.ready().await;
     let mut slow = Vec::new();
     for number in 0..clients {

@@ -7,6 +7,7 @@ mod append_command;
 mod bell;
 mod beside;
 mod browser;
+mod budgets;
 mod chaos;
 mod commands;
 mod contract;

@@ -243,7 +243,8 @@ async fn post_raw(app: &App, headers: &[(&str, &str)], body: &str) -> Answer {
 async fn a_full_queue_is_said_at_once_and_nothing_of_it_is_written() {
     let database = Database::create().await;
     let mut settings = Settings::default();
-    settings.gateway.writer = Some(writer::Settings { connections: 1, queue: 4, bytes: 1 << 20 });
+    settings.gateway.writer =
+        Some(writer::Settings { connections: 1, queue: 4, bytes: 1 << 20, bytes_each: 1 << 20 });
     let app = App::start_with(&database.url(), settings).await;
     let lock = database.connect().await;
     lock.batch_execute("begin; lock table events in exclusive mode").await.unwrap();

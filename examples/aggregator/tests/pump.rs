@@ -136,6 +136,7 @@ async fn every_event_is_counted_once_whatever_happens_to_the_aggregator() {
         heartbeat: Duration::from_secs(10),
         recent: 1 << 20,
         pool: 2,
+        queries_each: None,
         drain: Duration::from_secs(1),
         writer: None,
         checks: gateway::safety::Checks::default(),

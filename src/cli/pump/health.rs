@@ -1,11 +1,11 @@
 //! What a pump that runs by itself tells of its health: ready once all aggregators are booted.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{ConnectInfo, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -15,7 +15,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::gateway::Gateway;
+use crate::{
+    access::networks::{Networks, Peer},
+    gateway::Gateway,
+};
 
 /// In these, an aggregator has all there is, or another pump sees to that.
 const READY: [&str; 2] = ["live", "standby"];
@@ -23,6 +26,7 @@ const READY: [&str; 2] = ["live", "standby"];
 pub(super) async fn serve(
     listener: TcpListener,
     gateway: Arc<Gateway>,
+    operators: Networks,
     leaving: CancellationToken,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr().context("asking where --health is")?;
@@ -34,24 +38,42 @@ pub(super) async fn serve(
         .route("/readyz", get(ready))
         .route("/manage/health", get(up))
         .route("/metrics", get(metrics))
-        .with_state(gateway);
+        .with_state(Health { gateway, operators });
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
     let serving = axum::serve(listener, router).with_graceful_shutdown(leaving.cancelled_owned());
     serving.await.context("serving --health")
 }
 
-async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
+#[derive(Clone)]
+struct Health {
+    gateway: Arc<Gateway>,
+    /// Who may see reasons, and the names of aggregators, which may be addresses.
+    operators: Networks,
+}
+
+async fn ready(
+    State(Health { gateway, operators }): State<Health>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+) -> Response {
     let pumps = gateway.metrics().pumps.states();
     let reading = gateway.ready();
     let booted = pumps.values().all(|state| READY.contains(state));
+    let sees_reasons = operators.contain(Peer::Ip(peer.ip()));
     let (status, word) = match (&reading, booted) {
         (Ok(()), true) => (StatusCode::OK, "ready"),
         (Ok(()), false) => (StatusCode::SERVICE_UNAVAILABLE, "not all aggregators are fed"),
-        (Err(reason), _) => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
+        (Err(reason), _) if sees_reasons => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
+        (Err(_), _) => (StatusCode::SERVICE_UNAVAILABLE, "the log cannot be read"),
     };
-    (status, Json(json!({ "status": word, "pumps": pumps }))).into_response()
+    let shown = if sees_reasons {
+        json!({ "status": word, "pumps": pumps })
+    } else {
+        json!({ "status": word })
+    };
+    (status, Json(shown)).into_response()
 }
 
-async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
+async fn metrics(State(Health { gateway, .. }): State<Health>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], gateway.metrics().render()).into_response()
 }

@@ -109,7 +109,7 @@ impl Ticket {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.missing().map(Draft::bytes).sum()
+        self.missing().map(Draft::weight).fold(0, usize::saturating_add)
     }
 
     /// The streams that it writes to.

@@ -6,12 +6,12 @@ use axum::{
     body::Body,
     http::{HeaderMap, header},
 };
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use futures::StreamExt;
 use tokio::time::timeout;
 
 use crate::{
-    gateway::writer::{Room, Writer},
+    access::budget::Exhausted,
+    gateway::writer::Room,
     http::{Limits, error::Problem},
 };
 
@@ -71,39 +71,81 @@ fn plain(headers: &HeaderMap) -> Result<(), Problem> {
     })
 }
 
-/// Reads the body as text, and answers the room that it takes.
+/// Reads the body as text, and answers the room that it takes: for what has arrived, whatever the
+/// request promises.
 pub(super) async fn read(
-    writer: &Writer,
+    mut room: Room,
     limits: &Limits,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<(String, Room), Problem> {
-    let room = writer.room(length(headers, limits.body)?)?;
-    let read = timeout(ARRIVING, Limited::new(body, limits.body).collect()).await;
-    let read = read.map_err(|_| {
+    let promised = promised(headers);
+    if promised.is_some_and(|length| length > limits.body) {
+        return Err(larger_than(limits.body));
+    }
+    let all = arrive(&mut room, limits, promised.unwrap_or_default(), body);
+    let all = timeout(ARRIVING, all).await.map_err(|_| {
         Problem::too_slow(format!("the body did not arrive within {} s", ARRIVING.as_secs()))
-    })?;
-    let bytes: Bytes = read.map_err(|error| broken(error.as_ref(), limits.body))?.to_bytes();
-    let text = String::from_utf8(bytes.into());
+    })??;
+    let text = String::from_utf8(all);
     Ok((text.map_err(|_| Problem::bad_request("the body is not UTF-8"))?, room))
 }
 
-/// How long the body will be; the most that it may, where it does not say.
-fn length(headers: &HeaderMap, most: usize) -> Result<usize, Problem> {
-    let said = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    match said.and_then(|length| length.parse().ok()) {
-        Some(length) if length > most => Err(larger_than(most)),
-        Some(length) => Ok(length),
-        None => Ok(most),
+/// Promises are believed as far as this: a body that is smaller needs no second buffer.
+const BELIEVED_BYTES: usize = 64 << 10;
+
+async fn arrive(
+    room: &mut Room,
+    limits: &Limits,
+    promised: usize,
+    body: Body,
+) -> Result<Vec<u8>, Problem> {
+    let mut body = body.into_data_stream();
+    let mut all = Vec::with_capacity(promised.min(BELIEVED_BYTES));
+    loop {
+        let part = timeout(limits.body_within, body.next()).await.map_err(|_| silent(limits))?;
+        let Some(part) = part else { return Ok(all) };
+        let part = part.map_err(|_| Problem::bad_request("the body broke off"))?;
+        if all.len() + part.len() > limits.body {
+            return Err(larger_than(limits.body));
+        }
+        room.take(part.len()).map_err(no_room)?;
+        all.extend_from_slice(&part);
     }
 }
 
-fn broken(error: &(dyn std::error::Error + 'static), most: usize) -> Problem {
-    if error.is::<LengthLimitError>() {
-        larger_than(most)
-    } else {
-        Problem::bad_request("the body broke off")
+/// Nothing came for too long.
+pub(super) fn silent(limits: &Limits) -> Problem {
+    let within = limits.body_within;
+    Problem::too_slow(format!("nothing of the body came for {within:?} (--body-timeout)"))
+}
+
+/// Bodies that are on their way take too much room.
+pub(super) fn no_room(exhausted: Exhausted) -> Problem {
+    match exhausted {
+        Exhausted::InAll => Problem::too_many_of(
+            "too many bytes wait to be written (--write-buffer): nothing of this was written; try \
+             again in a second",
+        ),
+        Exhausted::ByPrincipal => Problem::too_many_of(
+            "you have too many bytes on their way to be written \
+             (--write-buffer-per-principal): nothing of this was written; wait for answers, then \
+             try again",
+        ),
     }
+}
+
+/// How long the body will be, where the request says so.
+fn promised(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// What the events of a body say is too long, written out.
+pub(super) fn larger_written_out(most: usize) -> Problem {
+    Problem::too_large(format!(
+        "the events are larger than {most} bytes (--max-body) with their numbers written out, as \
+         they are kept and sent: send fewer at once, or stream them as application/x-ndjson"
+    ))
 }
 
 fn larger_than(most: usize) -> Problem {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{base64::is_base64, twins};
+use super::{base64::is_base64, body, twins};
 use crate::{
     event::{
         EventId,
@@ -13,7 +13,7 @@ use crate::{
         json::Json,
         name::StreamName,
     },
-    http::error::Problem,
+    http::{Limits, error::Problem},
     postgres::append::Written,
 };
 
@@ -78,8 +78,10 @@ where
     T::deserialize(from).map(Some)
 }
 
-/// Reads one event or an array of them; none may be larger than `most` bytes.
-pub(in crate::http) fn parse(text: &str, form: Form, most: usize) -> Result<Given, Problem> {
+/// Reads one event or an array of them. Each has its limit, and so have all together, as they are
+/// kept and sent.
+pub(in crate::http) fn parse(text: &str, form: Form, limits: &Limits) -> Result<Given, Problem> {
+    let most = limits.event;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim_start();
     if !text.starts_with('[') {
         let draft = one(text, form, most)?;
@@ -94,7 +96,16 @@ pub(in crate::http) fn parse(text: &str, form: Form, most: usize) -> Result<Give
     let numbered = |(at, event): (usize, &&RawValue)| {
         one(event.get(), form, most).map_err(|problem| problem.about(&format!("event {at}")))
     };
-    let mut drafts = events.iter().enumerate().map(numbered).collect::<Result<_, _>>()?;
+    let mut drafts = Vec::with_capacity(events.len());
+    let mut printed = 0_usize;
+    for draft in events.iter().enumerate().map(numbered) {
+        let draft = draft?;
+        printed = printed.saturating_add(draft.printed_len());
+        if printed > limits.body {
+            return Err(body::larger_written_out(limits.body));
+        }
+        drafts.push(draft);
+    }
     let places = twins::once(&mut drafts);
     let places = places.map_err(|(at, problem)| problem.about(&format!("event {at}")))?;
     Ok(Given { drafts, places, one: false })
@@ -269,6 +280,10 @@ mod tests {
 
     const MOST_BYTES: usize = 10_000;
 
+    fn limits() -> Limits {
+        Limits { event: MOST_BYTES, body: 3 * MOST_BYTES, ..Limits::default() }
+    }
+
     fn published(text: &str) -> Result<Draft, Problem> {
         one(text, Form::Event, MOST_BYTES)
     }
@@ -313,9 +328,22 @@ mod tests {
     }
 
     #[test]
+    fn a_body_is_bounded_by_what_all_its_events_are_written_out() {
+        let event = r#"{"type":"a","subscriber":"a","payload":[1e4000,1e4000]}"#;
+        let parsed = |many| {
+            let events = vec![event; many].join(",");
+            parse(&format!("[{events}]"), Form::Event, &limits())
+        };
+        assert!(parsed(3).is_ok());
+        let problem = parsed(4).err().unwrap();
+        assert!(problem.detail().contains("--max-body"), "{}", problem.detail());
+        assert!(problem.detail().contains("written out"), "{}", problem.detail());
+    }
+
+    #[test]
     fn a_byte_order_mark_is_no_part_of_it() {
         let text = "\u{feff} {\"type\":\"a\",\"subscriber\":\"a\",\"payload\":1}";
-        assert!(parse(text, Form::Event, MOST_BYTES).is_ok());
+        assert!(parse(text, Form::Event, &limits()).is_ok());
         assert!(published(text).is_ok(), "a line, too");
     }
 
@@ -323,7 +351,7 @@ mod tests {
     fn an_array_has_so_many_events_and_not_none() {
         let array = |many| {
             let events = vec![r#"{"type":"a","subscriber":"b","payload":1}"#; many].join(",");
-            parse(&format!("[{events}]"), Form::Event, MOST_BYTES)
+            parse(&format!("[{events}]"), Form::Event, &Limits::default())
         };
         assert_eq!(array(MOST).unwrap().drafts.len(), MOST);
         assert!(array(MOST + 1).is_err());
@@ -374,7 +402,8 @@ mod tests {
             let problem = published(text).unwrap_err();
             assert!(problem.detail().contains(says), "{text}: {}", problem.detail());
         }
-        let several = parse(r#"[{"type":"a","subscriber":"a","payload":1},{}]"#, Form::Event, 100);
+        let several =
+            parse(r#"[{"type":"a","subscriber":"a","payload":1},{}]"#, Form::Event, &limits());
         let problem = several.err().unwrap();
         assert!(problem.detail().starts_with("event 1: "), "{}", problem.detail());
     }

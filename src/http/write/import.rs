@@ -14,13 +14,21 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::BoxFuture, stream};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use serde_json::json;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    select,
+    time::{Instant, sleep, timeout_at},
+};
 
-use super::{body::ARRIVING, event, key::Key, twins};
+use super::{
+    body::{ARRIVING, no_room},
+    event,
+    key::Key,
+    twins,
+};
 use crate::{
     access::{RetryAfter, principal::Principal},
     event::draft::Draft,
@@ -33,6 +41,9 @@ use crate::{
 const MOST_EVENTS: usize = 500;
 const MOST_BYTES: usize = 256 << 10;
 
+/// A line that comes slowly goes on, as long as this much of it comes in time.
+const PROGRESS_BYTES: usize = 64 << 10;
+
 /// Progress is told no more often, so that it does not fill the way to a client that listens
 /// only once it has sent all.
 const TELL: Duration = Duration::from_secs(1);
@@ -44,11 +55,9 @@ pub(super) fn import(
     writer: &Writer,
     key: Option<Key>,
     body: Body,
-) -> Result<Response, Problem> {
-    // For a batch, which may have the largest event behind all the others, and what has come
-    // of the next.
-    let room =
-        writer.room(app.settings.limits.event.saturating_mul(2).saturating_add(MOST_BYTES))?;
+) -> Response {
+    let room = writer.room(&who);
+    let ended = app.access.ended(&who);
     let import = Import {
         app,
         who,
@@ -59,7 +68,9 @@ pub(super) fn import(
         written: 0,
         last: None,
         state: State::Reading,
-        _room: room,
+        progress: Instant::now(),
+        ended,
+        room,
     };
     let progress = stream::unfold(import, async |mut import| {
         let told = import.next().await?;
@@ -67,7 +78,7 @@ pub(super) fn import(
     });
     let headers =
         [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, Body::new(StreamBody::new(progress))).into_response())
+    (headers, Body::new(StreamBody::new(progress))).into_response()
 }
 
 struct Import {
@@ -83,7 +94,11 @@ struct Import {
     written: u64,
     last: Option<i64>,
     state: State,
-    _room: Room,
+    /// When it last said something: a blank line says nothing.
+    progress: Instant,
+    /// Ends when what its sender has shown counts no more.
+    ended: BoxFuture<'static, ()>,
+    room: Room,
 }
 
 #[derive(PartialEq, Eq)]
@@ -136,8 +151,10 @@ impl Import {
             if bare.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            bytes += line.len();
-            drafts.push(self.read(&line).map_err(|problem| (self.lines, problem))?);
+            self.progress = Instant::now();
+            let draft = self.read(&line).map_err(|problem| (self.lines, problem))?;
+            bytes = draft.weight().saturating_add(bytes);
+            drafts.push(draft);
             numbers.push(self.lines);
         }
         if drafts.is_empty() {
@@ -146,14 +163,14 @@ impl Import {
         }
         let places = twins::once(&mut drafts);
         let places = places.map_err(|(at, problem)| (numbers[at], problem))?;
-        admit(&app, &self.who, drafts.len())
-            .await
-            .map_err(|problem| (self.written + 1, problem))?;
+        admit(&app, &self.who, &drafts).await.map_err(|problem| (self.written + 1, problem))?;
         let written = super::accept(&app, &self.who, writer, drafts).await;
         let written = written.map_err(|(at, problem)| {
             let line = at.and_then(|at| places.iter().position(|place| *place == at));
             (line.map_or(self.written + 1, |line| numbers[line]), problem)
         })?;
+        self.room.keep(self.rest.len());
+        self.progress = Instant::now();
         self.last = places.last().map(|place| written[*place].id.get());
         self.written = self.lines;
         Ok(true)
@@ -192,12 +209,26 @@ impl Import {
     }
 
     async fn more(&mut self) -> Result<(), Problem> {
-        match timeout(ARRIVING, self.body.next()).await {
-            Ok(Some(Ok(bytes))) => self.rest.extend_from_slice(&bytes),
+        let part = select! {
+            part = timeout_at(self.progress + ARRIVING, self.body.next()) => part,
+            () = &mut self.ended => {
+                let holds = self.app.access.holds(&self.who);
+                return Err(holds.map_or_else(Problem::denied, |()| ended()));
+            }
+        };
+        match part {
+            Ok(Some(Ok(bytes))) => {
+                self.room.take(bytes.len()).map_err(no_room)?;
+                let before = self.rest.len() / PROGRESS_BYTES;
+                self.rest.extend_from_slice(&bytes);
+                if self.rest.len() / PROGRESS_BYTES > before {
+                    self.progress = Instant::now();
+                }
+            }
             Ok(Some(Err(_))) => return Err(Problem::bad_request("the body broke off")),
             Ok(None) => self.state = State::Read,
             Err(_) => {
-                let detail = format!("nothing came for {} s", ARRIVING.as_secs());
+                let detail = format!("no event came for {} s", ARRIVING.as_secs());
                 return Err(Problem::too_slow(detail));
             }
         }
@@ -207,9 +238,15 @@ impl Import {
 
 /// Waits until so many events may be written: who sends without end is slowed, not refused. A
 /// proof that has ended meanwhile ends this, too.
-async fn admit(app: &App, who: &Principal, events: usize) -> Result<(), Problem> {
-    while let Err(RetryAfter(wait)) = app.access.append(who, events) {
+async fn admit(app: &App, who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
+    let bytes = gate::bytes(who, drafts);
+    while let Err(RetryAfter(wait)) = app.access.append(who, drafts.len(), bytes) {
         sleep(wait).await;
+        app.access.holds(who).map_err(Problem::denied)?;
     }
     app.access.holds(who).map_err(Problem::denied)
+}
+
+fn ended() -> Problem {
+    Problem::unauthorized("the token or key counts no more")
 }

@@ -255,11 +255,14 @@ async fn keys_of_an_issuer_are_found_when_they_turn_over_and_kept_when_it_is_dow
     futures::future::join_all(asking).await;
     assert_eq!(issuer.asked(), 2, "one asks for all");
 
-    for id in 0..10 {
+    let unknown = async |id: u8| {
         let unknown = Signer::new(&id.to_string(), "ES256");
-        assert_eq!(with(&app, "/events", &unknown.token(&claims("toto"))).await.status, 401);
-    }
-    assert_eq!(issuer.asked(), 2, "not again so soon");
+        with(&app, "/events/1", &unknown.token(&claims("toto"))).await.status
+    };
+    let answers = futures::future::join_all((0..50).map(unknown)).await;
+    assert!(answers.iter().all(|status| [401, 429, 503].contains(status)), "{answers:?}");
+    assert!(answers.contains(&401), "what was looked for and is not there is no key");
+    assert!(issuer.asked() <= 6, "{} times: not for each of them", issuer.asked());
 
     issuer.fail();
     follow(&app, "/events", &old.token(&claims("toto"))).await;
@@ -354,8 +357,70 @@ async fn a_key_may_be_replaced_under_the_same_name_or_under_none() {
         follow(&app, "/events", &new.token(&claims("toto"))).await;
         assert_eq!(issuer.asked(), 2, "{name:?}");
         assert_eq!(with(&app, "/events", &old.token(&claims("toto"))).await.status, 401);
-        assert_eq!(issuer.asked(), 2, "not again so soon");
+        assert!(issuer.asked() <= 3, "{} times", issuer.asked());
     }
+}
+
+/// Anybody can show a token with a name of a key that nobody has.
+#[tokio::test]
+async fn who_asks_for_unknown_keys_shuts_out_no_token_of_a_key_that_was_just_published() {
+    let old = Signer::new("old", "ES256");
+    let issuer = Issuer::start(&[&old]).await;
+    let database = Database::create().await;
+    let app =
+        App::start_with(&database.url(), believing(issuer.source(), &[Algorithm::ES256])).await;
+    follow(&app, "/events", &old.token(&claims("toto"))).await;
+    let mut published = vec![old];
+    for round in 0..3 {
+        let unknown = Signer::new(&format!("unknown {round}"), "ES256").token(&claims("mallory"));
+        let status = with(&app, "/events/1", &unknown).await.status;
+        assert!([401, 429, 503].contains(&status), "{status}");
+        let new = Signer::new(&format!("new {round}"), "ES256");
+        let token = new.token(&claims("toto"));
+        published.push(new);
+        issuer.publish(&published.iter().collect::<Vec<_>>());
+        eventually("the new key counts", async || {
+            let status = with(&app, "/events/1", &token).await.status;
+            assert_ne!(status, 401, "a good token is never a bad one");
+            (status == 404).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn readiness_tells_everybody_that_it_is_so_and_operators_why() {
+    let database = Database::create().await;
+    let signer = Signer::new("a", "ES256");
+    let issuer = Issuer::start(&[&signer]).await;
+    let settings = || {
+        let mut settings = believing(issuer.source(), &[Algorithm::ES256]);
+        settings.access.metrics_from = "192.0.2.1".parse().unwrap();
+        settings
+    };
+    let operator = signer.token(&claims_with("o", &json!({"event_piper": {"metrics": true}})));
+    let anybody = signer.token(&claims("toto"));
+
+    let app = App::start_with(&database.url(), settings()).await;
+    app.gateway.metrics().pumps.enter("http://10.1.2.3/secret", "live");
+    assert_eq!(app.get("/readyz", &[]).await.json(), json!({"status": "ready"}));
+    for token in [&*anybody, "bad"] {
+        assert_eq!(with(&app, "/readyz", token).await.json(), json!({"status": "ready"}));
+    }
+    let told = with(&app, "/readyz", &operator).await.json();
+    assert_eq!(told["pumps"]["http://10.1.2.3/secret"], "live");
+
+    let away = App::launch("postgres://nobody@127.0.0.1:1/nothing", settings()).await;
+    let reason = async |token: &str| {
+        let answer = with(&away, "/readyz", token).await;
+        assert_eq!(answer.status, 503);
+        answer.json()["detail"].as_str().unwrap().to_owned()
+    };
+    eventually("the reason is known", async || {
+        reason(&operator).await.contains("PostgreSQL").then_some(())
+    })
+    .await;
+    assert!(!reason(&anybody).await.contains("PostgreSQL"));
 }
 
 #[tokio::test]

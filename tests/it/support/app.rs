@@ -43,6 +43,7 @@ impl Default for Settings {
             heartbeat: Duration::from_millis(500),
             recent: 64 << 20,
             pool: 4,
+            queries_each: None,
             drain,
             writer: Some(gateway::writer::Settings::default()),
             checks: gateway::safety::Checks::Enforce,
@@ -105,12 +106,13 @@ impl App {
         let server = Server::parse(url).unwrap();
         let metrics = Arc::new(Metrics::new());
         let gateway = Gateway::start(&server, settings.gateway, Arc::clone(&metrics));
-        let access = Access::start(settings.access, &server, metrics);
+        let access = Access::start(settings.access, &server, Arc::clone(&metrics));
         let router = http::router(Arc::clone(&gateway), Arc::clone(&access), settings.http.clone());
         let (shutdown, http) = (CancellationToken::new(), settings.http);
         let until = shutdown.clone();
-        let serving =
-            tokio::spawn(async move { http::serve(listener, router, &http, until).await });
+        let serving = tokio::spawn(async move {
+            http::serve(listener, router, &http, &metrics, until).await;
+        });
         Self { address, gateway, access, shutdown, serving }
     }
 

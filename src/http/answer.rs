@@ -1,0 +1,95 @@
+//! The bytes of an answer, from before it is made until it was sent.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::{body::HttpBody, extract::Request, response::Response};
+
+use super::{
+    App,
+    error::Problem,
+    streams::PAGE_BYTES,
+    taking::{Permitted, Taken, Taking},
+};
+use crate::{
+    access::{
+        budget::{Exhausted, Share},
+        principal::Principal,
+    },
+    metrics::{Metrics, Reason},
+};
+
+/// What every answer takes: its head, and what it is made with.
+const LEAST_BYTES: usize = 8 << 10;
+
+/// Room for an answer. A handler that reads much asks for it before it does.
+#[derive(Clone)]
+pub(super) struct Room {
+    share: Arc<Mutex<Option<Share>>>,
+    app: Arc<App>,
+}
+
+impl Room {
+    /// Room for an answer to this request, and puts it into the request for its handler.
+    pub(super) fn of(
+        app: &Arc<App>,
+        who: &Principal,
+        request: &mut Request,
+    ) -> Result<Self, Problem> {
+        let share = app.answers.share(who);
+        let room = Self { share: Arc::new(Mutex::new(Some(share))), app: Arc::clone(app) };
+        room.take(LEAST_BYTES)?;
+        request.extensions_mut().insert(room.clone());
+        Ok(room)
+    }
+
+    /// Room for a page of a stream.
+    pub(super) fn take_page(&self) -> Result<(), Problem> {
+        self.take(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX))
+    }
+
+    /// Room for so many bytes more, of which the answer may be made.
+    pub(super) fn take(&self, bytes: usize) -> Result<(), Problem> {
+        let mut share = self.share.lock().unwrap_or_else(PoisonError::into_inner);
+        let grown = share.as_mut().map_or(Ok(()), |share| share.grow(bytes));
+        grown.map_err(|exhausted| refused(self.app.gateway.metrics(), exhausted))
+    }
+
+    /// Counts the answer until it was sent. A stream is counted among streams.
+    pub(super) fn spend(self, response: Response, permitted: Option<Permitted>) -> Response {
+        let share = self.share.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taking = Taking::current();
+        if let (Some(taking), Some(permitted)) = (&taking, permitted) {
+            taking.permitted(permitted);
+        }
+        let exact = response.body().size_hint().exact().and_then(|it| usize::try_from(it).ok());
+        let share = share.filter(|_| !super::events::is_stream(&response)).map(|mut share| {
+            share.settle(exact.unwrap_or_default().max(LEAST_BYTES));
+            share
+        });
+        if share.is_none() && taking.is_none() {
+            return response;
+        }
+        response.map(|body| Taken::body(body, taking, share))
+    }
+}
+
+fn refused(metrics: &Metrics, exhausted: Exhausted) -> Problem {
+    let (reason, problem) = match exhausted {
+        Exhausted::InAll => (
+            "answer-buffer",
+            Problem::unavailable(
+                "too many answers are on their way to clients that have not read them \
+                 (--answer-buffer): try again in a second",
+            ),
+        ),
+        Exhausted::ByPrincipal => (
+            "answer-buffer-of-a-principal",
+            Problem::too_many_of(
+                "you have too many answers that you have not read \
+                 (--answer-buffer-per-principal): read them, then try again",
+            ),
+        ),
+    };
+    metrics.refused.get_or_create(&Reason { reason }).inc();
+    problem
+}

@@ -1,0 +1,376 @@
+//! What one caller may make the gateway do: bytes on their way, unread answers, queries, places.
+//!
+//! Nothing here judges a time. What is bounded is counted.
+
+mod good_and_bad;
+
+use std::{net::SocketAddr, time::Duration};
+
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream},
+};
+
+use crate::{
+    access::issuer::{Signer, app_with, bearer, claims_with, seconds},
+    support::{
+        app::{App, Settings},
+        eventually,
+        postgres::Database,
+        sse_client::{Answer, Stream, ask, post, whole},
+    },
+};
+
+const BODY: usize = 8 << 20;
+
+/// A token for somebody who may do everything but see other principals' shares.
+fn token(signer: &Signer, name: &str, expires_in: u64) -> String {
+    let rights = json!({ "read": "*", "write": "*", "read_streams": "*", "write_streams": "*" });
+    let more = json!({ "event_piper": rights, "exp": seconds() + expires_in });
+    bearer(&signer.token(&claims_with(name, &more)))
+}
+
+fn event(subscriber: &str, payload: &str) -> String {
+    format!(r#"{{"type":"t","subscriber":"{subscriber}","payload":{payload}}}"#)
+}
+
+/// A request that promises so many bytes and sends only its beginning.
+async fn promise(address: SocketAddr, proof: &str, promised: usize, sent: &[u8]) -> TcpStream {
+    let head = format!(
+        "POST /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: {proof}\r\n\
+         Content-Type: application/json\r\nContent-Length: {promised}\r\n\r\n"
+    );
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // It may be refused amid its body.
+    let _ = socket.write_all(sent).await;
+    socket
+}
+
+fn says(answer: &Answer, status: u16, words: &str) {
+    assert_eq!(answer.status, status, "{}", answer.body);
+    assert_eq!(answer.headers["content-type"], "application/problem+json");
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains(words), "{words} in {detail}");
+}
+
+#[tokio::test]
+async fn a_promise_takes_no_room_and_silence_ends_it() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.http.limits.body_within = Duration::from_millis(300);
+    let app = App::start_with(&database.url(), settings).await;
+    let mut promises = Vec::new();
+    for _ in 0..20 {
+        promises.push(promise(app.address, "", BODY, b"").await);
+    }
+    assert_eq!(app.metric("write_buffer_bytes").await, 0);
+    assert_eq!(app.post("/events", &event("toto", "1")).await.status, 201);
+    for promise in promises {
+        says(&whole(promise).await.unwrap(), 408, "--body-timeout");
+    }
+}
+
+#[tokio::test]
+async fn one_principals_bodies_leave_room_for_anothers() {
+    let (_database, app, signer) = app_with(|settings| {
+        let writer = settings.gateway.writer.as_mut().unwrap();
+        (writer.bytes, writer.bytes_each) = (4 << 20, 1 << 20);
+        settings.http.limits.body_within = Duration::from_mins(1);
+    })
+    .await;
+    let (bad, good) = (token(&signer, "bad", 3600), token(&signer, "good", 3600));
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        open.push(promise(app.address, &bad, BODY, &vec![b' '; 300_000]).await);
+    }
+    let refused = "refused_total{reason=\"write-buffer-of-a-principal\"}";
+    eventually("what is beyond its share is refused", async || {
+        (app.metric(refused).await == 7).then_some(())
+    })
+    .await;
+    assert!(app.metric("write_buffer_bytes").await <= 1 << 20);
+    let large = event("toto", &format!("\"{}\"", "x".repeat(900_000)));
+    let written = post(app.address, "/events", &[("Authorization", &good)], &large).await;
+    assert_eq!(written.status, 201, "{}", written.body);
+    let mut answers = Vec::new();
+    for promise in open.drain(3..) {
+        // Its last bytes may have met a closed door.
+        answers.extend(whole(promise).await.ok());
+    }
+    for answer in &answers {
+        says(answer, 429, "--write-buffer-per-principal");
+    }
+    drop(open);
+    eventually("what has left takes no room", async || {
+        (app.metric("write_buffer_bytes").await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_import_of_blank_lines_ends_with_the_proof_and_without_progress() {
+    let (_database, app, signer) = app_with(|_| {}).await;
+    let proof = token(&signer, "toto", 2);
+    let head = format!(
+        "POST /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: {proof}\r\n\
+         Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let mut import = TcpStream::connect(app.address).await.unwrap();
+    import.write_all(head.as_bytes()).await.unwrap();
+    let (reading, mut writing) = import.into_split();
+    let blanks = tokio::spawn(async move {
+        while writing.write_all(b"1\r\n\n\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    let mut reading = tokio::io::BufReader::new(reading);
+    let ended = async {
+        use tokio::io::AsyncBufReadExt;
+        loop {
+            let mut line = String::new();
+            if reading.read_line(&mut line).await.unwrap_or(0) == 0 {
+                return;
+            }
+            let last = line.contains("\"error\"");
+            answer.push(line);
+            if last {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(25), ended).await.expect("it ends with its proof");
+    assert!(answer.concat().contains("\"status\":401"), "{answer:?}");
+    blanks.abort();
+}
+
+#[tokio::test]
+async fn a_body_is_as_large_as_its_numbers_are_written_out() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let numbers = format!("[{}]", ["1e131071"; 7].join(","));
+    let many = vec![event("bad", &numbers); 3000].join(",");
+    says(&app.post("/events", &format!("[{many}]")).await, 413, "--max-body");
+    let some = vec![event("bad", &numbers); 4].join(",");
+    says(&app.post("/events", &format!("[{some}]")).await, 413, "digits");
+    let few = vec![event("bad", &numbers); 2].join(",");
+    assert_eq!(app.post("/events", &format!("[{few}]")).await.status, 201);
+    says(&app.post("/events", &event("bad", &numbers)).await, 429, "again");
+    let count = "select count(*) from events";
+    let count: i64 = database.connect().await.query_one(count, &[]).await.unwrap().get(0);
+    assert_eq!(count, 2);
+}
+
+#[tokio::test]
+async fn bytes_that_are_written_have_a_rate_of_each_principal() {
+    let (_database, app, signer) = app_with(|settings| {
+        settings.access.limits.append_bytes = 20_000_000.try_into().unwrap();
+    })
+    .await;
+    let (bad, good) = (token(&signer, "bad", 3600), token(&signer, "good", 3600));
+    let write = async |proof: &str| {
+        let body = event("toto", &format!("[{}]", ["1e131071"; 7].join(",")));
+        post(app.address, "/events", &[("Authorization", proof)], &body).await
+    };
+    let answers = futures::future::join_all((0..4).map(|_| write(&bad))).await;
+    assert!(answers.iter().any(|answer| answer.status == 429), "{answers:?}");
+    assert_eq!(write(&good).await.status, 201, "another has its own");
+}
+
+/// A stream of events that are hard to send: so many bytes each.
+async fn fill(database: &Database, stream: &str, events: i32, bytes: i32) {
+    let sql = "insert into events (type, subscriber, payload, stream, version)
+               select 't', 'big', to_jsonb(repeat('x', $3)), $1, n from generate_series(1, $2) n";
+    database.connect().await.execute(sql, &[&stream, &events, &bytes]).await.unwrap();
+}
+
+/// A connection that sends a request, and reads nothing of the answer.
+async fn unread(address: SocketAddr, path: &str, proof: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut socket = socket.connect(address).await.unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {proof}\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    socket
+}
+
+const EACH: usize = 32 << 20;
+
+#[tokio::test]
+async fn answers_that_nobody_reads_take_a_share_and_are_given_up() {
+    let (database, app, signer) = app_with(|settings| {
+        (settings.http.limits.answers, settings.http.limits.answers_each) = (2 * EACH, EACH);
+        settings.http.limits.write_within = Duration::from_secs(2);
+    })
+    .await;
+    fill(&database, "s", 100, 100_000).await;
+    let (bad, good) = (token(&signer, "bad", 3600), token(&signer, "good", 3600));
+    let page = "/streams/s?limit=1000";
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        held.push(unread(app.address, page, &bad).await);
+    }
+    let refused = "refused_total{reason=\"answer-buffer-of-a-principal\"}";
+    eventually("what is beyond its share is refused", async || {
+        assert!(app.metric("answer_bytes").await <= EACH as u64 + (8 << 20));
+        (app.metric(refused).await > 10).then_some(())
+    })
+    .await;
+    let read = ask(app.address, "GET", page, &[("Authorization", &good)]).await;
+    assert_eq!(read.status, 200, "another reads: {}", read.body);
+    let cut = async || {
+        let free = app.metric("answer_bytes").await < 1 << 20;
+        (free && app.metric("stalled_total").await > 0).then_some(())
+    };
+    eventually("they are given up", cut).await;
+    let read = ask(app.address, "GET", page, &[("Authorization", &bad)]).await;
+    assert_eq!(read.status, 200, "and there is room again");
+    drop(held);
+}
+
+/// One connection can ask for hundreds of answers, and close the window of each.
+#[tokio::test]
+async fn answers_over_http2_with_a_closed_window_are_given_up_one_by_one() {
+    let (database, app, signer) = app_with(|settings| {
+        (settings.http.limits.answers, settings.http.limits.answers_each) = (2 * EACH, EACH);
+        settings.http.limits.write_within = Duration::from_secs(2);
+    })
+    .await;
+    fill(&database, "s", 100, 100_000).await;
+    let bad = token(&signer, "bad", 3600);
+    let socket = TokioIo::new(TcpStream::connect(app.address).await.unwrap());
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1)
+        .handshake(socket)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut answers = Vec::new();
+    for _ in 0..60 {
+        let request = hyper::Request::get("http://localhost/streams/s?limit=1000")
+            .header("authorization", &bad)
+            .body(Empty::<bytes::Bytes>::new())
+            .unwrap();
+        sender.ready().await.unwrap();
+        answers.push(sender.send_request(request).await.unwrap());
+        assert!(app.metric("answer_bytes").await <= EACH as u64 + (8 << 20));
+    }
+    assert!(answers.iter().any(|answer| answer.status() == 429));
+    let free = async || (app.metric("answer_bytes").await < 1 << 20).then_some(());
+    eventually("they are given up", free).await;
+    assert!(app.metric("stalled_total").await > 0);
+    let unread = answers.into_iter().find(|answer| answer.status() == 200).unwrap();
+    assert!(unread.into_body().collect().await.is_err(), "it is reset, and does not seem whole");
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_written_to_ends_with_the_proof_and_frees_its_place() {
+    let (database, app, signer) = app_with(|settings| {
+        settings.http.limits.streams = 1;
+        settings.http.limits.write_within = Duration::from_hours(1);
+    })
+    .await;
+    let stuck = unread(app.address, "/events?consumer=big", &token(&signer, "bad", 4)).await;
+    let live = "subscriptions{state=\"live\"}";
+    eventually("it follows", async || (app.metric(live).await == 1).then_some(())).await;
+    fill(&database, "s", 400, 100_000).await;
+    let good = token(&signer, "good", 3600);
+    let joined = eventually("its place is free", async || {
+        let headers = [("Authorization", &*good)];
+        let mut stream = Stream::open(app.address, "/events?consumer=good", &headers).await;
+        stream.next().await;
+        stream.next().await.map(|_| stream)
+    });
+    joined.await;
+    assert_eq!(app.metric("disconnects_total{reason=\"expired\"}").await, 1);
+    drop(stuck);
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_takes_nothing_is_cut_and_comes_back_without_a_loss() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.http.limits.write_within = Duration::from_secs(1);
+    let app = App::start_with(&database.url(), settings).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let socket = socket.connect(app.address).await.unwrap();
+    let stream = Stream::open_on(socket, "/events?consumer=big", &[]).await.unwrap();
+    let mut stream = stream.joined().await;
+    fill(&database, "s", 400, 100_000).await;
+    let cut = "disconnects_total{reason=\"stalled\"}";
+    eventually("it is cut", async || {
+        let text = app.get("/metrics", &[]).await.body;
+        text.contains(cut).then_some(())
+    })
+    .await;
+    let mut seen = Vec::new();
+    while let Some(frame) = stream.next().await {
+        seen.extend(frame.is_logged().then(|| frame.row()));
+    }
+    assert!(seen.len() < 400, "it was cut amid them");
+    let mut again = app.resume("big", &stream.last_id).await;
+    seen.extend(again.rows(400 - seen.len()).await);
+    assert_eq!(seen, (1..=400).collect::<Vec<i64>>());
+}
+
+/// So many queries on the table run just now.
+async fn running(database: &Database) -> i64 {
+    let sql = "select count(*) from pg_stat_activity where datname = current_database()
+               and application_name = 'event-piper' and state = 'active'";
+    database.connect().await.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn one_callers_queries_take_a_part_of_the_turns_and_end_when_nobody_waits() {
+    let (database, app, signer) = app_with(|settings| settings.gateway.pool = 4).await;
+    fill(&database, "s", 1, 10).await;
+    let (bad, good) = (token(&signer, "bad", 3600), token(&signer, "good", 3600));
+    let lock = database.connect().await;
+    lock.batch_execute("begin; lock table events in access exclusive mode").await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        held.push(unread(app.address, "/streams/s", &bad).await);
+    }
+    eventually("the others wait", async || {
+        (app.metric("queries_waiting").await == 10).then_some(())
+    })
+    .await;
+    assert_eq!(running(&database).await, 2, "half of four");
+    let reading = unread(app.address, "/streams/s", &good).await;
+    eventually("another finds a turn", async || (running(&database).await == 3).then_some(()))
+        .await;
+    for socket in held {
+        // As a client that crashes leaves: no good-bye, but a reset.
+        socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(socket);
+    }
+    eventually("nobody waits any more", async || {
+        (app.metric("queries_waiting").await == 0 && running(&database).await == 1).then_some(())
+    })
+    .await;
+    lock.batch_execute("rollback").await.unwrap();
+    assert_eq!(whole_page(reading).await["version"], 1);
+}
+
+/// The page that comes on a connection that stays open.
+async fn whole_page(mut socket: TcpStream) -> Value {
+    use tokio::io::AsyncReadExt;
+    let mut text = Vec::new();
+    let read = async {
+        loop {
+            assert_ne!(socket.read_buf(&mut text).await.unwrap(), 0);
+            let page = text.windows(4).position(|it| it == b"\r\n\r\n").map(|end| &text[end + 4..]);
+            if let Some(page) = page.and_then(|page| serde_json::from_slice(page).ok()) {
+                return page;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), read).await.expect("a page comes")
+}

@@ -1,0 +1,186 @@
+//! One bad principal tries everything that costs others something, while a good one writes and
+//! receives.
+//!
+//! Asserted is what can be counted: every event of the good one comes, once and in order, while the
+//! bad one is at work, and what the bad one holds keeps within its share. The times are printed, not
+//! judged: `EVENT_PIPER_GOOD_EVENTS=500 cargo test --release --test it good_and_bad -- --nocapture`.
+
+use std::{
+    env,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::future::{BoxFuture, FutureExt, join_all};
+use tokio::task::JoinHandle;
+
+use super::{BODY, EACH, Signer, app_with, event, fill, promise, token, unread};
+use crate::support::{
+    app::App,
+    sse_client::{Stream, try_ask, try_post},
+};
+
+/// What the bad one does again and again; it answers how often it was refused.
+type Attack = fn(SocketAddr, String) -> BoxFuture<'static, usize>;
+
+const ATTACKS: [(&str, Attack); 6] = [
+    ("answers that nobody reads", |address, proof| {
+        async move {
+            let asking = (0..40).map(|_| unread(address, "/streams/packed?limit=1000", &proof));
+            let held = join_all(asking).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            drop(held);
+            0
+        }
+        .boxed()
+    }),
+    ("promises", |address, proof| {
+        async move {
+            let promises = (0..16).map(|_| promise(address, &proof, BODY, b""));
+            let held = join_all(promises).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            drop(held);
+            0
+        }
+        .boxed()
+    }),
+    ("bodies that stop", |address, proof| {
+        async move {
+            let half = vec![b' '; 4 << 20];
+            let bodies = (0..16).map(|_| promise(address, &proof, BODY, &half));
+            let held = join_all(bodies).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            drop(held);
+            0
+        }
+        .boxed()
+    }),
+    ("numbers written out", |address, proof| {
+        async move {
+            let numbers = format!("[{}]", ["1e131071"; 7].join(","));
+            let body = format!("[{}]", vec![event("bad", &numbers); 2].join(","));
+            refusals(join_all((0..4).map(|_| write(address, &proof, &body))).await)
+        }
+        .boxed()
+    }),
+    ("pages of packed payloads", |address, proof| {
+        async move {
+            let page = |_| {
+                let headers = [("Authorization", proof.as_str())];
+                async move { try_ask(address, "GET", "/streams/packed?limit=1000", &headers).await }
+            };
+            let answers = join_all((0..48).map(page)).await;
+            answers.into_iter().flatten().filter(|answer| answer.status != 200).count()
+        }
+        .boxed()
+    }),
+    ("replays", |address, proof| {
+        async move {
+            let headers = [("Authorization", proof.as_str()), ("Last-Event-ID", "0")];
+            let replays = (0..48).map(|_| async {
+                let mut stream =
+                    Stream::try_open(address, "/events?consumer=big", &headers).await.ok()?;
+                stream.next().await
+            });
+            join_all(replays).await.into_iter().filter(Option::is_none).count()
+        }
+        .boxed()
+    }),
+];
+
+async fn write(address: SocketAddr, proof: &str, body: &str) -> u16 {
+    let answer = try_post(address, "/events", &[("Authorization", proof)], body).await;
+    answer.map_or(0, |answer| answer.status)
+}
+
+fn refusals(statuses: Vec<u16>) -> usize {
+    statuses.into_iter().filter(|status| *status != 201).count()
+}
+
+/// Writes so many events, one after the other, and receives each; how long each took.
+async fn good(app: &App, stream: &mut Stream, proof: &str, events: usize) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for n in 0..events {
+        let began = Instant::now();
+        let status = write(app.address, proof, &event("good", &n.to_string())).await;
+        assert_eq!(status, 201, "the good one is never refused");
+        assert_eq!(stream.event().await.data, n.to_string(), "and hears of its own, in order");
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    times
+}
+
+fn p99(times: &[Duration]) -> f64 {
+    times[(times.len() - 1) * 99 / 100].as_secs_f64() * 1000.0
+}
+
+struct AtWork {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicUsize>,
+    task: JoinHandle<usize>,
+}
+
+impl AtWork {
+    fn begin(attack: Attack, address: SocketAddr, proof: &str) -> Self {
+        let (stop, rounds) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let (until, count, proof) = (Arc::clone(&stop), Arc::clone(&rounds), proof.to_owned());
+        let task = tokio::spawn(async move {
+            let mut refused = 0;
+            while !until.load(Ordering::SeqCst) {
+                refused += attack(address, proof.clone()).await;
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+            refused
+        });
+        Self { stop, rounds, task }
+    }
+
+    async fn end(self) -> (usize, usize) {
+        self.stop.store(true, Ordering::SeqCst);
+        let refused = self.task.await.unwrap();
+        (self.rounds.load(Ordering::SeqCst), refused)
+    }
+}
+
+async fn started() -> (crate::support::postgres::Database, App, Signer) {
+    app_with(|settings| {
+        settings.gateway.pool = 8;
+        (settings.http.limits.answers, settings.http.limits.answers_each) = (4 * EACH, EACH);
+        let writer = settings.gateway.writer.as_mut().unwrap();
+        (writer.bytes, writer.bytes_each) = (4 * EACH, EACH);
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_good_principal_writes_and_receives_while_a_bad_one_tries_everything() {
+    let events = env::var("EVENT_PIPER_GOOD_EVENTS").map_or(40, |text| text.parse().unwrap());
+    let (database, app, signer) = started().await;
+    fill(&database, "packed", 500, 300_000).await;
+    let (bad, proof) = (token(&signer, "bad", 3600), token(&signer, "good", 3600));
+    let headers = [("Authorization", &*proof)];
+    let stream = Stream::open(app.address, "/events?consumer=good", &headers).await;
+    let mut stream = stream.joined().await;
+    let alone = p99(&good(&app, &mut stream, &proof, events).await);
+    println!("the good one alone: p99 {alone:.1} ms of {events} events");
+    for (name, attack) in ATTACKS {
+        let attack = AtWork::begin(attack, app.address, &bad);
+        let beside = p99(&good(&app, &mut stream, &proof, events).await);
+        // The bytes of one answer or one part of a body may pass the limit.
+        let slack = 8 << 20;
+        assert!(app.metric("answer_bytes").await <= (EACH + slack) as u64, "{name}");
+        assert!(app.metric("write_buffer_bytes").await <= (EACH + slack) as u64, "{name}");
+        let (rounds, refused) = attack.end().await;
+        let ratio = beside / alone;
+        println!(
+            "{name}: p99 {beside:.1} ms, {ratio:.1} times; {rounds} rounds, {refused} refused"
+        );
+    }
+    let after = p99(&good(&app, &mut stream, &proof, events).await);
+    println!("alone again: p99 {after:.1} ms");
+}
