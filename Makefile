@@ -32,6 +32,7 @@ test: ## Formatting, lints, licences and all tests, against a real PostgreSQL an
 	@scripts/ensure-chromium
 	@scripts/ensure-schemathesis
 	@scripts/ensure-cargo-deny >/dev/null
+	@scripts/ensure-clients
 	$(MAKE) --no-print-directory lint deny
 	cargo test --locked
 	cargo test --locked --package aggregator

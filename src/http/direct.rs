@@ -5,7 +5,8 @@
 //! holds a socket and a subscription and nothing more. hyper's connection would hold some
 //! 10 KiB of buffers and state for as long as the stream is open.
 //!
-//! The body ends with the connection (RFC 9112, section 6.3), so frames go out as they are.
+//! Each write is a chunk. A stream that ends on purpose ends with the last chunk; without it, the
+//! client knows that the stream was cut.
 
 use std::{
     io::{self, Write},
@@ -17,18 +18,19 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, header},
+    http::{HeaderMap, HeaderValue, Request, Response, header},
 };
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::TcpStream,
     select,
     time::timeout,
 };
 use tower::ServiceExt;
 
-use super::taking::Patience;
+use super::{chunked, taking::Patience};
 use crate::gateway::subscription::Subscription;
 
 /// Marks a request whose answer may be [`Detached`].
@@ -60,19 +62,31 @@ pub(super) async fn answer(
 ) -> io::Result<Option<Box<Subscription>>> {
     socket.read_exact(&mut vec![0; len]).await?;
     request.extensions_mut().insert(Detachable);
+    let asked_to_close = asks_to_close(request.headers());
     let Ok(mut response) = router.oneshot(request).await;
     let subscription = response.extensions().get::<Detached>().and_then(Detached::take);
     if subscription.is_some() {
         // The router measured the empty body that stands in for the stream.
         response.headers_mut().remove(header::CONTENT_LENGTH);
+        let chunked = HeaderValue::from_static("chunked");
+        response.headers_mut().insert(header::TRANSFER_ENCODING, chunked);
     }
-    let (head, body) = (head(&response)?, response.into_body());
+    // A stream says nothing of a close that the client has not asked for: Node's fetch takes a cut
+    // for an end behind it.
+    let closes = subscription.is_none() || asked_to_close;
+    let (head, body) = (head(&response, closes)?, response.into_body());
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     patience.steady(&mut *socket).write_all(&[head.as_slice(), &body].concat()).await?;
     Ok(subscription)
 }
 
-fn head(response: &Response<Body>) -> io::Result<Vec<u8>> {
+fn asks_to_close(headers: &HeaderMap) -> bool {
+    let options = headers.get_all(header::CONNECTION).iter().filter_map(|it| it.to_str().ok());
+    let mut options = options.flat_map(|list| list.split(','));
+    options.any(|option| option.trim().eq_ignore_ascii_case("close"))
+}
+
+fn head(response: &Response<Body>, closes: bool) -> io::Result<Vec<u8>> {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or_default();
     let mut head = Vec::with_capacity(512);
@@ -87,9 +101,16 @@ fn head(response: &Response<Body>) -> io::Result<Vec<u8>> {
         let now = std::time::SystemTime::now();
         write!(head, "date: {}\r\n", httpdate::fmt_http_date(now))?;
     }
-    write!(head, "connection: close\r\n\r\n")?;
+    if closes {
+        write!(head, "connection: close\r\n")?;
+    }
+    write!(head, "\r\n")?;
     Ok(head)
 }
+
+/// Tells a client that still reads from one that has gone: the operating system of the latter
+/// answers it with a reset. A comment, which clients skip.
+pub(super) const PROBE: &[u8] = b":\n\n";
 
 /// Writes the stream until it ends, or the client has gone.
 pub(super) async fn stream(
@@ -97,21 +118,31 @@ pub(super) async fn stream(
     mut subscription: Box<Subscription>,
     patience: Patience,
 ) -> io::Result<()> {
+    let mut half_closed = false;
     loop {
         select! {
-            bytes = subscription.next() => match bytes {
-                Some(bytes) => {
-                    let mut steady = patience.steady(&mut socket);
-                    let written = unless_ended(&mut subscription, steady.write_all(&bytes)).await;
-                    written.inspect_err(|error| {
-                        if error.kind() == io::ErrorKind::TimedOut {
-                            subscription.stalled();
-                        }
-                    })?;
-                }
-                None => return socket.shutdown().await,
+            bytes = subscription.next() => {
+                let written = match bytes {
+                    Some(bytes) => {
+                        let write = chunked::write(&mut socket, bytes, &patience);
+                        unless_ended(&mut subscription, write).await
+                    }
+                    None => {
+                        patience.steady(&mut socket).write_all(chunked::LAST).await?;
+                        return socket.shutdown().await;
+                    }
+                };
+                written.inspect_err(|error| {
+                    if error.kind() == io::ErrorKind::TimedOut {
+                        subscription.stalled();
+                    }
+                })?;
+            }
+            ended = input_ended(&socket), if !half_closed => if ended? {
+                half_closed = true;
+                chunked::write(&mut socket, Bytes::from_static(PROBE), &patience).await?;
             },
-            gone = has_gone(&socket) => if gone? { return Ok(()) },
+            _ = socket.ready(Interest::ERROR), if half_closed => return Ok(()),
         }
     }
 }
@@ -135,9 +166,10 @@ async fn unless_ended(
     timeout(FAREWELL, write).await.unwrap_or_else(|_| revoked())
 }
 
-/// Waits for the client to say something. It has nothing to say any more but good-bye;
-/// anything else is ignored.
-async fn has_gone(socket: &TcpStream) -> io::Result<bool> {
+/// Waits until the client sends something, and says whether that is the end of what it sends:
+/// it has gone, or it has closed its sending side and still reads (RFC 9293, section 3.6). What
+/// else it sends behind its request is ignored.
+async fn input_ended(socket: &TcpStream) -> io::Result<bool> {
     socket.readable().await?;
     match socket.try_read(&mut [0; 256]) {
         Ok(read) => Ok(read == 0),

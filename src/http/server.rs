@@ -5,7 +5,6 @@ use std::{fmt::Display, io, mem, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{
-    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -28,6 +27,7 @@ use super::{
     Limits, Settings,
     activity::Activity,
     direct,
+    half_closed::{Exchange, HalfClosable},
     listener::{Accepted, Listener},
     opening::{self, Opening},
     taking::Patience,
@@ -209,7 +209,10 @@ async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
         .header_read_timeout(limits.head_within)
         .max_buf_size(limits.head);
     builder.http2().timer(TokioTimer::new()).max_send_buf_size(BUFFER);
-    let service = service_fn(answer(&connections, Peer::Unix));
+    let (answer, exchange) = (answer(&connections, Peer::Unix), Exchange::default());
+    let requests = exchange.clone();
+    let service = service_fn(move |request| requests.during(request, &answer));
+    let socket = HalfClosable::new(socket, exchange);
     let connection = builder.serve_connection(TokioIo::new(socket), service);
     connections.patience.during(until_ended(connection, &connections.shutdown)).await;
 }
@@ -230,12 +233,14 @@ async fn http1<S>(connections: &Connections, socket: S, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let limits = &connections.limits;
+    let (limits, exchange) = (&connections.limits, Exchange::default());
+    let (answer, requests) = (answer(connections, peer), exchange.clone());
+    let service = service_fn(move |request| requests.during(request, &answer));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_within)
         .max_buf_size(limits.head)
-        .serve_connection(TokioIo::new(socket), service_fn(answer(connections, peer)));
+        .serve_connection(TokioIo::new(HalfClosable::new(socket, exchange)), service);
     connections.patience.during(until_ended(connection, &connections.shutdown)).await;
 }
 
@@ -252,7 +257,7 @@ where
         .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
         .serve_connection(
             TokioIo::new(socket),
-            service_fn(move |request| requests.during(answer(request))),
+            service_fn(move |request| requests.during(answer(request.map(Body::new)))),
         );
     let leave = connections.shutdown.child_token();
     let mut serving = std::pin::pin!(until_ended(connection, &leave));
@@ -282,14 +287,13 @@ where
     }
 }
 
-/// The router as hyper calls it.
+/// The router as it is called for the requests of one peer.
 fn answer(
     connections: &Connections,
     peer: Peer,
-) -> impl Fn(Request<Incoming>) -> tower::util::Oneshot<Router, Request<Body>> + Clone + use<> {
+) -> impl Fn(Request<Body>) -> tower::util::Oneshot<Router, Request<Body>> + Clone + use<> {
     let router = Arc::new(connections.router.clone());
-    move |request| {
-        let mut request = request.map(Body::new);
+    move |mut request| {
         request.extensions_mut().insert(peer);
         Router::clone(&router).oneshot(request)
     }

@@ -54,6 +54,8 @@ pub(crate) struct Stream {
     socket: BufReader<TcpStream>,
     pub(crate) headers: HashMap<String, String>,
     chunk: usize,
+    /// The last chunk has come: the stream has ended, and was not cut.
+    pub(crate) complete: bool,
     text: Vec<u8>,
     /// In so much of the text there is no end of a frame.
     searched: usize,
@@ -202,7 +204,7 @@ impl Stream {
         let (socket, status, headers) = send(socket, "GET", path, headers).await?;
         assert_eq!(status, 200, "{path}: {headers:?}");
         let (text, last_id) = (Vec::new(), String::new());
-        Ok(Self { socket, headers, chunk: 0, text, searched: 0, last_id })
+        Ok(Self { socket, headers, chunk: 0, complete: false, text, searched: 0, last_id })
     }
 
     /// The next frame; `None` when the stream has ended or was cut.
@@ -296,6 +298,7 @@ impl Stream {
             }
             self.chunk = usize::from_str_radix(size.trim(), 16).ok()?;
             if self.chunk == 0 {
+                self.complete = true;
                 return None;
             }
         }

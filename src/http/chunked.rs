@@ -1,0 +1,147 @@
+//! The chunked transfer coding of HTTP/1.1 (RFC 9112, section 7.1).
+//!
+//! An event stream has no length, so each write to it is a chunk. A client passes a chunk on when
+//! it is complete, and knows from the last chunk that the stream has ended and was not cut.
+
+use std::io::{self, ErrorKind, Write};
+
+use bytes::{Buf, Bytes};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use super::taking::Patience;
+
+/// The chunk that ends a body.
+pub(super) const LAST: &[u8] = b"0\r\n\r\n";
+
+const END: &[u8] = b"\r\n";
+
+/// The length of a `usize` in hexadecimal digits, and a line end.
+const HEAD_BYTES: usize = size_of::<usize>() * 2 + END.len();
+
+/// Up to this size, copying a chunk costs less than a write of several buffers.
+const SMALL_BYTES: usize = 1 << 10;
+
+/// Writes the data as one chunk. Empty data would end the body, so it is skipped.
+///
+/// # Cancel safety
+/// Not cancel safe: part of the chunk may have been written.
+pub(super) async fn write(
+    socket: &mut TcpStream,
+    data: Bytes,
+    patience: &Patience,
+) -> io::Result<()> {
+    if data.is_empty() {
+        return Ok(());
+    }
+    let written = if data.len() <= SMALL_BYTES { try_small(socket, &data)? } else { 0 };
+    let head = Head::of(data.len());
+    if written == head.len() + data.len() + END.len() {
+        return Ok(());
+    }
+    let mut rest = head.chain(data).chain(END);
+    rest.advance(written);
+    patience.steady(socket).write_all_buf(&mut rest).await
+}
+
+/// Writes as much of a small chunk as the socket takes at once. Not in the asynchronous function:
+/// its task would hold the buffer for as long as the stream is open.
+fn try_small(socket: &TcpStream, data: &[u8]) -> io::Result<usize> {
+    let mut chunk = [0; HEAD_BYTES + SMALL_BYTES + END.len()];
+    let mut rest = &mut chunk[..];
+    for part in [Head::of(data.len()).chunk(), data, END] {
+        rest.write_all(part)?;
+    }
+    let left = rest.len();
+    let length = chunk.len() - left;
+    match socket.try_write(&chunk[..length]) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+            Ok(0)
+        }
+        written => written,
+    }
+}
+
+/// The line before the data: its length in hexadecimal digits.
+struct Head {
+    line: [u8; HEAD_BYTES],
+    at: usize,
+}
+
+impl Head {
+    fn of(mut length: usize) -> Self {
+        let mut line = [0; HEAD_BYTES];
+        let mut at = HEAD_BYTES - END.len();
+        line[at..].copy_from_slice(END);
+        while length > 0 {
+            at -= 1;
+            line[at] = b"0123456789abcdef"[length & 0xf];
+            length >>= 4;
+        }
+        Self { line, at }
+    }
+
+    fn len(&self) -> usize {
+        self.remaining()
+    }
+}
+
+impl Buf for Head {
+    fn remaining(&self) -> usize {
+        HEAD_BYTES - self.at
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.line[self.at..]
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.at += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::metrics::counter::Counter;
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+
+    #[test]
+    fn the_head_is_the_length_in_hexadecimal_digits() {
+        for (length, line) in [(1, "1\r\n"), (16, "10\r\n"), (0xabc_def0, "abcdef0\r\n")] {
+            assert_eq!(Head::of(length).chunk(), line.as_bytes());
+        }
+        assert_eq!(Head::of(usize::MAX).len(), HEAD_BYTES);
+    }
+
+    #[tokio::test]
+    async fn chunks_of_any_size_arrive_at_a_client_that_reads_slowly() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let sizes = [1, 15, 16, SMALL_BYTES, SMALL_BYTES + 1, 5 << 20, 0, 300, 300];
+        let expected: Vec<u8> = sizes
+            .iter()
+            .filter(|size| **size > 0)
+            .flat_map(|size| {
+                [format!("{size:x}\r\n").into_bytes(), vec![b'x'; *size], b"\r\n".to_vec()].concat()
+            })
+            .collect();
+        let patience = Patience { within: Duration::from_mins(1), cut: Counter::default() };
+        let writing = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            for size in sizes {
+                write(&mut socket, vec![b'x'; size].into(), &patience).await.unwrap();
+            }
+        };
+        let reading = async {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            let mut all = Vec::new();
+            socket.read_to_end(&mut all).await.unwrap();
+            all
+        };
+        let ((), all) = tokio::join!(writing, reading);
+        assert!(all == expected, "{} bytes came, {} are expected", all.len(), expected.len());
+    }
+}
