@@ -106,6 +106,7 @@ impl Config {
         let streams: usize = from.setting("max-streams", value::limit);
         let http = http::Settings {
             cors_origins,
+            cors_headers: from.setting("cors-headers", value::header_names),
             tls: None,
             drain: from.setting("drain", value::duration),
             limits: http::Limits {

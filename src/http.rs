@@ -11,6 +11,7 @@ mod direct;
 pub mod error;
 mod events;
 mod feed;
+mod field;
 mod gate;
 mod guard;
 mod half_closed;
@@ -20,6 +21,7 @@ mod listener;
 mod named;
 mod openapi;
 mod opening;
+mod precondition;
 mod proof;
 mod query;
 mod server;
@@ -51,7 +53,7 @@ use tower_http::{
 
 use tracing::Level;
 
-use self::{error::Problem, tls::Tls};
+use self::{error::Problem, query::takes, tls::Tls};
 use crate::{
     access::{Access, budget::Budget},
     gateway::Gateway,
@@ -64,6 +66,8 @@ pub struct Settings {
     /// Web origins that may read cross-origin; empty: loopback origins in the open mode,
     /// none otherwise.
     pub cors_origins: Vec<String>,
+    /// Headers that pages of these origins may send beside the usual ones; `*` for any.
+    pub cors_headers: Vec<String>,
     /// How long a shutdown may take before open requests are cut.
     pub drain: Duration,
     /// How much of everything there may be.
@@ -179,26 +183,28 @@ pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) ->
 
 /// Routes that know who is asking: each finds a `Principal` in its request.
 fn guarded() -> Router<Arc<App>> {
+    let events = takes(events::FOLLOWED, get(events::subscribe));
+    let stream = takes(streams::PARAMETERS, get(streams::read));
     Router::new()
-        .route("/", get(console::page))
-        .route("/events", get(events::subscribe).post(write::publish))
-        .route("/events/{id}", get(events::one))
-        .route("/all", get(all::follow))
-        .route("/streams/{stream}", get(streams::read).post(write::append))
-        .route("/streams/{stream}/{version}", post(write::append_at))
-        .route("/metrics", get(health::metrics))
-        .route("/tickets", post(tickets::give))
+        .route("/", takes(console::PARAMETERS, get(console::page)))
+        .route("/events", events.merge(takes(&[], post(write::publish))))
+        .route("/events/{id}", takes(events::ONE, get(events::one)))
+        .route("/all", takes(all::PARAMETERS, get(all::follow)))
+        .route("/streams/{stream}", stream.merge(takes(&[], post(write::append))))
+        .route("/streams/{stream}/{version}", takes(&[], post(write::append_at)))
+        .route("/metrics", takes(&[], get(health::metrics)))
+        .route("/tickets", takes(tickets::PARAMETERS, post(tickets::give)))
 }
 
 /// Routes that say the same to everybody.
 fn unguarded() -> Router<Arc<App>> {
     Router::new()
-        .route("/console.css", get(console::style))
-        .route("/console.js", get(console::script))
-        .route("/openapi.json", get(openapi::document))
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/manage/health", get(health::up))
+        .route("/console.css", takes(&[], get(console::style)))
+        .route("/console.js", takes(&[], get(console::script)))
+        .route("/openapi.json", takes(&[], get(openapi::document)))
+        .route("/healthz", takes(&[], get(health::alive)))
+        .route("/readyz", takes(&[], get(health::ready)))
+        .route("/manage/health", takes(&[], get(health::up)))
 }
 
 /// RFC 9112, section 6.1: whoever sends both a length and chunks may be smuggling a second

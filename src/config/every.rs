@@ -117,6 +117,7 @@ fn cases() -> Vec<Case> {
         case("max-append-bytes-per-principal", "7MiB", "0", |it| it.access.limits.append_bytes.get() == 7 << 20),
         case("max-queries-per-principal", "7", "0", |it| it.gateway.queries_each == Some(7)),
         case("cors-origins", "https://a.test", "a.test", |it| it.http.cors_origins == ["https://a.test"] && it.access.origins == ["https://a.test"]),
+        case("cors-headers", "x-tenant", "x tenant", |it| it.http.cors_headers == ["x-tenant"]),
         case("hold", "unlimited", "long", |it| it.gateway.hold == crate::order::Hold::Unlimited),
         case("safety-checks", "warn", "off", |it| it.gateway.checks == crate::gateway::safety::Checks::Warn),
         case("heartbeat", "7s", "1ms", |it| seconds(it.gateway.heartbeat) == 7),

@@ -65,6 +65,7 @@ const SETTINGS: &[Setting] = &[
     setting("max-append-bytes-per-principal", "EVENT_PIPER_MAX_APPEND_BYTES_PER_PRINCIPAL", "SIZE", Some("32MiB"), "Bytes of these a second, with numbers written out"),
     setting("max-queries-per-principal", "EVENT_PIPER_MAX_QUERIES_PER_PRINCIPAL", "NUMBER", None, "Queries of one such name that run at once [default: half of --pool-size]"),
     setting("cors-origins", "EVENT_PIPER_CORS_ORIGINS", "ORIGINS", Some(""), "Web origins that may read, separated by commas"),
+    setting("cors-headers", "EVENT_PIPER_CORS_HEADERS", "NAMES", Some(""), "Headers that their pages may send beside the usual ones, separated by commas; * for any"),
     setting("hold", "EVENT_PIPER_HOLD", "DURATION", Some("20ms"), "How long an open transaction may hold back later events; unlimited for strict id order"),
     setting("safety-checks", "EVENT_PIPER_SAFETY_CHECKS", "enforce|warn", Some("enforce"), "What to do where events could be lost, as with the doorbell's trigger disabled; enforce: do not start, do not be ready; warn, in an emergency: log it"),
     setting("heartbeat", "EVENT_PIPER_HEARTBEAT", "DURATION", Some("10s"), "How often a quiet stream says that it lives"),

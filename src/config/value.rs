@@ -132,6 +132,16 @@ fn is_origin(text: &str) -> bool {
     })
 }
 
+pub(super) fn header_names(text: &str) -> Parsed<Vec<String>> {
+    let names = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+    let names: Option<_> = names.map(|it| is_header_name(it).then(|| it.to_owned())).collect();
+    names.ok_or_else(|| "names of headers separated by commas, such as x-tenant, or *".into())
+}
+
+fn is_header_name(text: &str) -> bool {
+    text == "*" || text.parse::<axum::http::HeaderName>().is_ok()
+}
+
 pub(super) fn format(text: &str) -> Parsed<Format> {
     match text {
         "text" => Ok(Format::Text),
@@ -185,6 +195,12 @@ pub(super) mod tests {
     fn a_path_for_appending_takes_no_other_ones_place() {
         let wrong = ["", "append", "//", "/a//b", "/a b", "/{a}", "/events", "/streams/", "/all"];
         check(url_path, &["/", "/append", "/a/b.c/", "/events/old"], &wrong);
+    }
+
+    #[test]
+    fn names_of_headers_are_a_list_or_a_star() {
+        let right = ["", "X-Tenant", "x-tenant, baggage", "*"];
+        check(header_names, &right, &["x tenant", "x:y", "ż", "a,b c"]);
     }
 
     #[test]

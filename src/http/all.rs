@@ -15,9 +15,13 @@ use super::{
     events,
     feed::{self, Source},
     guard,
-    query::Query,
+    query::{Parameter, Query},
 };
 use crate::{access::principal::Principal, event::EventId};
+
+/// What the query may say.
+pub(super) const PARAMETERS: &[Parameter] =
+    &[Parameter::one("lastEventId"), Parameter::one("ticket")];
 
 /// `GET /all`.
 pub(super) async fn follow(
@@ -27,7 +31,7 @@ pub(super) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     who.may_read_all()?;
-    let after = events::last_event_id(&headers, &Query::of(&uri));
+    let after = events::last_event_id(&headers, &Query::of(&uri)?)?;
     let after = after.map(|text| {
         text.parse::<EventId>().map_err(|_| {
             Problem::bad_request(format!(

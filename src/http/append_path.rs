@@ -17,18 +17,23 @@ use super::{
     answer::Room,
     error::Problem,
     named::Named,
-    query::Query,
+    query::{Parameter, Query, takes},
     streams::{Asked, page},
     write::{self, encode, is_base64, stream_name},
 };
 use crate::{access::principal::Principal, gateway::frame, postgres::history::WholeEvent};
 
+/// What the query of a page may say. The predecessor takes an empty value for none.
+const PAGE: &[Parameter] =
+    &[Parameter::one("offset").or_empty(), Parameter::one("limit").or_empty()];
+
 /// Its routes below this path: `/` for the root, where the gateway's own routes come first.
 pub(super) fn routes(path: &str) -> Router<Arc<App>> {
     let base = path.trim_end_matches('/');
+    let stream = takes(PAGE, get(read)).merge(takes(&[], post(write::append)));
     Router::new()
-        .route(&format!("{base}/{{stream}}"), get(read).post(write::append))
-        .route(&format!("{base}/{{stream}}/{{version}}"), post(write::append_at))
+        .route(&format!("{base}/{{stream}}"), stream)
+        .route(&format!("{base}/{{stream}}/{{version}}"), takes(&[], post(write::append_at)))
 }
 
 #[derive(Serialize)]
@@ -64,7 +69,7 @@ async fn read(
     who.may_read_stream(stream.as_str())?;
     room.take_page()?;
     let found =
-        page(&app, &who, &stream, &Asked::of(&Query::of(&uri), app.settings.limits.page)?).await?;
+        page(&app, &who, &stream, &Asked::of(&Query::of(&uri)?, app.settings.limits.page)?).await?;
     let pagination = Pagination { next_offset: found.next_offset };
     let payload = found.events.into_iter().map(shown).collect();
     Ok(Json(Page { pagination, payload }).into_response())

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::error::Problem;
+use super::{error::Problem, query::Parameter};
 use crate::access::principal::{Kind, Principal};
 
 const PAGE: &str = include_str!("console.html");
@@ -19,6 +19,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       connect-src 'self'; img-src data:; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// What the query of the page may say. Its script reads it, and leaves out what is empty.
+pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter::many("consumer").or_empty(),
+    Parameter::many("types").or_empty(),
+    Parameter::one("from").or_empty(),
+    Parameter::one("lastEventId").or_empty(),
+];
 
 /// `GET /`. Who shows no proof gets the page too, and is asked for one by it: the page itself
 /// says nothing about anybody.
@@ -46,7 +54,6 @@ fn served(kind: &'static str, text: &'static str) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
-        (header::VARY, "authorization, cookie"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),

@@ -122,16 +122,12 @@ pub(super) async fn stream(
     loop {
         select! {
             bytes = subscription.next() => {
-                let written = match bytes {
-                    Some(bytes) => {
-                        let write = chunked::write(&mut socket, bytes, &patience);
-                        unless_ended(&mut subscription, write).await
-                    }
-                    None => {
-                        patience.steady(&mut socket).write_all(chunked::LAST).await?;
-                        return socket.shutdown().await;
-                    }
+                let Some(bytes) = bytes else {
+                    patience.steady(&mut socket).write_all(chunked::LAST).await?;
+                    return socket.shutdown().await;
                 };
+                let write = chunked::write(&mut socket, bytes, &patience);
+                let written = unless_ended(&mut subscription, write).await;
                 written.inspect_err(|error| {
                     if error.kind() == io::ErrorKind::TimedOut {
                         subscription.stalled();

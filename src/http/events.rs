@@ -20,16 +20,16 @@ use super::{
     answer::Room,
     direct::{Detachable, Detached},
     error::Problem,
-    guard, identity,
+    field, guard, identity,
     named::Named,
-    query::Query,
+    query::{Parameter, Query},
     whole::Whole,
 };
 use crate::{
     access::principal::{Kind, Principal},
     consumer::ConsumerId,
     cursor::{Cursor, InvalidCursor},
-    event::EventId,
+    event::{EventId, name},
     gateway::{
         signal::put_retry,
         subscription::{Kinds, Request, Subscription},
@@ -43,6 +43,19 @@ use crate::{
 /// The header in which an `EventSource` says how far it has got.
 pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
+/// What the query of `GET /events` may say.
+pub(super) const FOLLOWED: &[Parameter] = &[
+    Parameter::many("consumer").or_empty(),
+    Parameter::one("lastEventId"),
+    Parameter::many("types"),
+    Parameter::one("amended"),
+    Parameter::one("ticket"),
+];
+
+/// What the query of `GET /events/{id}` may say.
+pub(super) const ONE: &[Parameter] =
+    &[Parameter::many("consumer").or_empty(), Parameter::one("amended")];
+
 /// `GET /events`.
 pub(super) async fn subscribe(
     State(app): State<Arc<App>>,
@@ -51,7 +64,7 @@ pub(super) async fn subscribe(
     headers: HeaderMap,
     detachable: Option<Extension<Detachable>>,
 ) -> Result<Response, Problem> {
-    let query = Query::of(&uri);
+    let query = Query::of(&uri)?;
     let request = Request {
         consumers: identity::consumers(&who, &headers, &query)?,
         cursor: cursor(&headers, &query)?,
@@ -89,8 +102,9 @@ pub(super) async fn one(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     room.take(app.settings.limits.event)?;
-    let query = Query::of(&uri);
+    let query = Query::of(&uri)?;
     let consumers = identity::any_consumers(&headers, &query)?;
+    consumers.iter().flatten().try_for_each(|consumer| who.may_read(consumer))?;
     let id: EventId = id.parse().map_err(|_| {
         Problem::bad_request(format!("{id:?} is no event's id: an id is a whole number"))
     })?;
@@ -121,17 +135,17 @@ fn amended(query: &Query) -> Result<bool, Problem> {
 }
 
 fn cursor(headers: &HeaderMap, query: &Query) -> Result<Option<Cursor>, Problem> {
-    let cursor = last_event_id(headers, query).map(|text| text.parse()).transpose();
+    let cursor = last_event_id(headers, query)?.map(|text| text.parse()).transpose();
     cursor.map_err(|invalid: InvalidCursor| Problem::bad_request(invalid.to_string()))
 }
 
 /// How far a client says that it has got, where it says so.
-pub(super) fn last_event_id(headers: &HeaderMap, query: &Query) -> Option<String> {
-    let text = match headers.get(LAST_EVENT_ID) {
-        Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).trim().to_owned()),
-        None => query.first("lastEventId").map(ToOwned::to_owned),
+pub(super) fn last_event_id(headers: &HeaderMap, query: &Query) -> Result<Option<String>, Problem> {
+    let text = match field::text(headers, LAST_EVENT_ID)? {
+        Some(text) => Some(text),
+        None => query.first("lastEventId"),
     };
-    text.filter(|text| !text.is_empty())
+    Ok(text.filter(|text| !text.is_empty()).map(ToOwned::to_owned))
 }
 
 fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
@@ -140,7 +154,7 @@ fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
         return Ok(None);
     }
     let kinds: Vec<&str> = lists.flat_map(|list| list.split(',')).collect();
-    if kinds.iter().any(|kind| kind.is_empty()) {
+    if kinds.iter().any(|kind| name::check(kind).is_err()) {
         return Err(Problem::bad_request("?types= is a list of event types: types=insert,update"));
     }
     Ok(Some(kinds.into_iter().collect()))
@@ -183,7 +197,8 @@ fn streamed(subscription: Subscription, detachable: bool) -> Response {
     (headers, Body::new(StreamBody::new(frames))).into_response()
 }
 
-/// Of what is nobody's own, those who may read the stream, or everything.
+/// An event is read by its consumer, in its stream, or among all: one of these rights is enough
+/// here, too.
 pub(super) fn may_see(who: &Principal, event: &WholeEvent) -> bool {
     let consumer = event.subscriber.as_deref().map(ConsumerId::logged);
     consumer.is_some_and(|consumer| who.may_read(&consumer).is_ok())

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderValue, Method, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -39,6 +39,7 @@ pub(super) async fn guard(
     next: Next,
 ) -> Response {
     let visit = Visit::of(&app, &request);
+    let is_read = request.method().is_safe();
     let response = match admit(&app, &visit, &request).await {
         Ok(who) => {
             visit.note_use(&who);
@@ -56,7 +57,22 @@ pub(super) async fn guard(
         Err(Refused::Now(problem)) => visit.answered(&app, None, problem.into_response()).await,
         Err(Refused::Later(wait)) => visit.later(&app, wait),
     };
-    challenged(&app, response)
+    let mut response = challenged(&app, response);
+    let status = response.status();
+    let lasting = is_read && (status.is_success() || status == StatusCode::NOT_MODIFIED);
+    not_for_others(response.headers_mut(), lasting);
+    response
+}
+
+/// What an answer depends on beside the address. A stream is a page or is followed, by `Accept`.
+const VARY: &str = "authorization, cookie, x-consumer-id, accept";
+
+/// No cache gives one caller's answer to another one. What was read may be kept by the caller, who
+/// asks each time whether it still holds.
+fn not_for_others(headers: &mut HeaderMap, lasting: bool) {
+    headers.append(header::VARY, HeaderValue::from_static(VARY));
+    let kept = HeaderValue::from_static(if lasting { "private, no-cache" } else { "no-store" });
+    headers.entry(header::CACHE_CONTROL).or_insert(kept);
 }
 
 /// Whether what somebody has shown still counts, where it can end.

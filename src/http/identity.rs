@@ -6,7 +6,7 @@
 
 use axum::http::HeaderMap;
 
-use super::{error::Problem, query::Query};
+use super::{error::Problem, field, query::Query};
 use crate::{
     access::principal::{Kind, Principal},
     consumer::{ConsumerId, InvalidConsumer},
@@ -60,14 +60,7 @@ fn own(who: &Principal) -> Result<ConsumerId, Problem> {
 
 /// The consumer that the header names.
 pub(super) fn header(headers: &HeaderMap) -> Result<Option<ConsumerId>, Problem> {
-    let mut values = headers.get_all(CONSUMER).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(Problem::bad_request("the header X-Consumer-Id was sent more than once"));
-    }
-    let name = std::str::from_utf8(value.as_bytes())
-        .map_err(|_| Problem::bad_request("the header X-Consumer-Id is not UTF-8"))?;
-    named(name.trim()).map(Some)
+    field::text(headers, CONSUMER)?.map(named).transpose()
 }
 
 /// The consumers that the query names.
@@ -115,7 +108,7 @@ mod tests {
         for value in header {
             headers.append(CONSUMER, HeaderValue::from_str(value).unwrap());
         }
-        let query = Query::of(&format!("/events?{query}").parse().unwrap());
+        let query = Query::of(&format!("/events?{query}").parse().unwrap()).unwrap_or_default();
         match consumers(&Principal::anybody(), &headers, &query) {
             Ok(consumers) => {
                 let names: Vec<_> = consumers.iter().map(ConsumerId::as_str).collect();

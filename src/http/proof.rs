@@ -71,7 +71,7 @@ fn host_of(authority: &str) -> &str {
 
 /// What the request shows.
 pub(super) fn of(access: &Access, request: &Request) -> Result<Proof, Problem> {
-    let (headers, query) = (request.headers(), Query::of(request.uri()));
+    let (headers, query) = (request.headers(), Query::of(request.uri())?);
     if query.first("access_token").is_some() {
         // RFC 6750, section 5.3: addresses end up in logs.
         return Err(Problem::denied(Denied::bad(
@@ -89,9 +89,27 @@ pub(super) fn of(access: &Access, request: &Request) -> Result<Proof, Problem> {
     if proof.bearer.is_some() && proof.ticket.is_some() {
         return Err(Problem::bad_request("there is a token and a ticket: expected one of them"));
     }
-    let shown = proof.bearer.is_some() || proof.ticket.is_some();
-    let ambient = !shown && (proof.cookie.is_some() || access.modes().is_open());
-    if ambient { not_forged(access, request).map(|()| proof) } else { Ok(proof) }
+    let shown = has_bearer(headers) || proof.ticket.is_some();
+    if is_ambient(access, &proof) && !shown {
+        not_forged(access, request)?;
+    }
+    Ok(proof)
+}
+
+/// A browser adds credentials of every scheme but this one by itself.
+fn has_bearer(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let scheme = value.and_then(|value| value.split(' ').next());
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer"))
+}
+
+/// Whether a browser may have been made to send this proof: a cookie; nothing, where nothing is
+/// asked for; or the header of a proxy, which may know its caller by a cookie or a password that
+/// the browser keeps.
+fn is_ambient(access: &Access, proof: &Proof) -> bool {
+    let modes = access.modes();
+    let named = modes.trusted_header && proof.consumer.is_some();
+    proof.cookie.is_some() || named || modes.is_open()
 }
 
 fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -143,26 +161,53 @@ pub(super) fn opens_stream(request: &Request) -> bool {
     request.method() == Method::GET && (path == "/events" || path == "/all" || of_stream())
 }
 
-/// A browser sends cookies with whatever a foreign page makes it ask for, and reaches this
-/// machine's loopback from there. So what changes something must say that it comes from a page
-/// of ours; in the open mode, where a browser sends it.
+/// A browser sends credentials with whatever a foreign page makes it ask for, and reaches this
+/// machine's loopback from there. So a request that changes something must come from a page of
+/// ours, by the headers that browsers send and pages cannot forge. Where the proof is no cookie
+/// of ours, programs that are no browsers send neither header.
 fn not_forged(access: &Access, request: &Request) -> Result<(), Problem> {
     if request.method().is_safe() {
         return Ok(());
     }
-    let open = access.modes().is_open();
+    let headers = request.headers();
+    let once = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Said::Nothing,
+            (Some(value), None) => value.to_str().map_or(Said::Unclear, Said::This),
+            _ => Said::Unclear,
+        }
+    };
+    let ours = match (once("sec-fetch-site"), once("origin")) {
+        (Said::Unclear, _) | (_, Said::Unclear) => false,
+        (Said::This("same-origin"), _) => true,
+        (_, Said::This(origin)) => is_our_origin(access, request, origin),
+        (Said::Nothing, Said::Nothing) => !has_cookie_of_ours(access, headers),
+        (Said::This(_), Said::Nothing) => false,
+    };
+    if ours { Ok(()) } else { Err(Problem::forged()) }
+}
+
+/// What a header says that may be there once.
+enum Said<'a> {
+    Nothing,
+    This(&'a str),
+    Unclear,
+}
+
+fn has_cookie_of_ours(access: &Access, headers: &HeaderMap) -> bool {
+    access.cookie().is_some_and(|name| !matches!(cookie(headers, name), Ok(None)))
+}
+
+/// Behind a proxy, the name that the browser knows is in `X-Forwarded-Host`: pages cannot set it.
+fn is_our_origin(access: &Access, request: &Request, origin: &str) -> bool {
     let header = |name: &str| request.headers().get(name).and_then(|it| it.to_str().ok());
     let host = header("host").or_else(|| request.uri().authority().map(Authority::as_str));
-    let from_here = match (header("sec-fetch-site"), header("origin")) {
-        (Some("same-origin"), _) => true,
-        (_, Some(origin)) => {
-            let authority = origin.split_once("://").map(|(_, authority)| authority);
-            access.allows_origin(origin)
-                || authority.is_some() && authority == host
-                || open && cors::is_loopback(origin)
-        }
-        (None, None) => open,
-        _ => false,
-    };
-    if from_here { Ok(()) } else { Err(Problem::forged()) }
+    let forwarded = header("x-forwarded-host").filter(|_| access.trusts(peer(request)));
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    let is_named = |host: Option<&str>| authority.is_some() && authority == host;
+    access.allows_origin(origin)
+        || is_named(host)
+        || is_named(forwarded)
+        || access.modes().is_open() && cors::is_loopback(origin)
 }

@@ -1,17 +1,36 @@
-//! The query of a URL, name by name.
+//! The query of a URL: what a route takes, and what a request says.
+//!
+//! Each route declares its parameters. What it does not know is refused: a misspelt parameter that
+//! is ignored would give the client other events than it asked for.
 
-use axum::http::Uri;
+use std::borrow::Cow;
 
-/// The pairs of a URL's query, decoded, in their order; names may come more than once.
+use axum::{
+    extract::Request,
+    http::Uri,
+    middleware::{self, Next},
+    response::IntoResponse,
+    routing::MethodRouter,
+};
+use percent_encoding::percent_decode;
+
+use super::error::Problem;
+
+/// The pairs of a URL's query, decoded, in their order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Reads the query of this address.
-    #[must_use]
-    pub(super) fn of(uri: &Uri) -> Self {
+    pub(super) fn of(uri: &Uri) -> Result<Self, Problem> {
         let query = uri.query().unwrap_or_default().as_bytes();
-        Self(form_urlencoded::parse(query).into_owned().collect())
+        let pairs = query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
+        let pairs = pairs.map(|pair| {
+            let at = memchr::memchr(b'=', pair).unwrap_or(pair.len());
+            let value = pair.get(at + 1..).unwrap_or_default();
+            Ok((decoded(&pair[..at])?, decoded(value)?))
+        });
+        pairs.collect::<Result<_, Problem>>().map(Self)
     }
 
     /// All values of this name.
@@ -20,9 +39,185 @@ impl Query {
         pairs.map(|(_, value)| value.as_str())
     }
 
+    /// Refuses parameters that mean nothing here, with the reason.
+    pub(super) fn has_none_of(&self, names: &[&str], why: &str) -> Result<(), Problem> {
+        match names.iter().find(|name| self.first(name).is_some()) {
+            Some(name) => Err(Problem::bad_request(format!("?{name}= means nothing here: {why}"))),
+            None => Ok(()),
+        }
+    }
+
     /// The first value of this name.
     #[must_use]
     pub(super) fn first(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// As forms are encoded (WHATWG URL, section 5.1), but strictly: replacement characters would make
+/// different names the same.
+fn decoded(text: &[u8]) -> Result<String, Problem> {
+    let spaced: Cow<[u8]> = match memchr::memchr(b'+', text) {
+        None => text.into(),
+        Some(_) => text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect(),
+    };
+    let decoded = percent_decode(&spaced).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| {
+        Problem::bad_request("the query of the address is not UTF-8 in percent-encoding")
+    })
+}
+
+/// A parameter that a route takes.
+#[derive(Debug)]
+pub(super) struct Parameter {
+    name: &'static str,
+    repeated: bool,
+    empty: bool,
+}
+
+impl Parameter {
+    /// One that comes at most once, with a value.
+    pub(super) const fn one(name: &'static str) -> Self {
+        Self { name, repeated: false, empty: false }
+    }
+
+    /// One that may come several times.
+    pub(super) const fn many(name: &'static str) -> Self {
+        Self { repeated: true, ..Self::one(name) }
+    }
+
+    /// The same, whose handler says what an empty value means.
+    pub(super) const fn or_empty(self) -> Self {
+        Self { empty: true, ..self }
+    }
+}
+
+/// The same routes, which take these parameters and no others.
+pub(super) fn takes<S: Clone + Send + Sync + 'static>(
+    parameters: &'static [Parameter],
+    routes: MethodRouter<S>,
+) -> MethodRouter<S> {
+    routes.route_layer(middleware::from_fn(move |request: Request, next: Next| async move {
+        match check(parameters, request.uri()) {
+            Ok(()) => next.run(request).await,
+            Err(problem) => problem.into_response(),
+        }
+    }))
+}
+
+fn check(parameters: &[Parameter], uri: &Uri) -> Result<(), Problem> {
+    let query = Query::of(uri)?;
+    for (at, (name, value)) in query.0.iter().enumerate() {
+        let Some(known) = parameters.iter().find(|known| known.name == name) else {
+            return Err(unknown(parameters, name));
+        };
+        if !known.repeated && query.0[..at].iter().any(|(earlier, _)| earlier == name) {
+            let detail = format!("?{name}= is given twice: expected it once");
+            return Err(Problem::bad_request(detail));
+        }
+        if value.is_empty() && !known.empty {
+            let detail = format!("?{name}= is empty: leave it out, or give it a value");
+            return Err(Problem::bad_request(detail));
+        }
+    }
+    Ok(())
+}
+
+/// No more of an unknown name is repeated.
+const SHOWN_CHARACTERS: usize = 64;
+
+/// Names that are less alike are not a slip of the same name (from 0 to 1).
+const ALIKE: f64 = 0.75;
+
+fn unknown(parameters: &[Parameter], name: &str) -> Problem {
+    let shown: String = name.chars().take(SHOWN_CHARACTERS).collect();
+    let names: Vec<_> = parameters.iter().map(|known| known.name).collect();
+    if names.is_empty() {
+        let detail = format!("there is no query parameter {shown:?}: this address takes none");
+        return Problem::bad_request(detail);
+    }
+    let likeness = |known: &str| strsim::jaro_winkler(&plain(known), &plain(&shown));
+    let nearest = names.iter().map(|known| (likeness(known), known));
+    let nearest = nearest.max_by(|one, other| one.0.total_cmp(&other.0));
+    let meant = match nearest {
+        Some((likeness, known)) if likeness >= ALIKE => format!(", did you mean {known:?}?"),
+        _ => ":".to_owned(),
+    };
+    let all = names.join(", ");
+    Problem::bad_request(format!(
+        "there is no query parameter {shown:?}{meant} This address takes {all}"
+    ))
+}
+
+/// A name without what is easily mistaken: case, and what stands between words.
+fn plain(name: &str) -> String {
+    let letters = name.chars().filter(|char| !matches!(char, '-' | '_' | '.' | ' '));
+    letters.flat_map(char::to_lowercase).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARAMETERS: &[Parameter] = &[
+        Parameter::many("consumer").or_empty(),
+        Parameter::one("lastEventId"),
+        Parameter::many("types"),
+    ];
+
+    fn checked(query: &str) -> Result<(), String> {
+        let uri = format!("/events?{query}").parse().unwrap();
+        check(PARAMETERS, &uri).map_err(|problem| problem.detail().to_owned())
+    }
+
+    #[test]
+    fn what_is_not_known_is_named_with_what_was_meant() {
+        for (name, meant) in [
+            ("lastEventID", "lastEventId"),
+            ("last-event-id", "lastEventId"),
+            ("Last_Event_Id", "lastEventId"),
+            ("lasteventid", "lastEventId"),
+            ("LastEventId", "lastEventId"),
+            ("type", "types"),
+            ("tpyes", "types"),
+            ("consumers", "consumer"),
+            ("consumer%5B%5D", "consumer"),
+        ] {
+            let refused = checked(&format!("{name}=1")).unwrap_err();
+            assert!(refused.contains(&format!("did you mean {meant:?}?")), "{name}: {refused}");
+        }
+        let refused = checked("xyz=1").unwrap_err();
+        assert!(!refused.contains("mean") && refused.contains("lastEventId"), "{refused}");
+        assert!(checked(&format!("{}=1", "x".repeat(5000))).unwrap_err().len() < 300);
+        let none = check(&[], &"/healthz?a".parse().unwrap()).unwrap_err();
+        assert!(none.detail().contains("takes none"));
+    }
+
+    #[test]
+    fn once_is_once_and_empty_is_nothing() {
+        assert!(checked("consumer=a&consumer=b&lastEventId=1&types=x&types=y").is_ok());
+        assert!(checked("lastEventId=1&lastEventId=2").unwrap_err().contains("twice"));
+        assert!(checked("lastEventId=1&lastEventId=1").unwrap_err().contains("twice"));
+        for empty in ["lastEventId=", "lastEventId", "types=", "types=x&types="] {
+            assert!(checked(empty).unwrap_err().contains("empty"), "{empty}");
+        }
+        assert!(checked("consumer=").is_ok(), "its handler says what is wrong");
+        assert!(checked("").is_ok() && checked("&").is_ok());
+    }
+
+    #[test]
+    fn a_value_is_decoded_or_refused_and_never_changed() {
+        let value = |query: &str| {
+            let query = Query::of(&format!("/?{query}").parse().unwrap());
+            query.map(|query| query.first("a").unwrap_or_default().to_owned()).ok()
+        };
+        assert_eq!(value("a=%C5%BB+x%2B").as_deref(), Some("Ż x+"));
+        assert_eq!(value("a=%C2%A0b%C2%A0").as_deref(), Some("\u{a0}b\u{a0}"));
+        assert_eq!(value("a=b=c&a=d").as_deref(), Some("b=c"));
+        assert_eq!(value("a=100%").as_deref(), Some("100%"));
+        assert_eq!(value("%61=b").as_deref(), Some("b"));
+        for wrong in ["a=%FF", "a=%C3%28", "%FF=a", "a=%ED%A0%80"] {
+            assert_eq!(value(wrong), None, "{wrong}");
+        }
     }
 }

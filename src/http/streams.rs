@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Extension, Json,
     extract::State,
-    http::{HeaderMap, Uri, header},
+    http::{HeaderMap, HeaderName, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -19,7 +19,8 @@ use super::{
     feed::{self, Source},
     guard,
     named::Named,
-    query::Query,
+    precondition::{Outcome, Preconditions},
+    query::{Parameter, Query},
     whole::Whole,
     write::{stream_name, version_number},
 };
@@ -32,6 +33,19 @@ use crate::{
         history::{HistoryError, WholeEvent, WholePage},
     },
 };
+
+/// What the query of `GET /streams/{stream}` may say.
+pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter::one("offset"),
+    Parameter::one("limit"),
+    Parameter::one("direction"),
+    Parameter::one("lastEventId"),
+    Parameter::one("ticket"),
+];
+
+/// Of these, what is for pages only, and what is for a stream that is followed only.
+const OF_PAGES: [&str; 2] = ["limit", "direction"];
+const OF_FOLLOWERS: [&str; 1] = ["lastEventId"];
 
 /// A page of a stream, as it was asked for.
 pub(super) struct Asked {
@@ -66,15 +80,55 @@ pub(super) async fn read(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let (stream, query) = (stream_name(&stream)?, Query::of(&uri));
+    let (stream, query) = (stream_name(&stream)?, Query::of(&uri)?);
     who.may_read_stream(stream.as_str())?;
     let after = after(&headers, &query)?;
     if wants_events(&headers) {
+        query.has_none_of(&OF_PAGES, "a stream that is followed has no pages")?;
         return follow((&app, &who), stream, after, &query);
     }
+    let of_followers = "it is for a stream that is followed (Accept: text/event-stream); a page \
+                        begins at ?offset=";
+    query.has_none_of(&OF_FOLLOWERS, of_followers)?;
+    let asked = Asked::of(&query, app.settings.limits.page)?;
+    let preconditions = Preconditions::of(&headers)?;
+    if !preconditions.are_absent() {
+        let version = last_version(&app, &who, &stream).await?;
+        match preconditions.of_read(version) {
+            Outcome::Holds => {}
+            Outcome::NotModified => {
+                return Ok((StatusCode::NOT_MODIFIED, tag(version)).into_response());
+            }
+            Outcome::Fails => {
+                let detail =
+                    format!("the stream is at version {version}, which If-Match does not list");
+                return Err(Problem::precondition_failed(detail, version));
+            }
+        }
+    }
     room.take_page()?;
-    let found = page(&app, &who, &stream, &Asked::of(&query, app.settings.limits.page)?).await?;
+    let found = page(&app, &who, &stream, &asked).await?;
     Ok(shown(&stream, &found))
+}
+
+/// The stream's entity tag: its last version.
+fn tag(version: i64) -> [(HeaderName, String); 1] {
+    [(header::ETAG, format!("\"{version}\""))]
+}
+
+/// The stream's last version; 0 while it has none.
+pub(super) async fn last_version(
+    app: &App,
+    who: &Principal,
+    stream: &StreamName,
+) -> Result<i64, Problem> {
+    let history = app.gateway.history(who.name());
+    history.last_version(stream).await.map_err(|error| failed(&error, stream))
+}
+
+fn failed(error: &HistoryError, stream: &StreamName) -> Problem {
+    warn!(error = %Chain(error), %stream, "reading a stream failed");
+    Problem::unavailable("PostgreSQL cannot be asked just now; try again")
 }
 
 /// A page of the stream.
@@ -97,10 +151,7 @@ pub(super) async fn page(
         Ok((page, history.last_version(stream).await?))
     }
     .await
-    .map_err(|error: HistoryError| {
-        warn!(error = %Chain(&error), %stream, "reading a stream failed");
-        Problem::unavailable("PostgreSQL cannot be asked just now; try again")
-    })?;
+    .map_err(|error: HistoryError| failed(&error, stream))?;
     let last = page.events.last().and_then(|event| event.version);
     let last = last.and_then(|version| u64::try_from(version).ok());
     let next_offset = match (last, asked.backward) {
@@ -145,7 +196,7 @@ pub(super) fn wants_events(headers: &HeaderMap) -> bool {
 
 /// The version that a client says it has got to.
 fn after(headers: &HeaderMap, query: &Query) -> Result<Option<i64>, Problem> {
-    match events::last_event_id(headers, query) {
+    match events::last_event_id(headers, query)? {
         Some(text) if text == "0" => Ok(Some(0)),
         Some(text) => version_number(&text).map(Some),
         None => Ok(None),
@@ -190,6 +241,5 @@ fn shown(stream: &StreamName, found: &Found) -> Response {
         next_offset: found.next_offset,
         events: found.events.iter().map(Whole::from).collect(),
     };
-    let tag = [(header::ETAG, format!("\"{}\"", found.version))];
-    (tag, Json(page)).into_response()
+    (tag(found.version), Json(page)).into_response()
 }

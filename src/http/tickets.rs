@@ -11,11 +11,19 @@ use axum::{
 use serde_json::json;
 use tracing::info;
 
-use super::{App, error::Problem, identity, query::Query};
+use super::{
+    App,
+    error::Problem,
+    identity,
+    query::{Parameter, Query},
+};
 use crate::access::{
     principal::{Kind, Principal},
     ticket::USE_WITHIN,
 };
+
+/// What the query may say.
+pub(super) const PARAMETERS: &[Parameter] = &[Parameter::many("consumer").or_empty()];
 
 /// `POST /tickets`, for what the token may read, or with `?consumer=` for some of it.
 pub(super) async fn give(
@@ -26,7 +34,7 @@ pub(super) async fn give(
     if *who.kind() == Kind::Anybody {
         return Err(Problem::conflict("in the open mode nobody needs a ticket"));
     }
-    let asked = identity::asked(&Query::of(&uri))?;
+    let asked = identity::asked(&Query::of(&uri)?)?;
     asked.iter().try_for_each(|consumer| who.may_read(consumer))?;
     let consumers = (!asked.is_empty()).then_some(asked.as_slice());
     let issued = app.access.issue(&who, consumers);

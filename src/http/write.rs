@@ -6,7 +6,6 @@ mod body;
 mod event;
 mod import;
 mod key;
-mod precondition;
 mod twins;
 
 use std::sync::Arc;
@@ -26,7 +25,9 @@ pub(super) use self::{
     event::Form,
 };
 use self::{event::Given, key::Key};
-use super::{App, error::Problem, gate, named::Named};
+use super::{
+    App, error::Problem, gate, named::Named, precondition::Preconditions, streams::last_version,
+};
 use crate::{
     access::principal::Principal,
     event::{
@@ -46,6 +47,7 @@ pub(super) async fn publish(
     body: Body,
 ) -> Result<Response, Problem> {
     let writer = gate::writer(&app, &who)?;
+    Preconditions::refuse(&headers)?;
     if Kind::of(&headers)? == Kind::Lines {
         let key = Key::of((&headers, uri.path()), &who)?;
         return Ok(import::import(Arc::clone(&app), who, writer, key, body));
@@ -67,7 +69,7 @@ pub(super) async fn append(
     body: Body,
 ) -> Result<Response, Problem> {
     let stream = stream_name(&stream)?;
-    let expected = precondition::of(&headers)?;
+    let expected = expected_by(&headers, &app, &who, &stream).await?;
     let by_header = expected != Expected::Any;
     let appended = append_to((&app, &who), &stream, expected, &uri, &headers, body).await;
     appended.map_err(|problem| if by_header { problem.as_precondition() } else { problem })
@@ -83,8 +85,21 @@ pub(super) async fn append_at(
     body: Body,
 ) -> Result<Response, Problem> {
     let (stream, version) = (stream_name(&stream)?, version_number(&version)?);
-    let expected = both(Expected::Version(version), precondition::of(&headers)?)?;
+    let by_headers = expected_by(&headers, &app, &who, &stream).await?;
+    let expected = both(Expected::Version(version), by_headers)?;
     append_to((&app, &who), &stream, expected, &uri, &headers, body).await
+}
+
+/// What the headers expect of the stream, for one who may write to it.
+async fn expected_by(
+    headers: &HeaderMap,
+    app: &App,
+    who: &Principal,
+    stream: &StreamName,
+) -> Result<Expected, Problem> {
+    gate::writer(app, who)?;
+    who.may_write_stream(stream.as_str())?;
+    Preconditions::of(headers)?.of_write(|| last_version(app, who, stream)).await
 }
 
 async fn append_to(
@@ -152,7 +167,7 @@ fn expect(drafts: &mut [Draft], mut expected: Expected) -> Result<(), Problem> {
 }
 
 /// What is said twice holds twice.
-fn both(one: Expected, other: Expected) -> Result<Expected, Problem> {
+pub(super) fn both(one: Expected, other: Expected) -> Result<Expected, Problem> {
     one.and(other).ok_or_else(|| {
         Problem::conflict(
             "what the address, the headers and the body expect of the stream cannot all be true: \

@@ -141,6 +141,7 @@ async fn listed_origins_may_read_with_credentials() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.http.cors_origins = vec!["https://app.example".into()];
+    settings.http.cors_headers = vec!["X-Tenant".into()];
     let app = App::start_with(&database.url(), settings).await;
     let headers = [
         ("Origin", "https://app.example"),
@@ -155,17 +156,47 @@ async fn listed_origins_may_read_with_credentials() {
         names.sort();
         names.join(" ")
     };
-    assert_eq!(
-        names(&preflight.headers, "access-control-allow-headers"),
-        "authorization content-type idempotency-key if-match if-none-match last-event-id \
-         x-consumer-id"
-    );
+    let allowed = names(&preflight.headers, "access-control-allow-headers");
+    for name in [
+        "authorization",
+        "baggage",
+        "cache-control",
+        "content-type",
+        "idempotency-key",
+        "if-match",
+        "if-none-match",
+        "last-event-id",
+        "traceparent",
+        "tracestate",
+        "x-consumer-id",
+        "x-request-id",
+        "x-tenant",
+    ] {
+        assert!(allowed.split(' ').any(|it| it == name), "{name}: {allowed}");
+    }
+    assert!(preflight.headers.contains_key("access-control-max-age"));
     assert_eq!(names(&preflight.headers, "access-control-allow-methods"), "GET HEAD POST");
     let read = app.get("/healthz", &[("Origin", "https://app.example")]).await;
     let exposed = names(&read.headers, "access-control-expose-headers");
-    assert_eq!(exposed, "etag location retry-after");
+    assert_eq!(exposed, "allow date etag location retry-after www-authenticate");
     let other = app.get("/healthz", &[("Origin", "http://localhost:8000")]).await;
     assert!(!other.headers.contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test]
+async fn with_a_star_pages_may_send_whatever_header_they_ask_for() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.http.cors_origins = vec!["https://app.example".into()];
+    settings.http.cors_headers = vec!["*".into()];
+    let app = App::start_with(&database.url(), settings).await;
+    let headers = [
+        ("Origin", "https://app.example"),
+        ("Access-Control-Request-Method", "GET"),
+        ("Access-Control-Request-Headers", "x-anything,x-consumer-id"),
+    ];
+    let preflight = ask(app.address, "OPTIONS", "/events", &headers).await;
+    assert_eq!(preflight.headers["access-control-allow-headers"], "x-anything,x-consumer-id");
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ mod pump;
 mod reconnect;
 mod replay;
 mod replicated;
+mod requests;
 mod roles;
 mod schema;
 mod server;

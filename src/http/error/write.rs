@@ -31,6 +31,12 @@ impl Problem {
         Self::new(StatusCode::REQUEST_TIMEOUT, detail)
     }
 
+    /// A precondition in a header fails: the stream is at this version.
+    pub fn precondition_failed(detail: impl Into<String>, current: i64) -> Self {
+        let failed = Self::new(StatusCode::PRECONDITION_FAILED, detail);
+        Self { current: Some(current), ..failed }
+    }
+
     /// The same as the failure of a precondition in a header, where the stream was not where
     /// it was expected (RFC 9110, section 13.1).
     #[must_use]

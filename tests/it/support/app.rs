@@ -50,6 +50,7 @@ impl Default for Settings {
         };
         let http = http::Settings {
             cors_origins: Vec::new(),
+            cors_headers: Vec::new(),
             drain,
             limits: http::Limits::default(),
             tls: None,

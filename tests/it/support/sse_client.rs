@@ -156,7 +156,12 @@ async fn receive(
         let mut line = String::new();
         timeout(DEADLINE, socket.read_line(&mut line)).await.expect("a head comes")?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        // What comes in several lines is one list (RFC 9110, section 5.3).
+        let list: &mut String = headers.entry(name.to_ascii_lowercase()).or_default();
+        if !list.is_empty() {
+            list.push_str(", ");
+        }
+        list.push_str(value.trim());
     }
     let status = status.split(' ').nth(1).and_then(|code| code.parse().ok());
     let lost = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "no status");

@@ -1,0 +1,305 @@
+//! What a request expects of a stream, as HTTP says it (RFC 9110, section 13.1).
+//!
+//! A stream's entity tag is its last version: `If-Match: "4"` appends behind version 4 only,
+//! `If-Match: *` if there is anything, `If-None-Match: *` if there is nothing yet. A read with
+//! `If-None-Match: "4"` is answered with 304 while the stream is at version 4.
+
+use axum::http::{HeaderMap, HeaderName, header};
+
+use super::{error::Problem, write::both};
+use crate::event::draft::Expected;
+
+/// The two headers.
+#[derive(Debug)]
+pub(super) struct Preconditions {
+    matching: Tags,
+    none_matching: Tags,
+}
+
+/// What one of them lists.
+#[derive(Debug, PartialEq, Eq)]
+enum Tags {
+    Absent,
+    Any,
+    Listed(Vec<Tag>),
+}
+
+/// An entity tag.
+#[derive(Debug, PartialEq, Eq)]
+struct Tag {
+    weak: bool,
+    /// None: it is a tag, but no stream's.
+    version: Option<i64>,
+}
+
+/// What comes of the preconditions of a read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Holds,
+    NotModified,
+    Fails,
+}
+
+impl Preconditions {
+    /// Those of these headers.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        Ok(Self {
+            matching: Tags::of(headers, &header::IF_MATCH)?,
+            none_matching: Tags::of(headers, &header::IF_NONE_MATCH)?,
+        })
+    }
+
+    /// There are none.
+    pub(super) fn are_absent(&self) -> bool {
+        self.matching == Tags::Absent && self.none_matching == Tags::Absent
+    }
+
+    /// What they mean for a read of a stream that is at this version.
+    pub(super) fn of_read(&self, current: i64) -> Outcome {
+        if !matches!(self.matching, Tags::Absent) && !self.matching.match_strongly(current) {
+            Outcome::Fails
+        } else if self.none_matching.match_weakly(current) {
+            Outcome::NotModified
+        } else {
+            Outcome::Holds
+        }
+    }
+
+    /// What they mean for an append. `current` looks the stream's version up, which one version
+    /// or a star does not need. A stream that changes after that look is found out when it is
+    /// written to.
+    pub(super) async fn of_write<F>(&self, current: impl Fn() -> F) -> Result<Expected, Problem>
+    where
+        F: Future<Output = Result<i64, Problem>>,
+    {
+        let behind = |version: i64| Expected::Version(version.saturating_add(1));
+        let matching = match &self.matching {
+            Tags::Absent => Expected::Any,
+            Tags::Any => Expected::Exists,
+            Tags::Listed(tags) => match strong(tags).as_slice() {
+                [] => return Err(never_matches(tags, current().await?)),
+                [one] => behind(*one),
+                [first, ..] => {
+                    let current = current().await?;
+                    let listed = strong(tags).contains(&current);
+                    behind(if listed { current } else { *first })
+                }
+            },
+        };
+        let none_matching = match &self.none_matching {
+            Tags::Absent => Expected::Any,
+            Tags::Any => Expected::Version(1),
+            listed @ Tags::Listed(_) => {
+                let current = current().await?;
+                if listed.match_weakly(current) {
+                    let detail = format!(
+                        "the stream is at version {current}, which If-None-Match lists: nothing \
+                         was written"
+                    );
+                    return Err(Problem::precondition_failed(detail, current));
+                }
+                behind(current)
+            }
+        };
+        both(matching, none_matching)
+    }
+
+    /// Refuses them where nothing has an entity tag: what is ignored would be taken for checked.
+    pub(super) fn refuse(headers: &HeaderMap) -> Result<(), Problem> {
+        if Self::of(headers)?.are_absent() {
+            return Ok(());
+        }
+        Err(Problem::bad_request(
+            "If-Match and If-None-Match are about a stream's version: expected POST \
+             /streams/{stream}",
+        ))
+    }
+}
+
+fn strong(tags: &[Tag]) -> Vec<i64> {
+    tags.iter().filter(|tag| !tag.weak).filter_map(|tag| tag.version).collect()
+}
+
+fn never_matches(tags: &[Tag], current: i64) -> Problem {
+    let detail = if tags.iter().any(|tag| tag.weak) {
+        format!(
+            "If-Match compares strongly, so a weak tag (W/\"...\") never matches (RFC 9110, section \
+             13.1.1): expected If-Match: \"{current}\" for the version that the stream is at; \
+             nothing was written"
+        )
+    } else {
+        format!(
+            "no tag in If-Match is a version of a stream: expected If-Match: \"{current}\" for the \
+             version that the stream is at; nothing was written"
+        )
+    };
+    Problem::precondition_failed(detail, current)
+}
+
+impl Tags {
+    fn of(headers: &HeaderMap, name: &HeaderName) -> Result<Self, Problem> {
+        let unclear = || {
+            Problem::bad_request(format!(
+                "{name} is not understood: expected \"4\" for version 4, several of them separated \
+                 by commas, or * for any"
+            ))
+        };
+        let mut tags = Vec::new();
+        let mut star = false;
+        for value in headers.get_all(name) {
+            let value = value.to_str().map_err(|_| unclear())?.trim_matches([' ', '\t']);
+            if value == "*" {
+                star = true;
+            } else {
+                tags.extend(listed(value).ok_or_else(unclear)?);
+            }
+        }
+        match (star, tags.is_empty()) {
+            (true, true) => Ok(Self::Any),
+            (false, false) => Ok(Self::Listed(tags)),
+            (false, true) if !headers.contains_key(name) => Ok(Self::Absent),
+            _ => Err(unclear()),
+        }
+    }
+
+    fn match_strongly(&self, current: i64) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Any => current > 0,
+            Self::Listed(tags) => strong(tags).contains(&current),
+        }
+    }
+
+    fn match_weakly(&self, current: i64) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Any => current > 0,
+            Self::Listed(tags) => tags.iter().any(|tag| tag.version == Some(current)),
+        }
+    }
+}
+
+/// The tags of a list. Empty elements are skipped (RFC 9110, section 5.6.1), and a version
+/// without its quotes is understood, too.
+fn listed(mut rest: &str) -> Option<Vec<Tag>> {
+    let mut tags = Vec::new();
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        if rest.is_empty() {
+            return Some(tags);
+        }
+        let (weak, opaque) = rest.strip_prefix("W/").map_or((false, rest), |rest| (true, rest));
+        let (text, behind) = if let Some(quoted) = opaque.strip_prefix('"') {
+            quoted.split_once('"')?
+        } else {
+            let end = opaque.find(|it: char| !it.is_ascii_digit()).unwrap_or(opaque.len());
+            (!weak && end > 0).then(|| opaque.split_at(end))?
+        };
+        if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+            return None;
+        }
+        tags.push(Tag { weak, version: version(text) });
+        rest = behind.trim_start_matches([' ', '\t']);
+        if !rest.is_empty() && !rest.starts_with(',') {
+            return None;
+        }
+    }
+}
+
+fn version(text: &str) -> Option<i64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn read(name: &HeaderName, value: &str, current: i64) -> Outcome {
+        Preconditions::of(&headers(name, &[value])).unwrap().of_read(current)
+    }
+
+    #[test]
+    fn a_read_compares_as_the_standard_says() {
+        for (value, current, fails) in [
+            ("\"4\"", 4, false),
+            ("\"4\"", 5, true),
+            ("W/\"4\"", 4, true),
+            ("\"3\", \"4\"", 4, false),
+            ("\"x\",W/\"4\" , \"4\"", 4, false),
+            ("*", 1, false),
+            ("*", 0, true),
+            ("\"0\"", 0, false),
+        ] {
+            let expected = if fails { Outcome::Fails } else { Outcome::Holds };
+            assert_eq!(read(&header::IF_MATCH, value, current), expected, "{value} at {current}");
+        }
+        for (value, current, same) in [
+            ("\"1\"", 1, true),
+            ("W/\"1\"", 1, true),
+            ("\"1\"", 2, false),
+            ("\"a,b\", \"2\"", 2, true),
+            ("*", 1, true),
+            ("*", 0, false),
+        ] {
+            let expected = if same { Outcome::NotModified } else { Outcome::Holds };
+            let outcome = read(&header::IF_NONE_MATCH, value, current);
+            assert_eq!(outcome, expected, "{value} at {current}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_expects_a_version_or_fails() {
+        let write = async |name: &HeaderName, values: &[&str], current: i64| {
+            let preconditions = Preconditions::of(&headers(name, values)).ok()?;
+            preconditions.of_write(async || Ok(current)).await.ok()
+        };
+        let version = Expected::Version;
+        for (values, current, expected) in [
+            (&[][..], 3, Some(Expected::Any)),
+            (&["*"], 3, Some(Expected::Exists)),
+            (&["\"4\""], 9, Some(version(5))),
+            (&["4"], 9, Some(version(5))),
+            (&["\"0\""], 9, Some(version(1))),
+            (&["\"3\", \"4\""], 4, Some(version(5))),
+            (&["\"3\"", "\"4\""], 4, Some(version(5))),
+            (&["\"3\", \"4\""], 7, Some(version(4))),
+            (&["W/\"4\", \"3\""], 4, Some(version(4))),
+            (&["W/\"4\""], 4, None),
+            (&["\"x\""], 4, None),
+            (&["\"9223372036854775807\""], 4, Some(version(i64::MAX))),
+        ] {
+            let outcome = write(&header::IF_MATCH, values, current).await;
+            assert_eq!(outcome, expected, "{values:?} at {current}");
+        }
+        for (value, current, expected) in [
+            ("*", 3, Some(version(1))),
+            ("\"4\"", 3, Some(version(4))),
+            ("\"4\"", 4, None),
+            ("W/\"4\"", 4, None),
+        ] {
+            let outcome = write(&header::IF_NONE_MATCH, &[value], current).await;
+            assert_eq!(outcome, expected, "{value} at {current}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_tags_is_refused() {
+        for wrong in
+            ["", "\"4", "4\"", "W/4", "w/\"4\"", "-1", "\"4\" \"5\"", "*, \"4\"", "\"a b\""]
+        {
+            assert!(Preconditions::of(&headers(&header::IF_MATCH, &[wrong])).is_err(), "{wrong}");
+        }
+        assert!(Preconditions::of(&headers(&header::IF_MATCH, &["*", "\"4\""])).is_err());
+        assert!(Preconditions::refuse(&headers(&header::IF_MATCH, &["*"])).is_err());
+        assert!(Preconditions::refuse(&HeaderMap::new()).is_ok());
+    }
+}
