@@ -188,7 +188,11 @@ impl Cluster {
             client.batch_execute(&format!("create database {NAME}")).await?;
         }
         if let Some(password) = password {
-            client.batch_execute(&format!("alter role {NAME} password '{password}'")).await?;
+            // PostgreSQL 13 would store an MD5 hash, which pg_hba.conf does not accept.
+            let set = format!(
+                "set password_encryption = 'scram-sha-256'; alter role {NAME} password '{password}'"
+            );
+            client.batch_execute(&set).await?;
         }
         drop(client);
         let _ = connection.await;
