@@ -248,7 +248,7 @@ async fn the_log_tells_who_was_refused_and_no_secret() {
     );
     assert_eq!(lines[3]["reason"], "ticket-used");
     assert_eq!((&lines[4]["from"], &lines[4]["status"]), (&"127.0.0.1".into(), &401.into()));
-    assert_eq!(lines[4]["path"], "\"/events/7%0aaudit\"");
+    assert_eq!(lines[4]["path"], "/events/7%0aaudit");
     let log = process.log();
     for secret in [&token, ticket, SECRET] {
         assert!(!log.contains(secret), "a secret is in the log");
