@@ -198,12 +198,13 @@ fn guarded() -> Router<Arc<App>> {
 
 /// Routes that say the same to everybody.
 fn unguarded() -> Router<Arc<App>> {
+    let ready = get(health::ready).route_layer(middleware::from_fn(guard::says_more_to_some));
     Router::new()
         .route("/console.css", takes(&[], get(console::style)))
         .route("/console.js", takes(&[], get(console::script)))
         .route("/openapi.json", takes(&[], get(openapi::document)))
         .route("/healthz", takes(&[], get(health::alive)))
-        .route("/readyz", takes(&[], get(health::ready)))
+        .route("/readyz", takes(&[], ready))
         .route("/manage/health", takes(&[], get(health::up)))
 }
 

@@ -64,6 +64,13 @@ pub(super) async fn guard(
     response
 }
 
+/// The same for an address that everybody may ask, and that says more to some.
+pub(super) async fn says_more_to_some(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    not_for_others(response.headers_mut(), false);
+    response
+}
+
 /// What an answer depends on beside the address. A stream is a page or is followed, by `Accept`.
 const VARY: &str = "authorization, cookie, x-consumer-id, accept";
 

@@ -334,6 +334,7 @@ async fn no_cache_gives_one_callers_answer_to_another() {
         ("/streams/s", &[], 200, "private, no-cache"),
         ("/streams/s", &[("If-None-Match", "\"1\"")], 304, "private, no-cache"),
         ("/metrics", &[], 200, "private, no-cache"),
+        ("/readyz", &[], 200, "no-store"),
         ("/", &[], 200, "no-cache"),
         ("/events/9", &[toto], 404, "no-store"),
         ("/events", &[], 401, "no-store"),
