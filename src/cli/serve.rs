@@ -15,7 +15,7 @@ use crate::{
     gateway::{Gateway, safety::Checks},
     http::{self, Listener, tls::Tls},
     metrics::Metrics,
-    postgres::{doctor, error::Chain, migrate, reachable, server::Server, shape},
+    postgres::{doctor, migrate, reachable, server::Server, shape},
 };
 
 pub(super) async fn serve(mut config: Config) -> anyhow::Result<ExitCode> {
@@ -89,30 +89,33 @@ async fn prepare_and_serve(
     Ok(())
 }
 
-/// Waits for a server that is not there yet, and brings the schema up to date.
+/// Waits for a server that is not there yet, brings the schema up to date, and makes sure that delivery can
+/// rest on it. A server that goes away meanwhile is waited for again.
 pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
     loop {
         wait_for(server).await?;
-        if !config.migrate {
-            require_log(server, config).await?;
-            return check(server, config).await;
-        }
-        match migrate::migrate(server).await {
-            Ok(done) => {
-                done.applied.iter().for_each(|name| info!("applied migration {name}"));
-                if let Some(said) = done.restored.to_words() {
-                    warn!("{said}");
-                }
-                return check(server, config).await;
+        match prepare_once(server, config).await {
+            // A migration left nothing behind: the next attempt goes on where this one was.
+            Err(error) if reachable::is_passing(error.as_ref()) => {
+                warn!("PostgreSQL went away during the start, will try again: {error:#}");
+                sleep(PREPARE_AGAIN).await;
             }
-            // It left nothing behind: the next attempt goes on where this one was.
-            Err(error) if reachable::is_passing(&error) => {
-                warn!("PostgreSQL went away during a migration, will try again: {}", Chain(&error));
-                sleep(MIGRATE_AGAIN).await;
-            }
-            Err(error) => return Err(error).context("bringing the schema up to date"),
+            outcome => return outcome,
         }
     }
+}
+
+async fn prepare_once(server: &Server, config: &Config) -> anyhow::Result<()> {
+    if config.migrate {
+        let done = migrate::migrate(server).await.context("bringing the schema up to date")?;
+        done.applied.iter().for_each(|name| info!("applied migration {name}"));
+        if let Some(said) = done.restored.to_words() {
+            warn!("{said}");
+        }
+    } else {
+        require_log(server, config).await?;
+    }
+    check(server, config).await
 }
 
 /// Refuses to start where events could be lost without a sign of it, unless the settings say otherwise.
@@ -146,8 +149,8 @@ async fn require_log(server: &Server, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// After PostgreSQL went away during a migration.
-const MIGRATE_AGAIN: Duration = Duration::from_millis(250);
+/// After PostgreSQL went away during the start.
+const PREPARE_AGAIN: Duration = Duration::from_millis(250);
 
 /// Serves until `shutdown`, then until the streams are drained.
 async fn run_gateway(

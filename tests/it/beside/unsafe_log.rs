@@ -82,3 +82,29 @@ async fn a_role_from_which_a_policy_hides_rows_reads_nothing_and_says_so() {
     let told = async || app.gateway.ready().err().filter(|it| it.contains("row-level security"));
     eventually("it says which thing is in the way", told).await;
 }
+
+/// Whatever `serve` asks before it begins, a connection that ends amid the question does not end the program.
+#[tokio::test]
+async fn a_server_that_goes_away_while_the_log_is_looked_at_is_waited_for() {
+    for flags in [&[][..], &["--no-migrate"]] {
+        let database = Database::create().await;
+        let (mut locking, watching) = (database.connect().await, database.connect().await);
+        let lock = locking.transaction().await.unwrap();
+        lock.batch_execute("lock table pg_catalog.pg_trigger in access exclusive mode")
+            .await
+            .unwrap();
+        let mut gateway = Process::launch(&database.url(), flags);
+        for _ in 0..2 {
+            eventually("it asks, and its connection is ended", async || {
+                let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                           where datname = current_database() and wait_event_type = 'Lock'";
+                let ended: i64 = watching.query_one(sql, &[]).await.unwrap().get(0);
+                (ended > 0 || gateway.fallen().is_some()).then_some(())
+            })
+            .await;
+            assert_eq!(gateway.fallen(), None, "{flags:?}: {}", gateway.log());
+        }
+        lock.commit().await.unwrap();
+        gateway.ready().await;
+    }
+}
