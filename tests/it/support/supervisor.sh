@@ -11,8 +11,10 @@ stop() {
     wait "$pid" 2>/dev/null
 }
 
-# Everything at once, as when the power fails.
+# Everything at once, as when the power fails. The postmaster is stopped first: a child that it starts after
+# they were listed would hold the shared memory that the next one needs.
 cut() {
+    kill -STOP "$pid" 2>/dev/null
     children=$(ps -A -o pid= -o ppid= | while read -r child parent; do
         [ "$parent" = "$pid" ] && echo "$child"
     done)
