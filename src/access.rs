@@ -45,6 +45,7 @@ use self::{
 };
 use crate::{
     consumer::ConsumerId,
+    crash::vital,
     metrics::{Metrics, Reason},
     postgres::{keys::KeyTable, server::Server},
 };
@@ -126,6 +127,7 @@ impl Access {
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
+            let work = vital("proofs are not kept up to date any more", work);
             shutdown.run_until_cancelled(work).await;
         });
     }

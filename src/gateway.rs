@@ -42,6 +42,7 @@ use self::{
 };
 use crate::{
     consumer::ConsumerId,
+    crash::vital,
     event::{EventId, name::StreamName},
     metrics::{Metrics, Reason, State},
     order::Hold,
@@ -119,10 +120,11 @@ impl Gateway {
             tasks: tasks.clone(),
             shutdown,
         };
-        tasks.spawn(tailer.run());
+        tasks.spawn(vital("nothing reads the log any more", tailer.run()));
         let (history, health) = (Arc::clone(&gateway.history), Arc::clone(&gateway.health));
         let watch = safety::watch(history, health, gateway.settings.checks);
         let until = gateway.shutdown.clone();
+        let watch = vital("nothing checks what delivery rests on any more", watch);
         tasks.spawn(async move { until.run_until_cancelled(watch).await });
         gateway
     }

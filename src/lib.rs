@@ -12,7 +12,7 @@
 //! | 3 | [`http`], [`pump`] | what users see on the wire; what aggregators are fed with |
 //! | 4 | [`cli`] | composition: wires everything, nobody imports it |
 //!
-//! [`config`], [`metrics`], [`nearest`] and [`telemetry`] stand beside the layers.
+//! [`config`], [`crash`], [`metrics`], [`nearest`] and [`telemetry`] stand beside the layers.
 
 // A reader of the output that has gone away is no reason to panic: see `cli::output`.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
@@ -22,6 +22,7 @@ pub mod amendment;
 pub mod cli;
 pub mod config;
 pub mod consumer;
+pub mod crash;
 pub mod cursor;
 pub mod event;
 pub mod gateway;

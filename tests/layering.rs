@@ -7,7 +7,7 @@ use std::{
 
 /// Each module with its layer; none for those that stand beside them, and import what they
 /// compose or describe.
-const LAYERS: [(&str, Option<u8>); 16] = [
+const LAYERS: [(&str, Option<u8>); 17] = [
     ("cli", Some(4)),
     ("http", Some(3)),
     ("pump", Some(3)),
@@ -21,6 +21,7 @@ const LAYERS: [(&str, Option<u8>); 16] = [
     ("order", Some(0)),
     ("reader", Some(0)),
     ("sse", Some(0)),
+    ("crash", None),
     ("metrics", None),
     ("nearest", None),
     ("telemetry", None),

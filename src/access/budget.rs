@@ -2,8 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
 };
+
+use crate::crash::Lock;
 
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -14,7 +16,7 @@ use super::principal::{Kind, Principal};
 pub struct Budget {
     most_bytes: usize,
     most_bytes_each: usize,
-    used: Mutex<Used>,
+    used: Lock<Used>,
     gauge: Gauge,
 }
 
@@ -46,7 +48,7 @@ impl Budget {
     /// So many bytes in all and for each principal, shown by this gauge.
     #[must_use]
     pub fn new(most_bytes: usize, most_bytes_each: usize, gauge: Gauge) -> Arc<Self> {
-        Arc::new(Self { most_bytes, most_bytes_each, used: Mutex::default(), gauge })
+        Arc::new(Self { most_bytes, most_bytes_each, used: Lock::default(), gauge })
     }
 
     /// Nothing yet, for a request of this principal's. In the open mode there is but one, which may
@@ -64,7 +66,7 @@ impl Budget {
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        self.used.lock()
     }
 }
 

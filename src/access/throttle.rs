@@ -5,9 +5,11 @@ use std::{
     hash::Hash,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::{Duration, Instant},
 };
+
+use crate::crash::Lock;
 
 use governor::{
     DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter,
@@ -59,7 +61,7 @@ pub(super) struct Throttle {
     append_bytes: Keyed<Arc<str>>,
     limits: Limits,
     /// When all bad proofs of an address are paid for, one in each [`PACE`].
-    wrong: Mutex<HashMap<IpAddr, Instant>>,
+    wrong: Lock<HashMap<IpAddr, Instant>>,
     streams: Arc<Streams>,
     clock: DefaultClock,
 }
@@ -77,8 +79,8 @@ impl Throttle {
             appends: RateLimiter::keyed(Quota::per_second(limits.appends)),
             append_bytes: RateLimiter::keyed(Quota::per_second(limits.append_bytes)),
             limits,
-            wrong: Mutex::default(),
-            streams: Arc::new(Streams { most: limits.streams, open: Mutex::default() }),
+            wrong: Lock::default(),
+            streams: Arc::new(Streams { most: limits.streams, open: Lock::default() }),
             clock: DefaultClock::default(),
         }
     }
@@ -163,7 +165,7 @@ impl Throttle {
     }
 
     fn wrong(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
-        self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wrong.lock()
     }
 }
 
@@ -187,12 +189,12 @@ fn network(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 struct Streams {
     most: usize,
-    open: Mutex<HashMap<Arc<str>, usize>>,
+    open: Lock<HashMap<Arc<str>, usize>>,
 }
 
 impl Streams {
     fn take(self: &Arc<Self>, who: &Arc<str>) -> Option<StreamGuard> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         let count = open.entry(Arc::clone(who)).or_default();
         if *count >= self.most {
             return None;
@@ -211,7 +213,7 @@ pub(super) struct StreamGuard {
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        let mut open = self.streams.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.streams.open.lock();
         if let Some(count) = open.get_mut(&self.who) {
             *count -= 1;
             if *count == 0 {

@@ -10,7 +10,6 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -28,7 +27,7 @@ use super::{
     principal::{Kind, Principal, Root},
     rights::Rights,
 };
-use crate::consumer::ConsumerId;
+use crate::{consumer::ConsumerId, crash::Lock};
 
 /// A ticket is first used within this time.
 pub const USE_WITHIN: Duration = Duration::from_secs(30);
@@ -65,7 +64,7 @@ pub struct Issued {
 pub(super) struct Tickets {
     /// The first one signs; all of them check.
     keys: Vec<hmac::Key>,
-    used: Mutex<HashMap<TicketId, u64>>,
+    used: Lock<HashMap<TicketId, u64>>,
     random: SystemRandom,
 }
 
@@ -120,7 +119,7 @@ impl Tickets {
             let own = hmac::Key::generate(hmac::HMAC_SHA256, &random);
             keys.push(own.expect("there is randomness"));
         }
-        Self { keys, used: Mutex::default(), random }
+        Self { keys, used: Lock::default(), random }
     }
 
     /// A ticket for what this one may follow, or of that only these consumers.
@@ -204,7 +203,7 @@ impl Tickets {
     pub(super) fn redeem(&self, id: TicketId, again: bool) -> Result<(), Denied> {
         let now = seconds(SystemTime::now());
         let first_until = now + USE_WITHIN.as_secs();
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         if used.len() >= MOST_USED {
             used.retain(|_, until| *until > now);
         }
@@ -223,7 +222,7 @@ impl Tickets {
     /// Forgets the used tickets whose time for a first use is over.
     pub(super) fn forget(&self) {
         let now = seconds(SystemTime::now());
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         used.retain(|_, until| *until > now);
         if used.capacity() > 4 * used.len() + 1024 {
             used.shrink_to_fit();

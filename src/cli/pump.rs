@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{load, on_database, reach_existing, serve, start_logging};
 use crate::{
     config::{AggregatorFlags, Config, Flags},
+    crash::vital,
     event::EventId,
     gateway::{self, Gateway},
     http,
@@ -140,7 +141,7 @@ pub(super) fn start(
     for settings in aggregators {
         let status = Status::new(&settings.name, Arc::clone(metrics)).beside(&bars);
         let pump = Pump::new(server, gateway, settings.clone(), status);
-        pumps.spawn(pump.run(leaving.clone()));
+        pumps.spawn(vital("a pump has stopped", pump.run(leaving.clone())));
     }
     pumps.close();
     pumps

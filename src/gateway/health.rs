@@ -1,13 +1,15 @@
 //! Whether events are moving: what `/readyz` says.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::MutexGuard,
     time::{Duration, Instant},
 };
 
+use crate::crash::Lock;
+
 /// What the reader last said of itself.
 #[derive(Debug)]
-pub struct Health(Mutex<Report>);
+pub struct Health(Lock<Report>);
 
 #[derive(Debug)]
 struct Report {
@@ -32,7 +34,7 @@ impl Health {
     #[must_use]
     pub fn starting(now: Instant) -> Self {
         let state = Reading::Waiting("starting: PostgreSQL has not been reached yet".into());
-        Self(Mutex::new(Report { state, danger: None, answered: now }))
+        Self(Lock::new(Report { state, danger: None, answered: now }))
     }
 
     /// PostgreSQL has answered, and events move.
@@ -65,6 +67,6 @@ impl Health {
     }
 
     fn report(&self) -> MutexGuard<'_, Report> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     consumer::ConsumerId,
+    crash::Lock,
     event::{EventId, name::StreamName},
     order::Position,
 };
@@ -23,8 +24,8 @@ use crate::{
 /// See the module.
 #[derive(Debug)]
 pub struct Hub {
-    state: Mutex<State>,
-    streams: Mutex<Streams>,
+    state: Lock<State>,
+    streams: Lock<Streams>,
     horizon: watch::Sender<Horizon>,
     last_seat: AtomicU64,
     seats: AtomicUsize,
@@ -81,14 +82,14 @@ impl Hub {
     pub fn new(capacity: usize) -> Self {
         let recent = Recent::new(capacity, Position::default());
         Self {
-            state: Mutex::new(State {
+            state: Lock::new(State {
                 recent,
                 clean_as_of: String::new(),
                 epoch: 0,
                 origin: EventId::ZERO,
                 closing: false,
             }),
-            streams: Mutex::default(),
+            streams: Lock::default(),
             horizon: watch::Sender::default(),
             last_seat: AtomicU64::new(0),
             seats: AtomicUsize::new(0),
@@ -97,7 +98,7 @@ impl Hub {
 
     /// The recent events, and what else everybody shares.
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The reader starts at `position`, for the first time or in a log that was replaced, and
@@ -207,7 +208,7 @@ impl Hub {
     }
 
     fn streams(&self) -> MutexGuard<'_, Streams> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+        self.streams.lock()
     }
 }
 
@@ -272,7 +273,10 @@ impl Drop for StreamSeat {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
+    use crate::crash::tests::ends_the_process;
 
     #[test]
     fn nothing_is_kept_of_those_who_have_left() {
@@ -284,6 +288,19 @@ mod tests {
         assert_eq!((hub.seats(), hub.followers(&toto)), (0, 0));
         assert!(hub.streams().is_empty());
         assert!(hub.state().recent.consumers().is_empty());
+    }
+
+    #[test]
+    fn events_that_are_half_published_are_never_looked_at() {
+        let name = "gateway::hub::tests::events_that_are_half_published_are_never_looked_at";
+        ends_the_process(name, || {
+            let hub = Hub::new(10_000);
+            let published = catch_unwind(AssertUnwindSafe(|| {
+                hub.publish(|_| panic!("between two events"));
+            }));
+            assert!(published.is_err());
+            drop(hub.state());
+        });
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::{
         budget::{Budget, Exhausted, Share},
         principal::Principal,
     },
+    crash::vital,
     event::{draft::Draft, name::StreamName},
     metrics::{Metrics, Reason, writing::Outcome},
     postgres::{append::Written, server::Server},
@@ -166,7 +167,9 @@ impl Writer {
         // Bounded by the slots: a ticket holds one until it is answered.
         let (inbox, tickets) = mpsc::unbounded_channel();
         let lanes = lane::start(server, settings.connections, metrics, tasks);
-        tasks.spawn(Dispatcher::new(tickets, lanes, Arc::clone(metrics)).run(shutdown.clone()));
+        let dispatcher = Dispatcher::new(tickets, lanes, Arc::clone(metrics));
+        let dispatching = dispatcher.run(shutdown.clone());
+        tasks.spawn(vital("nothing takes what is to be written any more", dispatching));
         let gauge = metrics.writing.buffered.clone();
         Self {
             inbox,

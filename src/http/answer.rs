@@ -1,6 +1,6 @@
 //! The bytes of an answer, from before it is made until it was sent.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::{body::HttpBody, extract::Request, response::Response};
 
@@ -15,6 +15,7 @@ use crate::{
         budget::{Exhausted, Share},
         principal::Principal,
     },
+    crash::Lock,
     metrics::{Metrics, Reason},
 };
 
@@ -24,7 +25,7 @@ const LEAST_BYTES: usize = 8 << 10;
 /// Room for an answer. A handler that reads much asks for it before it does.
 #[derive(Clone)]
 pub(super) struct Room {
-    share: Arc<Mutex<Option<Share>>>,
+    share: Arc<Lock<Option<Share>>>,
     app: Arc<App>,
 }
 
@@ -36,7 +37,7 @@ impl Room {
         request: &mut Request,
     ) -> Result<Self, Problem> {
         let share = app.answers.share(who);
-        let room = Self { share: Arc::new(Mutex::new(Some(share))), app: Arc::clone(app) };
+        let room = Self { share: Arc::new(Lock::new(Some(share))), app: Arc::clone(app) };
         room.take(LEAST_BYTES)?;
         request.extensions_mut().insert(room.clone());
         Ok(room)
@@ -49,14 +50,14 @@ impl Room {
 
     /// Room for so many bytes more, of which the answer may be made.
     pub(super) fn take(&self, bytes: usize) -> Result<(), Problem> {
-        let mut share = self.share.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut share = self.share.lock();
         let grown = share.as_mut().map_or(Ok(()), |share| share.grow(bytes));
         grown.map_err(|exhausted| refused(self.app.gateway.metrics(), exhausted))
     }
 
     /// Counts the answer until it was sent. A stream is counted among streams.
     pub(super) fn spend(self, response: Response, permitted: Option<Permitted>) -> Response {
-        let share = self.share.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let share = self.share.lock().take();
         let taking = Taking::current();
         if let (Some(taking), Some(permitted)) = (&taking, permitted) {
             taking.permitted(permitted);

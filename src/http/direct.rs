@@ -11,7 +11,7 @@
 use std::{
     io::{self, Write},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,7 +31,7 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{chunked, taking::Patience};
-use crate::gateway::subscription::Subscription;
+use crate::{crash::Lock, gateway::subscription::Subscription};
 
 /// Marks a request whose answer may be [`Detached`].
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +39,15 @@ pub(super) struct Detachable;
 
 /// The subscription that an answer streams, beside an empty body.
 #[derive(Clone)]
-pub(super) struct Detached(Arc<Mutex<Option<Box<Subscription>>>>);
+pub(super) struct Detached(Arc<Lock<Option<Box<Subscription>>>>);
 
 impl Detached {
     pub(super) fn new(subscription: Subscription) -> Self {
-        Self(Arc::new(Mutex::new(Some(Box::new(subscription)))))
+        Self(Arc::new(Lock::new(Some(Box::new(subscription)))))
     }
 
     fn take(&self) -> Option<Box<Subscription>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 

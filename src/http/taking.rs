@@ -7,7 +7,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -22,7 +22,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::{select, spawn, task_local, time::sleep};
 
 use super::steady::Steady;
-use crate::access::budget::Share;
+use crate::{access::budget::Share, crash::Lock};
 
 /// A body is handed over in pieces of this size: more is never on the way without being counted.
 const PIECE_BYTES: usize = 16 << 10;
@@ -37,7 +37,7 @@ task_local! {
 
 /// How far the client is in taking an answer.
 #[derive(Clone, Default)]
-pub(super) struct Taking(Arc<Mutex<State>>);
+pub(super) struct Taking(Arc<Lock<State>>);
 
 #[derive(Default)]
 struct State {
@@ -65,7 +65,7 @@ impl Taking {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn is_to_be_cut(&self, within: Duration, tick: Duration) -> bool {

@@ -1,12 +1,7 @@
 //! TLS for clients: the certificate and its key come from files, and are read again when these
 //! change.
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::{
     ServerConfig,
@@ -19,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
-use crate::postgres::error::Chain;
+use crate::{crash::Lock, postgres::error::Chain};
 
 /// The files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +63,7 @@ const LOOK: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Tls {
     files: Files,
-    current: RwLock<Current>,
+    current: Lock<Current>,
 }
 
 #[derive(Debug)]
@@ -87,7 +82,7 @@ impl Tls {
     pub fn load(files: Files) -> Result<Arc<Self>, TlsError> {
         let seen = files.read()?;
         let certified = Arc::new(files.parse(&seen)?);
-        Ok(Arc::new(Self { files, current: RwLock::new(Current { certified, seen, unread: 0 }) }))
+        Ok(Arc::new(Self { files, current: Lock::new(Current { certified, seen, unread: 0 }) }))
     }
 
     /// What accepts connections, over HTTP/2 or HTTP/1.1, as the client prefers.
@@ -120,7 +115,7 @@ impl Tls {
     /// The files are small, and on a disk of ours.
     fn look(&self) {
         let read = self.files.read();
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock();
         let texts = match read {
             Ok(texts) => texts,
             Err(error) => {
@@ -151,7 +146,7 @@ impl Tls {
 
 impl ResolvesServerCert for Tls {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.lock();
         Some(Arc::clone(&current.certified))
     }
 }

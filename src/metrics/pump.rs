@@ -1,9 +1,8 @@
 //! What is counted of pumps, by aggregator.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
+
+use crate::crash::Lock;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -51,13 +50,13 @@ pub struct Pumps {
     pub dead_letters: Family<Of, Gauge>,
     /// Times that this process got the lease.
     pub takeovers: Family<Of, Counter>,
-    states: Mutex<BTreeMap<String, &'static str>>,
+    states: Lock<BTreeMap<String, &'static str>>,
 }
 
 impl Pumps {
     /// Notes the state of one pump.
     pub fn enter(&self, aggregator: &str, state: &'static str) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = self.states.lock();
         let gauge = |state| {
             self.state.get_or_create_owned(&StateOf { aggregator: aggregator.to_owned(), state })
         };
@@ -78,7 +77,7 @@ impl Pumps {
     /// The state of every pump, by aggregator.
     #[must_use]
     pub fn states(&self) -> BTreeMap<String, &'static str> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.states.lock().clone()
     }
 
     pub(super) fn register(&self, add: &mut Adder<'_>) {

@@ -26,6 +26,7 @@ use super::{
     error::Chain,
     server::Server,
 };
+use crate::crash::vital;
 
 /// The database, and the role that owns it and everything else in the cluster.
 pub const NAME: &str = "event_piper";
@@ -72,7 +73,8 @@ pub async fn start(settings: Settings) -> Result<Embedded, EmbeddedError> {
     let postmaster = cluster.run().await?;
     cluster.create_database(password.as_deref()).await?;
     let (url, stopping) = (cluster.url(NAME), CancellationToken::new());
-    let supervisor = tokio::spawn(supervise(cluster, postmaster, stopping.clone()));
+    let supervising = supervise(cluster, postmaster, stopping.clone());
+    let supervisor = tokio::spawn(vital("nothing keeps PostgreSQL alive any more", supervising));
     Ok(Embedded { url, stopping: stopping.drop_guard(), supervisor })
 }
 

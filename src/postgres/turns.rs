@@ -3,8 +3,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
 };
+
+use crate::crash::Lock;
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot;
@@ -14,7 +16,7 @@ use tokio::sync::oneshot;
 pub(super) struct Turns {
     most_each: usize,
     waiting: Gauge,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,11 @@ impl Turns {
     /// So many at once, and so many for each caller; this gauge shows how many are waited for.
     pub(super) fn new(most: usize, most_each: usize, waiting: Gauge) -> Arc<Self> {
         let state = State { free: most, callers: HashMap::new(), rotation: VecDeque::new() };
-        Arc::new(Self { most_each: most_each.clamp(1, most.max(1)), waiting, state: state.into() })
+        Arc::new(Self {
+            most_each: most_each.clamp(1, most.max(1)),
+            waiting,
+            state: Lock::new(state),
+        })
     }
 
     /// Waits for a turn of this caller's.
@@ -68,7 +74,7 @@ impl Turns {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -8,7 +8,7 @@
 //! nothing is left out, since each goes on behind what the aggregator has.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -25,6 +25,7 @@ use super::{
     status::{State, Status},
 };
 use crate::{
+    crash::{Lock, vital},
     event::EventId,
     postgres::{
         error::Chain,
@@ -74,7 +75,7 @@ pub struct Lease {
 
 #[derive(Debug)]
 struct Shared {
-    notes: Mutex<Notes>,
+    notes: Lock<Notes>,
     /// What the database has. Whoever saves holds it: an older note never overtakes a newer one.
     saved: tokio::sync::Mutex<Checkpoint>,
     news: Notify,
@@ -134,7 +135,7 @@ impl Lease {
     fn keep(seat: Seat, checkpoint: Checkpoint, status: Status) -> Self {
         let notes = Notes { checkpoint, held: Instant::now(), last_letter: EventId::ZERO };
         let shared = Arc::new(Shared {
-            notes: Mutex::new(notes),
+            notes: Lock::new(notes),
             saved: checkpoint.into(),
             news: Notify::new(),
             lost: CancellationToken::new(),
@@ -142,7 +143,8 @@ impl Lease {
             status,
         });
         let seat = Arc::new(seat);
-        let keeping = tokio::spawn(keep(Arc::clone(&seat), Arc::clone(&shared)));
+        let keeping = keep(Arc::clone(&seat), Arc::clone(&shared));
+        let keeping = tokio::spawn(vital("nothing keeps the lease any more", keeping));
         Self { seat, shared, keeping }
     }
 
@@ -200,7 +202,7 @@ impl Lease {
 
 impl Shared {
     fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notes.lock()
     }
 }
 

@@ -15,7 +15,10 @@ use tokio::{spawn, sync::Notify, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use crate::postgres::{doorbell, error::Chain, server::Server};
+use crate::{
+    crash::vital,
+    postgres::{doorbell, error::Chain, server::Server},
+};
 
 /// One notification is under way at most; all that is asked for meanwhile is one more.
 #[derive(Debug)]
@@ -41,7 +44,11 @@ impl Ringer {
         self.due.notify_one();
         self.task.get_or_insert_with(|| {
             let (server, own) = (self.server.clone(), Arc::clone(&self.own));
-            AbortOnDropHandle::new(spawn(keep_ringing(server, own, Arc::clone(&self.due))))
+            let ringing = keep_ringing(server, own, Arc::clone(&self.due));
+            AbortOnDropHandle::new(spawn(vital(
+                "nothing wakes the other readers any more",
+                ringing,
+            )))
         });
     }
 }

@@ -12,6 +12,7 @@ use super::{
     request::{Ticket, Verdict},
 };
 use crate::{
+    crash::vital,
     event::draft::Draft,
     metrics::Metrics,
     postgres::{
@@ -49,7 +50,8 @@ pub(super) fn start(
         let (give, batches) = mpsc::channel(1);
         let (server, metrics) = (server.clone(), Arc::clone(metrics));
         let lane = Lane { number, server, metrics, appender: None };
-        tasks.spawn(lane.run(batches, done.clone()));
+        let writing = lane.run(batches, done.clone());
+        tasks.spawn(vital("it is not known what was written", writing));
         give
     });
     Lanes { work: lanes.collect(), idle: (0..connections).rev().collect(), done: all_done }

@@ -2,15 +2,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::MutexGuard,
     time::{Duration, Instant},
 };
+
+use crate::crash::Lock;
 
 use tracing::warn;
 
 /// Reads that fail, by what they read. A kind that succeeds is healthy again.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<HashMap<&'static str, Failing>>);
+pub(super) struct Failures(Lock<HashMap<&'static str, Failing>>);
 
 #[derive(Debug)]
 struct Failing {
@@ -66,7 +68,7 @@ impl Failures {
     }
 
     fn failing(&self) -> MutexGuard<'_, HashMap<&'static str, Failing>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
