@@ -41,6 +41,7 @@ use tracing::debug;
 
 use super::{hub::Horizon, signal::GapReason};
 use crate::{
+    access::budget::{Account, Share},
     event::EventId,
     postgres::{
         error::Chain,
@@ -62,6 +63,10 @@ pub struct Strict {
     /// It begins at the end, as soon as that is known.
     from_now: bool,
     caught_up: bool,
+    /// Where pages are counted, if they are.
+    account: Option<Account>,
+    /// Room for the page that is being dealt with.
+    page: Option<Share>,
 }
 
 /// What comes next in the log.
@@ -102,13 +107,22 @@ impl Strict {
         after: Option<EventId>,
     ) -> Self {
         let (from_now, after) = (after.is_none(), after.unwrap_or_default());
-        Self { history, horizon, epoch: None, after, told: after, from_now, caught_up: false }
+        let (caught_up, account, page) = (false, None, None);
+        let (told, epoch) = (after, None);
+        Self { history, horizon, epoch, after, told, from_now, caught_up, account, page }
     }
 
     /// Reads in the name of this caller.
     #[must_use]
     pub fn on_behalf_of(mut self, caller: &Arc<str>) -> Self {
         self.history = Arc::new(self.history.of(caller));
+        self
+    }
+
+    /// Counts each page here, from before it is read until the next piece is asked for.
+    #[must_use]
+    pub fn counted_in(mut self, account: Account) -> Self {
+        self.account = Some(account);
         self
     }
 
@@ -171,6 +185,7 @@ impl Strict {
 
     /// Reads on as far as the log is settled. Nothing, when nothing came of it.
     async fn look(&mut self, horizon: Horizon) -> Option<Piece> {
+        self.page = None;
         if std::mem::take(&mut self.from_now) {
             (self.after, self.told) = (horizon.settled, horizon.settled);
         }
@@ -182,7 +197,11 @@ impl Strict {
         if self.after >= horizon.settled {
             return None;
         }
+        let mut share = room_for(self.account.as_ref(), PAGE).await;
         let (page, pruned) = self.read(horizon.settled).await;
+        if let Some(share) = &mut share {
+            share.settle(page.bytes());
+        }
         if let Some(to) = pruned {
             self.told = to;
             return Some(Piece::Gap { from: self.after, to, reason: GapReason::Pruned });
@@ -190,7 +209,11 @@ impl Strict {
         let read = page.events.last().map_or(self.after, |event| event.id);
         self.after = if page.last { horizon.settled } else { read };
         let upto = self.after;
-        (!page.events.is_empty()).then_some(Piece::Events { events: page.events, upto })
+        if page.events.is_empty() {
+            return None;
+        }
+        self.page = share;
+        Some(Piece::Events { events: page.events, upto })
     }
 
     /// Whether the checkpoint is of this log: some instance may be ahead of this one, but an
@@ -234,6 +257,15 @@ fn is_whole(page: &WholePage, after: EventId, upto: EventId) -> bool {
     let upto = if page.last { upto } else { last };
     i64::try_from(page.events.len()) == Ok(upto.get() - after.get())
 }
+
+/// Waits for room for a page and for its last event, which is read whatever is before it.
+pub(super) async fn room_for(account: Option<&Account>, page: PageSize) -> Option<Share> {
+    let page = usize::try_from(page.bytes).unwrap_or(usize::MAX);
+    Some(account?.room(page + LAST_BYTES).await)
+}
+
+/// One that is written by other means than ours may be larger: it is counted once it was read.
+const LAST_BYTES: usize = 1 << 20;
 
 /// Asks until there is an answer.
 pub(super) async fn persistently<T, F: Future<Output = Result<T, HistoryError>>>(

@@ -22,6 +22,7 @@ use super::{
     signal::{GapReason, Signal, put_retry},
 };
 use crate::{
+    access::budget::{Account, Share},
     consumer::ConsumerId,
     cursor::Cursor,
     event::{EventId, Logged},
@@ -67,6 +68,10 @@ pub struct Subscription {
     epoch: u64,
     reading: Option<Reading>,
     paging: Paging,
+    /// Where pages of the replay are counted, if they are.
+    account: Option<Account>,
+    /// Room for the page that the client is being sent.
+    sending: Option<Box<Share>>,
     heartbeat: Pin<Box<Sleep>>,
     beat_due: bool,
     ending: Option<Ending>,
@@ -115,6 +120,8 @@ impl Subscription {
             epoch: 0,
             reading: None,
             paging: Paging::new(source::PAGE),
+            account: None,
+            sending: None,
             heartbeat: Box::pin(sleep(gateway.settings.heartbeat)),
             beat_due: false,
             ending: None,
@@ -138,6 +145,14 @@ impl Subscription {
         self
     }
 
+    /// Counts the pages of a replay here, from before they are read until the client has taken them:
+    /// where there is no room the replay waits, with heartbeats.
+    #[must_use]
+    pub fn counted_in(mut self, account: Account) -> Self {
+        self.account = Some(account);
+        self
+    }
+
     /// Waits until this is to end before its time; [`next`](Self::next) says good-bye then. For
     /// those who are busy with a client that does not take what it is sent.
     ///
@@ -157,8 +172,9 @@ impl Subscription {
         }
     }
 
-    /// The next bytes for the client; `None` after the last.
+    /// The next bytes for the client, who has taken those before; `None` after the last.
     pub async fn next(&mut self) -> Option<Bytes> {
+        self.sending = None;
         loop {
             // A stream that always has something to say never waits.
             let ended = self.ending.as_mut().and_then(FutureExt::now_or_never);
@@ -362,7 +378,8 @@ impl Subscription {
     fn wanted(&self, scan: Scan, follower: &Follower) -> Wanted {
         let consumers = follower.consumers().into();
         let patcher = self.amended.then(|| Arc::clone(&self.gateway.patcher));
-        Wanted::Page { scan, consumers, paging: self.paging, patcher }
+        let account = self.account.clone();
+        Wanted::Page { scan, consumers, paging: self.paging, patcher, account }
     }
 
     fn read(&mut self, wanted: Wanted) {
@@ -380,7 +397,7 @@ impl Subscription {
         match (read, std::mem::replace(&mut self.stage, Stage::Ended)) {
             (Read::Drawn(drawn), Stage::Opening(request)) => self.take_drawn(drawn, &request),
             (Read::Page(read), Stage::Following { follower, pruned }) => {
-                self.take_page(&read, pruned, follower)
+                self.take_page(read, pruned, follower)
             }
             (_, stage) => {
                 self.stage = stage;
@@ -410,13 +427,12 @@ impl Subscription {
     /// first page, and again when more was pruned meanwhile.
     fn take_page(
         &mut self,
-        read: &ReadPage,
+        read: ReadPage,
         known: Option<EventId>,
         mut follower: Follower,
     ) -> Step {
-        let ReadPage { page, pruned, corrections } = read;
-        let pruned = *pruned;
-        self.paging.learn(page);
+        let ReadPage { page, pruned, corrections, share } = read;
+        self.paging.learn(&page);
         if self.paging.are_small() {
             let next = follower.wants_behind(&page.rows, page.last);
             self.reading = next.map(|scan| self.read_ahead(scan, &follower));
@@ -431,7 +447,7 @@ impl Subscription {
         follower.page(&page.rows, page.last, |row, cursor| {
             let _ = chunk.add(row.kind().as_bytes(), || {
                 let data = frame::data(row.amends(), row.payload());
-                let (data, misfit) = amended::shown(corrections, row.id(), data);
+                let (data, misfit) = amended::shown(&corrections, row.id(), data);
                 frame::put(&mut out, row.id(), cursor, row.kind(), &data);
                 if let Some(amendment) = misfit {
                     let said = Signal::Unamended { event: row.id(), amendment };
@@ -443,7 +459,14 @@ impl Subscription {
         self.gateway.metrics.replayed_rows.inc_by(page.rows.len() as u64);
         self.gateway.metrics.deliveries.inc_by(chunk.events);
         self.stage = Stage::Following { follower, pruned: Some(pruned) };
-        if out.is_empty() { Step::Again } else { Step::Say(out.freeze()) }
+        if out.is_empty() {
+            return Step::Again;
+        }
+        self.sending = share.map(|mut share| {
+            share.settle(out.len());
+            share.into()
+        });
+        Step::Say(out.freeze())
     }
 
     /// A heartbeat, when it is time for one.

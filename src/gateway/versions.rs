@@ -10,9 +10,10 @@ use tokio::{select, sync::watch};
 
 use super::{
     hub::{Horizon, StreamSeat},
-    strict::persistently,
+    strict::{persistently, room_for},
 };
 use crate::{
+    access::budget::{Account, Share},
     event::name::StreamName,
     postgres::{
         event_log::PageSize,
@@ -32,6 +33,10 @@ pub struct Versions {
     /// Whether the stream is known to reach as far as `after`.
     known: bool,
     caught_up: bool,
+    /// Where pages are counted, if they are.
+    account: Option<Account>,
+    /// Room for the page that is being dealt with.
+    page: Option<Share>,
 }
 
 /// What comes next in a stream.
@@ -59,13 +64,21 @@ impl Versions {
         stream: StreamName,
         after: i64,
     ) -> Self {
-        Self { history, horizon, seat, stream, after, known: false, caught_up: false }
+        let (known, caught_up, account, page) = (false, false, None, None);
+        Self { history, horizon, seat, stream, after, known, caught_up, account, page }
     }
 
     /// Reads in the name of this caller.
     #[must_use]
     pub fn on_behalf_of(mut self, caller: &Arc<str>) -> Self {
         self.history = Arc::new(self.history.of(caller));
+        self
+    }
+
+    /// Counts each page here, from before it is read until the next step is asked for.
+    #[must_use]
+    pub fn counted_in(mut self, account: Account) -> Self {
+        self.account = Some(account);
         self
     }
 
@@ -80,6 +93,7 @@ impl Versions {
     /// Nothing is lost when the future is dropped before it is ready.
     pub async fn next(&mut self) -> Option<Step> {
         loop {
+            self.page = None;
             let horizon = *self.horizon.borrow_and_update();
             if horizon.closing {
                 return None;
@@ -107,8 +121,12 @@ impl Versions {
         }
         // Behind the greatest version there is none.
         let Some(next) = self.after.checked_add(1) else { return (None, false) };
+        let mut share = room_for(self.account.as_ref(), PAGE).await;
         let (history, stream) = (&self.history, &self.stream);
         let page = persistently(|| history.stream(stream, next, PAGE)).await;
+        if let Some(share) = &mut share {
+            share.settle(page.bytes());
+        }
         let version = |event: &WholeEvent| event.version.unwrap_or_default();
         let Some(first) = page.events.first() else { return (None, false) };
         if version(first) > next {
@@ -123,6 +141,7 @@ impl Versions {
         let events = page.events.into_iter().zip(next..=i64::MAX).take_while(follows);
         let events: Vec<WholeEvent> = events.map(|(event, _)| event).collect();
         self.after = events.last().map_or(self.after, version);
+        self.page = share;
         (Some(Step::Events(events)), false)
     }
 

@@ -52,6 +52,6 @@ pub(super) async fn follow(
         Some(after) => app.gateway.strict(after),
         None => app.gateway.strict_from_now(),
     };
-    let strict = strict.on_behalf_of(who.name());
+    let strict = strict.on_behalf_of(who.name()).counted_in(app.answers.account(&who));
     Ok(feed::streamed(&app.gateway, Source::All(Box::new(strict)), ending))
 }

@@ -81,6 +81,7 @@ pub(super) async fn subscribe(
     };
     let caller = caller(&who, &request.consumers);
     let subscription = app.gateway.subscribe(request).ending_with(ending).on_behalf_of(&caller);
+    let subscription = subscription.counted_in(app.answers.account(&who));
     Ok(streamed(subscription, detachable.is_some()))
 }
 

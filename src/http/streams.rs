@@ -223,6 +223,7 @@ fn follow(
         Err(answer) => return Ok(*answer),
     };
     let versions = app.gateway.versions(stream, after).on_behalf_of(who.name());
+    let versions = versions.counted_in(app.answers.account(who));
     Ok(feed::streamed(&app.gateway, Source::Stream(Box::new(versions)), ending))
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here judges a time. What is bounded is counted.
 
 mod good_and_bad;
+mod replays;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -29,7 +30,7 @@ const BODY: usize = 8 << 20;
 
 /// A token for somebody who may do everything but see other principals' shares.
 fn token(signer: &Signer, name: &str, expires_in: u64) -> String {
-    let rights = json!({ "read": "*", "write": "*", "read_streams": "*", "write_streams": "*" });
+    let rights = json!({ "read": "*", "write": "*", "read_streams": "*", "write_streams": "*", "all": true });
     let more = json!({ "event_piper": rights, "exp": seconds() + expires_in });
     bearer(&signer.token(&claims_with(name, &more)))
 }
@@ -191,11 +192,16 @@ async fn fill(database: &Database, stream: &str, events: i32, bytes: i32) {
 
 /// A connection that sends a request, and reads nothing of the answer.
 async fn unread(address: SocketAddr, path: &str, proof: &str) -> TcpStream {
+    unread_with(address, path, proof, "").await
+}
+
+/// The same with more lines of a head.
+async fn unread_with(address: SocketAddr, path: &str, proof: &str, more: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut socket = socket.connect(address).await.unwrap();
     let request =
-        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {proof}\r\n\r\n");
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {proof}\r\n{more}\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     socket
 }

@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use crate::{
+    access::budget::{Account, Share},
     consumer::ConsumerId,
     event::{EventId, Logged},
     gateway::{
@@ -42,6 +43,8 @@ pub(super) struct ReadPage {
     pub(super) pruned: EventId,
     /// What corrects them, for those who want to see that.
     pub(super) corrections: Corrections,
+    /// Room for its bytes, where they are counted.
+    pub(super) share: Option<Share>,
 }
 
 /// A read under way.
@@ -69,10 +72,19 @@ pub(super) enum Wanted {
         paging: Paging,
         /// What looks up what corrects its rows, where that is wanted, too.
         patcher: Option<Arc<Patcher>>,
+        /// Where its bytes are counted, if they are.
+        account: Option<Account>,
     },
     /// The last id that was drawn.
     Drawn,
 }
+
+/// Room for a page's last event, which is read whatever is before it. One that is written by other means
+/// than ours may be larger: it is counted once it was read.
+const LAST_BYTES: usize = 1 << 20;
+
+/// The same where the rows are small, as far as is known.
+const SMALL_LAST_BYTES: usize = 8 << 10;
 
 /// Reads what is wanted, however long that takes.
 pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
@@ -106,7 +118,24 @@ pub(super) fn read_ahead(history: Arc<History>, wanted: Wanted) -> Reading {
 }
 
 impl Wanted {
+    /// First waits for room for a page.
     async fn persistently(&self, history: &History) -> Read {
+        let share = self.room().await;
+        let mut read = self.again_and_again(history).await;
+        if let (Read::Page(page), Some(share)) = (&mut read, share) {
+            page.hold(share);
+        }
+        read
+    }
+
+    async fn room(&self) -> Option<Share> {
+        let Self::Page { paging, account: Some(account), .. } = self else { return None };
+        let last = if paging.are_small() { SMALL_LAST_BYTES } else { LAST_BYTES };
+        let page = usize::try_from(PAGE.bytes).unwrap_or(usize::MAX);
+        Some(account.room(page + last).await)
+    }
+
+    async fn again_and_again(&self, history: &History) -> Read {
         let (mut pause, longest) = BACKOFF;
         loop {
             match self.read(history).await {
@@ -119,7 +148,7 @@ impl Wanted {
     }
 
     async fn read(&self, history: &History) -> Result<Read, HistoryError> {
-        let Self::Page { scan, consumers, paging, patcher } = self else {
+        let Self::Page { scan, consumers, paging, patcher, account: _ } = self else {
             return Ok(Read::Drawn(history.drawn().await?));
         };
         // What was pruned is asked for with every page: what is missing among its rows, because
@@ -135,7 +164,15 @@ impl Wanted {
             Some(patcher) => correct(&mut page, patcher).await?,
             None => Corrections::new(),
         };
-        Ok(Read::Page(ReadPage { page, pruned, corrections }))
+        Ok(Read::Page(ReadPage { page, pruned, corrections, share: None }))
+    }
+}
+
+impl ReadPage {
+    /// Counts what it has from now on, and no longer what it might have had.
+    fn hold(&mut self, mut share: Share) {
+        share.settle(self.page.bytes());
+        self.share = Some(share);
     }
 }
 

@@ -180,6 +180,15 @@ impl WholePage {
         Self { events: Vec::new(), last: true }
     }
 
+    /// About how many bytes its events have.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let bytes = |event: &WholeEvent| {
+            event.payload.len() + event.metadata.as_ref().map_or(0, String::len)
+        };
+        self.events.iter().map(bytes).sum()
+    }
+
     fn of_stream(rows: &[Row], size: PageSize) -> Self {
         let (bytes, number) = rows.last().map_or((0, 0), |row| (row.get(10), row.get(11)));
         let events = rows.iter().map(WholeEvent::from).collect();

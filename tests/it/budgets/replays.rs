@@ -1,0 +1,60 @@
+//! Streams that nobody reads: what they are being sent counts as unread answers do, and the other
+//! streams of the same caller wait.
+
+use std::time::Duration;
+
+use super::{EACH, event, fill, token, unread_with};
+use crate::{
+    access::issuer::app_with,
+    support::{
+        eventually,
+        sse_client::{Stream, post},
+    },
+};
+
+/// Addresses that replay all of what [`fill`] wrote, and what else their requests say.
+const REPLAYS: [(&str, &str); 3] = [
+    ("/events?consumer=big&lastEventId=0", ""),
+    ("/streams/s", "Accept: text/event-stream\r\n"),
+    ("/all?lastEventId=0", ""),
+];
+
+/// The other half of it is for answers, which would be refused.
+const SHARE: usize = EACH / 2;
+
+#[tokio::test]
+async fn replays_that_nobody_reads_take_a_share_and_others_of_their_caller_wait() {
+    let (database, app, signer) = app_with(|settings| {
+        (settings.http.limits.answers, settings.http.limits.answers_each) = (3 * EACH, EACH);
+        settings.http.limits.write_within = Duration::from_hours(1);
+        // All of it comes from the table.
+        settings.gateway.recent = 0;
+    })
+    .await;
+    fill(&database, "s", 12, 900_000).await;
+    let (bad, good) = (token(&signer, "bad", 3600), token(&signer, "good", 3600));
+    for (path, more) in REPLAYS {
+        let mut held = Vec::new();
+        for _ in 0..80 {
+            held.push(unread_with(app.address, path, &bad, more).await);
+        }
+        eventually("they take their share", async || {
+            let bytes = app.metric("answer_bytes").await;
+            assert!(bytes <= (SHARE + (1 << 20)) as u64, "{path}: {bytes}");
+            (bytes > (SHARE * 3 / 4) as u64).then_some(())
+        })
+        .await;
+        let headers = [("Authorization", &*good)];
+        let mut stream =
+            Stream::open(app.address, "/events?consumer=big&lastEventId=0", &headers).await;
+        assert_eq!(stream.rows(12).await, (1..=12).collect::<Vec<i64>>(), "another reads on");
+        let its = [("Authorization", &*bad)];
+        let written = post(app.address, "/events", &its, &event("toto", "1")).await;
+        assert_eq!(written.status, 201, "and its other requests are answered");
+        drop((stream, held));
+        eventually("what has left takes no room", async || {
+            (app.metric("answer_bytes").await < 1 << 20).then_some(())
+        })
+        .await;
+    }
+}
