@@ -1,6 +1,9 @@
 //! The HTTP clients and proxies of others: each hands over an event when it comes, and tells the
 //! end of a stream from a cut. Nothing else is sent on these streams for an hour, so a client that
 //! waits for a full block of bytes waits for ever.
+//!
+//! .NET's `HttpClient` is not among them: Debian has no package of the .NET SDK that
+//! `scripts/ensure-clients` could install.
 
 use std::{
     env, fs,
