@@ -88,8 +88,9 @@ impl Cursor {
     fn advance_to(&mut self, head: EventId, late: &Late) {
         if !(late.is_empty() && self.marks.is_empty()) {
             let mark = |late: &LateTransaction| {
-                let upto = self.mark(late.xid).unwrap_or_else(|| self.head.max(late.since));
-                Mark { xid: late.xid, upto }
+                // Above the head it has nothing, whatever another instance had delivered by then.
+                let upto = self.mark(late.xid).unwrap_or(self.head).min(self.head);
+                Mark { xid: late.xid, upto: upto.max(late.since) }
             };
             self.marks = late.as_slice().iter().map(mark).collect();
         }
@@ -206,6 +207,17 @@ mod tests {
         cursor.advance(&Row(1050, 81342), &Late::default());
         assert_eq!(cursor.at(EventId::new(1050)).to_string(), "1050@1060~81342:1050");
         assert!(!cursor.admits(&Row(1050, 81342)), "once");
+    }
+
+    /// One instance may deliver a late transaction's events from another id on than another one.
+    #[test]
+    fn a_mark_that_another_instance_set_above_the_head_withholds_nothing() {
+        let since = EventId::new(30);
+        let late: Late = [LateTransaction { xid: Xid::new(7), since }].into_iter().collect();
+        let mut cursor: Cursor = "10~7:50".parse().unwrap();
+        cursor.advance(&Row(60, 8), &late);
+        assert_eq!(cursor.to_string(), "60~7:30");
+        assert!(cursor.admits(&Row(40, 7)), "it is late here, and comes when it ends");
     }
 
     #[test]
