@@ -215,14 +215,12 @@ impl Order {
             at_hole = at_hole || !self.reaches(row);
             !at_hole && self.pass(row)
         });
-        if at_hole {
-            return (rows, Advance::Hole { upto });
-        }
-        if last_page {
+        if !at_hole && last_page {
             self.pass_to(self.settled);
         }
+        // It may have been filled, and another one stand behind it, which others may fill.
         self.hole.take_if(|hole| hole.upto <= self.position.head);
-        (rows, Advance::Whole)
+        (rows, if at_hole { Advance::Hole { upto } } else { Advance::Whole })
     }
 
     /// Whether nothing can be missing before this row.
@@ -349,6 +347,19 @@ mod tests {
         let since = EventId::ZERO;
         let seven = LateTransaction { xid: Xid::new(7), since };
         assert_eq!(order.position().late.as_slice(), [seven], "it is late since it was first");
+    }
+
+    #[test]
+    fn a_hole_that_was_filled_is_forgotten_when_another_one_stands_behind_it() {
+        let now = Instant::now();
+        let mut order = Order::strict(EventId::ZERO);
+        let upto = EventId::new(2);
+        assert_eq!(order.advance(vec![Row(2, 9)], true).1, Advance::Hole { upto });
+        order.found_hole(upto, xids(&[7, 8]), now);
+        assert!(!order.settle(xids(&[7]), now), "7 may still have 1");
+        let (went, advance) = order.advance(vec![Row(1, 8), Row(2, 9), Row(4, 9)], true);
+        assert_eq!((went.len(), advance), (2, Advance::Hole { upto: EventId::new(4) }));
+        assert!(order.hole().is_none(), "whoever has 3 may have begun since");
     }
 
     #[test]

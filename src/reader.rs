@@ -297,8 +297,12 @@ impl<E: Logged> Reader<E> {
                 // Most holes are a rollback's, or were filled meanwhile: nobody is waited for.
                 if self.order_mut().settle(open, now) {
                     self.look = Look::More;
+                    self.look_at_late();
+                } else {
+                    // Whoever filled the hole between the page and this is not waited for: what
+                    // it wrote is read now.
+                    self.at = At::Tail;
                 }
-                self.look_at_late();
             }
             At::Late => {
                 let late = self.order().position().late.clone();
