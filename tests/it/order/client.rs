@@ -231,6 +231,16 @@ impl Client {
         self.say(cursor);
     }
 
+    /// Hears a heartbeat; answers the gateway, and where it says that the client is.
+    pub(super) fn beat(&mut self) -> Option<(usize, EventId)> {
+        self.look();
+        if self.is_behind() {
+            return None; // it fell out of memory, and reads from the table first
+        }
+        let connection = self.connection.as_ref()?;
+        Some((connection.which, connection.follower.cursor().head()))
+    }
+
     pub(super) fn is_behind(&self) -> bool {
         let behind = |connection: &Connection| {
             self.told || connection.page.is_some() || connection.follower.wants().is_some()

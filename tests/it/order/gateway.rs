@@ -111,7 +111,7 @@ impl Gateway {
             Doing::Nothing => self.go_on(world),
             Doing::Asking(step) => {
                 self.doing = Doing::Answer(self.ask(step, world));
-                self.next_at = now + world.some(300);
+                self.next_at = now + world.some(world.latency);
             }
             Doing::Answer(answer) => {
                 self.take(answer, now);
@@ -150,7 +150,7 @@ impl Gateway {
                 }
                 step => {
                     self.doing = Doing::Asking(step);
-                    self.next_at = world.now + world.some(300);
+                    self.next_at = world.now + world.some(world.latency);
                     return;
                 }
             }
@@ -236,6 +236,11 @@ impl Gateway {
         self.check_horizon(world);
     }
 
+    /// Where the reader is, published or not.
+    pub(super) fn head(&self) -> EventId {
+        self.reader.position().map_or(EventId::ZERO, |position| position.head)
+    }
+
     /// Strict readers rely on it: nobody has an id there whose rows are not visible yet.
     fn check_horizon(&self, world: &mut World) {
         let position = self.hub.state().recent.position().clone();
@@ -281,5 +286,6 @@ fn frame(row: &Row) -> Frame {
     Encoder::default().encode(row, "t", row.version.to_string().as_bytes())
 }
 
-/// So long may a live event take beyond the hold: a few questions, a poll's pause, the bell.
-pub(super) const SLACK: Duration = Duration::from_millis(60);
+/// So long may a live event take beyond the hold: a few questions, a poll's pause, the bell, and
+/// the moment for which a safety poll that found something waits for a bell.
+pub(super) const SLACK: Duration = Duration::from_millis(110);

@@ -31,6 +31,8 @@ pub(super) struct Transaction {
     pub(super) rows: Vec<Row>,
     /// It found the bell taken, and notifies when it commits.
     pub(super) rings: bool,
+    /// It rarely does anything, and so stays open while many others come and go.
+    slow: bool,
 }
 
 /// When a row became visible, and how long it may take to a client that is live.
@@ -45,6 +47,8 @@ pub(super) struct Commit {
 pub(super) struct World {
     pub(super) dice: fastrand::Rng,
     pub(super) now: Instant,
+    /// The most microseconds that a question takes to the database, or its answer back.
+    pub(super) latency: u64,
     pub(super) next_id: i64,
     next_xid: u64,
     pub(super) open: BTreeMap<u64, Transaction>,
@@ -73,6 +77,7 @@ impl World {
         Self {
             dice,
             now: Instant::now(),
+            latency: 300,
             next_id: 1,
             next_xid: 100,
             open: BTreeMap::new(),
@@ -101,8 +106,8 @@ impl World {
     /// One random step of the writers.
     pub(super) fn move_writers(&mut self, most_open: usize) {
         if self.open.len() < most_open && self.chance(0.35) {
-            let rings = self.bell.is_some();
-            self.open.insert(self.next_xid, Transaction { rows: Vec::new(), rings });
+            let (rings, slow) = (self.bell.is_some(), self.chance(0.15));
+            self.open.insert(self.next_xid, Transaction { rows: Vec::new(), rings, slow });
             self.next_xid += 1;
             return;
         }
@@ -110,7 +115,10 @@ impl World {
             return;
         }
         let at = self.dice.usize(0..self.open.len());
-        let xid = *self.open.keys().nth(at).unwrap();
+        let (xid, slow) = self.open.iter().nth(at).map(|(xid, open)| (*xid, open.slow)).unwrap();
+        if slow && self.chance(0.9) {
+            return;
+        }
         match self.dice.u8(0..100) {
             0..55 => {
                 let rows = if self.chance(0.05) { self.dice.usize(20..80) } else { 1 };
@@ -217,6 +225,14 @@ impl World {
         for id in &ids[..some] {
             let row = self.rows.remove(id).unwrap();
             self.pruned.insert(*id, row.consumer);
+        }
+    }
+
+    /// Deletes what was written just now, before any gateway has read it.
+    pub(super) fn delete_newest(&mut self) {
+        let passed = self.passed.iter().map(|(head, _)| head.get()).max().unwrap_or(0);
+        if self.rows.keys().next_back().is_some_and(|newest| *newest > passed) {
+            self.rows.pop_last();
         }
     }
 
