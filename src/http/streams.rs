@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json,
+    Extension,
     extract::State,
     http::{HeaderMap, HeaderName, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{
@@ -108,7 +109,7 @@ pub(super) async fn read(
     }
     room.take_page()?;
     let found = page(&app, &who, &stream, &asked).await?;
-    Ok(shown(&stream, &found))
+    Ok(shown(stream, found).await)
 }
 
 /// The stream's entity tag: its last version.
@@ -227,7 +228,25 @@ fn follow(
     Ok(feed::streamed(&app.gateway, Source::Stream(Box::new(versions)), ending))
 }
 
-fn shown(stream: &StreamName, found: &Found) -> Response {
+/// A page of more bytes is made into text beside the threads that serve everybody.
+const LARGE: usize = 64 << 10;
+
+async fn shown(stream: StreamName, found: Found) -> Response {
+    let tag = tag(found.version);
+    let bytes: usize = found.events.iter().map(WholeEvent::bytes).sum();
+    let text = if bytes > LARGE {
+        spawn_blocking(move || text(&stream, &found)).await.unwrap_or(None)
+    } else {
+        text(&stream, &found)
+    };
+    let Some(text) = text else {
+        return Problem::internal("a page cannot be shown").into_response();
+    };
+    (tag, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// The page as JSON.
+fn text(stream: &StreamName, found: &Found) -> Option<Vec<u8>> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Page<'a> {
@@ -242,5 +261,5 @@ fn shown(stream: &StreamName, found: &Found) -> Response {
         next_offset: found.next_offset,
         events: found.events.iter().map(Whole::from).collect(),
     };
-    (tag(found.version), Json(page)).into_response()
+    serde_json::to_vec(&page).ok()
 }

@@ -25,7 +25,7 @@ use std::{
 use deadpool_postgres::{Object, Pool, PoolError};
 use futures::try_join;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::time::timeout;
+use tokio::{runtime::Handle, time::timeout};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
@@ -232,14 +232,13 @@ impl History {
     /// What the database lacks of what delivery rests on.
     pub async fn unsafe_findings(&self) -> Result<Vec<Finding>, HistoryError> {
         let busy = self.connection().await?;
-        match timeout(DEADLINE, doctor::unsafe_findings(busy.client())).await {
-            Ok(Ok(findings)) => {
-                busy.answered();
-                Ok(findings)
-            }
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(HistoryError::Silent),
+        let found = timeout(DEADLINE, doctor::unsafe_findings(busy.client())).await;
+        if !matches!(found, Ok(Ok(_))) {
+            busy.close();
+            return Ok(found.map_err(|_| HistoryError::Silent)??);
         }
+        busy.give_back();
+        Ok(found.map_err(|_| HistoryError::Silent)??)
     }
 
     /// Connections that are open, and those of them that are idle.
@@ -404,46 +403,63 @@ impl History {
     async fn attempt(&self, query: &Query<'_>) -> Result<(Vec<Row>, EventId), HistoryError> {
         let busy = self.connection().await?;
         let read = timeout(DEADLINE, ask(busy.client(), query)).await;
-        let read = read.map_err(|_| HistoryError::Silent)?;
-        if !read.as_ref().is_err_and(is_of_connection) {
-            busy.answered();
+        let read = read.map_err(|_| HistoryError::Silent);
+        match &read {
+            Err(_) => busy.close(),
+            Ok(Err(error)) if is_of_connection(error) => busy.close(),
+            Ok(_) => busy.give_back(),
         }
-        Ok(read?)
+        Ok(read??)
     }
 
     async fn connection(&self) -> Result<Busy, HistoryError> {
         let turn = self.turns.turn(&self.caller).await;
         let client =
             timeout(DEADLINE, self.pool.get()).await.map_err(|_| HistoryError::Silent)??;
-        Ok(Busy { client: Some(client), _turn: turn })
+        Ok(Busy(Some((client, turn))))
     }
 }
 
-/// A connection at work, and the turn at it. One that was asked something and has not answered,
-/// because the answer took too long or nobody waits for it any more, is closed: so the server ends
-/// the query, and nobody waits behind it.
-struct Busy {
-    client: Option<Object>,
-    _turn: Turn,
-}
+/// A connection at work, and the turn at it. Where nobody waits for the answer any more, both are kept
+/// until it has come: PostgreSQL works on, and callers that ask and leave would have more than their turns.
+struct Busy(Option<(Object, Turn)>);
+
+/// An answer that nobody waits for any more has so long to come. Then the connection is closed: so the
+/// server ends the query.
+const UNWANTED: Duration = Duration::from_secs(10);
 
 impl Busy {
     fn client(&self) -> &Object {
-        self.client.as_ref().expect("it is taken at the end only")
+        let (client, _) = self.0.as_ref().expect("it is taken at the end only");
+        client
     }
 
-    /// Gives the connection back.
-    fn answered(mut self) {
-        self.client = None;
+    fn give_back(mut self) {
+        self.0 = None;
+    }
+
+    fn close(mut self) {
+        self.0.take().into_iter().for_each(close);
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
-            drop(Object::take(client));
-        }
+        let Some((client, turn)) = self.0.take() else { return };
+        let Ok(runtime) = Handle::try_current() else { return close((client, turn)) };
+        runtime.spawn(async move {
+            // It is answered behind what was asked before.
+            match timeout(UNWANTED, client.batch_execute("")).await {
+                Ok(Ok(())) => drop((client, turn)),
+                Ok(Err(_)) | Err(_) => close((client, turn)),
+            }
+        });
     }
+}
+
+fn close((client, turn): (Object, Turn)) {
+    drop(Object::take(client));
+    drop(turn);
 }
 
 async fn ask(

@@ -352,17 +352,43 @@ async fn one_callers_queries_take_a_part_of_the_turns_and_end_when_nobody_waits(
     let reading = unread(app.address, "/streams/s", &good).await;
     eventually("another finds a turn", async || (running(&database).await == 3).then_some(()))
         .await;
-    for socket in held {
-        // As a client that crashes leaves: no good-bye, but a reset.
-        socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
-        drop(socket);
-    }
+    held.into_iter().for_each(reset);
     eventually("nobody waits any more", async || {
         (app.metric("queries_waiting").await == 0 && running(&database).await == 1).then_some(())
     })
     .await;
     lock.batch_execute("rollback").await.unwrap();
     assert_eq!(whole_page(reading).await["version"], 1);
+}
+
+/// As a client that crashes leaves: no good-bye, but a reset.
+fn reset(socket: TcpStream) {
+    socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(socket);
+}
+
+#[tokio::test]
+async fn a_caller_that_asks_and_leaves_has_no_more_than_its_turns() {
+    let (database, app, signer) = app_with(|settings| settings.gateway.pool = 4).await;
+    fill(&database, "s", 1, 10).await;
+    let bad = token(&signer, "bad", 3600);
+    let lock = database.connect().await;
+    lock.batch_execute("begin; lock table events in access exclusive mode").await.unwrap();
+    let ask = async |count| {
+        let asking = (0..count).map(|_| unread(app.address, "/streams/s", &bad));
+        futures::future::join_all(asking).await
+    };
+    let first = ask(2).await;
+    eventually("both have a turn", async || (running(&database).await == 2).then_some(())).await;
+    first.into_iter().for_each(reset);
+    let _second = ask(6).await;
+    let most_wait = async || (app.metric("queries_waiting").await >= 4).then_some(());
+    eventually("most of the others wait", most_wait).await;
+    // PostgreSQL does not know yet that nobody waits for the first ones.
+    assert_eq!(running(&database).await, 2, "half of four");
+    lock.batch_execute("rollback").await.unwrap();
+    let nobody_waits = async || (app.metric("queries_waiting").await == 0).then_some(());
+    eventually("the others are read", nobody_waits).await;
 }
 
 /// The page that comes on a connection that stays open.

@@ -173,6 +173,14 @@ impl History {
     }
 }
 
+impl WholeEvent {
+    /// About how many bytes it has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.payload.len() + self.metadata.as_ref().map_or(0, String::len)
+    }
+}
+
 impl WholePage {
     /// A page behind which there is nothing.
     #[must_use]
@@ -183,10 +191,7 @@ impl WholePage {
     /// About how many bytes its events have.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let bytes = |event: &WholeEvent| {
-            event.payload.len() + event.metadata.as_ref().map_or(0, String::len)
-        };
-        self.events.iter().map(bytes).sum()
+        self.events.iter().map(WholeEvent::bytes).sum()
     }
 
     fn of_stream(rows: &[Row], size: PageSize) -> Self {
