@@ -2,7 +2,7 @@
 
 use std::{
     process::ExitCode,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail};
@@ -127,13 +127,22 @@ impl Granted {
     }
 }
 
+/// Rows can be written in SQL, so a time may be any that PostgreSQL knows, `infinity` included.
+fn day(time: SystemTime) -> String {
+    const LAST_SECOND_OF_9999: u64 = 253_402_300_799;
+    match time.duration_since(UNIX_EPOCH) {
+        Err(_) => "before 1970".to_owned(),
+        Ok(since) if since.as_secs() > LAST_SECOND_OF_9999 => "after 9999".to_owned(),
+        Ok(_) => humantime::format_rfc3339_seconds(time).to_string(),
+    }
+}
+
 async fn list(server: &Server) -> anyhow::Result<ExitCode> {
     let client = server.client().await.with_context(|| format!("connecting to {server}"))?;
     let keys = keys::all(&client)
         .await
         .context("reading the keys: is the schema up to date (event-piper migrate)?")?;
     for StoredKey { id, name, rights, created, expires, revoked, .. } in keys {
-        let day = |time| humantime::format_rfc3339_seconds(time).to_string();
         let state = match (revoked, expires) {
             (Some(revoked), _) => format!("revoked {}", day(revoked)),
             (None, Some(expires)) if expires <= SystemTime::now() => {

@@ -67,7 +67,8 @@ select pump.name::text, pump.position::int8, pump.delivered::int8, pump.booted::
 from event_piper_pumps pump order by pump.name";
 const LETTERS: &str = "
 select letter.pump::text, letter.event_id::int8, letter.state::text, letter.reason::text,
-       to_char(letter.noted_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+       coalesce(to_char(letter.noted_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
+                letter.noted_at::text)
 from event_piper_dead_letters letter
 where letter.state <> 'skipped' order by letter.pump, letter.event_id limit 1000";
 

@@ -195,3 +195,22 @@ async fn what_cannot_be_a_right_is_refused_by_the_command() {
     let none = keys(&database, &["revoke", "toto"]).await;
     assert!(String::from_utf8_lossy(&none.stderr).contains("no key's id"));
 }
+
+/// Rows can be written in SQL.
+#[tokio::test]
+async fn keys_with_times_of_any_kind_are_listed() {
+    let database = Database::create().await;
+    create(&database, &["--name", "shop", "--read", "shop-*"]).await;
+    let client = database.connect().await;
+    for (created, expires) in
+        [("infinity", "infinity"), ("-infinity", "-infinity"), ("1066-10-14", "now")]
+    {
+        let set = format!(
+            "update event_piper_keys set created_at = '{created}', expires_at = '{expires}'"
+        );
+        client.batch_execute(&set).await.unwrap();
+        let listed = keys(&database, &["list"]).await;
+        let said = String::from_utf8_lossy(&listed.stdout);
+        assert!(listed.status.success() && said.contains("shop"), "{created}: {listed:?}");
+    }
+}

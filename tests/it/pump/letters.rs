@@ -211,3 +211,15 @@ async fn an_event_that_was_not_refused_cannot_be_skipped() {
     let says = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(says.contains("no such event was refused"), "{says}");
 }
+
+/// The table can be written in SQL.
+#[tokio::test]
+async fn letters_of_any_time_are_listed() {
+    let database = Database::create().await;
+    let insert = "insert into event_piper_pumps (name) values ('toto');
+        insert into event_piper_dead_letters (pump, event_id, state, reason, noted_at)
+        values ('toto', 7, 'blocking', 'no room', 'infinity')";
+    database.connect().await.batch_execute(insert).await.unwrap();
+    let list = said(&["list"], &database.url()).await;
+    assert!(list.contains("7 blocking") && list.contains("infinity"), "{list}");
+}
