@@ -18,7 +18,7 @@ mod failures;
 mod whole;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -187,11 +187,20 @@ const MARKED_FAR: &str = concat!(
 const PRUNED_READ: &str = "what was pruned";
 const ONE_EVENT: &str = "one event";
 
-const EVER_PRUNED: &str = "select coalesce(max(pruned.upto), 0) from events_pruned pruned";
+/// A note of more than was ever drawn is of another log, whose ids were started anew. The sequence is
+/// looked at only where there is a note.
+static EVER_PRUNED: LazyLock<String> = LazyLock::new(|| {
+    "select coalesce(max(pruned.upto), 0) from events_pruned pruned
+     where pruned.upto <= coalesce((DRAWN), pruned.upto)"
+        .replace("DRAWN", event_log::DRAWN)
+});
 
-const PRUNED: &str = "
-select coalesce(max(pruned.upto), 0) from events_pruned pruned
-where pruned.subscriber = any($1) or pruned.subscriber is null";
+static PRUNED: LazyLock<String> = LazyLock::new(|| {
+    "select coalesce(max(pruned.upto), 0) from events_pruned pruned
+     where (pruned.subscriber = any($1) or pruned.subscriber is null)
+       and pruned.upto <= coalesce((DRAWN), pruned.upto)"
+        .replace("DRAWN", event_log::DRAWN)
+});
 
 const EVENT: &str = concat!("select ", whole!(), " from events log where log.id = $1");
 
@@ -307,13 +316,13 @@ impl History {
 
     /// The greatest id of these consumers that was pruned; 0 when none was.
     pub async fn pruned(&self, consumers: &[ConsumerId]) -> Result<EventId, HistoryError> {
-        let rows = self.one(PRUNED_READ, PRUNED, &[&names(consumers)]).await?;
+        let rows = self.one(PRUNED_READ, &PRUNED, &[&names(consumers)]).await?;
         Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
     }
 
     /// The greatest id of anybody that was pruned; 0 when none was.
     pub async fn ever_pruned(&self) -> Result<EventId, HistoryError> {
-        let rows = self.one(PRUNED_READ, EVER_PRUNED, &[]).await?;
+        let rows = self.one(PRUNED_READ, &EVER_PRUNED, &[]).await?;
         Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
     }
 
@@ -469,7 +478,7 @@ async fn ask(
     let statement = client.prepare_typed_cached(query.sql, query.types).await?;
     let rows = event_log::rows(client, &statement, query.values, query.bytes);
     let Some(names) = query.pruned_of else { return Ok((rows.await?, EventId::ZERO)) };
-    let pruned = client.prepare_cached(PRUNED).await?;
+    let pruned = client.prepare_cached(&PRUNED).await?;
     let whose: [&(dyn ToSql + Sync); 1] = [&names];
     // They are sent in this order.
     let (rows, pruned) = try_join!(rows, client.query_one(&pruned, &whose))?;

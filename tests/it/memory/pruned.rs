@@ -65,3 +65,27 @@ async fn what_was_pruned_at_the_end_of_the_log_is_told_after_a_restart() {
         app.stop().await;
     }
 }
+
+/// The ids were started anew: what was pruned before is of another log.
+#[tokio::test]
+async fn notes_of_a_log_that_was_started_anew_tell_no_gap() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let fill = format!("{INSERT}; {INSERT}; {INSERT}; {INSERT}");
+    client.batch_execute(&fill).await.unwrap();
+    client.batch_execute(&prune("id = 3")).await.unwrap();
+    let anew =
+        "begin; set local event_piper.prune = 'on'; truncate events restart identity; commit";
+    client.batch_execute(&format!("{anew}; {INSERT}; {INSERT}")).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let mut toto = app.resume("toto", "0").await;
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|event| event != "$caught-up") {
+        seen.push(toto.next().await.unwrap().event);
+        seen.retain(|event| event != "heartbeat");
+    }
+    assert_eq!(seen, ["t", "t", "$caught-up"]);
+    let mut log = app.gateway.strict(EventId::ZERO);
+    let first = log.next().await;
+    assert!(matches!(first, Some(Piece::Events { .. })), "{first:?}");
+}
