@@ -16,6 +16,7 @@ use std::{
 };
 
 use tokio::time::{error::Elapsed, sleep, timeout};
+use tokio_postgres::error::{DbError, Severity};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -69,6 +70,15 @@ pub enum Lost {
     Standby,
 }
 
+impl Lost {
+    /// PostgreSQL answered that it does not do what it was asked, and goes on otherwise.
+    fn is_refusal(&self) -> bool {
+        let Self::Query { source, .. } = self else { return false };
+        let severity = source.as_db_error().and_then(DbError::parsed_severity);
+        severity == Some(Severity::Error)
+    }
+}
+
 /// No query of the tailer takes this long on a connection that lives: they are short, and
 /// read pages of bounded size. With the second between safety polls, a connection that has
 /// died without a word is found within 10 seconds.
@@ -92,7 +102,8 @@ impl Tailer {
         loop {
             let since = Instant::now();
             let lost = self.session(&mut reader).await;
-            self.health.waiting(format!("PostgreSQL is away: {}", Chain(&lost)));
+            let what = if lost.is_refusal() { "refuses a query" } else { "is away" };
+            self.health.waiting(format!("PostgreSQL {what}: {}", Chain(&lost)));
             if since.elapsed() > Duration::from_secs(10) {
                 failures = 0;
             }

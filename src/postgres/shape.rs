@@ -11,6 +11,17 @@ pub enum NoLog {
          run `event-piper migrate` as the tables' owner"
     )]
     Missing,
+    /// Something else has this name, such as a view.
+    #[error(
+        "there is {what} {table}, and it is not EventPiper's. Rename it, or give EventPiper a schema of its \
+         own: create one, and let the role's search_path begin with it"
+    )]
+    NoTable {
+        /// Its name, with its schema.
+        table: String,
+        /// What it is.
+        what: String,
+    },
     /// There is a table of this name with other columns.
     #[error(
         "there is a table {table}, and it is not EventPiper's: {columns}. Rename that table, or give \
@@ -74,7 +85,10 @@ const COLUMNS: [Column; 11] = [
 
 const FIND: &str = "
 select format('%I.%I', space.nspname, found.relname), its.attname::text,
-       format_type(its.atttypid, null), kind.typcategory::text
+       format_type(its.atttypid, null), kind.typcategory::text,
+       case found.relkind when 'r' then '' when 'p' then '' when 'v' then 'a view'
+            when 'm' then 'a materialized view' when 'f' then 'a foreign table' when 'S' then 'a sequence'
+            when 'c' then 'a type' else 'an index' end
 from pg_class found
 join pg_namespace space on space.oid = found.relnamespace
 left join pg_attribute its
@@ -95,7 +109,10 @@ struct Found {
 pub async fn find(client: &Client) -> Result<(), NoLog> {
     let rows = client.query(FIND, &[]).await?;
     let Some(first) = rows.first() else { return Err(NoLog::Missing) };
-    let table: String = first.try_get(0)?;
+    let (table, what): (String, String) = (first.try_get(0)?, first.try_get(4)?);
+    if !what.is_empty() {
+        return Err(NoLog::NoTable { table, what });
+    }
     let mut columns = Vec::new();
     for row in &rows {
         // A table may have no columns at all.

@@ -60,7 +60,9 @@ select exists (select from pg_subscription_rel where srrelid = to_regclass('even
 /// There is no log of ours, for this reason.
 pub(super) fn missing(none: &NoLog) -> Finding {
     let mend = match none {
-        NoLog::Foreign { .. } => "Then run `event-piper migrate`, and postgresql/roles.sql.",
+        NoLog::Foreign { .. } | NoLog::NoTable { .. } => {
+            "Then run `event-piper migrate`, and postgresql/roles.sql."
+        }
         _ => "Run `event-piper migrate` as the tables' owner, then postgresql/roles.sql.",
     };
     Finding::fatal("table", none.to_string(), mend)

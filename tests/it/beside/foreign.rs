@@ -2,10 +2,14 @@
 
 use crate::support::{postgres::Database, program::run};
 
-const FOREIGN: [&str; 4] = [
+const FOREIGN: [&str; 6] = [
     "create table events (id serial primary key, name text, starts_at timestamptz)",
     "create table events ()",
     "create view events as select 1 as id, 'x'::text as type, now() as timestamp",
+    "create view events as select 1::bigint as id, 'x'::text as type, now() as timestamp,
+        'x'::text as subscriber, '{}'::jsonb as payload, null::text as stream, null::bigint as version,
+        null::uuid as uid, null::jsonb as metadata, '2'::xid8 as xid, null::bigint as amends",
+    "create sequence events",
     "create table events (id uuid, type int, timestamp text, subscriber text, payload text,
         stream text, version text, uid text, metadata text, xid int, amends text)",
 ];
@@ -51,5 +55,30 @@ async fn commands_without_a_schema_say_what_to_run() {
         assert_eq!(done.code, Some(1), "{command:?}: {done:?}");
         assert!(said.contains("event-piper migrate"), "{command:?}: {done:?}");
         assert!(!said.contains("panicked"), "{command:?}: {done:?}");
+    }
+}
+
+/// Something of somebody else's has the name of another table or function of ours.
+#[tokio::test]
+async fn migrate_says_which_name_is_taken() {
+    for (taken, name) in [
+        ("create table events_pruned (id int)", "events_pruned"),
+        ("create view event_piper_keys as select 1 as id", "event_piper_keys"),
+        (
+            "create function event_piper_append_only() returns int language sql as 'select 1'",
+            "event_piper_append_only",
+        ),
+        (
+            "create function event_piper_doorbell() returns int language sql as 'select 1'",
+            "event_piper_doorbell",
+        ),
+    ] {
+        let database = Database::create_empty().await;
+        database.connect().await.batch_execute(taken).await.unwrap();
+        let done = run(&database, &["migrate"]).await;
+        assert_eq!(done.code, Some(1), "{taken}: {done:?}");
+        for said in [name, "is not EventPiper's", "a schema of its own"] {
+            assert!(done.err.contains(said), "{taken}: {said}: {done:?}");
+        }
     }
 }

@@ -108,3 +108,21 @@ async fn a_server_that_goes_away_while_the_log_is_looked_at_is_waited_for() {
         gateway.ready().await;
     }
 }
+
+/// "PostgreSQL is away" is said only when it is.
+#[tokio::test]
+async fn what_postgresql_refuses_is_not_told_as_its_absence() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    let app = App::start(&database.url()).await;
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid()";
+    client.batch_execute("alter table events rename column subscriber to consumer").await.unwrap();
+    client.batch_execute(end).await.unwrap();
+    let told = async || app.gateway.ready().err().filter(|it| it.contains("does not exist"));
+    let told = eventually("it is not ready", told).await;
+    assert!(told.starts_with("PostgreSQL refuses a query"), "{told}");
+    let mend = "alter table events rename column consumer to subscriber";
+    client.batch_execute(mend).await.unwrap();
+    app.ready().await;
+}
