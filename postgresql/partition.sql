@@ -44,6 +44,7 @@ declare
     schema  oid;
     keeper  oid;
     foreign_one text;
+    its     record;
 begin
     select c.oid, n.nspname, n.oid, c.relowner
       into strict log, home, schema, keeper
@@ -64,7 +65,7 @@ begin
     execute format(
         'create or replace function %I.event_piper_once() returns trigger language plpgsql '
         'security definer set search_path = pg_catalog, pg_temp as %L', home,
-        replace(replace($once$
+        replace(replace(replace(replace($once$
 -- Written once, in a log that is partitioned: asks, and notes, in one step that waits for whoever is
 -- writing the same just now. With the rights of the owner, so that a writer needs INSERT on events only.
 declare
@@ -76,6 +77,26 @@ begin
             errcode = 'object_not_in_prerequisite_state',
             message = format('event_piper_once() works for %s only', {log}),
             hint = 'After a schema was renamed, run event-piper migrate.';
+    end if;
+    -- Whoever owns one of these tables, a function that a trigger of them calls, or a table with a foreign
+    -- key on them, decides what runs here.
+    if exists (select from pg_class c
+                where c.oid in ({log}::regclass, {uids}::regclass, {streams}::regclass)
+                  and (not pg_has_role(c.relowner, current_user, 'member')
+                       or c.relhastriggers and c.relname <> 'events' and exists (
+                              select from pg_trigger t
+                                left join pg_proc p on p.oid = t.tgfoid and not t.tgisinternal
+                                left join pg_class f on f.oid = t.tgconstrrelid and t.tgisinternal
+                               where t.tgrelid = c.oid
+                                 and not pg_has_role(coalesce(p.proowner, f.relowner), current_user,
+                                                     'member'))))
+    then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = 'event_piper_once() refuses to work: by a table of the log that it uses, or a trigger '
+                || 'of that table, another role could act as its owner',
+            hint = 'Drop triggers and foreign keys of others on this table. If the log belongs to another role than its '
+                || 'functions, run event-piper migrate as a superuser.';
     end if;
     if new.uid is not null then
         insert into {schema}.events_uids (uid) values (new.uid) on conflict do nothing;
@@ -113,9 +134,32 @@ begin
 end
 $once$,
             '{schema}', quote_ident(home)),
-            '{log}', quote_literal(format('%I.events', home))));
+            '{log}', quote_literal(format('%I.events', home))),
+            '{uids}', quote_literal(format('%I.events_uids', home))),
+            '{streams}', quote_literal(format('%I.events_streams', home))));
     execute format('revoke execute on function %I.event_piper_once() from public', home);
     execute format('grant execute on function %I.event_piper_once() to %s', home, keeper::regrole);
+    -- All of it belongs to the owner of the log, also where a superuser runs this.
+    execute format('alter function %I.event_piper_once() owner to %s', home, keeper::regrole);
+    for its in
+        select c.oid::regclass as name from pg_class c
+         where c.relnamespace = schema and c.relowner <> keeper
+           and c.relname in ('events_uids', 'events_streams', 'events_partitions')
+    loop
+        execute format('alter table %s owner to %s', its.name, keeper::regrole);
+    end loop;
+    -- What default privileges have granted.
+    for its in
+        select c.oid::regclass as name, case given.grantee when 0 then 'public'
+                                            else given.grantee::regrole::text end as grantee,
+               given.privilege_type as privilege
+          from pg_class c, aclexplode(c.relacl) given
+         where c.relnamespace = schema and given.grantee <> keeper
+           and given.privilege_type in ('TRIGGER', 'REFERENCES')
+           and c.relname in ('events_uids', 'events_streams')
+    loop
+        execute format('revoke %s on %s from %s cascade', its.privilege, its.name, its.grantee);
+    end loop;
     perform set_config('search_path', outside, true);
 end
 $make_once$;
@@ -276,6 +320,7 @@ declare
     size constant bigint := (select s.size from events_partitions s);
     place constant bigint := coalesce(
         pg_sequence_last_value(pg_get_serial_sequence('events', 'id')::regclass), 0);
+    own   constant text := (select relowner::regrole from pg_class where oid = 'events'::regclass);
     top   bigint;
     name  text;
 begin
@@ -288,6 +333,7 @@ begin
         -- Made beside the table, and then attached: so nobody waits.
         name := 'events_before_' || top + size;
         execute format('create table %I (like events including all excluding identity)', name);
+        execute format('alter table %I owner to %s', name, own);
         execute format('create index on %I (stream, version) where stream is not null', name);
         execute format('create index on %I (uid) where uid is not null', name);
         execute format('create trigger events_append_only before update or delete on %I '

@@ -50,6 +50,30 @@ alter function event_piper_remember_truncated() owner to event_piper_owner;
 alter function event_piper_remember_changed() owner to event_piper_owner;
 alter function event_piper_check_amendment() owner to event_piper_owner;
 
+-- What partition.sql has made, where it was run.
+do $$
+declare
+    its record;
+begin
+    for its in
+        select format('table %s', c.oid::regclass) as name
+          from pg_class c
+         where c.relnamespace = (select oid from pg_namespace where nspname = current_schema())
+           and c.relname in ('events_uids', 'events_streams', 'events_partitions')
+        union all
+        select format('table %s', inhrelid::regclass) from pg_inherits where inhparent = 'events'::regclass
+        union all
+        select format('routine %s', p.oid::regprocedure)
+          from pg_proc p
+         where p.pronamespace = (select oid from pg_namespace where nspname = current_schema())
+           and p.proname in ('event_piper_once', 'event_piper_prepare_partitions', 'event_piper_partition',
+                             'event_piper_add_partitions', 'event_piper_detach_partition')
+    loop
+        execute format('alter %s owner to event_piper_owner', its.name);
+    end loop;
+end
+$$;
+
 -- Neither id nor xid: the database gives them. (With INSERT on the whole table, a writer could choose
 -- an id, by `overriding system value` or COPY, that readers have passed already.) The identity's
 -- sequence and the triggers' functions need no grant. Amendments are checked by a table that everybody

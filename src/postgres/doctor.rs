@@ -108,6 +108,8 @@ async fn examine_log(client: &Client) -> Vec<Finding> {
         judge("rows", log::well_formed(client).await),
         judge("append-only", log::append_only(client).await),
         judge("owner's rights", rights::owners_rights(client).await),
+        judge("grants", rights::grants(client).await),
+        judge("schema's rights", rights::schema(client).await),
         judge("amendments", rights::amendments(client).await),
         judge("locks", rights::locks(client).await),
         judge("memory of pruning", log::pruned(client).await),

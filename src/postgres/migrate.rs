@@ -16,7 +16,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 11] = [
+const MIGRATIONS: [Migration; 12] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
@@ -68,17 +68,30 @@ const MIGRATIONS: [Migration; 11] = [
         name: "0011_any_session",
         sql: include_str!("../../migrations/0011_any_session.sql"),
     },
+    Migration {
+        number: 12,
+        name: "0012_one_owner",
+        sql: include_str!("../../migrations/0012_one_owner.sql"),
+    },
 ];
 
-/// Writes the name of the schema into functions, and is applied again when the schema was renamed. A later
-/// migration that replaces one of these functions has to take its place.
-const NAMES_THE_SCHEMA: &str = "0010_owners_rights";
+/// These make the functions that run with their owner's rights. They are applied again when the schema was
+/// renamed, whose name is in the functions, or when the log was given to another owner.
+const MAKE_FUNCTIONS: [&str; 2] = ["0010_owners_rights", "0012_one_owner"];
 
 /// The oldest server that has what the schema needs (`xid8`).
 pub(crate) const OLDEST_SERVER: i32 = 130_000;
 
 /// What `migrations/` raises when a table `events` is not its own.
 const FOREIGN_TABLE: &str = "EP001";
+
+/// What PostgreSQL says where something has the name of a table, a function or a trigger that is made.
+const NAME_IS_TAKEN: [SqlState; 4] = [
+    SqlState::DUPLICATE_TABLE,
+    SqlState::DUPLICATE_FUNCTION,
+    SqlState::DUPLICATE_OBJECT,
+    SqlState::INVALID_FUNCTION_DEFINITION,
+];
 
 /// Read from the catalogue itself: `to_regclass` may remember from before this session's turn that
 /// the table was not there.
@@ -109,6 +122,22 @@ select exists (
       and starts_with(function.proname::text, 'event_piper_')
       and position(quote_literal(format('%I.events', home.nspname)) in function.prosrc) = 0)";
 
+/// A function of ours runs with the rights of a role that some owner of the log's tables has not, and this
+/// session may mend it. (A gateway's role may not, and need not: the functions refuse to work, and doctor
+/// says why.)
+const OWNERS_DIFFER: &str = "\
+select exists (
+    select from pg_class log
+    join pg_class its on its.relnamespace = log.relnamespace
+     and (its.oid = log.oid or its.relname in ('events_pruned', 'events_erased', 'events_uids',
+                                               'events_streams', 'event_piper_amending'))
+    join pg_proc function on function.pronamespace = log.relnamespace
+    where log.oid = to_regclass('events') and function.prosecdef
+      and starts_with(function.proname::text, 'event_piper_')
+      and not pg_has_role(its.relowner, function.proowner, 'member')
+      and pg_has_role(function.proowner, 'member') and pg_has_role(its.relowner, 'member')
+      and pg_has_role(log.relowner, 'member'))";
+
 /// Another log of the database has the same locks: the two would wait for each other.
 pub(crate) const SHARES_ITS_LOCKS: &str = "\
 select exists (
@@ -130,7 +159,7 @@ const BE_POLITE: &str = "set local lock_timeout = '10s'";
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The names of the migrations applied by this call; none when the schema was current. After the
-    /// schema was renamed, those that write its name into functions are applied again.
+    /// schema was renamed or the log's owner changed, those that make functions are applied again.
     pub applied: Vec<&'static str>,
     /// What became of rows that a backup of another cluster brought.
     pub restored: Restored,
@@ -231,8 +260,8 @@ pub async fn migrate(server: &Server) -> Result<Outcome, MigrateError> {
             applied.push(name);
         }
     }
-    if name_the_schema(&client).await? {
-        applied.push(NAMES_THE_SCHEMA);
+    if make_functions_again(&client).await? {
+        applied.extend(MAKE_FUNCTIONS);
     }
     let restored = restored::mend(&client).await.map_err(MigrateError::Restored)?;
     Ok(Outcome { applied, restored })
@@ -336,28 +365,28 @@ async fn apply_next(client: &Client) -> Result<Option<&'static str>, MigrateErro
     Ok(Some(next.name))
 }
 
-/// Makes the functions again that name their schema, if it was renamed.
-async fn name_the_schema(client: &Client) -> Result<bool, MigrateError> {
+/// Makes the functions again that run with their owner's rights, if the schema was renamed or its owner
+/// changed.
+async fn make_functions_again(client: &Client) -> Result<bool, MigrateError> {
     begin(client).await?;
-    if !is_renamed(client).await? {
+    if !holds(client, MADE_FOR_ANOTHER_SCHEMA).await? && !holds(client, OWNERS_DIFFER).await? {
         client.batch_execute("rollback").await.map_err(MigrateError::Read)?;
         return Ok(false);
     }
     client.batch_execute(TAKE_TURN).await.map_err(MigrateError::Read)?;
-    let migration = MIGRATIONS.iter().find(|ours| ours.name == NAMES_THE_SCHEMA);
-    let migration = migration.expect("it is ours");
-    let apply = async {
-        client.batch_execute(BE_POLITE).await?;
-        client.batch_execute(migration.sql).await
-    };
-    apply.await.map_err(|source| migration.explain(source))?;
+    for migration in MIGRATIONS.iter().filter(|ours| MAKE_FUNCTIONS.contains(&ours.name)) {
+        let apply = async {
+            client.batch_execute(BE_POLITE).await?;
+            client.batch_execute(migration.sql).await
+        };
+        apply.await.map_err(|source| migration.explain(source))?;
+    }
     client.batch_execute("commit").await.map_err(MigrateError::Read)?;
     Ok(true)
 }
 
-async fn is_renamed(client: &Client) -> Result<bool, MigrateError> {
-    let row = client.query_one(MADE_FOR_ANOTHER_SCHEMA, &[]).await.map_err(MigrateError::Read)?;
-    Ok(row.get(0))
+async fn holds(client: &Client, question: &str) -> Result<bool, MigrateError> {
+    Ok(client.query_one(question, &[]).await.map_err(MigrateError::Read)?.get(0))
 }
 
 impl Migration {
@@ -387,6 +416,12 @@ impl Migration {
                     mend: error.hint().unwrap_or_default().to_owned(),
                 }
             }
+            Some(error) if NAME_IS_TAKEN.contains(error.code()) => MigrateError::ForeignTable {
+                found: format!("{}: something that is not EventPiper's has this name", error.message()),
+                mend: "Rename it, or give EventPiper a schema of its own: create one, and let the role's \
+                       search_path begin with it."
+                    .to_owned(),
+            },
             _ => MigrateError::Apply { name: self.name, source },
         }
     }

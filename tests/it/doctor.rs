@@ -29,10 +29,32 @@ async fn check(harm: &str, subject: &str, severity: Severity, words: &str) {
 
 #[tokio::test]
 async fn a_healthy_database_is_found_healthy() {
-    let findings = found_after("select 1").await;
+    // Up to PostgreSQL 14 everybody has this right from the start.
+    let findings = found_after("revoke create on schema public from public").await;
     assert!(findings.iter().all(|finding| finding.severity == Severity::Ok), "{findings:#?}");
     assert!(findings.iter().all(|finding| finding.mend.is_empty()), "{findings:#?}");
-    assert_eq!(findings.len(), 22);
+    assert_eq!(findings.len(), 24);
+}
+
+#[tokio::test]
+async fn rights_by_which_somebody_could_act_for_others_are_found() {
+    use Severity::Warning;
+    for (harm, subject, words) in [
+        ("grant create on schema public to public", "schema's rights", "everybody may create"),
+        (
+            "grant insert on event_piper_keys to public",
+            "grants",
+            "public has INSERT on event_piper_keys",
+        ),
+        (
+            "grant update (rights) on event_piper_keys to public",
+            "grants",
+            "has UPDATE on event_piper_keys",
+        ),
+        ("grant trigger on events to public", "grants", "public has TRIGGER on events"),
+    ] {
+        check(harm, subject, Warning, words).await;
+    }
 }
 
 #[tokio::test]

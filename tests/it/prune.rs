@@ -303,3 +303,21 @@ async fn who_is_overtaken_amid_a_replay_is_told() {
     }
     assert!(gap.is_some(), "the replay was overtaken");
 }
+
+/// PostgreSQL refuses to update a published table that has no replica identity.
+#[tokio::test]
+async fn a_publication_for_all_tables_is_in_nobodys_way() {
+    let database = Database::create().await;
+    let client = database.connect().await;
+    client.batch_execute("create publication everything for all tables").await.unwrap();
+    for _ in 0..2 {
+        fill(&client, "toto", 2, 10).await;
+        let erased = run(&database, &["erase", "--subscriber", "toto"]).await;
+        assert_eq!(erased.code, Some(0), "{erased:?}");
+        let pruned = run(&database, &["prune", "--older-than", "1d"]).await;
+        assert_eq!((pruned.code, &*pruned.out), (Some(0), "2 events pruned of 2 looked at\n"));
+        let truncate = "begin; set local event_piper.prune = 'on'; truncate events; commit";
+        fill(&client, "toto", 1, 0).await;
+        client.batch_execute(truncate).await.unwrap();
+    }
+}

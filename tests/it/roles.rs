@@ -331,3 +331,54 @@ async fn a_gateway_with_exactly_these_rights_serves_streams_and_keys_and_writes(
     let mut replay = Stream::open(app.address, "/events?lastEventId=0", &headers).await;
     assert_eq!(replay.event().await.row(), 1);
 }
+
+/// What is erased was right when it was written: whoever erases needs no right to write.
+#[tokio::test]
+async fn an_eraser_erases_amendments() {
+    let database = granted().await;
+    let client = database.connect().await;
+    let amended = "insert into events (type, subscriber, payload) values ('a', 'toto', '{}');
+        insert into events (type, subscriber, payload, amends)
+        select 'a', 'toto', '{\"secret\": 1}', max(id) from events";
+    client.batch_execute(amended).await.unwrap();
+    let eraser = connect_as(&database, "event_piper_eraser").await;
+    let erase = "begin; set local event_piper.prune = 'on';
+        update events set payload = '{\"erased\": true}' where subscriber = 'toto'; commit";
+    eraser.batch_execute(erase).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
+}
+
+/// `event_piper.prune` is a setting that anybody can make.
+#[tokio::test]
+async fn a_writer_cannot_do_without_the_check_of_amendments() {
+    let database = granted().await;
+    let client = database.connect().await;
+    let event = "insert into events (type, subscriber, payload) values ('a', 'toto', '{}')";
+    client.batch_execute(event).await.unwrap();
+    let amend =
+        "insert into events (type, subscriber, payload, amends) values ('a', 'titi', '{}', 1)";
+    let writer = connect_as(&database, "event_piper_writer").await;
+    writer.batch_execute("set event_piper.prune = 'on'").await.unwrap();
+    let refused = writer.batch_execute(amend).await.unwrap_err();
+    assert!(Chain(&refused).to_string().contains("another subscriber"), "{refused:?}");
+    // Who loads a backup, in any order, says so.
+    client.batch_execute("set event_piper.prune = 'on'").await.unwrap();
+    client.batch_execute(amend).await.unwrap();
+}
+
+/// A role that inherits nothing restores a backup as another one.
+#[tokio::test]
+async fn who_has_become_another_role_restores_amendments_with_their_ids() {
+    let database = granted().await;
+    let client = database.connect().await;
+    let name = format!("restorer_{}", database.name());
+    let create = format!(
+        "create role {name} login noinherit; grant event_piper_owner to {name};
+         insert into events (type, subscriber, payload) values ('a', 'toto', '{{}}')"
+    );
+    client.batch_execute(&create).await.unwrap();
+    let restorer = connect_as(&database, &name).await;
+    let restore = "set role event_piper_owner;
+        insert into events (id, type, subscriber, payload, amends) overriding system value
+        values (2, 'a', 'toto', '{}', 1)";
+    restorer.batch_execute(restore).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
+}

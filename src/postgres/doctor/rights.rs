@@ -7,20 +7,28 @@ use crate::postgres::{doorbell::LOCKS, migrate::SHARES_ITS_LOCKS};
 
 /// Functions of the log's schema that run with their owner's rights and that others can turn against the
 /// owner, each with what is wrong: `unsafe` where it takes a table from its caller, `elsewhere` where it was
-/// made for the log of another schema, `open` where PUBLIC may execute it.
+/// made for the log of another schema, `weaker` where the owner of a table of the log could act as the owner
+/// of the function, `open` where PUBLIC may execute it.
 const OWNERS_RIGHTS: &str = "\
 select case when function.prosrc ~ 'tg_table_schema|relnamespace' then 'unsafe'
             when position(quote_literal(format('%I.events', home.nspname)) in function.prosrc) = 0
-            then 'elsewhere' else 'open' end as fault,
-       function.oid::regprocedure::text
+            then 'elsewhere'
+            when weaker.owner is not null then 'weaker'
+            when has_function_privilege('public', function.oid, 'execute') then 'open' end as fault,
+       function.oid::regprocedure::text, function.proowner::regrole::text, weaker.owner::regrole::text
 from pg_class log
 join pg_namespace home on home.oid = log.relnamespace
-join pg_proc function on function.pronamespace = home.oid
+join pg_proc function on function.pronamespace = home.oid,
+lateral (
+    select min(its.relowner) as owner from pg_class its
+    where its.relnamespace = log.relnamespace
+      and (its.oid = log.oid or its.relname in ('events_pruned', 'events_erased', 'events_uids',
+                                                'events_streams', 'event_piper_amending'))
+      and not pg_has_role(its.relowner, function.proowner, 'member')
+) weaker
 where log.oid = to_regclass('events') and function.prosecdef
   and starts_with(function.proname::text, 'event_piper_')
-  and (position(quote_literal(format('%I.events', home.nspname)) in function.prosrc) = 0
-       or has_function_privilege('public', function.oid, 'execute'))
-order by fault desc, 2";
+order by 2";
 
 /// The table that checks amendments: does it check, and whom does it let in?
 const AMENDMENTS: &str = "\
@@ -32,11 +40,78 @@ left join pg_trigger trigger on trigger.tgrelid = checks.oid
                             and trigger.tgname = 'event_piper_amending_check'
 where log.oid = to_regclass('events')";
 
+/// What roles other than the owner may do that would let them act for others, each as one sentence with what
+/// takes it away: make keys, or have their own functions called when others write. Default privileges
+/// and `grant all on all tables` give such rights.
+const GRANTS: &str = "\
+with granted as (
+    select its.oid, its.relowner, acl.grantee, acl.privilege_type
+    from pg_class log join pg_class its on its.relnamespace = log.relnamespace,
+         lateral (select given.grantee, given.privilege_type from aclexplode(its.relacl) given
+                  union all
+                  select given.grantee, given.privilege_type
+                  from pg_attribute its_column, aclexplode(its_column.attacl) given
+                  where its_column.attrelid = its.oid) acl
+    where log.oid = to_regclass('events')
+      and (its.relname = 'event_piper_keys' and acl.privilege_type in ('INSERT', 'UPDATE')
+           or acl.privilege_type = 'TRIGGER' and its.oid = log.oid
+           or acl.privilege_type in ('TRIGGER', 'REFERENCES')
+              and (its.relname in ('event_piper_keys', 'events_pruned', 'events_erased', 'events_uids',
+                                      'events_streams', 'event_piper_amending')))
+), given as (
+    select case grantee when 0 then 'public' else grantee::regrole::text end as receiver,
+           privilege_type, oid::regclass::text as name
+    from granted
+    where grantee <> relowner and (grantee = 0 or not pg_has_role(grantee, relowner, 'member'))
+    group by 1, 2, 3
+)
+select string_agg(format('%s has %s on %s', receiver, privilege_type, name), ', '
+                  order by receiver, name),
+       string_agg(format('revoke %s on %s from %s;', lower(privilege_type), name, receiver), ' '
+                  order by receiver, name)
+from given";
+
+/// Whether everybody may create objects in the schema of the log.
+const OPEN_SCHEMA: &str = "\
+select quote_ident(home.nspname), has_schema_privilege('public', home.oid, 'create')
+from pg_class log join pg_namespace home on home.oid = log.relnamespace
+where log.oid = to_regclass('events')";
+
+/// Rights by which somebody could act for others.
+pub(super) async fn grants(client: &Client) -> Examined {
+    const SUBJECT: &str = "grants";
+    let row = client.query_one(GRANTS, &[]).await?;
+    let (found, mend): (Option<String>, Option<String>) = (row.get(0), row.get(1));
+    let (Some(found), Some(mend)) = (found, mend) else {
+        return Ok(Finding::ok(SUBJECT, "nobody else can make keys, or have own functions called"));
+    };
+    let why = "who may insert keys can be anybody, and a trigger runs with the rights of others";
+    Ok(Finding::warning(SUBJECT, format!("{found}: {why}"), mend))
+}
+
+pub(super) async fn schema(client: &Client) -> Examined {
+    const SUBJECT: &str = "schema's rights";
+    let row = client.query_one(OPEN_SCHEMA, &[]).await?;
+    let (schema, open): (&str, bool) = (row.get(0), row.get(1));
+    Ok(if open {
+        Finding::warning(
+            SUBJECT,
+            format!(
+                "everybody may create objects in the schema {schema}, among them functions that our \
+                 statements could take for PostgreSQL's own"
+            ),
+            format!("revoke create on schema {schema} from public;"),
+        )
+    } else {
+        Finding::ok(SUBJECT, format!("not everybody may create objects in {schema}"))
+    })
+}
+
 pub(super) async fn owners_rights(client: &Client) -> Examined {
     const SUBJECT: &str = "owner's rights";
     let rows = client.query(OWNERS_RIGHTS, &[]).await?;
     let of = |fault: &str| {
-        let those = rows.iter().filter(|row| row.get::<_, &str>(0) == fault);
+        let those = rows.iter().filter(|row| row.get::<_, Option<&str>>(0) == Some(fault));
         those.map(|row| row.get(1)).collect::<Vec<&str>>().join(", ")
     };
     let (unsafe_ones, elsewhere, open) = (of("unsafe"), of("elsewhere"), of("open"));
@@ -53,6 +128,18 @@ pub(super) async fn owners_rights(client: &Client) -> Examined {
             format!("made for the log of another schema, and refuse to work: {elsewhere}"),
             "The schema was renamed, or the functions were restored into another one: run \
              `event-piper migrate` as the tables' owner.",
+        )
+    } else if let Some(row) =
+        rows.iter().find(|row| row.get::<_, Option<&str>>(0) == Some("weaker"))
+    {
+        let (function, powerful, weaker): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));
+        Finding::fatal(
+            SUBJECT,
+            format!(
+                "{weaker} owns a table of the log, and could act as {powerful} by {function}; so such \
+                 functions refuse to work"
+            ),
+            "Run `event-piper migrate` as a superuser: it gives the log's functions to the log's owner.",
         )
     } else if !open.is_empty() {
         Finding::warning(
