@@ -238,13 +238,24 @@ pub enum MigrateError {
     #[error("marking rows that were restored from another cluster as old")]
     Restored(#[source] tokio_postgres::Error),
     /// A migration failed, and left nothing behind.
-    #[error("applying migration {name}")]
+    #[error("applying migration {name}{}", name_is_taken(source))]
     Apply {
         /// Its name.
         name: &'static str,
         /// What PostgreSQL says.
         source: tokio_postgres::Error,
     },
+}
+
+/// What to do where something that is not ours has the name of something that is to be made.
+fn name_is_taken(error: &tokio_postgres::Error) -> &'static str {
+    match error.code() {
+        Some(code) if NAME_IS_TAKEN.contains(code) => {
+            ": something that is not EventPiper's has one of its names (rename it, or give EventPiper a \
+             schema of its own: create one, and let the role's search_path begin with it)"
+        }
+        _ => "",
+    }
 }
 
 /// Brings the schema up to date. Safe when many do so at once; needs no right but to read when
@@ -416,12 +427,6 @@ impl Migration {
                     mend: error.hint().unwrap_or_default().to_owned(),
                 }
             }
-            Some(error) if NAME_IS_TAKEN.contains(error.code()) => MigrateError::ForeignTable {
-                found: format!("{}: something that is not EventPiper's has this name", error.message()),
-                mend: "Rename it, or give EventPiper a schema of its own: create one, and let the role's \
-                       search_path begin with it."
-                    .to_owned(),
-            },
             _ => MigrateError::Apply { name: self.name, source },
         }
     }
