@@ -94,11 +94,12 @@ impl Gateway {
     pub fn start(server: &Server, settings: Settings, metrics: Arc<Metrics>) -> Arc<Self> {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let write = |writer| Writer::start(server, writer, &metrics, &tasks, &shutdown);
-        let history = Arc::new(History::limited(
+        let history = History::limited(
             server.named("event-piper").pool(settings.pool),
             settings.queries_each.unwrap_or(settings.pool.div_ceil(2)),
             metrics.queries_waiting.clone(),
-        ));
+        );
+        let history = Arc::new(history.cancelling(server, &tasks));
         let gateway = Arc::new(Self {
             writer: settings.writer.map(write),
             hub: Arc::new(Hub::new(settings.recent)),

@@ -14,6 +14,7 @@ macro_rules! whole {
     };
 }
 
+mod busy;
 mod failures;
 mod whole;
 
@@ -25,20 +26,25 @@ use std::{
 use deadpool_postgres::{Object, Pool, PoolError};
 use futures::try_join;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::{runtime::Handle, time::timeout};
+use tokio::time::timeout;
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
 };
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use self::failures::Failures;
 pub use self::whole::WholePage;
+use self::{
+    busy::{Busy, Canceller},
+    failures::Failures,
+};
 use super::{
     doctor::{self, Finding},
     error::{Chain, is_of_connection},
     event_log::{self, Page, PageSize, Paging, Span, delivered, delivered_small, measured},
-    turns::{Turn, Turns},
+    server::Server,
+    turns::Turns,
 };
 use crate::{
     consumer::ConsumerId,
@@ -56,6 +62,7 @@ pub struct History {
     failures: Arc<Failures>,
     /// In whose name it reads.
     caller: Arc<str>,
+    canceller: Option<Canceller>,
 }
 
 /// What is read, and how.
@@ -224,7 +231,14 @@ impl History {
     #[must_use]
     pub fn limited(pool: Pool, most_each: usize, waiting: Gauge) -> Self {
         let turns = Turns::new(pool.status().max_size, most_each, waiting);
-        Self { pool, turns, failures: Arc::default(), caller: "".into() }
+        Self { pool, turns, failures: Arc::default(), caller: "".into(), canceller: None }
+    }
+
+    /// The same, which cancels queries that nobody waits for any more: a server notices by itself only
+    /// from PostgreSQL 14 on, on Linux, and within a second.
+    #[must_use]
+    pub fn cancelling(self, server: &Server, tasks: &TaskTracker) -> Self {
+        Self { canceller: Some(Canceller::new(server, tasks)), ..self }
     }
 
     /// The same in the name of this caller.
@@ -414,7 +428,7 @@ impl History {
         let read = timeout(DEADLINE, ask(busy.client(), query)).await;
         let read = read.map_err(|_| HistoryError::Silent);
         match &read {
-            Err(_) => busy.close(),
+            Err(_) => drop(busy),
             Ok(Err(error)) if is_of_connection(error) => busy.close(),
             Ok(_) => busy.give_back(),
         }
@@ -425,50 +439,8 @@ impl History {
         let turn = self.turns.turn(&self.caller).await;
         let client =
             timeout(DEADLINE, self.pool.get()).await.map_err(|_| HistoryError::Silent)??;
-        Ok(Busy(Some((client, turn))))
+        Ok(Busy::new(client, turn, self.canceller.clone()))
     }
-}
-
-/// A connection at work, and the turn at it. Where nobody waits for the answer any more, both are kept
-/// until it has come: PostgreSQL works on, and callers that ask and leave would have more than their turns.
-struct Busy(Option<(Object, Turn)>);
-
-/// An answer that nobody waits for any more has so long to come. Then the connection is closed: so the
-/// server ends the query.
-const UNWANTED: Duration = Duration::from_secs(10);
-
-impl Busy {
-    fn client(&self) -> &Object {
-        let (client, _) = self.0.as_ref().expect("it is taken at the end only");
-        client
-    }
-
-    fn give_back(mut self) {
-        self.0 = None;
-    }
-
-    fn close(mut self) {
-        self.0.take().into_iter().for_each(close);
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let Some((client, turn)) = self.0.take() else { return };
-        let Ok(runtime) = Handle::try_current() else { return close((client, turn)) };
-        runtime.spawn(async move {
-            // It is answered behind what was asked before.
-            match timeout(UNWANTED, client.batch_execute("")).await {
-                Ok(Ok(())) => drop((client, turn)),
-                Ok(Err(_)) | Err(_) => close((client, turn)),
-            }
-        });
-    }
-}
-
-fn close((client, turn): (Object, Turn)) {
-    drop(Object::take(client));
-    drop(turn);
 }
 
 async fn ask(

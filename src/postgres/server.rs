@@ -107,6 +107,11 @@ impl Server {
         server
     }
 
+    /// What encrypts its connections.
+    pub(super) fn tls(&self) -> &MakeRustlsConnect {
+        &self.tls
+    }
+
     /// Opens one connection. The caller drives the [`Connection`]. Nothing is set in its session yet.
     ///
     /// Of several hosts it is the first that is a primary; if none is, the first that answers.
