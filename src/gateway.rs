@@ -11,6 +11,7 @@ pub mod follower;
 pub mod frame;
 pub mod health;
 pub mod hub;
+pub mod output;
 pub mod recent;
 pub mod safety;
 pub mod signal;

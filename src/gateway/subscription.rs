@@ -1,25 +1,20 @@
-//! One client's stream of frames: what it missed first, then live, and a heartbeat when it
-//! is quiet.
+//! One client's events: what it missed first, then live.
 
 mod source;
 
-use std::{collections::BTreeSet, mem, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, mem, ops::ControlFlow, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
-use futures::FutureExt;
-use tokio::{
-    select,
-    time::{Instant, Sleep, sleep},
-};
+use tokio::select;
 
 use self::source::{Read, ReadPage, Reading, Wanted};
 use super::{
     Gateway, amended,
     follower::{Follower, Live, Scan},
     frame,
-    hub::{Hub, Seat, State},
+    hub::{Seat, State},
+    output::{Output, Progress, Source},
     recent::Recent,
-    signal::{GapReason, Signal, put_retry},
+    signal::{GapReason, Signal},
 };
 use crate::{
     access::budget::{Account, Share},
@@ -53,8 +48,7 @@ impl<'a> FromIterator<&'a str> for Kinds {
     }
 }
 
-/// See the module. It waits for the client: while [`next`](Self::next) is not called nothing
-/// is read, and nothing piles up.
+/// See the module.
 pub struct Subscription {
     gateway: Arc<Gateway>,
     history: Arc<History>,
@@ -70,22 +64,13 @@ pub struct Subscription {
     paging: Paging,
     /// Where pages of the replay are counted, if they are.
     account: Option<Account>,
-    /// Room for the page that the client is being sent.
+    /// Room for the page that the client is being sent; it has taken it when it comes for more.
     sending: Option<Box<Share>>,
-    heartbeat: Pin<Box<Sleep>>,
-    beat_due: bool,
-    ending: Option<Ending>,
     gauge: Gauge,
 }
 
-/// Answers why, when a subscription is to end before its time.
-pub type Ending = Pin<Box<dyn Future<Output = &'static str> + Send>>;
-
 enum Stage {
-    /// Nothing has been said yet.
-    New(Box<Request>),
-    /// The client was greeted. The reader has not started, or it is being found out whether
-    /// the cursor is of this log.
+    /// The reader has not started, or it is being found out whether the cursor is of this log.
     Opening(Box<Request>),
     Following {
         follower: Follower,
@@ -97,17 +82,15 @@ enum Stage {
 
 /// What to do next.
 enum Step {
-    Say(Bytes),
+    /// Something was put out.
+    Said,
     Wait,
     Again,
-    End,
+    Over(&'static str),
 }
 
-/// As much as is handed to the socket at once.
-const CHUNK: usize = 64 << 10;
-
-/// Clients that lose the connection come back after this, and up to as much later again.
-const RETRY: Duration = Duration::from_secs(1);
+/// As much as is handed over at once.
+const CHUNK_BYTES: usize = 64 << 10;
 
 impl Subscription {
     pub(super) fn new(gateway: Arc<Gateway>, request: Request) -> Self {
@@ -116,26 +99,16 @@ impl Subscription {
             kinds: request.kinds.clone(),
             amended: request.amended,
             caught_up: false,
-            stage: Stage::New(Box::new(request)),
+            stage: Stage::Opening(Box::new(request)),
             epoch: 0,
             reading: None,
             paging: Paging::new(source::PAGE),
             account: None,
             sending: None,
-            heartbeat: Box::pin(sleep(gateway.settings.heartbeat)),
-            beat_due: false,
-            ending: None,
             gauge: Gauge::new(Arc::clone(&gateway)),
             history: Arc::clone(&gateway.history),
             gateway,
         }
-    }
-
-    /// Says good-bye to the client when this is over, with the reason that it answers.
-    #[must_use]
-    pub fn ending_with(mut self, ending: Option<Ending>) -> Self {
-        self.ending = ending;
-        self
     }
 
     /// Reads in the name of this caller.
@@ -153,138 +126,55 @@ impl Subscription {
         self
     }
 
-    /// Waits until this is to end before its time; [`next`](Self::next) says good-bye then. For
-    /// those who are busy with a client that does not take what it is sent.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost.
-    pub async fn ended(&mut self) {
-        let Some(ending) = &mut self.ending else { return std::future::pending().await };
-        let reason = ending.await;
-        self.gauge.ended = reason;
-        self.ending = Some(Box::pin(std::future::ready(reason)));
-    }
-
-    /// Notes that the client was cut off, for it took nothing.
-    pub fn stalled(&mut self) {
-        if self.gauge.ended == CLIENT {
-            self.gauge.ended = "stalled";
-        }
-    }
-
-    /// The next bytes for the client, who has taken those before; `None` after the last.
-    pub async fn next(&mut self) -> Option<Bytes> {
-        self.sending = None;
-        loop {
-            // A stream that always has something to say never waits.
-            let ended = self.ending.as_mut().and_then(FutureExt::now_or_never);
-            let step = match ended {
-                Some(reason) => self.leave(reason),
-                None => self.step(),
-            };
-            let step = match step {
-                Step::Wait => self.wait().await,
-                step => step,
-            };
-            match step {
-                Step::Say(bytes) => {
-                    let next = Instant::now() + self.gateway.settings.heartbeat;
-                    self.heartbeat.as_mut().reset(next);
-                    return Some(bytes);
-                }
-                Step::End => return None,
-                Step::Again | Step::Wait => {}
-            }
-        }
-    }
-
     /// Does what can be done without waiting.
-    fn step(&mut self) -> Step {
+    fn step(&mut self, out: &mut impl Output) -> Step {
         let hub = Arc::clone(&self.gateway.hub);
-        match &self.stage {
-            Stage::New(_) => self.greet(&hub),
-            Stage::Ended => Step::End,
-            Stage::Opening(_) | Stage::Following { .. } => self.move_on(&hub),
+        let state = hub.state();
+        if state.closing {
+            return Step::Over("shutdown");
+        }
+        match mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Opening(request) => self.open(&state, request, out),
+            Stage::Following { follower, pruned } => self.follow(&state, follower, pruned, out),
+            Stage::Ended => Step::Over(CLIENT),
         }
     }
 
-    /// Waits for a page, for events, or for the heartbeat's time.
-    async fn wait(&mut self) -> Step {
+    /// Waits for a page or for events.
+    async fn wait(&mut self, out: &mut impl Output) -> Step {
         let reading = async {
             match &mut self.reading {
                 Some(reading) => reading.await,
                 None => std::future::pending().await,
             }
         };
-        let ending = async {
-            match &mut self.ending {
-                Some(ending) => ending.await,
-                None => std::future::pending().await,
-            }
-        };
         select! {
-            reason = ending => self.leave(reason),
             read = reading => {
                 self.reading = None;
-                self.take(read)
+                self.take(read, out)
             }
             () = self.seat.woken() => Step::Again,
-            () = &mut self.heartbeat => {
-                self.beat_due = true;
-                Step::Again
-            }
-        }
-    }
-
-    /// The client hears at once when to come back after a loss, and where it is.
-    fn greet(&mut self, hub: &Hub) -> Step {
-        let Stage::New(request) = std::mem::replace(&mut self.stage, Stage::Ended) else {
-            return Step::End;
-        };
-        let cursor = request.cursor.clone();
-        self.stage = Stage::Opening(request);
-        let mut out = String::new();
-        put_retry(&mut out, RETRY, RETRY);
-        if cursor.is_none()
-            && let Step::Say(hello) = self.move_on(hub)
-        {
-            // Without a cursor of its own, it is where the reader is.
-            return Step::Say([out.as_bytes(), &hello].concat().into());
-        }
-        Signal::Heartbeat.put(&mut out, cursor.as_ref());
-        Step::Say(out.into())
-    }
-
-    fn move_on(&mut self, hub: &Hub) -> Step {
-        let state = hub.state();
-        if state.closing {
-            return self.close("shutdown");
-        }
-        match std::mem::replace(&mut self.stage, Stage::Ended) {
-            Stage::Opening(request) => self.open(&state, request),
-            Stage::Following { follower, pruned } => self.follow(&state, follower, pruned),
-            Stage::New(_) | Stage::Ended => Step::End,
         }
     }
 
     /// Joins the recent events, once the reader has started, and the cursor is known to be
     /// of this log.
-    fn open(&mut self, state: &State, request: Box<Request>) -> Step {
+    fn open(&mut self, state: &State, request: Box<Request>, out: &mut impl Output) -> Step {
         let started = state.epoch > 0;
         let head = state.recent.position().head;
         let ahead = request.cursor.as_ref().is_some_and(|cursor| cursor.head() > head);
         if started && !ahead {
-            return self.join(state, &request);
+            return self.join(state, &request, out);
         }
         if started && self.reading.is_none() {
             self.read(Wanted::Drawn);
         }
-        let cursor = request.cursor.clone();
         self.stage = Stage::Opening(request);
-        self.beat(cursor.as_ref())
+        Step::Wait
     }
 
-    fn join(&mut self, state: &State, request: &Request) -> Step {
+    /// A client without a cursor of its own hears where the reader is, before anything else.
+    fn join(&mut self, state: &State, request: &Request, out: &mut impl Output) -> Step {
         let resumed = request.cursor.is_some();
         let consumers = request.consumers.clone();
         let mut follower = Follower::join(&state.recent, consumers, request.cursor.clone());
@@ -295,10 +185,12 @@ impl Subscription {
         if resumed && !replaying {
             self.gateway.metrics.resumed_from_recent.inc();
         }
-        let hello = say(Signal::Heartbeat, follower.cursor());
+        if !resumed {
+            out.signal(Signal::Cursor, Some(follower.cursor()));
+        }
         self.epoch = state.epoch;
         self.begin(follower);
-        if resumed { Step::Again } else { hello }
+        if resumed { Step::Again } else { Step::Said }
     }
 
     /// Follows on, from the table or live.
@@ -311,32 +203,37 @@ impl Subscription {
         self.stage = Stage::Following { follower, pruned: None };
     }
 
-    fn follow(&mut self, state: &State, mut follower: Follower, pruned: Option<EventId>) -> Step {
+    fn follow(
+        &mut self,
+        state: &State,
+        mut follower: Follower,
+        pruned: Option<EventId>,
+        out: &mut impl Output,
+    ) -> Step {
         if state.epoch != self.epoch {
-            return self.restart(state, follower);
+            return self.restart(state, follower, out);
         }
         if let Some(scan) = follower.wants() {
             if self.reading.is_none() {
                 self.read(self.wanted(scan.clone(), &follower));
             }
-            let cursor = follower.cursor().clone();
             self.stage = Stage::Following { follower, pruned };
-            return self.beat(Some(&cursor));
+            return Step::Wait;
         }
-        let mut chunk = Chunk::new(self.kinds.as_ref());
+        let mut chunk = Chunk::new(self.kinds.as_ref(), out);
         let live = follower.live(&state.recent, |entry, cursor| {
-            chunk.add(entry.frame.kind(), || entry.frame.bytes_at(cursor))
+            chunk.add(entry.frame.kind(), |out| out.shared(&entry.frame, cursor))
         });
         self.gateway.metrics.deliveries.inc_by(chunk.events);
-        self.say_live(&state.recent, follower, live, chunk.frames)
+        self.after_live(&state.recent, follower, live, out)
     }
 
-    fn say_live(
+    fn after_live(
         &mut self,
         recent: &Recent,
         mut follower: Follower,
         live: Live,
-        mut frames: Vec<Bytes>,
+        out: &mut impl Output,
     ) -> Step {
         if live == Live::Lagging {
             self.gateway.metrics.slow_clients.inc();
@@ -348,31 +245,31 @@ impl Subscription {
             self.stage = Stage::Following { follower, pruned: None };
             return Step::Again;
         }
-        let cursor = follower.cursor().clone();
-        self.stage = Stage::Following { follower, pruned: None };
         if live == Live::CaughtUp {
             self.gauge.set("live");
         }
         // Who reads all from the table catches up again and again.
         if live == Live::CaughtUp && !(self.amended && mem::replace(&mut self.caught_up, true)) {
-            frames.push(text(Signal::CaughtUp, &cursor));
+            out.signal(Signal::CaughtUp, Some(follower.cursor()));
         }
-        match joined(frames) {
-            Some(bytes) => Step::Say(bytes),
-            None if live == Live::Stopped => Step::Again,
-            None => self.beat(Some(&cursor)),
+        self.stage = Stage::Following { follower, pruned: None };
+        match live {
+            _ if !out.is_empty() => Step::Said,
+            Live::Stopped => Step::Again,
+            _ => Step::Wait,
         }
     }
 
     /// The log was replaced. The client is told, and goes on where it is another one.
-    fn restart(&mut self, state: &State, mut follower: Follower) -> Step {
+    fn restart(&mut self, state: &State, mut follower: Follower, out: &mut impl Output) -> Step {
         self.epoch = state.epoch;
         self.reading = None;
         let from = follower.cursor().head();
         follower.restart(&state.recent, state.origin);
-        let cursor = follower.cursor().clone();
+        let to = follower.cursor().head();
+        out.signal(Signal::Gap { from, to, reason: GapReason::Reset }, Some(follower.cursor()));
         self.begin(follower);
-        say(Signal::Gap { from, to: cursor.head(), reason: GapReason::Reset }, &cursor)
+        Step::Said
     }
 
     fn wanted(&self, scan: Scan, follower: &Follower) -> Wanted {
@@ -393,11 +290,11 @@ impl Subscription {
     }
 
     /// Takes what was read.
-    fn take(&mut self, read: Read) -> Step {
-        match (read, std::mem::replace(&mut self.stage, Stage::Ended)) {
-            (Read::Drawn(drawn), Stage::Opening(request)) => self.take_drawn(drawn, &request),
+    fn take(&mut self, read: Read, out: &mut impl Output) -> Step {
+        match (read, mem::replace(&mut self.stage, Stage::Ended)) {
+            (Read::Drawn(drawn), Stage::Opening(request)) => self.take_drawn(drawn, &request, out),
             (Read::Page(read), Stage::Following { follower, pruned }) => {
-                self.take_page(read, pruned, follower)
+                self.take_page(read, pruned, follower, out)
             }
             (_, stage) => {
                 self.stage = stage;
@@ -408,19 +305,26 @@ impl Subscription {
 
     /// The client's cursor is ahead of this gateway. Perhaps another instance was faster;
     /// if its id was never drawn, the cursor is of a log that is no more.
-    fn take_drawn(&mut self, drawn: Option<EventId>, request: &Request) -> Step {
+    fn take_drawn(
+        &mut self,
+        drawn: Option<EventId>,
+        request: &Request,
+        out: &mut impl Output,
+    ) -> Step {
         let hub = Arc::clone(&self.gateway.hub);
         let state = hub.state();
         let from = request.cursor.as_ref().map_or(EventId::ZERO, Cursor::head);
         if drawn.is_none_or(|drawn| from <= drawn) {
-            return self.join(&state, request);
+            return self.join(&state, request, out);
         }
         let follower = Follower::join(&state.recent, request.consumers.clone(), None);
-        let cursor = follower.cursor().clone();
+        let cursor = Some(follower.cursor());
+        let to = follower.cursor().head();
+        out.signal(Signal::Gap { from, to, reason: GapReason::Reset }, cursor);
+        out.signal(Signal::CaughtUp, cursor);
         self.epoch = state.epoch;
         self.begin(follower);
-        let gap = Signal::Gap { from, to: cursor.head(), reason: GapReason::Reset };
-        Step::Say([text(gap, &cursor), text(Signal::CaughtUp, &cursor)].concat().into())
+        Step::Said
     }
 
     /// Takes a page of a replay. What was pruned before the client could have it is told: at the
@@ -430,6 +334,7 @@ impl Subscription {
         read: ReadPage,
         known: Option<EventId>,
         mut follower: Follower,
+        out: &mut impl Output,
     ) -> Step {
         let ReadPage { page, pruned, corrections, share } = read;
         self.paging.learn(&page);
@@ -437,23 +342,20 @@ impl Subscription {
             let next = follower.wants_behind(&page.rows, page.last);
             self.reading = next.map(|scan| self.read_ahead(scan, &follower));
         }
-        let mut out = BytesMut::new();
         let from = follower.complete_upto();
         if pruned > from && known.is_none_or(|known| pruned > known) {
             let gap = Signal::Gap { from, to: pruned, reason: GapReason::Pruned };
-            out.extend_from_slice(&text(gap, follower.cursor()));
+            out.signal(gap, Some(follower.cursor()));
         }
-        let mut chunk = Chunk::new(self.kinds.as_ref());
+        let mut chunk = Chunk::new(self.kinds.as_ref(), out);
         follower.page(&page.rows, page.last, |row, cursor| {
-            let _ = chunk.add(row.kind().as_bytes(), || {
+            let _ = chunk.add(row.kind().as_bytes(), |out| {
                 let data = frame::data(row.amends(), row.payload());
                 let (data, misfit) = amended::shown(&corrections, row.id(), data);
-                frame::put(&mut out, row.id(), cursor, row.kind(), &data);
+                out.event(row.id(), cursor, row.kind(), &data);
                 if let Some(amendment) = misfit {
-                    let said = Signal::Unamended { event: row.id(), amendment };
-                    out.extend_from_slice(&text(said, cursor));
+                    out.signal(Signal::Unamended { event: row.id(), amendment }, Some(cursor));
                 }
-                Bytes::new()
             });
         });
         self.gateway.metrics.replayed_rows.inc_by(page.rows.len() as u64);
@@ -466,83 +368,62 @@ impl Subscription {
             share.settle(out.len());
             share.into()
         });
-        Step::Say(out.freeze())
+        Step::Said
     }
+}
 
-    /// A heartbeat, when it is time for one.
-    fn beat(&mut self, cursor: Option<&Cursor>) -> Step {
-        if !std::mem::take(&mut self.beat_due) {
-            return Step::Wait;
+impl Source for Subscription {
+    async fn next(&mut self, out: &mut impl Output) -> Progress {
+        self.sending = None;
+        loop {
+            let step = match self.step(out) {
+                Step::Wait => self.wait(out).await,
+                step => step,
+            };
+            match step {
+                Step::Said => return Progress::Said,
+                Step::Over(reason) => return Progress::Over(reason),
+                Step::Again | Step::Wait => {}
+            }
         }
-        let mut out = String::new();
-        Signal::Heartbeat.put(&mut out, cursor);
-        Step::Say(out.into())
     }
 
-    /// Says good-bye to this one client.
-    fn leave(&mut self, reason: &'static str) -> Step {
-        self.ending = None;
-        self.reading = None;
-        self.close(reason)
-    }
-
-    /// Says good-bye. Clients come back spread over the time in which this gateway drains.
-    fn close(&mut self, reason: &'static str) -> Step {
-        let cursor = match std::mem::replace(&mut self.stage, Stage::Ended) {
+    fn cursor(&self) -> Option<Cursor> {
+        match &self.stage {
             Stage::Following { follower, .. } => Some(follower.cursor().clone()),
-            Stage::New(request) | Stage::Opening(request) => request.cursor,
-            Stage::Ended => return Step::End,
-        };
-        let mut out = String::new();
-        put_retry(&mut out, Duration::ZERO, self.gateway.settings.drain);
-        Signal::Closing { reason }.put(&mut out, cursor.as_ref());
+            Stage::Opening(request) => request.cursor.clone(),
+            Stage::Ended => None,
+        }
+    }
+
+    fn note_end(&mut self, reason: &'static str) {
         self.gauge.ended = reason;
-        Step::Say(out.into())
     }
 }
 
-fn text(signal: Signal, cursor: &Cursor) -> Bytes {
-    let mut out = String::new();
-    signal.put(&mut out, Some(cursor));
-    out.into()
-}
-
-fn say(signal: Signal, cursor: &Cursor) -> Step {
-    Step::Say(text(signal, cursor))
-}
-
-/// Frames that go to the socket together.
-struct Chunk<'a> {
+/// Events that are handed over together.
+struct Chunk<'a, O> {
     kinds: Option<&'a Kinds>,
-    frames: Vec<Bytes>,
-    bytes: usize,
+    out: &'a mut O,
     events: u64,
 }
 
-impl<'a> Chunk<'a> {
-    fn new(kinds: Option<&'a Kinds>) -> Self {
-        Self { kinds, frames: Vec::new(), bytes: 0, events: 0 }
+impl<'a, O: Output> Chunk<'a, O> {
+    fn new(kinds: Option<&'a Kinds>, out: &'a mut O) -> Self {
+        Self { kinds, out, events: 0 }
     }
 
-    /// Adds a frame of a type that is wanted; says stop when there is enough.
-    fn add(&mut self, kind: &[u8], frame: impl FnOnce() -> Bytes) -> ControlFlow<()> {
+    /// Puts out an event of a type that is wanted; says stop when there is enough.
+    fn add(&mut self, kind: &[u8], put: impl FnOnce(&mut O)) -> ControlFlow<()> {
         if self.kinds.is_none_or(|kinds| kinds.0.contains(kind)) {
-            let frame = frame();
-            self.bytes += frame.len();
+            put(self.out);
             self.events += 1;
-            self.frames.push(frame);
         }
-        if self.bytes < CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    }
-}
-
-/// One frame goes as it is, shared with all who get it; several are copied together, which
-/// is cheaper than as many writes.
-fn joined(mut frames: Vec<Bytes>) -> Option<Bytes> {
-    match frames.len() {
-        0 => None,
-        1 => frames.pop(),
-        _ => Some(frames.concat().into()),
+        if self.out.len() < CHUNK_BYTES {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
     }
 }
 

@@ -13,9 +13,10 @@ use super::{
     App,
     error::Problem,
     events,
-    feed::{self, Source},
+    feed::{Feed, Log},
     guard,
     query::{Parameter, Query},
+    session::{self, Session},
 };
 use crate::{access::principal::Principal, event::EventId};
 
@@ -53,5 +54,6 @@ pub(super) async fn follow(
         None => app.gateway.strict_from_now(),
     };
     let strict = strict.on_behalf_of(who.name()).counted_in(app.answers.account(&who));
-    Ok(feed::streamed(&app.gateway, Source::All(Box::new(strict)), ending))
+    let feed = Feed::new(app.gateway.occupy(), Log::All(Box::new(strict)));
+    Ok(session::streamed(Session::new(&app.gateway, feed, ending)))
 }

@@ -2,7 +2,7 @@
 //!
 //! The request is routed, authorised and answered by the same router as any other. But when
 //! the answer is a stream, its head is written here, and then its frames, by a task that
-//! holds a socket and a subscription and nothing more. hyper's connection would hold some
+//! holds a socket and a session and nothing more. hyper's connection would hold some
 //! 10 KiB of buffers and state for as long as the stream is open.
 //!
 //! Each write is a chunk. A stream that ends on purpose ends with the last chunk; without it, the
@@ -30,42 +30,45 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{chunked, taking::Patience};
+use super::{chunked, session::Session, taking::Patience};
 use crate::{crash::Lock, gateway::subscription::Subscription};
+
+/// A session that can be handed over to a bare socket.
+pub(super) type Handed = Box<Session<Subscription>>;
 
 /// Marks a request whose answer may be [`Detached`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Detachable;
 
-/// The subscription that an answer streams, beside an empty body.
+/// The session that an answer streams, beside an empty body.
 #[derive(Clone)]
-pub(super) struct Detached(Arc<Lock<Option<Box<Subscription>>>>);
+pub(super) struct Detached(Arc<Lock<Option<Handed>>>);
 
 impl Detached {
-    pub(super) fn new(subscription: Subscription) -> Self {
-        Self(Arc::new(Lock::new(Some(Box::new(subscription)))))
+    pub(super) fn new(session: Session<Subscription>) -> Self {
+        Self(Arc::new(Lock::new(Some(Box::new(session)))))
     }
 
-    fn take(&self) -> Option<Box<Subscription>> {
+    fn take(&self) -> Option<Handed> {
         self.0.lock().take()
     }
 }
 
 /// Answers the request, whose head takes `len` bytes that are still in the socket. Answers
-/// the subscription to go on with, when the answer is a stream.
+/// the session to go on with, when the answer is a stream.
 pub(super) async fn answer(
     socket: &mut TcpStream,
     router: Router,
     mut request: Request<Body>,
     len: usize,
     patience: &Patience,
-) -> io::Result<Option<Box<Subscription>>> {
+) -> io::Result<Option<Handed>> {
     socket.read_exact(&mut vec![0; len]).await?;
     request.extensions_mut().insert(Detachable);
     let asked_to_close = asks_to_close(request.headers());
     let Ok(mut response) = router.oneshot(request).await;
-    let subscription = response.extensions().get::<Detached>().and_then(Detached::take);
-    if subscription.is_some() {
+    let session = response.extensions().get::<Detached>().and_then(Detached::take);
+    if session.is_some() {
         // The router measured the empty body that stands in for the stream.
         response.headers_mut().remove(header::CONTENT_LENGTH);
         let chunked = HeaderValue::from_static("chunked");
@@ -73,11 +76,11 @@ pub(super) async fn answer(
     }
     // A stream says nothing of a close that the client has not asked for: Node's fetch takes a cut
     // for an end behind it.
-    let closes = subscription.is_none() || asked_to_close;
+    let closes = session.is_none() || asked_to_close;
     let (head, body) = (head(&response, closes)?, response.into_body());
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     patience.steady(&mut *socket).write_all(&[head.as_slice(), &body].concat()).await?;
-    Ok(subscription)
+    Ok(session)
 }
 
 fn asks_to_close(headers: &HeaderMap) -> bool {
@@ -115,22 +118,22 @@ pub(super) const PROBE: &[u8] = b":\n\n";
 /// Writes the stream until it ends, or the client has gone.
 pub(super) async fn stream(
     mut socket: TcpStream,
-    mut subscription: Box<Subscription>,
+    mut session: Handed,
     patience: Patience,
 ) -> io::Result<()> {
     let mut half_closed = false;
     loop {
         select! {
-            bytes = subscription.next() => {
+            bytes = session.next() => {
                 let Some(bytes) = bytes else {
                     patience.steady(&mut socket).write_all(chunked::LAST).await?;
                     return socket.shutdown().await;
                 };
                 let write = chunked::write(&mut socket, bytes, &patience);
-                let written = unless_ended(&mut subscription, write).await;
+                let written = unless_ended(&mut session, write).await;
                 written.inspect_err(|error| {
                     if error.kind() == io::ErrorKind::TimedOut {
-                        subscription.stalled();
+                        session.stalled();
                     }
                 })?;
             }
@@ -143,20 +146,20 @@ pub(super) async fn stream(
     }
 }
 
-/// Once the subscription is to end, a client has so long to take what it is being sent.
+/// Once the session is to end, a client has so long to take what it is being sent.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Writes for as long as the subscription lasts, and a little longer: a client that takes nothing
+/// Writes for as long as the session lasts, and a little longer: a client that takes nothing
 /// does not keep alive what was revoked.
 async fn unless_ended(
-    subscription: &mut Subscription,
+    session: &mut Handed,
     write: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
     let mut write = pin!(write);
     select! {
         biased;
         written = &mut write => return written,
-        () = subscription.ended() => {}
+        () = session.ended() => {}
     }
     let revoked = || Err(io::Error::new(io::ErrorKind::TimedOut, "it ended meanwhile"));
     timeout(FAREWELL, write).await.unwrap_or_else(|_| revoked())

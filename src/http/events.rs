@@ -1,28 +1,25 @@
 //! `GET /events`: the stream of a consumer's events; `GET /events/{id}`: one of them.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension,
-    body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, Uri, header},
+    http::{HeaderMap, Uri, header},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
-use futures::stream;
-use http_body_util::StreamBody;
-use hyper::body::Frame;
 use tracing::warn;
 
 use super::{
     App,
     answer::Room,
     direct::{Detachable, Detached},
+    encode::put_retry,
     error::Problem,
     field, guard, identity,
     named::Named,
     query::{Parameter, Query},
+    session::{self, Session},
     whole::Whole,
 };
 use crate::{
@@ -30,10 +27,7 @@ use crate::{
     consumer::ConsumerId,
     cursor::{Cursor, InvalidCursor},
     event::{EventId, name},
-    gateway::{
-        signal::put_retry,
-        subscription::{Kinds, Request, Subscription},
-    },
+    gateway::subscription::{Kinds, Request},
     postgres::{
         error::Chain,
         history::{HistoryError, WholeEvent},
@@ -80,9 +74,13 @@ pub(super) async fn subscribe(
         Err(answer) => return Ok(*answer),
     };
     let caller = caller(&who, &request.consumers);
-    let subscription = app.gateway.subscribe(request).ending_with(ending).on_behalf_of(&caller);
+    let subscription = app.gateway.subscribe(request).on_behalf_of(&caller);
     let subscription = subscription.counted_in(app.answers.account(&who));
-    Ok(streamed(subscription, detachable.is_some()))
+    let session = Session::new(&app.gateway, subscription, ending);
+    Ok(match detachable {
+        Some(_) => session::detached(Detached::new(session)),
+        None => session::streamed(session),
+    })
 }
 
 /// In whose name history is read. In the open mode nobody has a name but the consumer's.
@@ -179,23 +177,6 @@ pub(super) fn overloaded(wait: Duration) -> Response {
     let headers =
         [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     (headers, body).into_response()
-}
-
-/// The subscription as an answer that nothing on the way may buffer.
-fn streamed(subscription: Subscription, detachable: bool) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
-        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-    ];
-    if detachable {
-        return (headers, Extension(Detached::new(subscription))).into_response();
-    }
-    let frames = stream::unfold(subscription, async |mut subscription| {
-        let bytes: Bytes = subscription.next().await?;
-        Some((Ok::<_, Infallible>(Frame::data(bytes)), subscription))
-    });
-    (headers, Body::new(StreamBody::new(frames))).into_response()
 }
 
 /// An event is read by its consumer, in its stream, or among all: one of these rights is enough

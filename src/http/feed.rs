@@ -1,31 +1,16 @@
-//! Whole events as an event stream: `GET /all`, and a stream that is followed.
+//! Whole events as a source of a stream: `GET /all`, and a stream that is followed.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
-
-use axum::{
-    body::Body,
-    http::{HeaderValue, header},
-    response::{IntoResponse, Response},
-};
-use bytes::{Bytes, BytesMut};
-use futures::{FutureExt, future::BoxFuture, stream};
-use http_body_util::StreamBody;
-use hyper::body::Frame;
-use tokio::{
-    select,
-    time::{Instant, Sleep, sleep},
-};
+use futures::{FutureExt, future::BoxFuture};
 
 use super::whole::Whole;
 use crate::{
     cursor::Cursor,
     event::EventId,
     gateway::{
-        Gateway, frame,
         hub::Seat,
-        signal::{GapReason, Signal, put_retry},
+        output::{Output, Progress, Source},
+        signal::{GapReason, Signal},
         strict::{Piece, Strict},
-        subscription::Ending,
         versions::{Step, Versions},
     },
     order::Position,
@@ -33,31 +18,31 @@ use crate::{
 };
 
 /// Where whole events come from.
-pub(super) enum Source {
+pub(super) enum Log {
     /// The whole log; the `id:` is the event's.
     All(Box<Strict>),
     /// One stream; the `id:` is the version.
     Stream(Box<Versions>),
 }
 
-/// What a source has to say.
-enum Said {
+/// What was read.
+enum Read {
     Events(Vec<WholeEvent>),
     Signal(Signal),
 }
 
-impl Source {
-    async fn next(&mut self) -> Option<Said> {
-        let gap = |from, to, reason| Said::Signal(Signal::Gap { from, to, reason });
-        let (id, caught_up) = (EventId::new, Said::Signal(Signal::CaughtUp));
+impl Log {
+    async fn next(&mut self) -> Option<Read> {
+        let gap = |from, to, reason| Read::Signal(Signal::Gap { from, to, reason });
+        let (id, caught_up) = (EventId::new, Read::Signal(Signal::CaughtUp));
         Some(match self {
             Self::All(strict) => match strict.next().await? {
-                Piece::Events { events, .. } => Said::Events(events),
+                Piece::Events { events, .. } => Read::Events(events),
                 Piece::Gap { from, to, reason } => gap(from, to, reason),
                 Piece::CaughtUp => caught_up,
             },
             Self::Stream(versions) => match versions.next().await? {
-                Step::Events(events) => Said::Events(events),
+                Step::Events(events) => Read::Events(events),
                 Step::Missing(from, to) => gap(id(from), id(to), GapReason::Pruned),
                 Step::Reset(from, to) => gap(id(from), id(to), GapReason::Reset),
                 Step::CaughtUp => caught_up,
@@ -80,116 +65,59 @@ impl Source {
             Self::Stream(_) => EventId::new(event.version.unwrap_or_default()),
         }
     }
+
+    fn put(&self, events: &[WholeEvent], out: &mut impl Output) {
+        for event in events {
+            let data = serde_json::to_vec(&Whole::from(event)).unwrap_or_default();
+            let place = self.place(event);
+            out.event(place, &cursor(place), &event.kind, &data);
+        }
+    }
 }
 
-/// The source as an answer that nothing on the way may buffer.
-pub(super) fn streamed(gateway: &Arc<Gateway>, source: Source, ending: Option<Ending>) -> Response {
-    let feed = Feed {
-        gateway: Arc::clone(gateway),
-        _seat: gateway.occupy(),
-        after: source.after(),
-        heartbeat: Box::pin(sleep(gateway.heartbeat())),
-        said: Some(said(source)),
-        greeted: false,
-        ending,
-    };
-    let frames = stream::unfold(feed, async |mut feed| {
-        let bytes = feed.next().await?;
-        Some((Ok::<_, Infallible>(Frame::data(bytes)), feed))
-    });
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
-        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-    ];
-    (headers, Body::new(StreamBody::new(frames))).into_response()
-}
-
-struct Feed {
-    gateway: Arc<Gateway>,
+/// See the module.
+pub(super) struct Feed {
+    /// It is counted among the streams for as long as this lives.
     _seat: Seat,
     after: EventId,
-    heartbeat: Pin<Box<Sleep>>,
-    /// The source, at work; none when it has ended.
-    said: Option<BoxFuture<'static, (Source, Option<Said>)>>,
-    greeted: bool,
-    ending: Option<Ending>,
+    /// The log, being read. It is not given up between two calls: what it had read would be lost.
+    reading: Option<BoxFuture<'static, (Log, Option<Read>)>>,
 }
 
-/// Clients that lose the connection come back after this, and up to as much later again.
-const RETRY: Duration = Duration::from_secs(1);
+impl Feed {
+    pub(super) fn new(seat: Seat, log: Log) -> Self {
+        Self { _seat: seat, after: log.after(), reading: Some(read(log)) }
+    }
+}
 
-fn said(mut source: Source) -> BoxFuture<'static, (Source, Option<Said>)> {
+fn read(mut log: Log) -> BoxFuture<'static, (Log, Option<Read>)> {
     async move {
-        let said = source.next().await;
-        (source, said)
+        let read = log.next().await;
+        (log, read)
     }
     .boxed()
 }
 
-impl Feed {
-    async fn next(&mut self) -> Option<Bytes> {
-        let bytes = if std::mem::replace(&mut self.greeted, true) {
-            self.wait().await?
-        } else {
-            let mut out = String::new();
-            put_retry(&mut out, RETRY, RETRY);
-            Signal::Heartbeat.put(&mut out, Some(&cursor(self.after)));
-            out.into()
-        };
-        self.heartbeat.as_mut().reset(Instant::now() + self.gateway.heartbeat());
-        Some(bytes)
+impl Source for Feed {
+    async fn next(&mut self, out: &mut impl Output) -> Progress {
+        let Some(reading) = &mut self.reading else { return Progress::Over("shutdown") };
+        let (log, what) = reading.await;
+        self.reading = None;
+        let Some(what) = what else { return Progress::Over("shutdown") };
+        self.after = log.after();
+        match what {
+            Read::Events(events) => log.put(&events, out),
+            Read::Signal(signal) => out.signal(signal, Some(&cursor(self.after))),
+        }
+        self.reading = Some(read(log));
+        Progress::Said
     }
 
-    async fn wait(&mut self) -> Option<Bytes> {
-        let said = self.said.as_mut()?;
-        let ending = async {
-            match &mut self.ending {
-                Some(ending) => ending.await,
-                None => std::future::pending().await,
-            }
-        };
-        let heard = select! {
-            reason = ending => return Some(self.closing(reason)),
-            heard = said => heard,
-            () = &mut self.heartbeat => return Some(self.text(Signal::Heartbeat)),
-        };
-        let (source, what) = heard;
-        self.said = None;
-        let Some(what) = what else { return Some(self.closing("shutdown")) };
-        self.after = source.after();
-        let bytes = match what {
-            Said::Events(events) => frames(&source, &events),
-            Said::Signal(signal) => self.text(signal),
-        };
-        self.said = Some(self::said(source));
-        Some(bytes)
+    fn cursor(&self) -> Option<Cursor> {
+        Some(cursor(self.after))
     }
 
-    fn text(&self, signal: Signal) -> Bytes {
-        let mut out = String::new();
-        signal.put(&mut out, Some(&cursor(self.after)));
-        out.into()
-    }
-
-    /// Clients come back spread over the time in which this gateway drains.
-    fn closing(&mut self, reason: &'static str) -> Bytes {
-        self.said = None;
-        let mut out = String::new();
-        put_retry(&mut out, Duration::ZERO, self.gateway.drain());
-        Signal::Closing { reason }.put(&mut out, Some(&cursor(self.after)));
-        out.into()
-    }
-}
-
-fn frames(source: &Source, events: &[WholeEvent]) -> Bytes {
-    let mut out = BytesMut::new();
-    for event in events {
-        let data = serde_json::to_vec(&Whole::from(event)).unwrap_or_default();
-        let place = source.place(event);
-        frame::put(&mut out, place, &cursor(place), &event.kind, &data);
-    }
-    out.freeze()
+    fn note_end(&mut self, _reason: &'static str) {}
 }
 
 fn cursor(after: EventId) -> Cursor {

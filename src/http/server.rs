@@ -26,14 +26,14 @@ use tracing::{debug, info, warn};
 use super::{
     Limits, Settings,
     activity::Activity,
-    direct,
+    direct::{self, Handed},
     half_closed::{Exchange, HalfClosable},
     listener::{Accepted, Listener},
     opening::{self, Opening},
     taking::Patience,
     tls::Tls,
 };
-use crate::{access::networks::Peer, gateway::subscription::Subscription, metrics::Metrics};
+use crate::{access::networks::Peer, metrics::Metrics};
 
 /// What an HTTP/2 stream may buffer. A slow client costs no more; frames that are larger go
 /// through all the same.
@@ -174,8 +174,8 @@ async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: P
     let router = connections.router.clone();
     match Box::pin(direct::answer(&mut socket, router, request, len, &connections.patience)).await {
         // Streams live long: they get a task of their own, which knows no other state.
-        Ok(Some(subscription)) => {
-            connections.spawn(stream(socket, subscription, connections.patience.clone()));
+        Ok(Some(session)) => {
+            connections.spawn(stream(socket, session, connections.patience.clone()));
         }
         Ok(None) => drop(socket.shutdown().await),
         Err(error) => debug!(%error, "a stream could not be opened"),
@@ -217,8 +217,8 @@ async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
     connections.patience.during(until_ended(connection, &connections.shutdown)).await;
 }
 
-async fn stream(socket: TcpStream, subscription: Box<Subscription>, patience: Patience) {
-    if let Err(error) = direct::stream(socket, subscription, patience).await {
+async fn stream(socket: TcpStream, session: Handed, patience: Patience) {
+    if let Err(error) = direct::stream(socket, session, patience).await {
         debug!(%error, "a stream broke");
     }
 }

@@ -17,11 +17,12 @@ use super::{
     answer::Room,
     error::Problem,
     events,
-    feed::{self, Source},
+    feed::{Feed, Log},
     guard,
     named::Named,
     precondition::{Outcome, Preconditions},
     query::{Parameter, Query},
+    session::{self, Session},
     whole::Whole,
     write::{stream_name, version_number},
 };
@@ -225,7 +226,8 @@ fn follow(
     };
     let versions = app.gateway.versions(stream, after).on_behalf_of(who.name());
     let versions = versions.counted_in(app.answers.account(who));
-    Ok(feed::streamed(&app.gateway, Source::Stream(Box::new(versions)), ending))
+    let feed = Feed::new(app.gateway.occupy(), Log::Stream(Box::new(versions)));
+    Ok(session::streamed(Session::new(&app.gateway, feed, ending)))
 }
 
 /// A page of more bytes is made into text beside the threads that serve everybody.

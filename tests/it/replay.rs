@@ -4,7 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use event_piper::{
     consumer::ConsumerId,
-    gateway::subscription::{Request, Subscription},
+    cursor::Cursor,
+    event::EventId,
+    gateway::{
+        frame::Frame,
+        output::{Output, Progress, Source},
+        signal::Signal,
+        subscription::{Request, Subscription},
+    },
 };
 use tokio::time::sleep;
 
@@ -446,15 +453,33 @@ async fn what_was_read_ahead_long_ago_is_read_again() {
     assert_eq!(page(&mut replay).await, (301..=700).map(|id| -id).collect::<Vec<_>>());
 }
 
+/// Payloads, as numbers.
+#[derive(Default)]
+struct Payloads(Vec<i64>);
+
+impl Output for Payloads {
+    fn shared(&mut self, frame: &Frame, _: &Cursor) {
+        unreachable!("{frame:?} is live");
+    }
+
+    fn event(&mut self, _: EventId, _: &Cursor, _: &str, data: &[u8]) {
+        self.0.push(str::from_utf8(data).unwrap().parse().unwrap());
+    }
+
+    fn signal(&mut self, _: Signal, _: Option<&Cursor>) {}
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// The payloads of the next page that is not empty.
 async fn page(replay: &mut Subscription) -> Vec<i64> {
     loop {
-        let bytes = replay.next().await.expect("the gateway goes on");
-        let text = str::from_utf8(&bytes).unwrap();
-        let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
-        let rows: Vec<i64> = data.filter_map(|data| data.trim().parse().ok()).collect();
-        if !rows.is_empty() {
-            return rows;
+        let mut payloads = Payloads::default();
+        assert_eq!(replay.next(&mut payloads).await, Progress::Said);
+        if !payloads.is_empty() {
+            return payloads.0;
         }
     }
 }
