@@ -284,7 +284,11 @@ async fn a_gateway_that_may_not_ask_what_was_erased_delivers_all_the_same() {
 async fn as_gateway_there_is_nothing_to_migrate_and_the_doctor_is_content() {
     let database = granted().await;
     let login = format!("gateway_{}", database.name());
-    let create = format!("create role {login} login; grant event_piper_gateway to {login}");
+    // Up to PostgreSQL 14 everybody may create in `public` from the start.
+    let create = format!(
+        "create role {login} login; grant event_piper_gateway to {login};
+         revoke create on schema public from public"
+    );
     database.connect().await.batch_execute(&create).await.unwrap();
     let url = database.url().replace("user=postgres", &format!("user={login}"));
     let server = Server::parse(&url).unwrap();
