@@ -131,6 +131,17 @@ impl World {
         }
     }
 
+    /// Two transactions draw an id each: the first one rolls back, the second one commits.
+    pub(super) fn commit_behind_rollback(&mut self) {
+        for commit in [false, true] {
+            let (xid, rings) = (self.next_xid, self.bell.is_some());
+            self.next_xid += 1;
+            self.open.insert(xid, Transaction { rows: Vec::new(), rings, slow: false });
+            self.draw(xid);
+            self.end(xid, commit);
+        }
+    }
+
     fn draw(&mut self, xid: u64) {
         let consumer = self.dice.usize(0..CONSUMERS);
         let row = Row { id: self.next_id, xid, consumer, version: 0 };
