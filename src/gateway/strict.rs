@@ -132,6 +132,12 @@ impl Strict {
         self.after
     }
 
+    /// The same where it is known: who begins at the end is nowhere before the end is known.
+    #[must_use]
+    pub fn place(&self) -> Option<EventId> {
+        (!self.from_now).then_some(self.after)
+    }
+
     /// Whether it has handed over all that is settled by now. What comes later may be there
     /// the next moment.
     #[must_use]

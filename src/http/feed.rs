@@ -50,11 +50,11 @@ impl Log {
         })
     }
 
-    /// How far it has got.
-    fn after(&self) -> EventId {
+    /// How far it has got, where that is known.
+    fn after(&self) -> Option<EventId> {
         match self {
-            Self::All(strict) => strict.after(),
-            Self::Stream(versions) => EventId::new(versions.after()),
+            Self::All(strict) => strict.place(),
+            Self::Stream(versions) => Some(EventId::new(versions.after())),
         }
     }
 
@@ -79,7 +79,7 @@ impl Log {
 pub(super) struct Feed {
     /// It is counted among the streams for as long as this lives.
     _seat: Seat,
-    after: EventId,
+    after: Option<EventId>,
     /// The log, being read. It is not given up between two calls: what it had read would be lost.
     reading: Option<BoxFuture<'static, (Log, Option<Read>)>>,
 }
@@ -104,17 +104,24 @@ impl Source for Feed {
         let (log, what) = reading.await;
         self.reading = None;
         let Some(what) = what else { return Progress::Over("shutdown") };
+        if self.after.is_none() {
+            // A greeting like that of all other streams. Behind it may be events that the client must
+            // not seem to have.
+            let here = matches!(what, Read::Signal(Signal::CaughtUp));
+            let here = log.after().filter(|_| here).map(cursor);
+            out.signal(Signal::Cursor, here.as_ref());
+        }
         self.after = log.after();
         match what {
             Read::Events(events) => log.put(&events, out),
-            Read::Signal(signal) => out.signal(signal, Some(&cursor(self.after))),
+            Read::Signal(signal) => out.signal(signal, self.cursor().as_ref()),
         }
         self.reading = Some(read(log));
         Progress::Said
     }
 
     fn cursor(&self) -> Option<Cursor> {
-        Some(cursor(self.after))
+        self.after.map(cursor)
     }
 
     fn note_end(&mut self, _reason: &'static str) {}

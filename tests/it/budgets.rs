@@ -384,8 +384,10 @@ async fn a_caller_that_asks_and_leaves_has_no_more_than_its_turns() {
     let _second = ask(6).await;
     let most_wait = async || (app.metric("queries_waiting").await >= 4).then_some(());
     eventually("most of the others wait", most_wait).await;
-    // PostgreSQL does not know yet that nobody waits for the first ones.
-    assert_eq!(running(&database).await, 2, "half of four");
+    // The first ones are cancelled meanwhile, and others come in their place.
+    for _ in 0..20 {
+        assert!(running(&database).await <= 2, "half of four");
+    }
     lock.batch_execute("rollback").await.unwrap();
     let nobody_waits = async || (app.metric("queries_waiting").await == 0).then_some(());
     eventually("the others are read", nobody_waits).await;

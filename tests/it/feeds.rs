@@ -133,6 +133,18 @@ async fn everything_is_followed_in_strict_order() {
     assert_eq!(wrong.status, 400, "{}", wrong.body);
 }
 
+/// A client that is cut off behind the greeting sends back what the greeting said: not the beginning.
+#[tokio::test]
+async fn who_follows_everything_from_now_on_is_not_greeted_at_the_beginning() {
+    let (_database, app) = app().await;
+    append(&app, "s", 2).await;
+    eventually("both are read", async || (app.metric("head").await == 2).then_some(())).await;
+    let mut now = Stream::open(app.address, "/all", &[]).await;
+    let greeting = now.signal("heartbeat").await;
+    assert!(greeting.id.is_none_or(|id| id == "2"), "it begins at the end");
+    assert_eq!(now.signal("$caught-up").await.id.as_deref(), Some("2"));
+}
+
 #[tokio::test]
 async fn a_quiet_feed_beats_and_says_good_bye() {
     let (_database, app) = app().await;
