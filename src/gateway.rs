@@ -100,7 +100,7 @@ impl Gateway {
             settings.queries_each.unwrap_or(settings.pool.div_ceil(2)),
             metrics.queries_waiting.clone(),
         );
-        let history = Arc::new(history.cancelling(server, &tasks));
+        let history = Arc::new(history.cancelling(server, &tasks, &shutdown));
         let gateway = Arc::new(Self {
             writer: settings.writer.map(write),
             hub: Arc::new(Hub::new(settings.recent)),

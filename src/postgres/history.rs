@@ -31,7 +31,7 @@ use tokio_postgres::{
     Row,
     types::{ToSql, Type},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use self::whole::WholePage;
@@ -237,8 +237,13 @@ impl History {
     /// The same, which cancels queries that nobody waits for any more: a server notices by itself only
     /// from PostgreSQL 14 on, on Linux, and within a second.
     #[must_use]
-    pub fn cancelling(self, server: &Server, tasks: &TaskTracker) -> Self {
-        Self { canceller: Some(Canceller::new(server, tasks)), ..self }
+    pub fn cancelling(
+        self,
+        server: &Server,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        Self { canceller: Some(Canceller::new(server, tasks, shutdown)), ..self }
     }
 
     /// The same in the name of this caller.

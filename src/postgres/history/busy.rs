@@ -8,7 +8,7 @@ use std::{
 use deadpool_postgres::Object;
 use tokio::{runtime::Handle, time::timeout};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::postgres::{server::Server, turns::Turn};
 
@@ -24,6 +24,7 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct Canceller {
     tls: MakeRustlsConnect,
     tasks: TaskTracker,
+    shutdown: CancellationToken,
 }
 
 impl Debug for Canceller {
@@ -33,9 +34,11 @@ impl Debug for Canceller {
 }
 
 impl Canceller {
-    /// For queries on connections to this server; the requests are sent by tasks of this tracker.
-    pub(super) fn new(server: &Server, tasks: &TaskTracker) -> Self {
-        Self { tls: server.tls().clone(), tasks: tasks.clone() }
+    /// For queries on connections to this server; the requests are sent by tasks of this tracker, until
+    /// `shutdown`.
+    pub(super) fn new(server: &Server, tasks: &TaskTracker, shutdown: &CancellationToken) -> Self {
+        let (tls, tasks, shutdown) = (server.tls().clone(), tasks.clone(), shutdown.clone());
+        Self { tls, tasks, shutdown }
     }
 }
 
@@ -74,7 +77,10 @@ impl Drop for Busy {
         };
         let ending = end(at_work, canceller.as_ref().map(|it| it.tls.clone()));
         match (canceller, Handle::try_current()) {
-            (Some(canceller), Ok(_)) => drop(canceller.tasks.spawn(ending)),
+            // At the shutdown nobody waits for a server that does not answer.
+            (Some(Canceller { tasks, shutdown, .. }), Ok(_)) => {
+                drop(tasks.spawn(shutdown.run_until_cancelled_owned(ending)));
+            }
             (None, Ok(runtime)) => drop(runtime.spawn(ending)),
             // Without a runtime nothing can be awaited: the connection ends with the future.
             (_, Err(_)) => drop(ending),
