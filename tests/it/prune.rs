@@ -225,16 +225,20 @@ async fn what_was_not_there_when_it_began_stays_however_old_it_says_it_is() {
     slow.batch_execute("begin").await.unwrap();
     fill(&slow, "late", 1, 100).await;
     fill(&client, "toto", 5, 100).await;
+    // It begins, and cannot delete yet.
+    let mut holding = database.connect().await;
+    let held = holding.transaction().await.unwrap();
+    held.batch_execute("lock table events_pruned in share row exclusive mode").await.unwrap();
     let prune = command(&database, &["prune", "--older-than", "90d"]).spawn().unwrap();
-    let begun = "select from pg_stat_activity where application_name = 'event-piper prune'
-        and query like '%pg_current_snapshot%' and state = 'idle'
-        and datname = current_database()";
+    let waits = "select from pg_stat_activity where application_name = 'event-piper prune'
+        and wait_event_type = 'Lock' and datname = current_database()";
     eventually("it has begun", async || {
-        (!client.query(begun, &[]).await.unwrap().is_empty()).then_some(())
+        (!client.query(waits, &[]).await.unwrap().is_empty()).then_some(())
     })
     .await;
     slow.batch_execute("commit").await.unwrap();
     fill(&client, "new", 1, 100).await;
+    held.commit().await.unwrap();
     assert!(prune.wait_with_output().await.unwrap().status.success());
     assert_eq!(left(&client).await, "late 1, new 1");
 }
