@@ -1,7 +1,6 @@
 //! What a gateway asks of PostgreSQL again and again reads the rows that it answers, and not the
 //! log: else delivery would stand still one day, in a log that has grown.
 
-use deadpool_postgres::Object;
 use event_piper::{
     consumer::ConsumerId,
     cursor::Mark,
@@ -14,6 +13,7 @@ use event_piper::{
     },
 };
 use tokio_postgres::{Client, Row};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::support::{eventually, postgres::Database};
 
@@ -221,24 +221,28 @@ async fn of_what_a_late_transaction_wrote_no_more_is_read_than_that() {
         (read >= PAGES).then_some(read)
     });
     let read = read.await / PAGES;
-    assert!(read <= NEAR, "{read} rows were read for a page of what is marked");
+    // PostgreSQL 13 asks twice for some; without the index on xid it would be far more than this.
+    assert!(read <= 2 * NEAR, "{read} rows were read for a page of what is marked");
 }
 
 #[tokio::test]
 async fn a_query_that_was_given_up_does_not_run_on() {
-    const FOR_EVER: &str = "select pg_sleep(86400)";
     let database = Database::create().await;
     let watcher = database.connect().await;
-    let working = async || {
-        let sql = "select 1 from pg_stat_activity where state = 'active' and query = $1";
-        watcher.query_opt(sql, &[&FOR_EVER]).await.unwrap()
+    let waiting = async || {
+        let sql = "select from pg_stat_activity
+                   where datname = current_database() and wait_event_type = 'Lock'";
+        watcher.query_opt(sql, &[]).await.unwrap()
     };
-    let pool = Server::parse(&database.tcp_url()).unwrap().pool(1);
-    let client = Object::take(pool.get().await.unwrap());
+    let lock = database.connect().await;
+    lock.batch_execute("begin; lock table events in access exclusive mode").await.unwrap();
+    let server = Server::parse(&database.tcp_url()).unwrap();
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let history = History::new(server.pool(1)).cancelling(&server, &tasks, &shutdown);
     tokio::select! {
-        answer = client.batch_execute(FOR_EVER) => unreachable!("it is answered: {answer:?}"),
-        _ = eventually("PostgreSQL is at it", working) => drop(client),
+        answer = history.event(EventId::new(1)) => unreachable!("it is answered: {answer:?}"),
+        _ = eventually("PostgreSQL is at it", waiting) => {}
     }
-    let ended = async || working().await.is_none().then_some(());
+    let ended = async || waiting().await.is_none().then_some(());
     eventually("PostgreSQL has given it up, too", ended).await;
 }
