@@ -22,6 +22,7 @@ mod failover;
 mod feeds;
 mod harness;
 mod heartbeats;
+mod held;
 mod hostile;
 mod http;
 mod import;

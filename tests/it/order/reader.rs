@@ -45,6 +45,19 @@ fn started(now: Instant) -> Reader<Row> {
     }
 }
 
+/// What a reader has decided is behind its head: nobody reads it again.
+#[test]
+fn what_was_to_be_published_when_the_connection_was_lost_is_published() {
+    let now = Instant::now();
+    let mut reader = started(now);
+    reader.tail(vec![Row { id: 1, xid: 9, consumer: 0, version: 0 }], true, now);
+    assert_eq!(reader.position().unwrap().head, EventId::new(1));
+    reader.connected(false, now);
+    let Step::Publish(publication) = reader.next(now) else { panic!("1 is lost") };
+    assert_eq!(publication.rows.len(), 1);
+    assert_eq!(publication.position.head, EventId::new(1));
+}
+
 /// Whoever committed between the page and the question is in no list of writers.
 #[test]
 fn a_hole_that_was_filled_between_the_page_and_the_question_is_read_at_once() {

@@ -1,0 +1,111 @@
+//! Gateways beside many open transactions, and beside large ones.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use event_piper::order::Late;
+use tokio_postgres::Client;
+
+use crate::support::{
+    app::{App, Settings},
+    eventually,
+    postgres::Database,
+};
+
+const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+
+/// So many transactions, each of which has written one event and stays open.
+async fn open_transactions(database: &Database, count: usize) -> Vec<Client> {
+    let mut open = Vec::new();
+    for _ in 0..count {
+        let client = database.connect().await;
+        client.batch_execute(&format!("begin; {INSERT}")).await.unwrap();
+        open.push(client);
+    }
+    open
+}
+
+/// More than can be late: the gateway waits, and asks PostgreSQL less and less often.
+#[tokio::test]
+async fn a_hole_that_lasts_is_looked_at_less_and_less_often() {
+    /// An awake reader looks a thousand times a second, with several queries each.
+    const MOST: i64 = 60;
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let open = open_transactions(&database, Late::MAX + 1).await;
+    let witness = database.connect().await;
+    witness.batch_execute(INSERT).await.unwrap();
+    let held = async || (app.metric("holds_total").await > 0).then_some(());
+    eventually("delivery is held", held).await;
+    // By then the pauses have grown.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = transactions(&witness).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = transactions(&witness).await - before;
+    assert!(asked <= MOST, "{asked} queries a second");
+    drop(open);
+    assert_eq!(toto.rows(1).await, [18]);
+}
+
+/// How many transactions ended in this database: each query of a gateway is one.
+async fn transactions(client: &Client) -> i64 {
+    let sql = "select xact_commit + xact_rollback from pg_stat_database
+               where datname = current_database()";
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// What is settled does not wait for them, whoever else does.
+#[tokio::test]
+async fn a_gateway_that_starts_beside_many_open_transactions_serves_what_is_settled() {
+    let database = Database::create().await;
+    let writer = database.connect().await;
+    writer.batch_execute(&format!("{INSERT}; {INSERT}")).await.unwrap();
+    let open = open_transactions(&database, Late::MAX + 1).await;
+    writer.batch_execute(INSERT).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let mut toto = app.resume("toto", "0").await;
+    assert_eq!(toto.rows(3).await, [1, 2, 20]);
+    for transaction in &open {
+        transaction.batch_execute("commit").await.unwrap();
+    }
+    let late: BTreeSet<i64> = toto.rows(17).await.into_iter().collect();
+    assert!(late.into_iter().eq(3..=19), "each of them once");
+}
+
+/// More than a gateway starts beside: the reason says so, with their number.
+#[tokio::test]
+async fn a_gateway_says_for_how_many_transactions_its_start_waits() {
+    let database = Database::create().await;
+    let mut open = open_transactions(&database, Late::MOST_AT_START + 1).await;
+    let app = App::launch(&database.url(), Settings::default()).await;
+    let expected = format!("waiting for {} open transactions", open.len());
+    let reason = async || app.gateway.ready().err().filter(|why| why.contains(&expected));
+    eventually("the reason is true", reason).await;
+    drop(open.pop());
+    app.ready().await;
+}
+
+/// Each of its rows comes once, in order, and another consumer gets what is written meanwhile.
+#[tokio::test]
+async fn a_bulk_insert_that_commits_late_delays_nobody() {
+    const ROWS: i64 = 20_000;
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let mut toto = app.follow("toto").await.joined().await;
+    let mut titi = app.follow("titi").await.joined().await;
+    let (bulk, writer) = (database.connect().await, database.connect().await);
+    bulk.batch_execute(&format!(
+        "begin; insert into events (type, subscriber, payload)
+         select 't', 'toto', '1' from generate_series(1, {ROWS})"
+    ))
+    .await
+    .unwrap();
+    let titis = "insert into events (type, subscriber, payload) values ('t', 'titi', '1')";
+    writer.batch_execute(titis).await.unwrap();
+    assert_eq!(titi.rows(1).await, [ROWS + 1]);
+    bulk.batch_execute("commit").await.unwrap();
+    writer.batch_execute(titis).await.unwrap();
+    assert_eq!(titi.rows(1).await, [ROWS + 2]);
+    let came = toto.rows(usize::try_from(ROWS).unwrap()).await;
+    assert!(came.into_iter().eq(1..=ROWS), "each row once, in order");
+}
