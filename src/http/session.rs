@@ -67,14 +67,19 @@ impl<S: Source> Session<S> {
     /// # Cancel safety
     /// Nothing is lost.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
-        let mut out = Sse::default();
-        match self.stage {
-            Stage::New => self.greet(&mut out),
-            Stage::Open => self.go_on(&mut out).await,
-            Stage::Over => return None,
+        loop {
+            let mut out = Sse::default();
+            match self.stage {
+                Stage::New => self.greet(&mut out),
+                Stage::Open => self.go_on(&mut out).await,
+                Stage::Over => return None,
+            }
+            // A page can turn out to be empty: that is no end.
+            if let Some(bytes) = out.into_bytes() {
+                self.heartbeat.as_mut().reset(Instant::now() + self.interval);
+                return Some(bytes);
+            }
         }
-        self.heartbeat.as_mut().reset(Instant::now() + self.interval);
-        out.into_bytes()
     }
 
     /// Waits until the stream is to end before its time; [`next`](Self::next) says good-bye then. For
