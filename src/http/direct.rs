@@ -10,7 +10,7 @@
 
 use std::{
     io::{self, Write},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     time::Duration,
 };
@@ -129,7 +129,7 @@ pub(super) async fn stream(
                     patience.steady(&mut socket).write_all(chunked::LAST).await?;
                     return socket.shutdown().await;
                 };
-                let write = chunked::write(&mut socket, bytes, &patience);
+                let write = pin!(chunked::write(&mut socket, bytes, &patience));
                 let written = unless_ended(&mut session, write).await;
                 written.inspect_err(|error| {
                     if error.kind() == io::ErrorKind::TimedOut {
@@ -153,12 +153,11 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// does not keep alive what was revoked.
 async fn unless_ended(
     session: &mut Handed,
-    write: impl Future<Output = io::Result<()>>,
+    mut write: Pin<&mut impl Future<Output = io::Result<()>>>,
 ) -> io::Result<()> {
-    let mut write = pin!(write);
     select! {
         biased;
-        written = &mut write => return written,
+        written = write.as_mut() => return written,
         () = session.ended() => {}
     }
     let revoked = || Err(io::Error::new(io::ErrorKind::TimedOut, "it ended meanwhile"));

@@ -139,6 +139,9 @@ impl Connections {
     /// Runs a task that ends at the latest when the drain is over.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let cut = self.cut.clone();
+        // An async block keeps the room of what it captured and moved on: a task that is not boxed takes
+        // three times its size.
+        let task = Box::pin(task);
         self.open.spawn(async move {
             cut.run_until_cancelled(task).await;
         });

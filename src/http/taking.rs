@@ -113,7 +113,7 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let patience = self.clone();
+        let (patience, stream) = (self.clone(), Box::pin(stream));
         spawn(async move { patience.during(async { drop(stream.await) }).await });
     }
 }
