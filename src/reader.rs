@@ -63,6 +63,9 @@ pub struct Reader<E> {
     woken: Woken,
     /// The head before a hole that was given a moment to fill by itself.
     patient_at: Option<EventId>,
+    /// A late transaction has ended since the tail was read. Nobody waits for it at a hole, but
+    /// it may have filled one.
+    late_ended: bool,
 }
 
 /// Where the reader is in its work: which answer it needs next.
@@ -153,6 +156,7 @@ impl<E: Logged> Reader<E> {
             look: Look::Whole,
             woken: Woken::Itself,
             patient_at: None,
+            late_ended: false,
         }
     }
 
@@ -306,7 +310,7 @@ impl<E: Logged> Reader<E> {
             }
             At::Late => {
                 let late = self.order().position().late.clone();
-                self.late_reads.begin(&late, ended);
+                self.late_ended |= self.late_reads.begin(&late, ended);
                 self.read_late();
             }
             at => self.at = at,
@@ -340,7 +344,8 @@ impl<E: Logged> Reader<E> {
         self.seen_before = self.seen;
         // At a hole a read can find something to pass only when one of those who may fill it
         // has ended.
-        self.at = if self.order().hole().is_some() { At::Hole } else { At::Tail };
+        let may_be_filled = mem::take(&mut self.late_ended);
+        self.at = if self.order().hole().is_some() && !may_be_filled { At::Hole } else { At::Tail };
     }
 
     /// The rows behind the head, in id order; `last_page` says that no row stood behind them.

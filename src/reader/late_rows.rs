@@ -34,12 +34,14 @@ impl LateReads {
         xids.filter(|xid| !self.together.iter().flatten().any(|ended| ended == xid)).collect()
     }
 
-    /// These have ended: their rows are to be delivered.
-    pub(super) fn begin(&mut self, late: &Late, ended: &[Xid]) {
+    /// These have ended: their rows are to be delivered. Answers whether there are any.
+    pub(super) fn begin(&mut self, late: &Late, ended: &[Xid]) -> bool {
         let ended: Vec<Xid> = ended.iter().copied().filter(|xid| late.contains(*xid)).collect();
-        if !ended.is_empty() {
+        let any = !ended.is_empty();
+        if any {
             self.together.push_back(ended);
         }
+        any
     }
 
     fn next_range(&self, late: &Late, head: EventId) -> Option<LateRange> {
@@ -102,6 +104,7 @@ impl<E: Logged> Reader<E> {
     pub(super) fn look_came_to(&self) -> Look {
         match self.look {
             _ if !self.late_reads.is_empty() => Look::More,
+            _ if self.order().hole().is_some() && self.late_ended => Look::More,
             _ if self.order().hole().is_some() => Look::Held,
             look => look,
         }
