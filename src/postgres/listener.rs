@@ -97,9 +97,14 @@ impl Listener {
         self.bell.recv().await.is_some()
     }
 
-    /// Forgets what was heard so far: who looks now need not be woken for it.
-    pub fn forget(&mut self) {
-        while self.bell.try_recv().is_ok() {}
+    /// Forgets what was heard so far: who looks now need not be woken for it. Answers whether
+    /// anything was heard.
+    pub fn forget(&mut self) -> bool {
+        let mut heard = false;
+        while self.bell.try_recv().is_ok() {
+            heard = true;
+        }
+        heard
     }
 }
 

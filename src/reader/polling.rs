@@ -108,6 +108,14 @@ impl<E: Logged> Reader<E> {
         self.at = if asleep { At::Top } else { At::Pause(self.vigil.restless(now)) };
     }
 
+    /// The bell rang before the rows are read that the reader asks for now: whatever they are,
+    /// they were announced.
+    pub fn rang(&mut self) {
+        if self.woken == Woken::SafetyPoll {
+            self.woken = Woken::Bell;
+        }
+    }
+
     /// A wait is over; `heard` says that the bell ended it.
     pub fn woken(&mut self, heard: bool, now: Instant) {
         if heard {
@@ -115,16 +123,15 @@ impl<E: Logged> Reader<E> {
         }
         match std::mem::replace(&mut self.at, At::Top) {
             At::StartPause { as_of, start, .. } => self.at = At::Starting { as_of, start },
-            At::Unannounced => {
-                if !heard {
-                    // Nobody announces anything: it looks for itself for a while.
-                    self.steps.push_back(Step::Unannounced);
-                    self.vigil.unannounced(now);
-                    self.wake_up();
-                }
+            At::Unannounced if !heard => {
+                // Nobody announces anything: it looks for itself for a while.
+                self.steps.push_back(Step::Unannounced);
+                self.vigil.unannounced(now);
+                self.wake_up();
                 self.wait(now);
             }
-            At::Pause(_) | At::Listen if heard => {
+            // What rings behind a safety poll may be what the poll found, or something newer.
+            At::Pause(_) | At::Listen | At::Unannounced if heard => {
                 self.woken = Woken::Bell;
                 if self.vigil.bell(now) {
                     self.wake_up();

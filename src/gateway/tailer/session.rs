@@ -153,7 +153,9 @@ impl<'a> Session<'a> {
 
     async fn tail(&mut self, after: EventId) -> Result<(), Lost> {
         // Whoever rang before this read is heard by it.
-        self.listener.forget();
+        if self.listener.forget() {
+            self.reader.rang();
+        }
         let tail = self.log.tail(self.listener.client(), after, self.paging);
         let page = within("reading the tail of the log", tail).await?;
         self.paging.learn(&page);
@@ -217,8 +219,8 @@ impl<'a> Session<'a> {
             return Err(Lost::Closed);
         }
         self.note_start().await?;
-        self.listener.forget();
-        self.reader.woken(heard.is_some(), Instant::now());
+        let heard = self.listener.forget() || heard.is_some();
+        self.reader.woken(heard, Instant::now());
         Ok(())
     }
 }
