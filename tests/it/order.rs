@@ -48,6 +48,8 @@ struct Stage {
     /// So many times of a thousand, a gateway is restarted when somebody has written.
     restarts: u16,
     writers_at: Instant,
+    /// So many of the next moves are short transactions, one soon after the other.
+    burst: u8,
     clients_at: Instant,
     moves: usize,
 }
@@ -85,6 +87,7 @@ impl Stage {
             most_open,
             restarts,
             writers_at,
+            burst: 0,
             clients_at,
             moves: 150,
         }
@@ -112,7 +115,18 @@ impl Stage {
 
     fn move_writers(&mut self) {
         self.moves -= 1;
+        if let Some(left) = self.burst.checked_sub(1) {
+            self.burst = left;
+            self.world.write_one(true);
+            // Behind the last one it is quiet: nothing else wakes who missed it.
+            let pause = self.world.some(if left > 0 { 8_000 } else { 400_000 });
+            self.writers_at = self.world.now + pause;
+            return;
+        }
         self.world.move_writers(self.most_open);
+        if self.calm && self.world.chance(0.03) && self.burst_around_a_poll() {
+            return;
+        }
         let pause = match self.world.dice.u8(0..100) {
             0..90 => self.world.some(1_500),
             90..99 => self.world.some(20_000),
@@ -122,6 +136,16 @@ impl Stage {
         if !self.calm {
             self.fail();
         }
+    }
+
+    /// The next transactions come just when a gateway that waits looks for itself.
+    fn burst_around_a_poll(&mut self) -> bool {
+        let which = self.world.dice.usize(0..GATEWAYS);
+        let Some(poll_at) = self.gateways[which].waits_until() else { return false };
+        self.burst = self.world.dice.u8(1..4);
+        let around = poll_at + self.world.some(3_000);
+        self.writers_at = self.world.now.max(around - Duration::from_millis(1));
+        true
     }
 
     fn fail(&mut self) {

@@ -97,6 +97,11 @@ impl Gateway {
         self.next_at = world.now + world.some(1_000);
     }
 
+    /// Until when it waits, for the bell too.
+    pub(super) fn waits_until(&self) -> Option<Instant> {
+        matches!(self.doing, Doing::Waiting).then_some(self.next_at)
+    }
+
     /// When it has something to do.
     pub(super) fn due(&self, world: &World) -> Instant {
         match (&self.doing, world.heard[self.which]) {
@@ -166,7 +171,9 @@ impl Gateway {
             Step::Writers => Answer::Writers(world.writers()),
             Step::Ended(xids) => Answer::Ended(world.ended(&xids)),
             Step::Tail { after } => {
-                world.heard[self.which].take_if(|heard| *heard <= world.now);
+                if world.heard[self.which].take_if(|heard| *heard <= world.now).is_some() {
+                    self.reader.rang();
+                }
                 let (rows, last) = world.read((after, all), self.page, |_| true);
                 Answer::Tail(rows, last)
             }

@@ -72,3 +72,104 @@ fn a_hole_that_was_filled_between_the_page_and_the_question_is_read_at_once() {
     reader.ended(&[], now);
     assert!(matches!(question(&mut reader, now), Step::Tail { .. }));
 }
+
+/// A reader that keeps the bell, sleeps, and listens; and when its next safety poll is due.
+fn asleep(now: Instant) -> (Reader<Row>, Instant) {
+    let mut reader = started(now);
+    let later = now + Duration::from_millis(100);
+    reader.tail(Vec::new(), true, later);
+    assert!(matches!(question(&mut reader, later), Step::TrySleep));
+    reader.slept(true, later);
+    assert!(matches!(question(&mut reader, later), Step::Tail { .. }), "it looks once more");
+    reader.tail(Vec::new(), true, later);
+    let Step::Listen(until) = question(&mut reader, later) else { panic!("it is asleep") };
+    (reader, until)
+}
+
+/// A safety poll is due, and the tail is about to be read.
+fn polls(reader: &mut Reader<Row>, now: Instant) {
+    reader.woken(false, now);
+    assert!(matches!(question(reader, now), Step::Poll { .. }));
+    let found = Vec::new();
+    reader.polled(&Polled { drawn: None, others: false, found, ringing_waits: false }, now);
+    assert!(matches!(question(reader, now), Step::Tail { .. }));
+}
+
+fn row(id: i64) -> Row {
+    Row { id, xid: 9, consumer: 0, version: 0 }
+}
+
+/// The bell of what a poll found may have rung before it looked: the next one tells of something newer.
+#[test]
+fn a_bell_behind_a_safety_poll_that_found_something_is_followed_by_a_look() {
+    let (mut reader, now) = asleep(Instant::now());
+    polls(&mut reader, now);
+    reader.tail(vec![row(1)], true, now);
+    assert!(matches!(question(&mut reader, now), Step::Pause(_)), "it waits for a bell");
+    reader.woken(true, now);
+    assert!(matches!(question(&mut reader, now), Step::Tail { .. }), "2 may be there");
+}
+
+#[test]
+fn what_a_safety_poll_found_and_a_bell_announced_needs_no_other_bell() {
+    let (mut reader, now) = asleep(Instant::now());
+    polls(&mut reader, now);
+    reader.rang();
+    reader.tail(vec![row(1)], true, now);
+    assert!(matches!(question(&mut reader, now), Step::Listen(_)));
+}
+
+/// What a safety poll finds though no bell rings, others keep from ringing.
+#[test]
+fn a_reader_that_no_bell_tells_of_what_it_finds_looks_for_itself() {
+    let (mut reader, now) = asleep(Instant::now());
+    polls(&mut reader, now);
+    reader.tail(vec![row(1)], true, now);
+    assert!(matches!(question(&mut reader, now), Step::Pause(_)));
+    reader.woken(false, now);
+    assert!(matches!(reader.next(now), Step::Unannounced));
+    assert!(matches!(question(&mut reader, now), Step::Wake));
+    assert!(matches!(question(&mut reader, now), Step::Pause(_)));
+}
+
+/// Answers that nobody has ended, and that waits are over, until the tail is to be read.
+fn nobody_ends(reader: &mut Reader<Row>, now: Instant) {
+    loop {
+        match question(reader, now) {
+            Step::Ended(_) => reader.ended(&[], now),
+            Step::Pause(_) => reader.woken(false, now),
+            Step::TrySleep => reader.slept(false, now),
+            Step::Tail { .. } => return,
+            step => panic!("{step:?}"),
+        }
+    }
+}
+
+/// Nobody waits for a late transaction; but what it wrote may be all that is missing before others' rows.
+#[test]
+fn a_hole_that_a_late_transaction_filled_is_read_at_once() {
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let mut reader = started(start);
+    // 7 has 1, and is late when the hold has run out.
+    reader.tail(vec![row(2)], true, at(100));
+    assert!(matches!(question(&mut reader, at(100)), Step::Writers));
+    reader.writers(vec![Xid::new(7)], at(100));
+    nobody_ends(&mut reader, at(700));
+    reader.tail(vec![row(2)], true, at(700));
+    assert_eq!(reader.position().unwrap().head, EventId::new(2));
+    // It has 3, too, and 8 has 5.
+    nobody_ends(&mut reader, at(800));
+    reader.tail(vec![row(4), row(6)], true, at(800));
+    assert!(matches!(question(&mut reader, at(800)), Step::Writers));
+    reader.writers(vec![Xid::new(7), Xid::new(8)], at(800));
+    nobody_ends(&mut reader, at(800));
+    reader.tail(vec![row(4), row(6)], true, at(800));
+    // It commits both: 4 waits for nobody any more.
+    let Step::Ended(asked) = question(&mut reader, at(800)) else { panic!("7 is late") };
+    assert_eq!(asked, [Xid::new(7)]);
+    reader.ended(&asked, at(800));
+    let Step::Late(range) = question(&mut reader, at(800)) else { panic!("1 is there") };
+    reader.late_rows(vec![Row { id: 1, xid: 7, consumer: 0, version: 0 }], range.upto, at(800));
+    assert!(matches!(question(&mut reader, at(800)), Step::Tail { .. }));
+}

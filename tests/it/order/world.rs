@@ -133,13 +133,17 @@ impl World {
 
     /// Two transactions draw an id each: the first one rolls back, the second one commits.
     pub(super) fn commit_behind_rollback(&mut self) {
-        for commit in [false, true] {
-            let (xid, rings) = (self.next_xid, self.bell.is_some());
-            self.next_xid += 1;
-            self.open.insert(xid, Transaction { rows: Vec::new(), rings, slow: false });
-            self.draw(xid);
-            self.end(xid, commit);
-        }
+        self.write_one(false);
+        self.write_one(true);
+    }
+
+    /// A transaction that writes one row, and ends at once.
+    pub(super) fn write_one(&mut self, commit: bool) {
+        let (xid, rings) = (self.next_xid, self.bell.is_some());
+        self.next_xid += 1;
+        self.open.insert(xid, Transaction { rows: Vec::new(), rings, slow: false });
+        self.draw(xid);
+        self.end(xid, commit);
     }
 
     fn draw(&mut self, xid: u64) {
