@@ -284,9 +284,9 @@ impl History {
         (after, upto): (EventId, EventId),
         paging: Paging,
     ) -> Result<(Page, EventId), HistoryError> {
-        let (names, size) = (names(consumers), paging.size());
+        let (names, size, stored) = (names(consumers), paging.size(), paging.stored_bytes());
         let types = [Type::TEXT_ARRAY, Type::INT8, Type::INT8, Type::INT8, Type::INT8];
-        let values: [&(dyn ToSql + Sync); 5] = [&names, &after, &upto, &size.rows, &size.bytes];
+        let values: [&(dyn ToSql + Sync); 5] = [&names, &after, &upto, &size.rows, &stored];
         if paging.are_small() {
             let (rows, pruned) = if let [name] = names[..] {
                 let types = [Type::TEXT, Type::INT8, Type::INT8, Type::INT8];
@@ -315,9 +315,9 @@ impl History {
         let (names, size, (after, upto)) = (names(consumers), paging.size(), range);
         let xids: Vec<Xid> = marks.iter().map(|mark| mark.xid).collect();
         let uptos: Vec<EventId> = marks.iter().map(|mark| mark.upto).collect();
-        let numbers = event_log::numbers(&xids);
+        let (numbers, stored) = (event_log::numbers(&xids), paging.stored_bytes());
         let values: [&(dyn ToSql + Sync); 8] =
-            [&names, &after, &upto, &size.rows, &size.bytes, &xids, &uptos, &numbers];
+            [&names, &after, &upto, &size.rows, &stored, &xids, &uptos, &numbers];
         let (query, values) = match Span::of(range) {
             Span::Short => (MARKED, &values[..7]),
             Span::Long => (MARKED_FAR, &values[..]),

@@ -1,6 +1,11 @@
 //! What a gateway asks of PostgreSQL again and again reads the rows that it answers, and not the
 //! log: else delivery would stand still one day, in a log that has grown.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use event_piper::{
     consumer::ConsumerId,
     cursor::Mark,
@@ -12,8 +17,12 @@ use event_piper::{
         server::Server,
     },
 };
+use tokio::{
+    io::copy,
+    net::{TcpListener, TcpStream},
+};
 use tokio_postgres::{Client, Row};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
 
 use crate::support::{eventually, postgres::Database};
 
@@ -223,6 +232,57 @@ async fn of_what_a_late_transaction_wrote_no_more_is_read_than_that() {
     let read = read.await / PAGES;
     // PostgreSQL 13 reads 8,100. The plan that does not use the index on xid read 13,000.
     assert!(read <= 2 * NEAR, "{read} rows were read for a page of what is marked");
+}
+
+/// Leads to a database by way of a port of its own; counts the bytes that PostgreSQL sends. What is sent
+/// and never read by who asked counts, too.
+async fn counted(database: &Database) -> (String, Arc<AtomicU64>) {
+    let url = database.tcp_url();
+    let (_, place) = url.rsplit_once('@').unwrap();
+    let upstream = place.split_once('/').unwrap().0.to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = url.replace(&upstream, &listener.local_addr().unwrap().to_string());
+    let sent = Arc::<AtomicU64>::default();
+    let counter = Arc::clone(&sent);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&upstream).await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let (from_server, mut to_server) = server.into_split();
+            tokio::spawn(async move { copy(&mut from_client, &mut to_server).await });
+            let counter = Arc::clone(&counter);
+            let mut counting = InspectReader::new(from_server, move |bytes: &[u8]| {
+                counter.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+            });
+            tokio::spawn(async move { copy(&mut counting, &mut to_client).await });
+        }
+    });
+    (url, sent)
+}
+
+/// How large a payload is that is stored compressed is not known before it is read: a page that is cut by
+/// what is stored could be a hundred times as large.
+#[tokio::test]
+async fn the_first_page_of_packed_payloads_has_a_few_of_them() {
+    let database = Database::create().await;
+    let packed = "insert into events (type, subscriber, payload)
+                  select 't', 'packed', to_jsonb(repeat('x', 300000)) from generate_series(1, 50)";
+    database.connect().await.batch_execute(packed).await.unwrap();
+    let (url, sent) = counted(&database).await;
+    let history = History::new(Server::parse(&url).unwrap().pool(1));
+    let consumers: [ConsumerId; 1] = ["packed".parse().unwrap()];
+    let all = (EventId::ZERO, id(i32::MAX));
+    let mut paging = Paging::new(PageSize { rows: 1000, bytes: 128 << 10 });
+    for of in ["the first page", "the next one"] {
+        let before = sent.load(Ordering::SeqCst);
+        let (page, _) = history.rows(&consumers, all, paging).await.unwrap();
+        assert_eq!(page.rows.len(), 1, "it has no room for more");
+        paging.learn(&page);
+        // It comes behind all of the page, on the one connection.
+        history.pruned(&consumers).await.unwrap();
+        let came = sent.load(Ordering::SeqCst) - before;
+        assert!(came < 3_000_000, "PostgreSQL sent {came} bytes for {of}");
+    }
 }
 
 #[tokio::test]

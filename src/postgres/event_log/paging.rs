@@ -12,6 +12,8 @@ use super::{Page, PageSize};
 pub struct Paging {
     most: PageSize,
     rows: i64,
+    /// So many stored bytes are asked for.
+    stored: i64,
     /// The rows of the last page were, and all that were asked for fitted.
     small: bool,
 }
@@ -20,19 +22,30 @@ impl Paging {
     /// So many rows are asked for first.
     const FIRST: i64 = 100;
 
+    /// And this part of the bytes, as they are stored: compressed, they can be any number of times as
+    /// many.
+    const FIRST_PART: i64 = 8;
+
     /// Rows of this many bytes are small.
     const SMALL: i64 = 1 << 10;
 
     /// Pages of at most this size.
     #[must_use]
     pub fn new(most: PageSize) -> Self {
-        Self { most, rows: Self::FIRST.min(most.rows), small: false }
+        let (rows, stored) = (Self::FIRST.min(most.rows), most.bytes / Self::FIRST_PART);
+        Self { most, rows, stored, small: false }
     }
 
     /// The size of the next page.
     #[must_use]
     pub fn size(&self) -> PageSize {
         PageSize { rows: self.rows, ..self.most }
+    }
+
+    /// As many bytes, as they are stored, are asked for behind the first row.
+    #[must_use]
+    pub fn stored_bytes(&self) -> i64 {
+        self.stored
     }
 
     /// Whether the next rows will be small, as far as one can know.
@@ -50,10 +63,14 @@ impl Paging {
             return;
         }
         self.small = came == self.rows && bytes <= self.most.bytes;
-        if came < self.rows {
-            self.rows = came.max(1);
-        } else if bytes <= self.most.bytes / 2 {
-            self.rows = self.rows.saturating_mul(2).min(self.most.rows);
+        let (has_room, is_first) = (bytes <= self.most.bytes / 2, self.stored < self.most.bytes);
+        self.stored = self.most.bytes;
+        match (came < self.rows, has_room) {
+            // The first page asks for fewer bytes than fit.
+            (true, true) if is_first => {}
+            (true, _) => self.rows = came.max(1),
+            (false, true) => self.rows = self.rows.saturating_mul(2).min(self.most.rows),
+            (false, false) => {}
         }
     }
 }

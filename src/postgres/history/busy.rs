@@ -12,9 +12,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::postgres::{server::Server, turns::Turn};
 
-/// An answer that nobody waits for has so long to come by itself: most take less, and their connection can
-/// be used again. Then the query is cancelled.
-const CANCEL_AFTER: Duration = Duration::from_millis(100);
+/// An answer that nobody waits for has so long to come by itself. Then the query is cancelled. The turn is
+/// its caller's until then; to cancel costs the server a new process for the request and another one for
+/// the connection that takes the place of this one, which is more than most pages cost.
+const CANCEL_AFTER: Duration = Duration::from_secs(1);
 
 /// A server that does not end a query by then is left alone.
 const END_WITHIN: Duration = Duration::from_secs(10);
