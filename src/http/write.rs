@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 
 pub(super) use self::{
     base64::{encode, is_base64},
@@ -34,7 +35,7 @@ use crate::{
         draft::{Draft, Expected, Place},
         name::{InvalidName, StreamName},
     },
-    gateway::writer::{Refusal, Writer},
+    gateway::writer::{Refusal, Room, Writer},
     postgres::append::Written,
 };
 
@@ -52,8 +53,8 @@ pub(super) async fn publish(
         let key = Key::of((&headers, uri.path()), &who)?;
         return Ok(import::import(Arc::clone(&app), who, writer, key, body));
     }
-    let (text, _room) = body::read(writer.room(&who), &app.settings.limits, &headers, body).await?;
-    let mut given = event::parse(&text, Form::Event, &app.settings.limits)?;
+    let read = body::read(writer.room(&who), &app.settings.limits, &headers, body).await?;
+    let (mut given, _room) = parse(&app, read, None).await?;
     key::apply((&headers, uri.path()), &who, &mut given.drafts)?;
     let written = write(&app, &who, writer, &mut given).await?;
     Ok(published(&given.places(&written), given.one))
@@ -103,7 +104,7 @@ async fn expected_by(
 }
 
 async fn append_to(
-    (app, who): (&App, &Principal),
+    (app, who): (&Arc<App>, &Principal),
     stream: &StreamName,
     expected: Expected,
     uri: &Uri,
@@ -115,12 +116,34 @@ async fn append_to(
     if Kind::of(headers)? == Kind::Lines {
         return Err(Problem::unsupported("lines of JSON are taken by POST /events"));
     }
-    let (text, _room) = body::read(writer.room(who), &app.settings.limits, headers, body).await?;
-    let mut given = event::parse(&text, Form::Appended(stream), &app.settings.limits)?;
+    let read = body::read(writer.room(who), &app.settings.limits, headers, body).await?;
+    let (mut given, _room) = parse(app, read, Some(stream)).await?;
     expect(&mut given.drafts, expected)?;
     key::apply((headers, uri.path()), who, &mut given.drafts)?;
     let written = write(app, who, writer, &mut given).await?;
     Ok(appended(stream, &given.places(&written), given.one))
+}
+
+/// A larger body is parsed on a thread of its own.
+const LARGE_BYTES: usize = 64 << 10;
+
+/// What a body says; the room that it takes is kept until it has been parsed.
+async fn parse(
+    app: &Arc<App>,
+    (text, room): (String, Room),
+    stream: Option<&StreamName>,
+) -> Result<(Given, Room), Problem> {
+    let is_large = text.len() > LARGE_BYTES;
+    let (app, stream) = (Arc::clone(app), stream.cloned());
+    let work = move || {
+        let form = stream.as_ref().map_or(Form::Event, Form::Appended);
+        Ok((event::parse(&text, form, &app.settings.limits)?, room))
+    };
+    if is_large {
+        spawn_blocking(work).await.expect("a body is parsed without a panic")
+    } else {
+        work()
+    }
 }
 
 /// Writes the events of a body, all or none.

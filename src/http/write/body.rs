@@ -1,13 +1,13 @@
 //! A request's body, read whole within its limits.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use axum::{
     body::Body,
     http::{HeaderMap, header},
 };
 use futures::StreamExt;
-use tokio::time::timeout;
+use tokio::{task::yield_now, time::timeout};
 
 use crate::{
     access::budget::Exhausted,
@@ -91,8 +91,9 @@ pub(super) async fn read(
     Ok((text.map_err(|_| Problem::bad_request("the body is not UTF-8"))?, room))
 }
 
-/// Promises are believed as far as this: a body that is smaller needs no second buffer.
-const BELIEVED_BYTES: usize = 64 << 10;
+/// A body arrives in blocks of this size: one buffer that grows would be copied again and again. Promises
+/// are believed as far as this.
+const BLOCK_BYTES: usize = 64 << 10;
 
 async fn arrive(
     room: &mut Room,
@@ -101,17 +102,33 @@ async fn arrive(
     body: Body,
 ) -> Result<Vec<u8>, Problem> {
     let mut body = body.into_data_stream();
-    let mut all = Vec::with_capacity(promised.min(BELIEVED_BYTES));
+    let mut arrived = 0;
+    let (mut full, mut block) = (Vec::new(), Vec::with_capacity(promised.min(BLOCK_BYTES)));
     loop {
         let part = timeout(limits.body_within, body.next()).await.map_err(|_| silent(limits))?;
-        let Some(part) = part else { return Ok(all) };
+        let Some(part) = part else { return Ok(whole(full, block)) };
         let part = part.map_err(|_| Problem::bad_request("the body broke off"))?;
-        if all.len() + part.len() > limits.body {
+        arrived += part.len();
+        if arrived > limits.body {
             return Err(larger_than(limits.body));
         }
         room.take(part.len()).map_err(no_room)?;
-        all.extend_from_slice(&part);
+        block.extend_from_slice(&part);
+        if block.len() >= BLOCK_BYTES {
+            full.push(mem::replace(&mut block, Vec::with_capacity(BLOCK_BYTES)));
+            // Of a client that is fast, megabytes are there at once: others have their turn between two
+            // blocks.
+            yield_now().await;
+        }
     }
+}
+
+fn whole(mut blocks: Vec<Vec<u8>>, last: Vec<u8>) -> Vec<u8> {
+    if blocks.is_empty() {
+        return last;
+    }
+    blocks.push(last);
+    blocks.concat()
 }
 
 /// Nothing came for too long.
