@@ -18,7 +18,7 @@ use crate::{
     consumer::ConsumerId,
     crash::Lock,
     event::{EventId, name::StreamName},
-    order::Position,
+    order::{Late, Position},
 };
 
 /// See the module.
@@ -47,7 +47,7 @@ pub struct State {
 }
 
 /// How far the log is settled, for those who read the table in strict order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Horizon {
     /// Which log this is: as [`State::epoch`].
     pub epoch: u64,
@@ -55,6 +55,8 @@ pub struct Horizon {
     pub head: EventId,
     /// Nothing at or before this can appear any more.
     pub settled: EventId,
+    /// Who can still write between `settled` and `head`.
+    pub late: Late,
     /// The gateway is about to end.
     pub closing: bool,
 }
@@ -69,7 +71,8 @@ impl State {
     fn horizon(&self) -> Horizon {
         let position = self.recent.position();
         let (head, settled) = (position.head, position.horizon());
-        Horizon { epoch: self.epoch, head, settled, closing: self.closing }
+        let late = position.late.clone();
+        Horizon { epoch: self.epoch, head, settled, late, closing: self.closing }
     }
 }
 
@@ -188,7 +191,11 @@ impl Hub {
     /// so that horizons come in the order of the states.
     fn show(&self, state: MutexGuard<'_, State>) {
         let now = state.horizon();
-        self.horizon.send_if_modified(|shown| std::mem::replace(shown, now) != now);
+        self.horizon.send_if_modified(|shown| {
+            let moved = *shown != now;
+            *shown = now;
+            moved
+        });
         drop(state);
     }
 

@@ -42,7 +42,8 @@ use tracing::debug;
 use super::{hub::Horizon, signal::GapReason};
 use crate::{
     access::budget::{Account, Share},
-    event::EventId,
+    event::{EventId, Xid},
+    order::LateTransaction,
     postgres::{
         error::Chain,
         event_log::PageSize,
@@ -62,11 +63,34 @@ pub struct Strict {
     told: EventId,
     /// It begins at the end, as soon as that is known.
     from_now: bool,
+    began: Option<Beginning>,
     caught_up: bool,
     /// Where pages are counted, if they are.
     account: Option<Account>,
     /// Room for the page that is being dealt with.
     page: Option<Share>,
+}
+
+/// Where a reader began that began at the end of the log, beside transactions that a gateway had found open
+/// when it started. Where their ids begin nobody knows: all of the log may stand before them.
+#[derive(Debug)]
+struct Beginning {
+    from: EventId,
+    /// Up to here, what else is there was there before the reader.
+    upto: EventId,
+    /// Those transactions.
+    xids: Vec<Xid>,
+}
+
+impl Beginning {
+    fn at(horizon: &Horizon) -> Option<Self> {
+        let late = horizon.late.as_slice().iter();
+        let (unknown, known): (Vec<&LateTransaction>, Vec<_>) =
+            late.partition(|late| late.since == EventId::ZERO);
+        let upto = known.iter().map(|late| late.since).min().unwrap_or(horizon.head);
+        let xids: Vec<Xid> = unknown.iter().map(|late| late.xid).collect();
+        (!xids.is_empty()).then_some(Self { from: horizon.settled, upto, xids })
+    }
 }
 
 /// What comes next in the log.
@@ -108,8 +132,8 @@ impl Strict {
     ) -> Self {
         let (from_now, after) = (after.is_none(), after.unwrap_or_default());
         let (caught_up, account, page) = (false, None, None);
-        let (told, epoch) = (after, None);
-        Self { history, horizon, epoch, after, told, from_now, caught_up, account, page }
+        let (told, epoch, began) = (after, None, None);
+        Self { history, horizon, epoch, after, told, from_now, began, caught_up, account, page }
     }
 
     /// Reads in the name of this caller.
@@ -132,17 +156,19 @@ impl Strict {
         self.after
     }
 
-    /// The same where it is known: who begins at the end is nowhere before the end is known.
+    /// The same where it is known: who begins at the end is nowhere before the end is known. Who comes back
+    /// there need not read what was there before.
     #[must_use]
     pub fn place(&self) -> Option<EventId> {
-        (!self.from_now).then_some(self.after)
+        let began = self.began.as_ref().filter(|began| self.after == began.from);
+        (!self.from_now).then_some(began.map_or(self.after, |began| began.upto))
     }
 
     /// Whether it has handed over all that is settled by now. What comes later may be there
     /// the next moment.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
-        let horizon = *self.horizon.borrow();
+        let horizon = self.horizon.borrow().clone();
         Some(horizon.epoch) == self.epoch && self.after >= horizon.settled
     }
 
@@ -151,12 +177,12 @@ impl Strict {
     /// Nothing is lost when the future is dropped before it is ready.
     pub async fn next(&mut self) -> Option<Piece> {
         loop {
-            let horizon = *self.horizon.borrow_and_update();
+            let horizon = self.horizon.borrow_and_update().clone();
             if horizon.closing {
                 return None;
             }
             if horizon.epoch > 0
-                && let Some(piece) = self.look(horizon).await
+                && let Some(piece) = self.look(&horizon).await
             {
                 return Some(piece);
             }
@@ -176,24 +202,25 @@ impl Strict {
     /// Nothing is lost when the future is dropped before it is ready.
     pub async fn available(&mut self) -> Option<Piece> {
         loop {
-            let horizon = *self.horizon.borrow_and_update();
+            let horizon = self.horizon.borrow_and_update().clone();
             let known = Some(horizon.epoch) == self.epoch;
             if horizon.closing || (known && self.after >= horizon.settled) {
                 return None;
             }
             if horizon.epoch == 0 {
                 self.horizon.changed().await.ok()?;
-            } else if let Some(piece) = self.look(horizon).await {
+            } else if let Some(piece) = self.look(&horizon).await {
                 return Some(piece);
             }
         }
     }
 
     /// Reads on as far as the log is settled. Nothing, when nothing came of it.
-    async fn look(&mut self, horizon: Horizon) -> Option<Piece> {
+    async fn look(&mut self, horizon: &Horizon) -> Option<Piece> {
         self.page = None;
         if std::mem::take(&mut self.from_now) {
             (self.after, self.told) = (horizon.settled, horizon.settled);
+            self.began = Beginning::at(horizon);
         }
         match self.epoch {
             Some(epoch) if epoch == horizon.epoch => {}
@@ -204,7 +231,7 @@ impl Strict {
             return None;
         }
         let mut share = room_for(self.account.as_ref(), PAGE).await;
-        let (page, pruned) = self.read(horizon.settled).await;
+        let (page, upto, pruned) = self.read(horizon.settled).await;
         if let Some(share) = &mut share {
             share.settle(page.bytes());
         }
@@ -213,7 +240,7 @@ impl Strict {
             return Some(Piece::Gap { from: self.after, to, reason: GapReason::Pruned });
         }
         let read = page.events.last().map_or(self.after, |event| event.id);
-        self.after = if page.last { horizon.settled } else { read };
+        self.after = if page.last { upto } else { read };
         let upto = self.after;
         if page.events.is_empty() {
             return None;
@@ -224,7 +251,7 @@ impl Strict {
 
     /// Whether the checkpoint is of this log: some instance may be ahead of this one, but an
     /// id that was never drawn is of another log.
-    async fn is_of(&self, horizon: Horizon) -> bool {
+    async fn is_of(&self, horizon: &Horizon) -> bool {
         if self.after <= horizon.head {
             return true;
         }
@@ -233,27 +260,35 @@ impl Strict {
     }
 
     /// The log was replaced: the reader goes on from its end.
-    fn begin_anew(&mut self, horizon: Horizon) -> Piece {
+    fn begin_anew(&mut self, horizon: &Horizon) -> Piece {
         let from = std::mem::replace(&mut self.after, horizon.head);
         self.epoch = Some(horizon.epoch);
-        self.told = self.after;
+        (self.told, self.began) = (self.after, None);
         Piece::Gap { from, to: self.after, reason: GapReason::Reset }
     }
 
-    /// A page; and where ids are missing in it, up to which id something was pruned that was
-    /// not told yet. That is asked after the page was read, so that it knows of all that the
-    /// page lacks.
-    async fn read(&self, upto: EventId) -> (WholePage, Option<EventId>) {
+    /// A page, up to where it reaches when it is the last; and where ids are missing in it, up to which id
+    /// something was pruned that was not told yet. That is asked after the page was read, so that it knows
+    /// of all that the page lacks.
+    async fn read(&self, upto: EventId) -> (WholePage, EventId, Option<EventId>) {
         persistently(|| self.try_read(upto)).await
     }
 
-    async fn try_read(&self, upto: EventId) -> Result<(WholePage, Option<EventId>), HistoryError> {
+    async fn try_read(
+        &self,
+        upto: EventId,
+    ) -> Result<(WholePage, EventId, Option<EventId>), HistoryError> {
+        if let Some(began) = self.began.as_ref().filter(|began| self.after < began.upto) {
+            let upto = upto.min(began.upto);
+            let page = self.history.everybodys_of(&began.xids, (self.after, upto), PAGE).await?;
+            return Ok((page, upto, None));
+        }
         let page = self.history.everybodys((self.after, upto), PAGE).await?;
         if is_whole(&page, self.after, upto) {
-            return Ok((page, None));
+            return Ok((page, upto, None));
         }
         let pruned = self.history.ever_pruned().await?;
-        Ok((page, Some(pruned).filter(|pruned| *pruned > self.told.max(self.after))))
+        Ok((page, upto, Some(pruned).filter(|pruned| *pruned > self.told.max(self.after))))
     }
 }
 

@@ -94,7 +94,7 @@ impl Versions {
     pub async fn next(&mut self) -> Option<Step> {
         loop {
             self.page = None;
-            let horizon = *self.horizon.borrow_and_update();
+            let horizon = self.horizon.borrow_and_update().clone();
             if horizon.closing {
                 return None;
             }

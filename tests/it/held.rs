@@ -9,6 +9,7 @@ use crate::support::{
     app::{App, Settings},
     eventually,
     postgres::Database,
+    sse_client::Stream,
 };
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
@@ -109,4 +110,24 @@ async fn a_bulk_insert_that_commits_late_delays_nobody() {
     assert_eq!(titi.rows(1).await, [ROWS + 2]);
     let came = toto.rows(usize::try_from(ROWS).unwrap()).await;
     assert!(came.into_iter().eq(1..=ROWS), "each row once, in order");
+}
+
+/// Where a transaction's ids begin that was open before a gateway nobody knows: all of the log may stand
+/// before them. Who follows everything from now on gets what it writes, and nothing that was there already.
+#[tokio::test]
+async fn who_follows_all_from_now_on_gets_no_history_beside_an_open_transaction() {
+    let database = Database::create().await;
+    let writer = database.connect().await;
+    writer.batch_execute(&format!("{INSERT}; {INSERT}")).await.unwrap();
+    let open = open_transactions(&database, 1).await;
+    writer.batch_execute(INSERT).await.unwrap();
+    let app = App::start(&database.url()).await;
+    let mut all = Stream::open(app.address, "/all", &[]).await;
+    let greeting = all.signal("heartbeat").await;
+    assert!(greeting.id.is_none_or(|id| id == "4"), "whoever comes back with it reads no history");
+    all.signal("$caught-up").await;
+    writer.batch_execute(INSERT).await.unwrap();
+    open[0].batch_execute(&format!("{INSERT}; commit")).await.unwrap();
+    writer.batch_execute(INSERT).await.unwrap();
+    assert_eq!(all.rows(4).await, [3, 5, 6, 7]);
 }

@@ -7,8 +7,8 @@ use tokio_postgres::{
 
 use super::{History, HistoryError, WholeEvent};
 use crate::{
-    event::{EventId, name::StreamName},
-    postgres::event_log::PageSize,
+    event::{EventId, Xid, name::StreamName},
+    postgres::event_log::{self, PageSize},
 };
 
 /// A page of whole events.
@@ -50,20 +50,34 @@ macro_rules! printed {
 
 /// Everybody's events in id order. They are printed last: those that the page has no room for are
 /// not printed at all.
-const EVERYBODYS: &str = concat!(
-    "select ",
-    whole!(),
-    ", log.found
-    from (select item.id, item.type, item.subscriber, item.payload, item.stream, item.version,
-                 item.uid, item.metadata, item.\"timestamp\", item.amends,
-                 count(*) over () as found,
-                 sum(item.size) over (order by item.id) - item.size as before
-          from (select log.id, log.type, log.subscriber, log.payload, log.stream, log.version,
-                       log.uid, log.metadata, log.\"timestamp\", log.amends,
-                       pg_column_size(log.payload) + coalesce(pg_column_size(log.metadata), 0)
-                       as size
-                from events log where log.id > $1 and log.id <= $2 order by log.id limit $3) item
-    ) log where log.before <= $4 order by log.id"
+macro_rules! everybodys {
+    ($which:literal) => {
+        concat!(
+            "select ",
+            whole!(),
+            ", log.found
+            from (select item.id, item.type, item.subscriber, item.payload, item.stream,
+                         item.version, item.uid, item.metadata, item.\"timestamp\", item.amends,
+                         count(*) over () as found,
+                         sum(item.size) over (order by item.id) - item.size as before
+                  from (select log.id, log.type, log.subscriber, log.payload, log.stream, log.version,
+                               log.uid, log.metadata, log.\"timestamp\", log.amends,
+                               pg_column_size(log.payload)
+                                   + coalesce(pg_column_size(log.metadata), 0) as size
+                        from events log where ",
+            $which,
+            " limit $3) item
+            ) log where log.before <= $4 order by log.id"
+        )
+    };
+}
+
+const EVERYBODYS: &str = everybodys!("log.id > $1 and log.id <= $2 order by log.id");
+
+/// The same of certain transactions, by the index on `xid` alone: what stands between these ids may be the
+/// whole log.
+const EVERYBODYS_OF: &str = everybodys!(
+    "log.xid::text::int8 = any($5) and log.id + 0 > $1 and log.id + 0 <= $2 order by log.id + 0"
 );
 
 /// A page of a stream: event by event, until there are as many as it may have, or they have as many
@@ -128,6 +142,21 @@ impl History {
         let types = [Type::INT8, Type::INT8, Type::INT8, Type::INT8];
         let values: [&(dyn ToSql + Sync); 4] = [&after, &upto, &size.rows, &size.bytes];
         let rows = self.query("the whole log", EVERYBODYS, &types, &values, size.bytes).await?;
+        Ok(WholePage::of(&rows, size))
+    }
+
+    /// The same of what these transactions wrote.
+    pub async fn everybodys_of(
+        &self,
+        xids: &[Xid],
+        (after, upto): (EventId, EventId),
+        size: PageSize,
+    ) -> Result<WholePage, HistoryError> {
+        let types = [Type::INT8, Type::INT8, Type::INT8, Type::INT8, Type::INT8_ARRAY];
+        let numbers = event_log::numbers(xids);
+        let values: [&(dyn ToSql + Sync); 5] = [&after, &upto, &size.rows, &size.bytes, &numbers];
+        let (what, sql) = ("what was late", EVERYBODYS_OF);
+        let rows = self.query(what, sql, &types, &values, size.bytes).await?;
         Ok(WholePage::of(&rows, size))
     }
 
