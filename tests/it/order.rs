@@ -143,8 +143,10 @@ impl Stage {
         let which = self.world.dice.usize(0..GATEWAYS);
         let Some(poll_at) = self.gateways[which].waits_until() else { return false };
         self.burst = self.world.dice.u8(1..4);
-        let around = poll_at + self.world.some(3_000);
-        self.writers_at = self.world.now.max(around - Duration::from_millis(1));
+        // Soon before it, or soon behind.
+        let until = poll_at.saturating_duration_since(self.world.now);
+        let before = until.saturating_sub(Duration::from_millis(1));
+        self.writers_at = self.world.now + before + self.world.some(3_000);
         true
     }
 
