@@ -71,12 +71,12 @@ pub struct Strict {
     page: Option<Share>,
 }
 
-/// Where a reader began that began at the end of the log, beside transactions that a gateway had found open
-/// when it started. Where their ids begin nobody knows: all of the log may stand before them.
+/// Where a reader began that was to begin at the end of the log, beside transactions that a gateway had
+/// found open when it started. Nobody knows where their ids begin: all of the log may stand before them.
 #[derive(Debug)]
 struct Beginning {
     from: EventId,
-    /// Up to here, what else is there was there before the reader.
+    /// All other events up to here were there before the reader.
     upto: EventId,
     /// Those transactions.
     xids: Vec<Xid>,
@@ -156,8 +156,8 @@ impl Strict {
         self.after
     }
 
-    /// The same where it is known: who begins at the end is nowhere before the end is known. Who comes back
-    /// there need not read what was there before.
+    /// The same where it is known: a reader that begins at the end has no place before the end is known. One
+    /// that comes back with this place does not read what was there before it first came.
     #[must_use]
     pub fn place(&self) -> Option<EventId> {
         let began = self.began.as_ref().filter(|began| self.after == began.from);
@@ -267,9 +267,9 @@ impl Strict {
         Piece::Gap { from, to: self.after, reason: GapReason::Reset }
     }
 
-    /// A page, up to where it reaches when it is the last; and where ids are missing in it, up to which id
-    /// something was pruned that was not told yet. That is asked after the page was read, so that it knows
-    /// of all that the page lacks.
+    /// A page, and the id that it reaches when it is the last; where ids are missing in it, also the id up to
+    /// which something was pruned that was not told yet. That is asked after the page was read, so that it
+    /// knows of all that the page lacks.
     async fn read(&self, upto: EventId) -> (WholePage, EventId, Option<EventId>) {
         persistently(|| self.try_read(upto)).await
     }

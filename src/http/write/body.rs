@@ -116,8 +116,7 @@ async fn arrive(
         block.extend_from_slice(&part);
         if block.len() >= BLOCK_BYTES {
             full.push(mem::replace(&mut block, Vec::with_capacity(BLOCK_BYTES)));
-            // Of a client that is fast, megabytes are there at once: others have their turn between two
-            // blocks.
+            // A fast client's megabytes are there at once: others have their turn between two blocks.
             yield_now().await;
         }
     }

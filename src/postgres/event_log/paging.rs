@@ -22,8 +22,7 @@ impl Paging {
     /// So many rows are asked for first.
     const FIRST: i64 = 100;
 
-    /// And this part of the bytes, as they are stored: compressed, they can be any number of times as
-    /// many.
+    /// And this part of the bytes, as they are stored. Compressed payloads can be a hundred times as large.
     const FIRST_PART: i64 = 8;
 
     /// Rows of this many bytes are small.
@@ -42,7 +41,7 @@ impl Paging {
         PageSize { rows: self.rows, ..self.most }
     }
 
-    /// As many bytes, as they are stored, are asked for behind the first row.
+    /// How many bytes of the next page, as they are stored, may stand before its last row.
     #[must_use]
     pub fn stored_bytes(&self) -> i64 {
         self.stored

@@ -74,8 +74,7 @@ macro_rules! everybodys {
 
 const EVERYBODYS: &str = everybodys!("log.id > $1 and log.id <= $2 order by log.id");
 
-/// The same of certain transactions, by the index on `xid` alone: what stands between these ids may be the
-/// whole log.
+/// The same of certain transactions, by the index on `xid` alone: the whole log may stand between these ids.
 const EVERYBODYS_OF: &str = everybodys!(
     "log.xid::text::int8 = any($5) and log.id + 0 > $1 and log.id + 0 <= $2 order by log.id + 0"
 );
