@@ -5,6 +5,7 @@ mod all;
 mod answer;
 mod append_path;
 mod chunked;
+mod class;
 mod console;
 mod cors;
 mod direct;
@@ -55,7 +56,7 @@ use tower_http::{
 
 use tracing::Level;
 
-use self::{error::Problem, query::takes, tls::Tls};
+use self::{class::Class, error::Problem, guard::guarded, query::takes, tls::Tls};
 use crate::{
     access::{Access, budget::Budget},
     gateway::Gateway,
@@ -159,15 +160,15 @@ struct App {
 pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) -> Router {
     let quiet = DefaultOnFailure::new().level(Level::DEBUG);
     let cors = cors::layer(&settings, access.modes());
-    let append_path = settings.append_path.as_deref().map(append_path::routes);
     let limits = &settings.limits;
     let gauge = gateway.metrics().answer_bytes.clone();
     let answers = Budget::new(limits.answers, limits.answers_each, gauge);
     let app = Arc::new(App { gateway, access, settings, answers });
-    guarded()
+    let append_path = app.settings.append_path.as_deref();
+    let append_path = append_path.map(|path| append_path::routes(&app, path));
+    guarded_routes(&app)
         .merge(append_path.unwrap_or_default())
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&app), guard::guard))
-        .merge(unguarded())
+        .merge(unguarded_routes())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), guard::addressed))
@@ -183,23 +184,25 @@ pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) ->
         .with_state(app)
 }
 
-/// Routes that know who is asking: each finds a `Principal` in its request.
-fn guarded() -> Router<Arc<App>> {
-    let events = takes(events::FOLLOWED, get(events::subscribe));
-    let stream = takes(streams::PARAMETERS, get(streams::read));
+/// Routes that know who is asking.
+fn guarded_routes(app: &Arc<App>) -> Router<Arc<App>> {
+    let route = |class, parameters, routes| guarded(app, class, takes(parameters, routes));
+    let plain = |parameters, routes| route(Class::PLAIN, parameters, routes);
+    let events = route(Class::STREAM, events::FOLLOWED, get(events::subscribe));
+    let stream = route(Class::PAGE_OR_STREAM, streams::PARAMETERS, get(streams::read));
     Router::new()
-        .route("/", takes(console::PARAMETERS, get(console::page)))
-        .route("/events", events.merge(takes(&[], post(write::publish))))
-        .route("/events/{id}", takes(events::ONE, get(events::one)))
-        .route("/all", takes(all::PARAMETERS, get(all::follow)))
-        .route("/streams/{stream}", stream.merge(takes(&[], post(write::append))))
-        .route("/streams/{stream}/{version}", takes(&[], post(write::append_at)))
-        .route("/metrics", takes(&[], get(health::metrics)))
-        .route("/tickets", takes(tickets::PARAMETERS, post(tickets::give)))
+        .route("/", route(Class::ENTRANCE, console::PARAMETERS, get(console::page)))
+        .route(opening::STREAM, events.merge(plain(&[], post(write::publish))))
+        .route("/events/{id}", plain(events::ONE, get(events::one)))
+        .route("/all", route(Class::STREAM, all::PARAMETERS, get(all::follow)))
+        .route("/streams/{stream}", stream.merge(plain(&[], post(write::append))))
+        .route("/streams/{stream}/{version}", plain(&[], post(write::append_at)))
+        .route("/metrics", route(Class::OPERATORS, &[], get(health::metrics)))
+        .route("/tickets", plain(tickets::PARAMETERS, post(tickets::give)))
 }
 
 /// Routes that say the same to everybody.
-fn unguarded() -> Router<Arc<App>> {
+fn unguarded_routes() -> Router<Arc<App>> {
     let ready = get(health::ready).route_layer(middleware::from_fn(guard::says_more_to_some));
     Router::new()
         .route("/console.css", takes(&[], get(console::style)))

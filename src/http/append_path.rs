@@ -15,7 +15,9 @@ use serde::Serialize;
 use super::{
     App,
     answer::Room,
+    class::Class,
     error::Problem,
+    guard::guarded,
     named::Named,
     query::{Parameter, Query, takes},
     streams::{Asked, page},
@@ -28,12 +30,13 @@ const PAGE: &[Parameter] =
     &[Parameter::one("offset").or_empty(), Parameter::one("limit").or_empty()];
 
 /// Its routes below this path: `/` for the root, where the gateway's own routes come first.
-pub(super) fn routes(path: &str) -> Router<Arc<App>> {
+pub(super) fn routes(app: &Arc<App>, path: &str) -> Router<Arc<App>> {
     let base = path.trim_end_matches('/');
-    let stream = takes(PAGE, get(read)).merge(takes(&[], post(write::append)));
+    let plain = |parameters, routes| guarded(app, Class::PLAIN, takes(parameters, routes));
+    let stream = plain(PAGE, get(read)).merge(plain(&[], post(write::append)));
     Router::new()
         .route(&format!("{base}/{{stream}}"), stream)
-        .route(&format!("{base}/{{stream}}/{{version}}"), takes(&[], post(write::append_at)))
+        .route(&format!("{base}/{{stream}}/{{version}}"), plain(&[], post(write::append_at)))
 }
 
 #[derive(Serialize)]

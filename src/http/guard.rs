@@ -4,10 +4,12 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
-    middleware::Next,
+    middleware::{self, Next},
     response::{IntoResponse, Response},
+    routing::MethodRouter,
 };
 use tokio::time::sleep;
 use tracing::info;
@@ -15,6 +17,7 @@ use tracing::info;
 use super::{
     App,
     answer::Room,
+    class::{Class, WithoutProof},
     error::{Problem, Refusal},
     events::{FULL, overloaded},
     proof,
@@ -22,7 +25,7 @@ use super::{
 };
 use crate::{
     access::{
-        Denied, Ending, Missing, NoStream, RetryAfter,
+        Access, Denied, Ending, Missing, NoStream, RetryAfter,
         networks::Peer,
         principal::{Kind, Principal},
     },
@@ -32,12 +35,20 @@ use crate::{
 /// What these lines are found by: `--log event_piper::audit=info`.
 const AUDIT: &str = "event_piper::audit";
 
+/// These routes of a class, for those who are let in: each finds a [`Principal`] in its request.
+pub(super) fn guarded(
+    app: &Arc<App>,
+    class: Class,
+    routes: MethodRouter<Arc<App>>,
+) -> MethodRouter<Arc<App>> {
+    // The guard finds the class in the request.
+    routes
+        .route_layer(middleware::from_fn_with_state(Arc::clone(app), guard))
+        .route_layer(Extension(class))
+}
+
 /// Puts a [`Principal`] into the request, or refuses it.
-pub(super) async fn guard(
-    State(app): State<Arc<App>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let visit = Visit::of(&app, &request);
     let is_read = request.method().is_safe();
     let response = match admit(&app, &visit, &request).await {
@@ -102,23 +113,31 @@ fn admit<'a>(
 ) -> impl Future<Output = Result<Principal, Refused>> + Send + use<'a> {
     let access = &app.access;
     let proof = proof::of(access, request).map_err(Refused::Now);
-    let metrics = request.uri().path() == "/metrics" && proof::is_direct(request);
-    let reader = metrics.then(|| access.metrics_reader(visit.peer)).flatten();
-    let modes = access.modes();
-    let signs_in = request.uri().path() == "/" && (modes.jwt || modes.keys);
+    let without_proof = without_proof(access, visit.peer, request);
     let stream = visit.stream;
     async move {
         let who = match access.authenticate(&proof?).await {
             Ok(who) => who,
-            Err(denied) => match (denied.what, reader) {
-                (Missing::Proof, Some(reader)) => return Ok(reader),
-                (Missing::Proof, None) if signs_in => return Ok(Principal::nobody()),
+            Err(denied) => match (denied.what, without_proof) {
+                (Missing::Proof, Some(who)) => return Ok(who),
                 (Missing::Means, _) if stream => return Err(Refused::Later(MEANS_BACK)),
                 _ => return Err(Refused::Now(Problem::denied(denied))),
             },
         };
         access.request(&who).map_err(Refused::Later)?;
         Ok(who)
+    }
+}
+
+/// As whom somebody is let in who shows no proof.
+fn without_proof(access: &Access, peer: Peer, request: &Request) -> Option<Principal> {
+    let modes = access.modes();
+    match Class::of(request).without_proof() {
+        WithoutProof::Nobody => None,
+        WithoutProof::Everybody => (modes.jwt || modes.keys).then(Principal::nobody),
+        WithoutProof::Operators => {
+            proof::is_direct(request).then(|| access.metrics_reader(peer)).flatten()
+        }
     }
 }
 
@@ -193,7 +212,7 @@ impl Visit {
             from: proof::origin(&app.access, request),
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
-            stream: proof::opens_stream(request),
+            stream: Class::of(request).opens_stream(request),
         }
     }
 

@@ -25,6 +25,9 @@ pub(super) enum Opening {
     Http1,
 }
 
+/// Where the route is whose streams need no connection machinery.
+pub(super) const STREAM: &str = "/events";
+
 /// The first bytes of an HTTP/2 connection; no method of HTTP/1.1 begins like that.
 const PREFACE: &[u8] = b"PRI";
 
@@ -70,7 +73,7 @@ fn stream(seen: &[u8]) -> Option<Opening> {
     let httparse::Status::Complete(len) = head.parse(seen).ok()? else { return None };
     let (method, path, version) = (head.method?, head.path?, head.version?);
     let plain = version == 1 && method == "GET" && len == seen.len();
-    if !plain || path.split('?').next() != Some("/events") {
+    if !plain || path.split('?').next() != Some(STREAM) {
         return None;
     }
     let mut request = http::Request::get(path);

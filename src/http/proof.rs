@@ -5,12 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::Authority},
+    http::{HeaderMap, HeaderName, HeaderValue, header, uri::Authority},
 };
 
-use super::{
-    cors, error::Problem, events::LAST_EVENT_ID, identity, query::Query, streams::wants_events,
-};
+use super::{class::Class, cors, error::Problem, events::LAST_EVENT_ID, identity, query::Query};
 use crate::access::{Access, Denied, Proof, networks::Peer};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -144,21 +142,13 @@ fn ticket(request: &Request, query: &Query) -> Result<Option<(String, bool)>, Pr
     if tickets.next().is_some() {
         return Err(Problem::bad_request("there are several tickets: expected one"));
     }
-    if !opens_stream(request) {
+    if !Class::of(request).opens_stream(request) {
         let detail = "a ticket opens an event stream, and nothing else";
         return Err(Problem::denied(Denied::bad("ticket", detail)));
     }
     let cursor = request.headers().get(LAST_EVENT_ID);
     let again = cursor.is_some_and(|cursor| !cursor.as_bytes().trim_ascii().is_empty());
     Ok(Some((ticket.to_owned(), again)))
-}
-
-/// The request is for an event stream, whose client takes any status but a 200 for a reason
-/// never to come back.
-pub(super) fn opens_stream(request: &Request) -> bool {
-    let path = request.uri().path();
-    let of_stream = || path.starts_with("/streams/") && wants_events(request.headers());
-    request.method() == Method::GET && (path == "/events" || path == "/all" || of_stream())
 }
 
 /// A browser sends credentials with whatever a foreign page makes it ask for, and reaches this

@@ -15,6 +15,7 @@ use tracing::warn;
 use super::{
     App,
     answer::Room,
+    class::accepts_events,
     error::Problem,
     events,
     feed::{Feed, Log},
@@ -85,7 +86,7 @@ pub(super) async fn read(
     let (stream, query) = (stream_name(&stream)?, Query::of(&uri)?);
     who.may_read_stream(stream.as_str())?;
     let after = after(&headers, &query)?;
-    if wants_events(&headers) {
+    if accepts_events(&headers) {
         query.has_none_of(&OF_PAGES, "a stream that is followed has no pages")?;
         return follow((&app, &who), stream, after, &query);
     }
@@ -187,13 +188,6 @@ impl Asked {
         })?;
         Ok(Self { offset, limit, backward })
     }
-}
-
-/// The client reads event streams: a browser's `EventSource` says so.
-pub(super) fn wants_events(headers: &HeaderMap) -> bool {
-    let accept = headers.get_all(header::ACCEPT).iter();
-    let mut accept = accept.filter_map(|value| value.to_str().ok());
-    accept.any(|value| value.contains("text/event-stream"))
 }
 
 /// The version that a client says it has got to.
