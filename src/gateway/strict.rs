@@ -46,7 +46,7 @@ use crate::{
     order::LateTransaction,
     postgres::{
         error::Chain,
-        event_log::PageSize,
+        event_log::{PageSize, Paging},
         history::{History, HistoryError, WholeEvent, WholePage},
     },
 };
@@ -65,6 +65,7 @@ pub struct Strict {
     from_now: bool,
     began: Option<Beginning>,
     caught_up: bool,
+    paging: Paging,
     /// Where pages are counted, if they are.
     account: Option<Account>,
     /// Room for the page that is being dealt with.
@@ -132,8 +133,20 @@ impl Strict {
     ) -> Self {
         let (from_now, after) = (after.is_none(), after.unwrap_or_default());
         let (caught_up, account, page) = (false, None, None);
-        let (told, epoch, began) = (after, None, None);
-        Self { history, horizon, epoch, after, told, from_now, began, caught_up, account, page }
+        let (told, epoch, began, paging) = (after, None, None, Paging::new(PAGE));
+        Self {
+            history,
+            horizon,
+            epoch,
+            after,
+            told,
+            from_now,
+            began,
+            caught_up,
+            paging,
+            account,
+            page,
+        }
     }
 
     /// Reads in the name of this caller.
@@ -232,6 +245,7 @@ impl Strict {
         }
         let mut share = room_for(self.account.as_ref(), PAGE).await;
         let (page, upto, pruned) = self.read(horizon.settled).await;
+        self.paging.learn_of(page.events.len(), page.bytes(), page.last);
         if let Some(share) = &mut share {
             share.settle(page.bytes());
         }
@@ -280,10 +294,11 @@ impl Strict {
     ) -> Result<(WholePage, EventId, Option<EventId>), HistoryError> {
         if let Some(began) = self.began.as_ref().filter(|began| self.after < began.upto) {
             let upto = upto.min(began.upto);
-            let page = self.history.everybodys_of(&began.xids, (self.after, upto), PAGE).await?;
+            let range = (self.after, upto);
+            let page = self.history.everybodys_of(&began.xids, range, self.paging).await?;
             return Ok((page, upto, None));
         }
-        let page = self.history.everybodys((self.after, upto), PAGE).await?;
+        let page = self.history.everybodys((self.after, upto), self.paging).await?;
         if is_whole(&page, self.after, upto) {
             return Ok((page, upto, None));
         }

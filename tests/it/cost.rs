@@ -285,6 +285,30 @@ async fn the_first_page_of_packed_payloads_has_a_few_of_them() {
     }
 }
 
+/// The same of whole events: a strict reader has a page in memory that is as large as it asked for.
+#[tokio::test]
+async fn a_strict_reader_of_packed_payloads_reads_each_about_once() {
+    const EVENTS: usize = 50;
+    const BYTES: u64 = 300_000;
+    let database = Database::create().await;
+    let packed = "insert into events (type, subscriber, payload)
+                  select 't', 'packed', to_jsonb(repeat('x', $2)) from generate_series(1, $1)";
+    let (events, bytes) = (i32::try_from(EVENTS).unwrap(), i32::try_from(BYTES).unwrap());
+    database.connect().await.execute(packed, &[&events, &bytes]).await.unwrap();
+    let (url, sent) = counted(&database).await;
+    let history = History::new(Server::parse(&url).unwrap().pool(1));
+    let mut paging = Paging::new(PageSize { rows: 1000, bytes: 1 << 20 });
+    let (mut after, mut read) = (EventId::ZERO, 0);
+    while read < EVENTS {
+        let page = history.everybodys((after, id(i32::MAX)), paging).await.unwrap();
+        paging.learn_of(page.events.len(), page.bytes(), page.last);
+        after = page.events.last().expect("there are more").id;
+        read += page.events.len();
+    }
+    let came = sent.load(Ordering::SeqCst);
+    assert!(came < 3 * BYTES * EVENTS as u64, "PostgreSQL sent {came} bytes");
+}
+
 #[tokio::test]
 async fn a_query_that_was_given_up_does_not_run_on() {
     let database = Database::create().await;

@@ -55,8 +55,13 @@ impl Paging {
 
     /// Takes note of what came of the last page.
     pub fn learn(&mut self, page: &Page) {
-        let (came, bytes) = (size(page.rows.len()), size(page.bytes()));
-        if page.last {
+        self.learn_of(page.rows.len(), page.bytes(), page.last);
+    }
+
+    /// The same of a page of so many rows, and so many bytes.
+    pub fn learn_of(&mut self, rows: usize, bytes: usize, last: bool) {
+        let (came, bytes) = (size(rows), size(bytes));
+        if last {
             // Without rows it says nothing about their size.
             self.small = if came == 0 { self.small } else { bytes <= came * Self::SMALL };
             return;

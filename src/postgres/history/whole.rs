@@ -8,7 +8,7 @@ use tokio_postgres::{
 use super::{History, HistoryError, WholeEvent};
 use crate::{
     event::{EventId, Xid, name::StreamName},
-    postgres::event_log::{self, PageSize},
+    postgres::event_log::{self, PageSize, Paging},
 };
 
 /// A page of whole events.
@@ -136,10 +136,11 @@ impl History {
     pub async fn everybodys(
         &self,
         (after, upto): (EventId, EventId),
-        size: PageSize,
+        paging: Paging,
     ) -> Result<WholePage, HistoryError> {
+        let (size, stored) = (paging.size(), paging.stored_bytes());
         let types = [Type::INT8, Type::INT8, Type::INT8, Type::INT8];
-        let values: [&(dyn ToSql + Sync); 4] = [&after, &upto, &size.rows, &size.bytes];
+        let values: [&(dyn ToSql + Sync); 4] = [&after, &upto, &size.rows, &stored];
         let rows = self.query("the whole log", EVERYBODYS, &types, &values, size.bytes).await?;
         Ok(WholePage::of(&rows, size))
     }
@@ -149,11 +150,12 @@ impl History {
         &self,
         xids: &[Xid],
         (after, upto): (EventId, EventId),
-        size: PageSize,
+        paging: Paging,
     ) -> Result<WholePage, HistoryError> {
+        let (size, stored) = (paging.size(), paging.stored_bytes());
         let types = [Type::INT8, Type::INT8, Type::INT8, Type::INT8, Type::INT8_ARRAY];
         let numbers = event_log::numbers(xids);
-        let values: [&(dyn ToSql + Sync); 5] = [&after, &upto, &size.rows, &size.bytes, &numbers];
+        let values: [&(dyn ToSql + Sync); 5] = [&after, &upto, &size.rows, &stored, &numbers];
         let (what, sql) = ("what was late", EVERYBODYS_OF);
         let rows = self.query(what, sql, &types, &values, size.bytes).await?;
         Ok(WholePage::of(&rows, size))
