@@ -119,7 +119,7 @@ fn what_a_safety_poll_found_and_a_bell_announced_needs_no_other_bell() {
     assert!(matches!(question(&mut reader, now), Step::Listen(_)));
 }
 
-/// What a safety poll finds though no bell rings, others keep from ringing.
+/// Whoever wrote it may have turned the bell off.
 #[test]
 fn a_reader_that_no_bell_tells_of_what_it_finds_looks_for_itself() {
     let (mut reader, now) = asleep(Instant::now());
