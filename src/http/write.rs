@@ -133,17 +133,18 @@ async fn parse(
     (text, room): (String, Room),
     stream: Option<&StreamName>,
 ) -> Result<(Given, Room), Problem> {
-    let is_large = text.len() > LARGE_BYTES;
-    let (app, stream) = (Arc::clone(app), stream.cloned());
-    let work = move || {
-        let form = stream.as_ref().map_or(Form::Event, Form::Appended);
-        Ok((event::parse(&text, form, &app.settings.limits)?, room))
-    };
-    if is_large {
-        spawn_blocking(work).await.expect("a body is parsed without a panic")
-    } else {
-        work()
+    if text.len() <= LARGE_BYTES {
+        return Ok((event::parse(&text, form(stream), &app.settings.limits)?, room));
     }
+    let (app, stream) = (Arc::clone(app), stream.cloned());
+    let parsing = spawn_blocking(move || {
+        Ok((event::parse(&text, form(stream.as_ref()), &app.settings.limits)?, room))
+    });
+    parsing.await.expect("a body is parsed without a panic")
+}
+
+fn form(stream: Option<&StreamName>) -> Form<'_> {
+    stream.map_or(Form::Event, Form::Appended)
 }
 
 /// Writes the events of a body, all or none.
