@@ -1,15 +1,11 @@
 //! What a gateway asks of PostgreSQL again and again reads the rows that it answers, and not the
 //! log: else delivery would stand still one day, in a log that has grown.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
-
 use event_piper::{
     consumer::ConsumerId,
     cursor::Mark,
     event::{EventId, Logged, Xid},
+    gateway::strict::Piece,
     order::{Late, Passed},
     postgres::{
         event_log::{EventLog, PageSize, Paging},
@@ -17,14 +13,10 @@ use event_piper::{
         server::Server,
     },
 };
-use tokio::{
-    io::copy,
-    net::{TcpListener, TcpStream},
-};
 use tokio_postgres::{Client, Row};
-use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::support::{eventually, postgres::Database};
+use crate::support::{app::App, chaos_proxy::ChaosProxy, eventually, postgres::Database};
 
 /// So many rows are much more than a query may read, and than PostgreSQL reads at once if it is
 /// told nothing better.
@@ -234,79 +226,58 @@ async fn of_what_a_late_transaction_wrote_no_more_is_read_than_that() {
     assert!(read <= 2 * NEAR, "{read} rows were read for a page of what is marked");
 }
 
-/// Leads to a database by way of a port of its own; counts the bytes that PostgreSQL sends. What is sent
-/// and never read by who asked counts, too.
-async fn counted(database: &Database) -> (String, Arc<AtomicU64>) {
-    let url = database.tcp_url();
-    let (_, place) = url.rsplit_once('@').unwrap();
-    let upstream = place.split_once('/').unwrap().0.to_owned();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = url.replace(&upstream, &listener.local_addr().unwrap().to_string());
-    let sent = Arc::<AtomicU64>::default();
-    let counter = Arc::clone(&sent);
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let server = TcpStream::connect(&upstream).await.unwrap();
-            let (mut from_client, mut to_client) = client.into_split();
-            let (from_server, mut to_server) = server.into_split();
-            tokio::spawn(async move { copy(&mut from_client, &mut to_server).await });
-            let counter = Arc::clone(&counter);
-            let mut counting = InspectReader::new(from_server, move |bytes: &[u8]| {
-                counter.fetch_add(bytes.len() as u64, Ordering::SeqCst);
-            });
-            tokio::spawn(async move { copy(&mut counting, &mut to_client).await });
-        }
-    });
-    (url, sent)
+/// A payload of this size takes some 3 KiB in the table.
+const PACKED_BYTES: u64 = 300_000;
+const PACKED: u64 = 50;
+
+async fn write_packed(database: &Database) {
+    let sql = format!(
+        "insert into events (type, subscriber, payload)
+         select 't', 'packed', to_jsonb(repeat('x', {PACKED_BYTES})) from generate_series(1, {PACKED})"
+    );
+    database.connect().await.batch_execute(&sql).await.unwrap();
 }
 
-/// How large a payload is that is stored compressed is not known before it is read: a page that is cut by
-/// what is stored could be a hundred times as large.
+/// The size of a compressed payload is not known before it is read: a page that is cut by what is stored
+/// could be a hundred times as large.
 #[tokio::test]
 async fn the_first_page_of_packed_payloads_has_a_few_of_them() {
     let database = Database::create().await;
-    let packed = "insert into events (type, subscriber, payload)
-                  select 't', 'packed', to_jsonb(repeat('x', 300000)) from generate_series(1, 50)";
-    database.connect().await.batch_execute(packed).await.unwrap();
-    let (url, sent) = counted(&database).await;
+    write_packed(&database).await;
+    let (proxy, url) = ChaosProxy::before(&database).await;
     let history = History::new(Server::parse(&url).unwrap().pool(1));
     let consumers: [ConsumerId; 1] = ["packed".parse().unwrap()];
     let all = (EventId::ZERO, id(i32::MAX));
     let mut paging = Paging::new(PageSize { rows: 1000, bytes: 128 << 10 });
     for of in ["the first page", "the next one"] {
-        let before = sent.load(Ordering::SeqCst);
+        let before = proxy.sent();
         let (page, _) = history.rows(&consumers, all, paging).await.unwrap();
         assert_eq!(page.rows.len(), 1, "it has no room for more");
         paging.learn(&page);
-        // It comes behind all of the page, on the one connection.
+        // The answer comes after all of the page, on the one connection.
         history.pruned(&consumers).await.unwrap();
-        let came = sent.load(Ordering::SeqCst) - before;
-        assert!(came < 3_000_000, "PostgreSQL sent {came} bytes for {of}");
+        let came = proxy.sent() - before;
+        assert!(came < 10 * PACKED_BYTES, "PostgreSQL sent {came} bytes for {of}");
     }
 }
 
-/// The same of whole events: a strict reader has a page in memory that is as large as it asked for.
 #[tokio::test]
-async fn a_strict_reader_of_packed_payloads_reads_each_about_once() {
-    const EVENTS: usize = 50;
-    const BYTES: u64 = 300_000;
+async fn of_packed_payloads_a_strict_reader_reads_each_about_once() {
     let database = Database::create().await;
-    let packed = "insert into events (type, subscriber, payload)
-                  select 't', 'packed', to_jsonb(repeat('x', $2)) from generate_series(1, $1)";
-    let (events, bytes) = (i32::try_from(EVENTS).unwrap(), i32::try_from(BYTES).unwrap());
-    database.connect().await.execute(packed, &[&events, &bytes]).await.unwrap();
-    let (url, sent) = counted(&database).await;
-    let history = History::new(Server::parse(&url).unwrap().pool(1));
-    let mut paging = Paging::new(PageSize { rows: 1000, bytes: 1 << 20 });
-    let (mut after, mut read) = (EventId::ZERO, 0);
-    while read < EVENTS {
-        let page = history.everybodys((after, id(i32::MAX)), paging).await.unwrap();
-        paging.learn_of(page.events.len(), page.bytes(), page.last);
-        after = page.events.last().expect("there are more").id;
-        read += page.events.len();
+    let (proxy, url) = ChaosProxy::before(&database).await;
+    let app = App::start(&url).await;
+    write_packed(&database).await;
+    let all_are_read = async || (app.metric("head").await == PACKED).then_some(());
+    eventually("the reader has read them", all_are_read).await;
+    let before = proxy.sent();
+    let (mut log, mut read) = (app.gateway.strict(EventId::ZERO), 0);
+    while read < PACKED {
+        if let Piece::Events { events, .. } = log.next().await.expect("the gateway goes on") {
+            read += events.len() as u64;
+        }
     }
-    let came = sent.load(Ordering::SeqCst);
-    assert!(came < 3 * BYTES * EVENTS as u64, "PostgreSQL sent {came} bytes");
+    let came = proxy.sent() - before;
+    assert!(came < 3 * PACKED * PACKED_BYTES, "PostgreSQL sent {came} bytes");
 }
 
 #[tokio::test]

@@ -1,6 +1,13 @@
 //! A TCP proxy that does to connections what networks do to them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -19,6 +26,7 @@ pub(crate) struct ChaosProxy {
     upstream: watch::Sender<SocketAddr>,
     weather: watch::Sender<Weather>,
     strikes: broadcast::Sender<Strike>,
+    sent: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
@@ -55,13 +63,15 @@ impl ChaosProxy {
         let weather = watch::Sender::new(Weather::default());
         let strikes = broadcast::Sender::new(16);
         let upstream = watch::Sender::new(upstream);
+        let sent = Arc::<AtomicU64>::default();
         let line = Line {
             upstream: upstream.subscribe(),
             weather: weather.subscribe(),
             strikes: strikes.clone(),
+            sent: Arc::clone(&sent),
         };
         let accepting = tokio::spawn(accept(listener, line));
-        Self { address, upstream, weather, strikes, accepting }
+        Self { address, upstream, weather, strikes, sent, accepting }
     }
 
     /// Between a database and who connects to it by the URL that comes with it.
@@ -77,6 +87,11 @@ impl ChaosProxy {
     /// Where clients connect to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many bytes the upstream has sent, whether or not somebody reads them.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 
     /// Leads elsewhere from now on; what is open ends.
@@ -115,6 +130,7 @@ struct Line {
     upstream: watch::Receiver<SocketAddr>,
     weather: watch::Receiver<Weather>,
     strikes: broadcast::Sender<Strike>,
+    sent: Arc<AtomicU64>,
 }
 
 async fn accept(listener: TcpListener, line: Line) {
@@ -145,8 +161,10 @@ impl Line {
         let strike = {
             let (from_client, to_client) = client.split();
             let (from_server, to_server) = server.split();
-            let there = pump(from_client, to_server, self.weather.clone());
-            let back = pump(from_server, to_client, self.weather.clone());
+            let there = pump(from_client, to_server, self.weather.clone(), |_| {});
+            let back = pump(from_server, to_client, self.weather.clone(), |bytes| {
+                self.sent.fetch_add(bytes, Ordering::SeqCst);
+            });
             select! {
                 () = there => return,
                 () = back => return,
@@ -188,10 +206,12 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut weather: watch::Receiver<Weather>,
+    came: impl Fn(u64),
 ) {
     let mut buffer = vec![0; 16 << 10];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        came(read as u64);
         let now = *weather.borrow();
         if now.black_hole {
             select! {
