@@ -25,11 +25,11 @@ enum Streams {
 /// Who is let in without a proof, where one is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WithoutProof {
-    /// Nobody.
+    /// The route needs a proof.
     Nobody,
-    /// Everybody: it is the page at which a proof is given.
+    /// The route is the page at which people give a proof.
     Everybody,
-    /// Those at the addresses that may see metrics.
+    /// The route shows metrics, which some addresses may see (`--metrics-from`).
     Operators,
 }
 
