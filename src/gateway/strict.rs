@@ -72,12 +72,13 @@ pub struct Strict {
     page: Option<Share>,
 }
 
-/// Where a reader began that was to begin at the end of the log, beside transactions that a gateway had
-/// found open when it started. Nobody knows where their ids begin: all of the log may stand before them.
+/// The place from which a reader follows the end of the log, while transactions are late that were open
+/// when the gateway started. Their first ids are not known, and may be anywhere in the log.
 #[derive(Debug)]
 struct Beginning {
+    /// The horizon at that moment.
     from: EventId,
-    /// All other events up to here were there before the reader.
+    /// Up to here, all events but theirs were visible before the reader began.
     upto: EventId,
     /// Those transactions.
     xids: Vec<Xid>,

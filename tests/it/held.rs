@@ -112,8 +112,7 @@ async fn a_bulk_insert_that_commits_late_delays_nobody() {
     assert!(came.into_iter().eq(1..=ROWS), "each row once, in order");
 }
 
-/// Nobody knows where the ids of a transaction begin that was open before the gateway: all of the log may
-/// stand before them. Who follows everything from now on gets what it writes, and nothing that was there.
+/// A client without a cursor gets what the transaction writes, and no event that was visible before.
 #[tokio::test]
 async fn who_follows_all_from_now_on_gets_no_history_beside_an_open_transaction() {
     let database = Database::create().await;
