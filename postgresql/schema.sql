@@ -688,8 +688,15 @@ create table event_piper_pumps (
     delivered  bigint not null default 0,
     -- The aggregator was told that its bootstrap is complete.
     booted     boolean not null default false,
-    updated_at timestamptz not null default now()
+    updated_at timestamptz not null default now(),
+    -- An aggregator may begin with the next event while transactions that write events are open. What
+    -- they wrote has lower ids than events that are not for the aggregator, so one id cannot say what is
+    -- owed.
+    owed       text
 );
+
+comment on column event_piper_pumps.owed is
+    'Where the aggregator began, as a cursor, if transactions were late there; null once position has passed it';
 
 comment on table event_piper_pumps is 'EventPiper: how far each aggregator has been fed';
 
@@ -901,4 +908,6 @@ insert into event_piper_migrations (number, name, checksum) values
     (11, '0011_any_session',
      'bda17b62f3ec8d57eabfb73d078bce99577ae67099a51f8a32ab732f096d0937'),
     (12, '0012_one_owner',
-     'c007d8c1ac213eea0515f0a974d884d4e33ec8a08c8ce3ba9139dbdd1a67e2e3');
+     'c007d8c1ac213eea0515f0a974d884d4e33ec8a08c8ce3ba9139dbdd1a67e2e3'),
+    (13, '0013_pump_start',
+     '3b27950ea487f1eb2cd423cfd635cbefb4db843d147912764bb75a153e44b7d6');

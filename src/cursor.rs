@@ -52,6 +52,13 @@ impl Cursor {
         self.head
     }
 
+    /// Everything up to here was delivered, without exception.
+    #[must_use]
+    pub fn settled(&self) -> EventId {
+        let marks = self.marks.iter().map(|mark| mark.upto);
+        marks.fold(self.head, EventId::min)
+    }
+
     /// The transactions in which the client is behind, ascending by xid.
     #[must_use]
     pub fn marks(&self) -> &[Mark] {

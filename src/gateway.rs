@@ -44,6 +44,7 @@ use self::{
 use crate::{
     consumer::ConsumerId,
     crash::vital,
+    cursor::Cursor,
     event::{EventId, name::StreamName},
     metrics::{Metrics, Reason, State},
     order::Hold,
@@ -147,13 +148,30 @@ impl Gateway {
     /// Reads the whole log in strict order, from behind `after` on: see [`strict`].
     #[must_use]
     pub fn strict(&self, after: EventId) -> Strict {
-        Strict::new(Arc::clone(&self.history), self.hub.horizon(), Some(after))
+        self.strict_owed(Cursor::behind(after))
+    }
+
+    /// The same of what this cursor has not got.
+    #[must_use]
+    pub fn strict_owed(&self, cursor: Cursor) -> Strict {
+        Strict::new(Arc::clone(&self.history), self.hub.horizon(), Some(cursor))
     }
 
     /// The same from the end of the log on.
     #[must_use]
     pub fn strict_from_now(&self) -> Strict {
         Strict::new(Arc::clone(&self.history), self.hub.horizon(), None)
+    }
+
+    /// The end of the log, as soon as that is known: what becomes visible later is behind it. `None` when the
+    /// gateway ends.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn now(&self) -> Option<Cursor> {
+        let mut horizon = self.hub.horizon();
+        let known = horizon.wait_for(|horizon| horizon.closing || horizon.epoch > 0).await.ok()?;
+        (!known.closing).then(|| known.now())
     }
 
     /// Follows a stream behind version `after`: its history, then what comes.

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     consumer::ConsumerId,
     crash::Lock,
+    cursor::Cursor,
     event::{EventId, name::StreamName},
     order::{Late, Position},
 };
@@ -59,6 +60,14 @@ pub struct Horizon {
     pub late: Late,
     /// The gateway is about to end.
     pub closing: bool,
+}
+
+impl Horizon {
+    /// Behind everything that is visible by now.
+    #[must_use]
+    pub fn now(&self) -> Cursor {
+        Cursor::now(&Position { head: self.head, late: self.late.clone() })
+    }
 }
 
 impl State {

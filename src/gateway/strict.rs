@@ -42,8 +42,8 @@ use tracing::debug;
 use super::{hub::Horizon, signal::GapReason};
 use crate::{
     access::budget::{Account, Share},
-    event::{EventId, Xid},
-    order::LateTransaction,
+    cursor::Cursor,
+    event::EventId,
     postgres::{
         error::Chain,
         event_log::{PageSize, Paging},
@@ -63,6 +63,7 @@ pub struct Strict {
     told: EventId,
     /// It begins at the end, as soon as that is known.
     from_now: bool,
+    /// Where it began, if that is not a plain id.
     began: Option<Beginning>,
     caught_up: bool,
     paging: Paging,
@@ -72,26 +73,21 @@ pub struct Strict {
     page: Option<Share>,
 }
 
-/// The place from which a reader follows the end of the log, while transactions are late that were open
-/// when the gateway started. Their first ids are not known, and may be anywhere in the log.
+/// A place in the log beside transactions that are late there: of what they wrote, some is owed that has a
+/// lower id than what is not owed.
 #[derive(Debug)]
 struct Beginning {
-    /// The horizon at that moment.
-    from: EventId,
-    /// Up to here, all events but theirs were visible before the reader began.
-    upto: EventId,
-    /// Those transactions.
-    xids: Vec<Xid>,
+    /// Below the first id that can be owed.
+    after: EventId,
+    /// What is owed.
+    owed: Cursor,
 }
 
 impl Beginning {
-    fn at(horizon: &Horizon) -> Option<Self> {
-        let late = horizon.late.as_slice().iter();
-        let (unknown, known): (Vec<&LateTransaction>, Vec<_>) =
-            late.partition(|late| late.since == EventId::ZERO);
-        let upto = known.iter().map(|late| late.since).min().unwrap_or(horizon.head);
-        let xids: Vec<Xid> = unknown.iter().map(|late| late.xid).collect();
-        (!xids.is_empty()).then_some(Self { from: horizon.settled, upto, xids })
+    /// None for a place that a plain id tells.
+    fn at(owed: Cursor) -> Option<Self> {
+        let after = owed.settled();
+        (!owed.marks().is_empty()).then_some(Self { after, owed })
     }
 }
 
@@ -127,14 +123,18 @@ const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 impl Strict {
+    /// Without a cursor it begins at the end of the log.
     pub(super) fn new(
         history: Arc<History>,
         horizon: watch::Receiver<Horizon>,
-        after: Option<EventId>,
+        cursor: Option<Cursor>,
     ) -> Self {
-        let (from_now, after) = (after.is_none(), after.unwrap_or_default());
+        let from_now = cursor.is_none();
+        let cursor = cursor.unwrap_or_default();
+        let after = cursor.settled();
         let (caught_up, account, page) = (false, None, None);
-        let (told, epoch, began, paging) = (after, None, None, Paging::new(PAGE));
+        let (told, epoch, paging) = (after, None, Paging::new(PAGE));
+        let began = Beginning::at(cursor);
         Self {
             history,
             horizon,
@@ -170,12 +170,20 @@ impl Strict {
         self.after
     }
 
-    /// The same where it is known: a reader that begins at the end has no place before the end is known. One
-    /// that comes back with this place does not read what was there before it first came.
+    /// Passes over what it would hand over up to this id: that was handed over before.
     #[must_use]
-    pub fn place(&self) -> Option<EventId> {
-        let began = self.began.as_ref().filter(|began| self.after == began.from);
-        (!self.from_now).then_some(began.map_or(self.after, |began| began.upto))
+    pub fn resumed_at(mut self, after: EventId) -> Self {
+        self.after = self.after.max(after);
+        self
+    }
+
+    /// What it still has to hand over. That is not known of a reader that begins at the end, before the end is
+    /// known.
+    #[must_use]
+    pub fn owed(&self) -> Option<Cursor> {
+        let began = self.began.as_ref().filter(|began| self.after == began.after);
+        let owed = began.map_or_else(|| Cursor::behind(self.after), |began| began.owed.clone());
+        (!self.from_now).then_some(owed)
     }
 
     /// Whether it has handed over all that is settled by now. What comes later may be there
@@ -233,8 +241,9 @@ impl Strict {
     async fn look(&mut self, horizon: &Horizon) -> Option<Piece> {
         self.page = None;
         if std::mem::take(&mut self.from_now) {
-            (self.after, self.told) = (horizon.settled, horizon.settled);
-            self.began = Beginning::at(horizon);
+            let now = horizon.now();
+            (self.after, self.told) = (now.settled(), now.head());
+            self.began = Beginning::at(now);
         }
         match self.epoch {
             Some(epoch) if epoch == horizon.epoch => {}
@@ -267,11 +276,13 @@ impl Strict {
     /// Whether the checkpoint is of this log: some instance may be ahead of this one, but an
     /// id that was never drawn is of another log.
     async fn is_of(&self, horizon: &Horizon) -> bool {
-        if self.after <= horizon.head {
+        let reached = self.began.as_ref().map_or(self.after, |began| began.owed.head());
+        let reached = reached.max(self.after);
+        if reached <= horizon.head {
             return true;
         }
         let drawn = persistently(|| self.history.drawn()).await;
-        drawn.is_none_or(|drawn| self.after <= drawn)
+        drawn.is_none_or(|drawn| reached <= drawn)
     }
 
     /// The log was replaced: the reader goes on from its end.
@@ -293,18 +304,23 @@ impl Strict {
         &self,
         upto: EventId,
     ) -> Result<(WholePage, EventId, Option<EventId>), HistoryError> {
-        if let Some(began) = self.began.as_ref().filter(|began| self.after < began.upto) {
-            let upto = upto.min(began.upto);
+        let begins = self.began.as_ref().filter(|began| self.after < began.owed.head());
+        if let Some(Beginning { owed, .. }) = begins {
+            let upto = upto.min(owed.head());
             let range = (self.after, upto);
-            let page = self.history.everybodys_of(&began.xids, range, self.paging).await?;
-            return Ok((page, upto, None));
+            let page = self.history.everybodys_of(owed.marks(), range, self.paging).await?;
+            return Ok((page, upto, self.pruned().await?));
         }
         let page = self.history.everybodys((self.after, upto), self.paging).await?;
         if is_whole(&page, self.after, upto) {
             return Ok((page, upto, None));
         }
+        Ok((page, upto, self.pruned().await?))
+    }
+
+    async fn pruned(&self) -> Result<Option<EventId>, HistoryError> {
         let pruned = self.history.ever_pruned().await?;
-        Ok((page, upto, Some(pruned).filter(|pruned| *pruned > self.told.max(self.after))))
+        Ok(Some(pruned).filter(|pruned| *pruned > self.told.max(self.after)))
     }
 }
 

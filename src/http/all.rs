@@ -18,7 +18,7 @@ use super::{
     query::{Parameter, Query},
     session::{self, Session},
 };
-use crate::{access::principal::Principal, event::EventId};
+use crate::{access::principal::Principal, cursor::Cursor};
 
 /// What the query may say.
 pub(super) const PARAMETERS: &[Parameter] =
@@ -34,7 +34,7 @@ pub(super) async fn follow(
     who.may_read_all()?;
     let after = events::last_event_id(&headers, &Query::of(&uri)?)?;
     let after = after.map(|text| {
-        text.parse::<EventId>().map_err(|_| {
+        text.parse::<Cursor>().map_err(|_| {
             Problem::bad_request(format!(
                 "{text:?} is no place in the whole log: send back an `id:` that came from here, \
                  or 0 for the beginning"
@@ -50,7 +50,7 @@ pub(super) async fn follow(
         Err(answer) => return Ok(*answer),
     };
     let strict = match after {
-        Some(after) => app.gateway.strict(after),
+        Some(after) => app.gateway.strict_owed(after),
         None => app.gateway.strict_from_now(),
     };
     let strict = strict.on_behalf_of(who.name()).counted_in(app.answers.account(&who));

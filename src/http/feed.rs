@@ -13,7 +13,6 @@ use crate::{
         strict::{Piece, Strict},
         versions::{Step, Versions},
     },
-    order::Position,
     postgres::history::WholeEvent,
 };
 
@@ -51,10 +50,10 @@ impl Log {
     }
 
     /// How far it has got, where that is known.
-    fn after(&self) -> Option<EventId> {
+    fn cursor(&self) -> Option<Cursor> {
         match self {
-            Self::All(strict) => strict.place(),
-            Self::Stream(versions) => Some(EventId::new(versions.after())),
+            Self::All(strict) => strict.owed(),
+            Self::Stream(versions) => Some(Cursor::behind(EventId::new(versions.after()))),
         }
     }
 
@@ -70,7 +69,7 @@ impl Log {
         for event in events {
             let data = serde_json::to_vec(&Whole::from(event)).unwrap_or_default();
             let place = self.place(event);
-            out.event(place, &cursor(place), &event.kind, &data);
+            out.event(place, &Cursor::behind(place), &event.kind, &data);
         }
     }
 }
@@ -79,14 +78,14 @@ impl Log {
 pub(super) struct Feed {
     /// It is counted among the streams for as long as this lives.
     _seat: Seat,
-    after: Option<EventId>,
+    cursor: Option<Cursor>,
     /// The log, being read. It is not given up between two calls: what it had read would be lost.
     reading: Option<BoxFuture<'static, (Log, Option<Read>)>>,
 }
 
 impl Feed {
     pub(super) fn new(seat: Seat, log: Log) -> Self {
-        Self { _seat: seat, after: log.after(), reading: Some(read(log)) }
+        Self { _seat: seat, cursor: log.cursor(), reading: Some(read(log)) }
     }
 }
 
@@ -104,29 +103,25 @@ impl Source for Feed {
         let (log, what) = reading.await;
         self.reading = None;
         let Some(what) = what else { return Progress::Over("shutdown") };
-        if self.after.is_none() {
+        if self.cursor.is_none() {
             // A greeting like that of all other streams. Behind it may be events that the client must
             // not seem to have.
             let here = matches!(what, Read::Signal(Signal::CaughtUp));
-            let here = log.after().filter(|_| here).map(cursor);
+            let here = log.cursor().filter(|_| here);
             out.signal(Signal::Cursor, here.as_ref());
         }
-        self.after = log.after();
+        self.cursor = log.cursor();
         match what {
             Read::Events(events) => log.put(&events, out),
-            Read::Signal(signal) => out.signal(signal, self.cursor().as_ref()),
+            Read::Signal(signal) => out.signal(signal, self.cursor.as_ref()),
         }
         self.reading = Some(read(log));
         Progress::Said
     }
 
     fn cursor(&self) -> Option<Cursor> {
-        self.after.map(cursor)
+        self.cursor.clone()
     }
 
     fn note_end(&mut self, _reason: &'static str) {}
-}
-
-fn cursor(after: EventId) -> Cursor {
-    Cursor::now(&Position { head: after, ..Position::default() })
 }

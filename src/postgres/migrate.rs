@@ -16,7 +16,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 12] = [
+const MIGRATIONS: [Migration; 13] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
@@ -72,6 +72,11 @@ const MIGRATIONS: [Migration; 12] = [
         number: 12,
         name: "0012_one_owner",
         sql: include_str!("../../migrations/0012_one_owner.sql"),
+    },
+    Migration {
+        number: 13,
+        name: "0013_pump_start",
+        sql: include_str!("../../migrations/0013_pump_start.sql"),
     },
 ];
 

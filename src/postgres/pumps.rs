@@ -11,7 +11,7 @@ use super::{
     server::Server,
     session::{self, Purpose},
 };
-use crate::event::EventId;
+use crate::{cursor::Cursor, event::EventId};
 
 const ENROL: &str = "insert into event_piper_pumps (name) values ($1) on conflict do nothing";
 const NUMBER: &str = "select pump.number from event_piper_pumps pump where pump.name = $1";
@@ -19,9 +19,10 @@ const NUMBER: &str = "select pump.number from event_piper_pumps pump where pump.
 const TRY_LOCK: &str = "select pg_try_advisory_lock(LOCKS + 1, $1)";
 const TAKE_OVER: &str = "
 update event_piper_pumps pump set epoch = pump.epoch + 1, updated_at = now() where pump.name = $1
-returning pump.epoch, pump.position, pump.delivered, pump.booted";
+returning pump.position::int8, pump.delivered::int8, pump.booted::bool, pump.owed::text, pump.epoch";
 const SAVE: &str = "
-update event_piper_pumps pump set position = $3, delivered = $4, booted = $5, updated_at = now()
+update event_piper_pumps pump
+set position = $3, delivered = $4, booted = $5, owed = $6, updated_at = now()
 where pump.name = $1 and pump.epoch = $2";
 
 /// A holder that is frozen is as good as gone: PostgreSQL ends its session, and with that the
@@ -57,8 +58,9 @@ delete from event_piper_dead_letters letter
 where letter.pump = $1 and letter.event_id between $2 and $3 and letter.state <> 'skipped'";
 
 const PUMPS: &str = "
-select pump.name::text, pump.position::int8, pump.delivered::int8, pump.booted::bool,
-       (select count(*) from events log where log.id > coalesce(pump.position, 0)),
+select pump.position::int8, pump.delivered::int8, pump.booted::bool, pump.owed::text, pump.name::text,
+       (select count(*) from events log
+        where log.id > greatest(pump.position, split_part(pump.owed, '~', 1)::int8, 0)),
        exists (select from pg_locks held
                where held.locktype = 'advisory' and held.granted and held.objsubid = 2
                  and held.database = (select own.oid from pg_database own
@@ -85,22 +87,58 @@ select greatest(coalesce((select log.id::int8 from events log order by log.id de
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
 /// How far an aggregator has been fed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Every event up to here is the aggregator's, or not for it, or was set aside; none before
     /// the first time.
     pub position: Option<EventId>,
+    /// Where the aggregator began, if transactions were late there: up to its head, only what they wrote is
+    /// for the aggregator. None once the position has passed it.
+    pub owed: Option<Cursor>,
     /// The last event that the aggregator has confirmed.
     pub delivered: EventId,
     /// The aggregator was told that its bootstrap is complete.
     pub booted: bool,
 }
 
+impl Checkpoint {
+    /// Nothing is for the aggregator but what this cursor has not got.
+    #[must_use]
+    pub fn beginning_at(cursor: Cursor) -> Self {
+        // Its head counts as delivered: should the aggregator want a bootstrap one day, that is all of history.
+        let (position, delivered) = (Some(cursor.settled()), cursor.head());
+        Self { position, delivered, booted: true, owed: None }.owing(Some(cursor))
+    }
+
+    /// The same, while `owed` is not passed.
+    #[must_use]
+    pub fn owing(self, owed: Option<Cursor>) -> Self {
+        let owed = owed.filter(|owed| self.position < Some(owed.head()));
+        Self { owed, ..self }
+    }
+
+    /// What is still to be delivered.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        let plain = || Cursor::behind(self.position.unwrap_or_default());
+        self.owed.clone().unwrap_or_else(plain)
+    }
+
+    fn of(row: &Row) -> Result<Self> {
+        let owed: Option<String> = row.try_get(3)?;
+        let owed = owed.and_then(|owed| owed.parse().ok());
+        let (position, delivered, booted) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        Ok(Self { position, delivered, booted, owed })
+    }
+}
+
 impl Display for Checkpoint {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.position {
             None => write!(f, "nothing yet")?,
-            Some(position) => write!(f, "event {position}, delivered {}", self.delivered)?,
+            Some(_) => {
+                write!(f, "event {}, delivered {}", self.cursor().head(), self.delivered)?;
+            }
         }
         write!(f, "{}", if self.booted { ", booted" } else { ", not booted" })
     }
@@ -210,9 +248,8 @@ impl Candidate {
     /// Takes over, once the lock is had. From now on the checkpoint obeys nobody else.
     pub async fn take_over(self) -> Result<(Seat, Checkpoint)> {
         let row = self.session.client.query_one(TAKE_OVER, &[&self.name]).await?;
-        let checkpoint =
-            Checkpoint { position: row.get(1), delivered: row.get(2), booted: row.get(3) };
-        Ok((Seat { session: self.session, name: self.name, epoch: row.get(0) }, checkpoint))
+        let checkpoint = Checkpoint::of(&row)?;
+        Ok((Seat { session: self.session, name: self.name, epoch: row.try_get(4)? }, checkpoint))
     }
 }
 
@@ -225,9 +262,10 @@ impl Seat {
 
     /// Moves the checkpoint; `false` when somebody else has taken over.
     pub async fn save(&self, checkpoint: &Checkpoint) -> Result<bool> {
-        let Checkpoint { position, delivered, booted } = checkpoint;
-        let values: [&(dyn ToSql + Sync); 5] =
-            [&self.name, &self.epoch, position, delivered, booted];
+        let Checkpoint { position, delivered, booted, owed } = checkpoint;
+        let owed = owed.as_ref().map(Cursor::to_string);
+        let values: [&(dyn ToSql + Sync); 6] =
+            [&self.name, &self.epoch, position, delivered, booted, &owed];
         Ok(self.session.client.execute(SAVE, &values).await? == 1)
     }
 
@@ -306,13 +344,12 @@ pub struct DeadLetter {
 
 /// Every aggregator that was ever fed from this log.
 pub async fn pumps(client: &Client) -> Result<Vec<PumpState>> {
-    let state = |row: &Row| PumpState {
-        name: row.get(0),
-        checkpoint: Checkpoint { position: row.get(1), delivered: row.get(2), booted: row.get(3) },
-        behind: row.get(4),
-        running: row.get(5),
+    let state = |row: &Row| -> Result<PumpState> {
+        let checkpoint = Checkpoint::of(row)?;
+        let (name, behind, running) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
+        Ok(PumpState { name, checkpoint, behind, running })
     };
-    Ok(client.query(&PUMPS.replace("LOCKS", LOCKS), &[]).await?.iter().map(state).collect())
+    client.query(&PUMPS.replace("LOCKS", LOCKS), &[]).await?.iter().map(state).collect()
 }
 
 /// The events that were refused and not skipped, the first thousand of them.

@@ -24,11 +24,12 @@ use super::{
     lease::{self, Lease, LeaseError},
     progress::Progress,
     refusals::{Refusals, ResendError, Verdict},
-    resume::{Seen, resume},
+    resume::{Seen, Start, resume},
     retry::Backoff,
     status::{State, Status},
 };
 use crate::{
+    cursor::Cursor,
     event::EventId,
     gateway::Gateway,
     postgres::{error::Chain, history::HistoryError, pumps::Checkpoint},
@@ -184,11 +185,12 @@ impl<'a> Delivery<'a> {
         let known = self.lease.checkpoint();
         let newest = lease::within("finding the end of the log", self.lease.seat().end_of_log());
         let newest = newest.await?;
-        let checkpoint = resume(seen, known, self.settings.start, newest);
+        let start = self.start(&known).await?;
+        let checkpoint = resume(seen, known.clone(), start);
         let position = checkpoint.position.unwrap_or_default();
         if checkpoint != known {
             info!(aggregator = %self.settings.name, %seen, %known, %checkpoint, "goes on from here");
-            self.lease.note(checkpoint);
+            self.lease.note(checkpoint.clone());
             self.lease.save().await?;
         }
         if checkpoint.delivered > known.delivered {
@@ -197,7 +199,7 @@ impl<'a> Delivery<'a> {
         }
         let at_hand = self.feed.as_mut().is_some_and(|feed| feed.seek(position));
         if !at_hand {
-            self.feed = Some(Feed::open(self.gateway, self.settings.shape.clone(), position));
+            self.feed = Some(Feed::open(self.gateway, self.settings.shape.clone(), &checkpoint));
         }
         if checkpoint.booted {
             self.progress = None;
@@ -207,6 +209,15 @@ impl<'a> Delivery<'a> {
         }
         self.status.enter(self.moving());
         self.deliver().await
+    }
+
+    /// Where to begin if nothing is known.
+    async fn start(&self, known: &Checkpoint) -> Result<Cursor, Interrupt> {
+        if known.position.is_some() || self.settings.start == Start::Beginning {
+            return Ok(Cursor::default());
+        }
+        let now = self.leaving.run_until_cancelled(self.gateway.now()).await;
+        now.flatten().ok_or(Interrupt::Leaving)
     }
 
     fn moving(&self) -> State {
@@ -335,8 +346,9 @@ impl<'a> Delivery<'a> {
         let Some(feed) = &self.feed else { return };
         let known = self.lease.checkpoint();
         let delivered = delivered.unwrap_or(known.delivered);
-        let checkpoint = Checkpoint { position: Some(feed.position()), delivered, ..known };
-        self.lease.note(checkpoint);
+        let (position, owed) = (Some(feed.position()), known.owed);
+        let checkpoint = Checkpoint { position, delivered, booted: known.booted, owed: None };
+        self.lease.note(checkpoint.owing(owed));
     }
 
     /// An empty array: that was all.

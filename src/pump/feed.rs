@@ -14,7 +14,7 @@ use crate::{
         signal::GapReason,
         strict::{Piece, Strict},
     },
-    postgres::history::WholeEvent,
+    postgres::{history::WholeEvent, pumps::Checkpoint},
 };
 
 /// Which events are wanted: those that match in every respect in which something is named.
@@ -139,17 +139,18 @@ impl Drop for Feed {
 }
 
 impl Feed {
-    /// Begins to read behind `after`.
+    /// Begins to read behind this checkpoint.
     #[must_use]
-    pub fn open(gateway: &Arc<Gateway>, shape: Shape, after: EventId) -> Self {
+    pub fn open(gateway: &Arc<Gateway>, shape: Shape, checkpoint: &Checkpoint) -> Self {
         let (ready, batches) = mpsc::channel(AHEAD);
-        let mut log = gateway.strict(after);
+        let position = checkpoint.position.unwrap_or_default();
+        let mut log = gateway.strict_owed(checkpoint.cursor()).resumed_at(position);
         let reading = tokio::spawn(async move {
             if let Err(error) = read(&mut log, shape, &ready).await {
                 let _ = ready.send(Err(error)).await;
             }
         });
-        Self { batches, reading, batch: Batch::default(), next: 0, position: after }
+        Self { batches, reading, batch: Batch::default(), next: 0, position }
     }
 
     /// Waits until there is something to do: events, or a new position, or the end of what is

@@ -133,10 +133,11 @@ async fn try_acquire(server: &Server, name: &str, status: &Status) -> Result<Lea
 
 impl Lease {
     fn keep(seat: Seat, checkpoint: Checkpoint, status: Status) -> Self {
+        let saved = checkpoint.clone().into();
         let notes = Notes { checkpoint, held: Instant::now(), last_letter: EventId::ZERO };
         let shared = Arc::new(Shared {
             notes: Lock::new(notes),
-            saved: checkpoint.into(),
+            saved,
             news: Notify::new(),
             lost: CancellationToken::new(),
             retries: watch::Sender::new(Vec::new()),
@@ -160,7 +161,7 @@ impl Lease {
 
     /// How far the aggregator has been fed.
     pub(super) fn checkpoint(&self) -> Checkpoint {
-        self.shared.notes().checkpoint
+        self.shared.notes().checkpoint.clone()
     }
 
     /// This event, or one behind it, was refused once.
@@ -229,7 +230,7 @@ async fn keep_on(seat: &Seat, shared: &Shared) -> Result<std::convert::Infallibl
 
 async fn beat(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
     let asked = Instant::now();
-    let position = shared.notes().checkpoint.position.unwrap_or_default();
+    let position = shared.notes().checkpoint.cursor().head();
     let beat = within("looking after the lease", seat.beat(position)).await?;
     if !beat.held {
         return Err(LeaseError::TakenOver);
@@ -250,7 +251,7 @@ async fn beat(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
 
 async fn save(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
     let mut saved = shared.saved.lock().await;
-    let checkpoint = shared.notes().checkpoint;
+    let checkpoint = shared.notes().checkpoint.clone();
     if checkpoint == *saved {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::{event::EventId, postgres::pumps::Checkpoint};
+use crate::{cursor::Cursor, event::EventId, postgres::pumps::Checkpoint};
 
 /// What an aggregator's answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,36 +35,29 @@ pub enum Start {
     Now,
 }
 
-/// The checkpoint to go on from. `newest` is the newest event of the log.
+/// The checkpoint to go on from, or to begin at `start` where nothing is known.
 #[must_use]
-pub fn resume(seen: Seen, known: Checkpoint, start: Start, newest: EventId) -> Checkpoint {
+pub fn resume(seen: Seen, known: Checkpoint, start: Cursor) -> Checkpoint {
     match (seen, known.position) {
         // It has what it was given, which is nothing: what there was, was not for it.
         (Seen::Nothing, Some(_)) if known.delivered == EventId::ZERO => {
             Checkpoint { booted: false, ..known }
         }
         // It has lost what it had, or nothing is known of it: all of it.
-        (Seen::Nothing, _) => {
-            Checkpoint { position: Some(EventId::ZERO), delivered: EventId::ZERO, booted: false }
-        }
+        (Seen::Nothing, _) => Checkpoint { position: Some(EventId::ZERO), ..Checkpoint::default() },
         // Behind its latest there are only events that it was not to have.
         (Seen::Ours(latest), Some(position)) if latest == known.delivered => {
-            Checkpoint { position: Some(position.max(latest)), ..known }
+            let owed = known.owed.clone();
+            Checkpoint { position: Some(position.max(latest)), ..known }.owing(owed)
         }
         // It has more than was noted, or was set back. Where it was never noted that it is
         // booted, its bootstrap goes on.
         (Seen::Ours(latest), _) => {
-            Checkpoint { position: Some(latest), delivered: latest, booted: known.booted }
+            let (position, delivered) = (Some(latest), latest);
+            Checkpoint { position, delivered, booted: known.booted, owed: None }.owing(known.owed)
         }
         (Seen::Unsaid, Some(_)) => known,
-        (Seen::Unsaid, None) => {
-            let position = match start {
-                Start::Beginning => EventId::ZERO,
-                Start::Now => newest,
-            };
-            // Counts as delivered: should it want a bootstrap one day, that is all of history.
-            Checkpoint { position: Some(position), delivered: position, booted: true }
-        }
+        (Seen::Unsaid, None) => Checkpoint::beginning_at(start),
     }
 }
 
@@ -74,11 +67,11 @@ mod tests {
 
     fn at(position: i64, delivered: i64, booted: bool) -> Checkpoint {
         let position = Some(EventId::new(position));
-        Checkpoint { position, delivered: EventId::new(delivered), booted }
+        Checkpoint { position, delivered: EventId::new(delivered), booted, owed: None }
     }
 
     fn resumed(seen: Seen, known: Checkpoint) -> Checkpoint {
-        resume(seen, known, Start::Beginning, EventId::new(100))
+        resume(seen, known, Cursor::default())
     }
 
     #[test]
@@ -86,12 +79,12 @@ mod tests {
         let never = Checkpoint::default();
         let ours = |id| Seen::Ours(EventId::new(id));
         for (seen, known, expected) in [
-            (Seen::Nothing, never, at(0, 0, false)),
+            (Seen::Nothing, never.clone(), at(0, 0, false)),
             (Seen::Nothing, at(50, 40, false), at(0, 0, false)),
             (Seen::Nothing, at(50, 40, true), at(0, 0, false)),
             (Seen::Nothing, at(50, 0, true), at(50, 0, false)),
             (Seen::Nothing, at(50, 50, true), at(0, 0, false)),
-            (Seen::Unsaid, never, at(0, 0, true)),
+            (Seen::Unsaid, never.clone(), at(0, 0, true)),
             (Seen::Unsaid, at(50, 40, false), at(50, 40, false)),
             (Seen::Unsaid, at(50, 40, true), at(50, 40, true)),
             // Half-finished, and nothing noted.
@@ -105,14 +98,30 @@ mod tests {
             // Restored from a backup.
             (ours(30), at(50, 40, true), at(30, 30, true)),
         ] {
-            assert_eq!(resumed(seen, known), expected, "{seen:?} at {known:?}");
+            assert_eq!(resumed(seen, known.clone()), expected, "{seen:?} at {known:?}");
         }
     }
 
     #[test]
     fn who_says_nothing_may_begin_with_the_next_event() {
-        let newest = EventId::new(100);
-        let now = resume(Seen::Unsaid, Checkpoint::default(), Start::Now, newest);
+        let newest = Cursor::behind(EventId::new(100));
+        let now = resume(Seen::Unsaid, Checkpoint::default(), newest);
         assert_eq!(now, at(100, 100, true));
+    }
+
+    #[test]
+    fn what_is_owed_of_late_transactions_is_kept_until_the_position_has_passed_it() {
+        let start: Cursor = "100~7:20".parse().unwrap();
+        let begun = resume(Seen::Unsaid, Checkpoint::default(), start.clone());
+        assert_eq!(begun, Checkpoint { owed: Some(start.clone()), ..at(20, 100, true) });
+        let ours = |id| Seen::Ours(EventId::new(id));
+        for (seen, expected) in [
+            (Seen::Unsaid, begun.clone()),
+            (ours(30), Checkpoint { owed: Some(start), ..at(30, 30, true) }),
+            (ours(100), at(100, 100, true)),
+            (Seen::Nothing, at(0, 0, false)),
+        ] {
+            assert_eq!(resumed(seen, begun.clone()), expected, "{seen:?}");
+        }
     }
 }

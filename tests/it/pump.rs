@@ -152,6 +152,41 @@ async fn who_says_nothing_may_be_fed_from_now_on() {
     eventually("the new events arrive", complete).await;
 }
 
+/// What a transaction wrote that is open at the beginning is new, although events with greater ids are not.
+#[tokio::test]
+async fn who_is_fed_from_now_on_gets_what_open_transactions_write() {
+    let database = Database::create().await;
+    write(&database, 20).await;
+    let (open, insert) = (
+        database.connect().await,
+        "insert into events (type, subscriber, payload) values ('t', 'toto', '1')",
+    );
+    open.batch_execute(&format!("begin; {insert}; {insert}")).await.unwrap();
+    write(&database, 20).await;
+    let aggregator = Aggregator::start().await;
+    aggregator.store().says = Says::Nothing;
+    let mut pump = PumpProcess::start(&database.url(), &aggregator, &["--start", "now"]);
+    pump.until("live").await;
+    let listed = process::said(&["list"], &database.url()).await;
+    assert!(listed.contains("at 42, 0 events behind"), "{listed}");
+    pump.kill().await;
+    open.batch_execute(insert).await.unwrap();
+    let new = write(&database, 2).await;
+    pump.run();
+    pump.until("live").await;
+    assert!(aggregator.ids().is_empty(), "nothing comes before what is open");
+    open.batch_execute("commit").await.unwrap();
+    let expected: Vec<i64> = [21, 22, 43].into_iter().chain(new).collect();
+    eventually("the new events arrive", async || (aggregator.ids() == expected).then_some(()))
+        .await;
+    let passed = async || {
+        let row =
+            database.connect().await.query_one("select owed from event_piper_pumps", &[]).await;
+        row.unwrap().get::<_, Option<String>>(0).is_none().then_some(())
+    };
+    eventually("the beginning is forgotten", passed).await;
+}
+
 #[tokio::test]
 async fn an_aggregator_that_is_empty_again_is_bootstrapped_again() {
     let database = Database::create().await;

@@ -39,7 +39,8 @@ pub(super) async fn list(server: &Server) -> anyhow::Result<ExitCode> {
 fn line(pump: &PumpState) -> String {
     let running = if pump.running { "running" } else { "not running" };
     let booted = if pump.checkpoint.booted { "booted" } else { "not booted" };
-    let position = pump.checkpoint.position.map_or("the beginning".into(), |it| it.to_string());
+    let position = pump.checkpoint.position.map(|_| pump.checkpoint.cursor().head().to_string());
+    let position = position.unwrap_or_else(|| "the beginning".into());
     format!("{}: {running}, {booted}, at {position}, {} events behind", pump.name, pump.behind)
 }
 

@@ -7,6 +7,7 @@ use tokio_postgres::{
 
 use super::{History, HistoryError, WholeEvent};
 use crate::{
+    cursor::Mark,
     event::{EventId, Xid, name::StreamName},
     postgres::event_log::{self, PageSize, Paging},
 };
@@ -74,9 +75,11 @@ macro_rules! everybodys {
 
 const EVERYBODYS: &str = everybodys!("log.id > $1 and log.id <= $2 order by log.id");
 
-/// The same of certain transactions, by the index on `xid` alone: the whole log may stand between these ids.
+/// The same of certain transactions, of each behind an id of its own, by the index on `xid` alone: the whole log
+/// may stand between these ids.
 const EVERYBODYS_OF: &str = everybodys!(
-    "log.xid::text::int8 = any($5) and log.id + 0 > $1 and log.id + 0 <= $2 order by log.id + 0"
+    "log.xid::text::int8 = any($5) and log.id > ($6::int8[])[array_position($5, log.xid::text::int8)]
+     and log.id + 0 > $1 and log.id + 0 <= $2 order by log.id + 0"
 );
 
 /// A page of a stream: event by event, until there are as many as it may have, or they have as many
@@ -145,17 +148,20 @@ impl History {
         Ok(WholePage::of(&rows, size))
     }
 
-    /// The same of what these transactions wrote.
+    /// The same of what marked transactions wrote above their marks.
     pub async fn everybodys_of(
         &self,
-        xids: &[Xid],
+        marks: &[Mark],
         (after, upto): (EventId, EventId),
         paging: Paging,
     ) -> Result<WholePage, HistoryError> {
         let (size, stored) = (paging.size(), paging.stored_bytes());
-        let types = [Type::INT8, Type::INT8, Type::INT8, Type::INT8, Type::INT8_ARRAY];
-        let numbers = event_log::numbers(xids);
-        let values: [&(dyn ToSql + Sync); 5] = [&after, &upto, &size.rows, &stored, &numbers];
+        let (int8, numbers) = (Type::INT8, Type::INT8_ARRAY);
+        let types = [int8.clone(), int8.clone(), int8.clone(), int8, numbers.clone(), numbers];
+        let (xids, behind): (Vec<Xid>, Vec<EventId>) =
+            marks.iter().map(|mark| (mark.xid, mark.upto)).unzip();
+        let xids = event_log::numbers(&xids);
+        let values: [&(dyn ToSql + Sync); 6] = [&after, &upto, &size.rows, &stored, &xids, &behind];
         let (what, sql) = ("what was late", EVERYBODYS_OF);
         let rows = self.query(what, sql, &types, &values, size.bytes).await?;
         Ok(WholePage::of(&rows, size))
