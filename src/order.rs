@@ -75,6 +75,9 @@ pub struct Order {
     /// Nothing up to here can still appear, save by late transactions.
     settled: EventId,
     hole: Option<Hole>,
+    /// What became visible behind the hole while that was waited for, oldest first: each waits for the
+    /// transactions that were open then, from that time on. So nothing waits for two holds.
+    next_holes: VecDeque<Hole>,
     passed: VecDeque<Passed>,
 }
 
@@ -172,6 +175,12 @@ impl Order {
     /// beyond that go unaudited, not unbounded.
     const MAX_PASSED: usize = 4096;
 
+    /// As many times in a hold is asked what became visible behind a hole, unless that is too often.
+    const NEXT_HOLES: u32 = 8;
+    const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+    /// What counts as a hold where that is unlimited.
+    const LONG_HOLD: Duration = Duration::from_secs(1);
+
     /// A reader that goes on after a stored `checkpoint` in strict order: nothing is ever
     /// late, so a plain number is all that it has to remember.
     #[must_use]
@@ -181,7 +190,8 @@ impl Order {
 
     fn new(position: Position, hold: Hold) -> Self {
         let settled = position.head;
-        Self { hold, position, settled, hole: None, passed: VecDeque::new() }
+        let (next_holes, passed) = (VecDeque::new(), VecDeque::new());
+        Self { hold, position, settled, hole: None, next_holes, passed }
     }
 
     /// Where the reader is.
@@ -219,7 +229,9 @@ impl Order {
             self.pass_to(self.settled);
         }
         // It may have been filled, and another one stand behind it, which others may fill.
-        self.hole.take_if(|hole| hole.upto <= self.position.head);
+        while self.hole.take_if(|hole| hole.upto <= self.position.head).is_some() {
+            self.take_next_hole();
+        }
         (rows, if at_hole { Advance::Hole { upto } } else { Advance::Whole })
     }
 
@@ -246,6 +258,34 @@ impl Order {
         self.hole = Some(Hole { after: self.position.head, upto, open, since: now });
     }
 
+    /// How long after the hole was found, or this was asked last, to ask what became visible behind it.
+    #[must_use]
+    pub fn looks_behind_hole_after(&self) -> Duration {
+        let limit = match self.hold {
+            Hold::For(limit) => limit,
+            Hold::Unlimited => Self::LONG_HOLD,
+        };
+        (limit / Self::NEXT_HOLES).max(Self::BETWEEN_LOOKS)
+    }
+
+    /// Whether rows up to this id are to be remembered as behind the hole: they are behind all that is waited
+    /// for, and there is room.
+    #[must_use]
+    pub fn wants_behind_hole(&self, id: EventId) -> bool {
+        let last = self.next_holes.back().or(self.hole.as_ref());
+        let room = self.next_holes.len() < Self::NEXT_HOLES as usize;
+        room && last.is_some_and(|last| id > last.upto)
+    }
+
+    /// Remembers that rows up to `upto` have become visible behind the hole; `writers` are the transactions
+    /// that held an id, or could draw one, *after* that was seen.
+    pub fn found_behind_hole(&mut self, upto: EventId, writers: Vec<Xid>, now: Instant) {
+        let Some(last) = self.next_holes.back().or(self.hole.as_ref()) else { return };
+        // Those that held an id up to there are waited for already.
+        let after = last.upto;
+        self.next_holes.push_back(Hole { after, upto, open: writers, since: now });
+    }
+
     /// Says which of the hole's transactions are `still_open`. When none is, or the hold
     /// has run out, the hole is settled, what is still open is late, and `true` says: read
     /// again, from the head, now.
@@ -258,7 +298,20 @@ impl Order {
         self.settled = hole.upto;
         self.position.late = self.position.late.with(&hole.open, hole.after);
         self.hole = None;
+        self.take_next_hole();
         true
+    }
+
+    /// Goes on with what became visible behind the hole that was waited for.
+    fn take_next_hole(&mut self) {
+        while let Some(mut next) = self.next_holes.pop_front() {
+            next.open.retain(|xid| !self.position.late.contains(*xid));
+            if !next.open.is_empty() {
+                self.hole = Some(next);
+                return;
+            }
+            self.settled = self.settled.max(next.upto);
+        }
     }
 
     /// These late transactions are no longer in progress, and their rows with an id up to

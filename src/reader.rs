@@ -61,6 +61,8 @@ pub struct Reader<E> {
     /// What the current poll of the log has come to so far.
     look: Look,
     woken: Woken,
+    /// When it was last asked what became visible behind a hole.
+    looked_behind_hole: Instant,
     /// The head before a hole that was given a moment to fill by itself.
     patient_at: Option<EventId>,
     /// A late transaction has ended since the tail was read. Nobody waits for it at a hole, but
@@ -100,6 +102,10 @@ enum At {
     HoleWriters { upto: EventId },
     /// Which of those writers have ended.
     NewHole,
+    /// The greatest id that is visible behind the hole by now.
+    BehindHole,
+    /// Who may write up to there.
+    BehindHoleWriters { upto: EventId },
     /// Which late transactions have ended.
     Late,
     /// Some rows of a late transaction that has ended.
@@ -155,6 +161,7 @@ impl<E: Logged> Reader<E> {
             seen_before: EventId::ZERO,
             look: Look::Whole,
             woken: Woken::Itself,
+            looked_behind_hole: now,
             patient_at: None,
             late_ended: false,
         }
@@ -213,8 +220,10 @@ impl<E: Logged> Reader<E> {
     fn ask(&self) -> Option<Step<E>> {
         Some(match &self.at {
             At::Snapshot => Step::Snapshot,
-            At::Newest { .. } | At::HoleEnd { .. } => Step::Newest,
-            At::FirstWriters { .. } | At::HoleWriters { .. } => Step::Writers,
+            At::Newest { .. } | At::HoleEnd { .. } | At::BehindHole => Step::Newest,
+            At::FirstWriters { .. } | At::HoleWriters { .. } | At::BehindHoleWriters { .. } => {
+                Step::Writers
+            }
             At::Starting { start, .. } => Step::Ended(start.hole().open.clone()),
             At::StartPause { pause, .. } | At::Pause(pause) => Step::Pause(*pause),
             At::Poll => Step::Poll { known: self.anchors.ids(self.order().position().head) },
@@ -248,11 +257,12 @@ impl<E: Logged> Reader<E> {
     }
 
     /// The greatest visible id.
-    pub fn newest(&mut self, newest: EventId) {
+    pub fn newest(&mut self, newest: EventId, now: Instant) {
         self.at = match mem::replace(&mut self.at, At::Top) {
             At::Newest { as_of } => At::FirstWriters { as_of, head: newest },
             // All that is visible by now waits for the same writers, and for them only once.
             At::HoleEnd { upto } => At::HoleWriters { upto: upto.max(newest) },
+            At::BehindHole => return self.behind_hole(newest, now),
             at => at,
         };
     }
@@ -269,6 +279,10 @@ impl<E: Logged> Reader<E> {
                 self.order_mut().found_hole(upto, writers, now);
                 self.at = At::NewHole;
                 self.skip_if_nobody(now);
+            }
+            At::BehindHoleWriters { upto } => {
+                self.order_mut().found_behind_hole(upto, writers, now);
+                self.look_at_late();
             }
             at => self.at = at,
         }
@@ -293,7 +307,7 @@ impl<E: Logged> Reader<E> {
                 if settled || some_ended {
                     self.at = At::Tail;
                 } else {
-                    self.look_at_late();
+                    self.wait_at_hole(now);
                 }
             }
             At::NewHole => {
@@ -314,6 +328,29 @@ impl<E: Logged> Reader<E> {
                 self.read_late();
             }
             at => self.at = at,
+        }
+    }
+
+    /// Nothing has changed at the hole. What becomes visible behind it meanwhile is not read yet, but waits
+    /// from now on, and other readers have to hear of it.
+    fn wait_at_hole(&mut self, now: Instant) {
+        let since = self.order().hole().map_or(now, |hole| hole.since).max(self.looked_behind_hole);
+        if now.saturating_duration_since(since) < self.order().looks_behind_hole_after() {
+            return self.look_at_late();
+        }
+        self.looked_behind_hole = now;
+        self.at = At::BehindHole;
+    }
+
+    fn behind_hole(&mut self, newest: EventId, now: Instant) {
+        if newest > self.seen {
+            self.seen = newest;
+            self.news(now);
+        }
+        if self.order().wants_behind_hole(newest) {
+            self.at = At::BehindHoleWriters { upto: newest };
+        } else {
+            self.look_at_late();
         }
     }
 

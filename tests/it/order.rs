@@ -317,13 +317,13 @@ fn check_erased(seed: u64, client: &Client, world: &World) {
 }
 
 /// Live means live: a row that nothing stands before comes at once, whatever is open; any other one
-/// within the hold, and the hold of an event that it waits behind.
+/// within one hold, and what passes before its writers are asked for.
 fn check_delays(seed: u64, client: &Client, stage: &Stage) {
     for (id, (came, _)) in &client.came {
         let Some(commit) = stage.world.commits.get(id) else { continue };
         let most = match stage.hold {
             _ if !commit.doubtful => SLACK,
-            Hold::For(hold) => SLACK + 2 * hold,
+            Hold::For(hold) => SLACK + hold + hold / 8,
             Hold::Unlimited => continue,
         };
         let took = came.saturating_duration_since(commit.at);

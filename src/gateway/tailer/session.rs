@@ -113,7 +113,7 @@ impl<'a> Session<'a> {
             }
             Step::Newest => {
                 let newest = within("finding the newest event", log.newest(client)).await?;
-                self.reader.newest(newest);
+                self.reader.newest(newest, Instant::now());
             }
             Step::Writers => {
                 let writers = within("asking who writes", log.writers(client)).await?;

@@ -217,7 +217,7 @@ impl Gateway {
                 self.clean_as_of = at;
                 self.reader.snapshot(String::new());
             }
-            Answer::Newest(newest) => self.reader.newest(newest),
+            Answer::Newest(newest) => self.reader.newest(newest, now),
             Answer::Writers(writers) => self.reader.writers(writers, now),
             Answer::Ended(ended) => self.reader.ended(&ended, now),
             Answer::Tail(rows, last) => self.reader.tail(rows, last, now),

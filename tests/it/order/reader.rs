@@ -26,18 +26,22 @@ fn question(reader: &mut Reader<Row>, now: Instant) -> Step<Row> {
 
 /// A reader of an empty log, about to read the tail for the first time.
 fn started(now: Instant) -> Reader<Row> {
-    let mut reader = Reader::new(Hold::For(Duration::from_millis(500)), now);
+    started_with(Hold::For(Duration::from_millis(500)), false, now)
+}
+
+/// The same with this hold, beside others or not.
+fn started_with(hold: Hold, others: bool, now: Instant) -> Reader<Row> {
+    let mut reader = Reader::new(hold, now);
     reader.connected(true, now);
     loop {
         match question(&mut reader, now) {
             Step::Snapshot => reader.snapshot(String::new()),
-            Step::Newest => reader.newest(EventId::ZERO),
+            Step::Newest => reader.newest(EventId::ZERO, now),
             Step::Writers => reader.writers(Vec::new(), now),
             Step::Poll { .. } => {
                 let drawn = Some(EventId::ZERO);
                 let found = Vec::new();
-                let polled = Polled { drawn, others: false, found, ringing_waits: false };
-                reader.polled(&polled, now);
+                reader.polled(&Polled { drawn, others, found, ringing_waits: false }, now);
             }
             Step::Tail { .. } => return reader,
             step => unreachable!("{step:?}"),
@@ -143,6 +147,60 @@ fn nobody_ends(reader: &mut Reader<Row>, now: Instant) {
             step => panic!("{step:?}"),
         }
     }
+}
+
+/// Comes to a hole before 2 that 8 may fill, and waits there until it is asked again who has ended.
+fn waits_at_hole(reader: &mut Reader<Row>, now: Instant) {
+    reader.tail(vec![row(2)], true, now);
+    assert!(matches!(question(reader, now), Step::Writers));
+    reader.writers(vec![Xid::new(8)], now);
+    assert!(matches!(question(reader, now), Step::Ended(_)));
+    reader.ended(&[], now);
+    assert!(matches!(question(reader, now), Step::Tail { .. }));
+    reader.tail(vec![row(2)], true, now);
+    assert!(matches!(question(reader, now), Step::Pause(_)));
+    reader.woken(false, now);
+    assert!(matches!(question(reader, now), Step::Ended(_)));
+}
+
+/// Others may hold back less, or not at all, and listen to the bell.
+#[test]
+fn a_reader_that_waits_at_a_hole_rings_for_what_becomes_visible_behind_it() {
+    for hold in [Hold::Unlimited, Hold::For(Duration::from_millis(500))] {
+        let start = Instant::now();
+        let mut reader = started_with(hold, true, start);
+        waits_at_hole(&mut reader, start + Duration::from_millis(100));
+        let now = start + Duration::from_millis(300);
+        reader.ended(&[], now);
+        assert!(matches!(question(&mut reader, now), Step::Newest), "{hold:?}");
+        reader.newest(EventId::new(3), now);
+        assert!(matches!(reader.next(now), Step::Ring), "{hold:?}");
+    }
+}
+
+#[test]
+fn what_becomes_visible_behind_a_hole_waits_for_one_hold_and_not_for_two() {
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let mut reader = started(start);
+    // 8 has 1.
+    waits_at_hole(&mut reader, at(100));
+    // 7 has 3, and 4 is visible.
+    reader.ended(&[], at(300));
+    assert!(matches!(question(&mut reader, at(300)), Step::Newest));
+    reader.newest(EventId::new(4), at(300));
+    assert!(matches!(question(&mut reader, at(300)), Step::Writers));
+    reader.writers(vec![Xid::new(7), Xid::new(8)], at(300));
+    nobody_ends(&mut reader, at(600));
+    reader.tail(vec![row(2), row(4)], true, at(600));
+    assert_eq!(reader.position().unwrap().head, EventId::new(2), "4 has waited for half a hold");
+    nobody_ends(&mut reader, at(800));
+    reader.tail(vec![row(4)], true, at(800));
+    let position = reader.position().unwrap();
+    assert_eq!(position.head, EventId::new(4));
+    let late: Vec<_> = position.late.as_slice().iter().map(|it| (it.xid, it.since)).collect();
+    let expected = [(Xid::new(7), EventId::new(2)), (Xid::new(8), EventId::ZERO)];
+    assert_eq!(late, expected);
 }
 
 /// Nobody waits for a late transaction; but what it wrote may be all that is missing before others' rows.
