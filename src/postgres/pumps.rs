@@ -128,7 +128,7 @@ impl Checkpoint {
         let owed: Option<String> = row.try_get(3)?;
         let owed = owed.and_then(|owed| owed.parse().ok());
         let (position, delivered, booted) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        Ok(Self { position, delivered, booted, owed })
+        Ok(Self { position, owed, delivered, booted })
     }
 }
 
