@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | what they know |
 //! |---|---|---|
-//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`reader`], [`amendment`], [`sse`] | the words and the rules: pure, no clock, no I/O |
+//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`reader`], [`amendment`], [`sse`] of the crate `core` | the words and the rules: no clock, no I/O |
 //! | 1 | [`postgres`] | the only SQL |
 //! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
 //! | 2 | [`access`] | who may do what |
@@ -17,21 +17,16 @@
 // A reader of the output that has gone away is no reason to panic: see `cli::output`.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
+pub use event_piper_core::{amendment, consumer, cursor, event, order, reader, sse};
+
 pub mod access;
-pub mod amendment;
 pub mod cli;
 pub mod config;
-pub mod consumer;
 pub mod crash;
-pub mod cursor;
-pub mod event;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod nearest;
-pub mod order;
 pub mod postgres;
 pub mod pump;
-pub mod reader;
-pub mod sse;
 pub mod telemetry;

@@ -1,9 +1,6 @@
 //! Events as the arrays that a statement takes, one for each column.
 
-use std::error::Error;
-
-use bytes::{BufMut, BytesMut};
-use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::{
@@ -91,16 +88,4 @@ impl<'a> Values<'a> {
 
 fn column<'a, T>(drafts: &[&'a Draft], value: impl Fn(&'a Draft) -> T) -> Vec<T> {
     drafts.iter().map(|draft| value(draft)).collect()
-}
-
-/// `jsonb` as it travels: a version, and the text.
-impl ToSql for Json {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        out.put_u8(1);
-        out.put_slice(self.as_str().as_bytes());
-        Ok(IsNull::No)
-    }
-
-    accepts!(JSONB);
-    to_sql_checked!();
 }
