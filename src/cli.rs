@@ -26,11 +26,9 @@ use tracing::warn;
 
 use crate::{
     config::{self, Config, Database, Flags, WrongSettings},
-    postgres::{
-        embedded::{self, Embedded},
-        reachable,
-        server::Server,
-    },
+    crash,
+    embedded::{self, Embedded},
+    postgres::{reachable, server::Server},
     telemetry,
 };
 
@@ -218,8 +216,13 @@ async fn open(database: Database) -> anyhow::Result<Open> {
     match database {
         Database::Url { server, .. } => Ok(Open { server: *server, embedded: None }),
         Database::Embedded(settings) => {
-            let embedded = embedded::start(settings).await?;
-            Ok(Open { server: embedded.server(), embedded: Some(embedded) })
+            let mut embedded = embedded::start(settings).await?;
+            let abandoned = embedded.abandoned();
+            tokio::spawn(async {
+                abandoned.await;
+                crash::end("nothing keeps PostgreSQL running any more")
+            });
+            Ok(Open { server: Server::parse(embedded.url())?, embedded: Some(embedded) })
         }
     }
 }

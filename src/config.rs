@@ -19,9 +19,10 @@ pub use self::{
 };
 use self::{aggregator::Given, environment::Environment, sources::Sources};
 use crate::{
+    embedded,
     gateway::{self, writer},
     http,
-    postgres::{embedded, server::Server},
+    postgres::server::Server,
     pump, telemetry,
 };
 

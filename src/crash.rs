@@ -44,7 +44,8 @@ pub async fn vital<F: Future>(what: &'static str, work: F) -> F::Output {
     }
 }
 
-fn end(what: &str) -> ! {
+/// Ends the process after a panic.
+pub fn end(what: &str) -> ! {
     error!("after the panic above, the process ends: {what}");
     process::exit(STATUS)
 }

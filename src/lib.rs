@@ -12,12 +12,14 @@
 //! | 3 | [`http`], [`pump`] | what users see on the wire; what aggregators are fed with |
 //! | 4 | [`cli`] | composition: wires everything, nobody imports it |
 //!
+//! [`embedded`] is the crate that runs a private PostgreSQL; only what composes the program uses it.
 //! [`config`], [`crash`], [`metrics`], [`nearest`] and [`telemetry`] stand beside the layers.
 
 // A reader of the output that has gone away is no reason to panic: see `cli::output`.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub use event_piper_core::{amendment, consumer, cursor, event, order, reader, sse};
+pub use event_piper_embedded_postgres as embedded;
 
 pub mod access;
 pub mod cli;

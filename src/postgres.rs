@@ -1,12 +1,9 @@
-//! Everything that speaks to PostgreSQL: the only SQL of the project.
+//! Everything that speaks to PostgreSQL: the only SQL of the log.
 
-pub mod account;
 pub mod append;
-pub mod binaries;
 mod connection_string;
 pub mod doctor;
 pub mod doorbell;
-pub mod embedded;
 pub mod erase;
 pub mod error;
 pub mod event_log;

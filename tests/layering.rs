@@ -23,6 +23,9 @@ const LAYERS: [(&str, Option<u8>); 10] = [
 /// What the crate `core` shows here: the ground that all layers stand on.
 const CORE: [&str; 7] = ["amendment", "consumer", "cursor", "event", "order", "reader", "sse"];
 
+/// The crate that runs a PostgreSQL. Only what composes the program knows it.
+const EMBEDDED: &str = "embedded";
+
 /// What `core` has no business with. Its dependencies leave out the rest.
 const IMPURE: [&str; 3] = ["Instant::now", "SystemTime", "std::net"];
 
@@ -66,6 +69,7 @@ fn may_import(module: &str, imported: &str) -> bool {
         ("main" | "lib" | "cli", _) => true,
         (_, "cli" | "config") => false,
         ("config", _) => true,
+        (_, EMBEDDED) => false,
         (_, core) if CORE.contains(&core) => layer(module).is_some(),
         _ => match (layer(module), layer(imported)) {
             (Some(from), Some(to)) => from > to || (from == to && from < 3),

@@ -5,7 +5,7 @@ use std::env;
 use super::psql;
 use crate::{
     config::{Config, Database},
-    postgres::embedded,
+    embedded,
 };
 
 /// A command of this program on the same database, as a shell takes it: `event-piper migrate

@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::invocation;
 use crate::{
     config::{Config, Database},
-    postgres::binaries::Binaries,
+    embedded::binaries::Binaries,
 };
 
 /// Becomes psql.

@@ -58,7 +58,7 @@ fn seconds(duration: Duration) -> u64 {
     duration.as_secs()
 }
 
-fn embedded(config: &Config) -> &crate::postgres::embedded::Settings {
+fn embedded(config: &Config) -> &crate::embedded::Settings {
     let Database::Embedded(settings) = &config.database else { panic!("not the embedded one") };
     settings
 }

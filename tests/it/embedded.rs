@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use event_piper::postgres::embedded::{self, EmbeddedError, Settings};
+use event_piper::embedded::{self, EmbeddedError, Settings};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

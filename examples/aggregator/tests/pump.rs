@@ -10,10 +10,11 @@ use std::{
 };
 
 use event_piper::{
+    embedded,
     gateway::{self, Gateway},
     metrics::Metrics,
     order::Hold,
-    postgres::{embedded, migrate::migrate, server::Server},
+    postgres::{migrate::migrate, server::Server},
     pump::{
         CatchUp, OnRefusal, Pump, Settings,
         aggregator::Target,
@@ -125,7 +126,7 @@ async fn every_event_is_counted_once_whatever_happens_to_the_aggregator() {
     let data_dir = folder.join("postgres");
     let postgres = embedded::Settings { data_dir, binaries: None, port: None };
     let postgres = embedded::start(postgres).await.unwrap();
-    let server = postgres.server();
+    let server = Server::parse(postgres.url()).unwrap();
     migrate(&server).await.unwrap();
     let file = folder.join("aggregator.db");
     let mut aggregator = Aggregator::start("127.0.0.1:0", &file);

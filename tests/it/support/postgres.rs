@@ -17,8 +17,9 @@ use std::{
     },
 };
 
-use event_piper::postgres::{
-    account::Account, binaries::Binaries, migrate::migrate, server::Server,
+use event_piper::{
+    embedded::{account::Account, binaries::Binaries},
+    postgres::{migrate::migrate, server::Server},
 };
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};

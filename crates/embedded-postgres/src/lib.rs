@@ -1,4 +1,4 @@
-//! The PostgreSQL that EventPiper brings along: its own durable cluster in its own folder.
+//! A PostgreSQL that a program brings along: its own durable cluster in its own folder.
 //!
 //! For a newcomer who has no database yet, and for a single machine. It is an ordinary
 //! cluster with fsync on, kept across runs, that answers on a private socket only, unless a
@@ -6,27 +6,24 @@
 //! must not stop it before the gateway has drained; and it outlives a gateway that was killed,
 //! so that the next one finds it running and its writers notice nothing.
 
+pub mod account;
+pub mod binaries;
 mod folder;
 mod postmaster;
 
-use std::{path::PathBuf, time::Duration};
+use std::{error::Error, future::pending, iter::successors, path::PathBuf, time::Duration};
 
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 
 pub use self::folder::default_data_dir;
 use self::{
+    account::{Account, NoAccount},
+    binaries::Binaries,
     folder::Folder,
     postmaster::{Pid, Postmaster},
 };
-use super::{
-    account::{Account, NoAccount},
-    binaries::{self, Binaries},
-    error::Chain,
-    server::Server,
-};
-use crate::crash::vital;
 
 /// The database, and the role that owns it and everything else in the cluster.
 pub const NAME: &str = "event_piper";
@@ -55,6 +52,7 @@ pub struct Embedded {
     /// Whoever forgets to stop it, or fails on the way, leaves no server behind.
     stopping: DropGuard,
     supervisor: JoinHandle<()>,
+    supervised: Option<oneshot::Receiver<()>>,
 }
 
 /// Starts the cluster in its folder, after creating it when there is none, or adopts the
@@ -74,8 +72,13 @@ pub async fn start(settings: Settings) -> Result<Embedded, EmbeddedError> {
     cluster.create_database(password.as_deref()).await?;
     let (url, stopping) = (cluster.url(NAME), CancellationToken::new());
     let supervising = supervise(cluster, postmaster, stopping.clone());
-    let supervisor = tokio::spawn(vital("nothing keeps PostgreSQL alive any more", supervising));
-    Ok(Embedded { url, stopping: stopping.drop_guard(), supervisor })
+    let (finished, supervised) = oneshot::channel();
+    let supervisor = tokio::spawn(async move {
+        supervising.await;
+        let _ = finished.send(());
+    });
+    let supervised = Some(supervised);
+    Ok(Embedded { url, stopping: stopping.drop_guard(), supervisor, supervised })
 }
 
 /// Where the cluster in this folder can be reached, if it runs at this moment.
@@ -91,19 +94,16 @@ pub fn exists(settings: &Settings) -> std::io::Result<bool> {
 }
 
 impl Embedded {
-    /// The database, as a parsed connection string.
-    ///
-    /// # Panics
-    /// Never: the URL is of our own making.
-    #[must_use]
-    pub fn server(&self) -> Server {
-        Server::parse(&self.url).expect("our own URL can be parsed")
-    }
-
     /// The database's URL, as `psql` takes it.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Is ready if the task that supervises the cluster has panicked: nothing keeps PostgreSQL running any more.
+    /// Otherwise never.
+    pub fn abandoned(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        abandoned(self.supervised.take())
     }
 
     /// Ends connections, writes a checkpoint, and returns when no process is left.
@@ -113,6 +113,13 @@ impl Embedded {
         if let Err(e) = self.supervisor.await {
             error!("stopping the embedded PostgreSQL: {e}");
         }
+    }
+}
+
+async fn abandoned(supervised: Option<oneshot::Receiver<()>>) {
+    let Some(supervised) = supervised else { return pending().await };
+    if supervised.await.is_ok() {
+        pending::<()>().await;
     }
 }
 
@@ -165,7 +172,8 @@ impl Cluster {
             match Postmaster::launch(&self.folder, &self.binaries, self.port, &self.pid).await {
                 Ok(postmaster) => return postmaster,
                 Err(e) => {
-                    error!("cannot start the embedded PostgreSQL again, will retry: {}", Chain(&e));
+                    let e = on_one_line(&e);
+                    error!("cannot start the embedded PostgreSQL again, will retry: {e}");
                 }
             }
             pause = (pause * 2).min(longest);
@@ -216,6 +224,12 @@ fn percent_encoded(bytes: &[u8]) -> String {
             format!("{text}%{byte:02X}")
         }
     })
+}
+
+/// An error and what caused it.
+fn on_one_line(error: &(dyn Error + 'static)) -> String {
+    let causes = successors(Some(error), |error| (*error).source()).map(ToString::to_string);
+    causes.collect::<Vec<_>>().join(": ").replace('\n', "; ")
 }
 
 /// Why the embedded PostgreSQL could not be started.
@@ -297,4 +311,21 @@ pub enum EmbeddedError {
     /// The server refused what we asked.
     #[error("preparing the embedded database")]
     Database(#[from] tokio_postgres::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_supervisor_that_ends_without_a_word_has_abandoned_the_cluster() {
+        let watched = |end: fn(oneshot::Sender<()>)| {
+            let (finished, supervised) = oneshot::channel();
+            end(finished);
+            let moment = Duration::from_millis(10);
+            tokio::time::timeout(moment, abandoned(Some(supervised)))
+        };
+        assert!(watched(drop).await.is_ok());
+        assert!(watched(|finished| finished.send(()).unwrap()).await.is_err(), "it was stopped");
+    }
 }
