@@ -188,15 +188,16 @@ pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) ->
 fn guarded_routes(app: &Arc<App>) -> Router<Arc<App>> {
     let route = |class, parameters, routes| guarded(app, class, takes(parameters, routes));
     let plain = |parameters, routes| route(Class::PLAIN, parameters, routes);
+    let write = |routes| route(Class::WRITE, &[], routes);
     let events = route(Class::STREAM, events::FOLLOWED, get(events::subscribe));
     let stream = route(Class::PAGE_OR_STREAM, streams::PARAMETERS, get(streams::read));
     Router::new()
         .route("/", route(Class::ENTRANCE, console::PARAMETERS, get(console::page)))
-        .route(opening::STREAM, events.merge(plain(&[], post(write::publish))))
+        .route(opening::STREAM, events.merge(write(post(write::publish))))
         .route("/events/{id}", plain(events::ONE, get(events::one)))
-        .route("/all", route(Class::STREAM, all::PARAMETERS, get(all::follow)))
-        .route("/streams/{stream}", stream.merge(plain(&[], post(write::append))))
-        .route("/streams/{stream}/{version}", plain(&[], post(write::append_at)))
+        .route("/all", route(Class::STREAM_OF_ALL, all::PARAMETERS, get(all::follow)))
+        .route("/streams/{stream}", stream.merge(write(post(write::append))))
+        .route("/streams/{stream}/{version}", write(post(write::append_at)))
         .route("/metrics", route(Class::OPERATORS, &[], get(health::metrics)))
         .route("/tickets", plain(tickets::PARAMETERS, post(tickets::give)))
 }

@@ -32,11 +32,12 @@ const PAGE: &[Parameter] =
 /// Its routes below this path: `/` for the root, where the gateway's own routes come first.
 pub(super) fn routes(app: &Arc<App>, path: &str) -> Router<Arc<App>> {
     let base = path.trim_end_matches('/');
-    let plain = |parameters, routes| guarded(app, Class::PLAIN, takes(parameters, routes));
-    let stream = plain(PAGE, get(read)).merge(plain(&[], post(write::append)));
+    let route = |class, parameters, routes| guarded(app, class, takes(parameters, routes));
+    let write = |routes| route(Class::WRITE, &[], routes);
+    let stream = route(Class::PLAIN, PAGE, get(read)).merge(write(post(write::append)));
     Router::new()
         .route(&format!("{base}/{{stream}}"), stream)
-        .route(&format!("{base}/{{stream}}/{{version}}"), plain(&[], post(write::append_at)))
+        .route(&format!("{base}/{{stream}}/{{version}}"), write(post(write::append_at)))
 }
 
 #[derive(Serialize)]

@@ -11,6 +11,7 @@ use axum::{
 pub(super) struct Class {
     streams: Streams,
     without_proof: WithoutProof,
+    needs: Needs,
 }
 
 /// Whether a GET is answered with an event stream.
@@ -33,12 +34,33 @@ pub(super) enum WithoutProof {
     Operators,
 }
 
+/// The right that everybody needs who is let in. What a right is needed for that depends on the request, as on
+/// the consumer or the stream that it names, the handler asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// None.
+    Nothing,
+    /// To write something, and that writing is switched on.
+    ToWrite,
+    /// To read everything.
+    ToReadAll,
+    /// To see the metrics.
+    ToSeeMetrics,
+}
+
 impl Class {
     /// An answer for those who show a proof.
-    pub(super) const PLAIN: Self =
-        Self { streams: Streams::Never, without_proof: WithoutProof::Nobody };
+    pub(super) const PLAIN: Self = Self {
+        streams: Streams::Never,
+        without_proof: WithoutProof::Nobody,
+        needs: Needs::Nothing,
+    };
+    /// What writes events.
+    pub(super) const WRITE: Self = Self { needs: Needs::ToWrite, ..Self::PLAIN };
     /// An event stream.
     pub(super) const STREAM: Self = Self { streams: Streams::Always, ..Self::PLAIN };
+    /// An event stream of the whole log.
+    pub(super) const STREAM_OF_ALL: Self = Self { needs: Needs::ToReadAll, ..Self::STREAM };
     /// An event stream for those who accept one, and a page for others.
     pub(super) const PAGE_OR_STREAM: Self = Self { streams: Streams::Accepted, ..Self::PLAIN };
     /// The page at which people show a proof.
@@ -46,7 +68,7 @@ impl Class {
         Self { without_proof: WithoutProof::Everybody, ..Self::PLAIN };
     /// What is for operators.
     pub(super) const OPERATORS: Self =
-        Self { without_proof: WithoutProof::Operators, ..Self::PLAIN };
+        Self { without_proof: WithoutProof::Operators, needs: Needs::ToSeeMetrics, ..Self::PLAIN };
 
     /// The class of the route that the request has come to; of one that asks for no proof, plain.
     pub(super) fn of(request: &Request) -> Self {
@@ -56,6 +78,11 @@ impl Class {
     /// Who is let in without a proof.
     pub(super) fn without_proof(self) -> WithoutProof {
         self.without_proof
+    }
+
+    /// The right that everybody needs.
+    pub(super) fn needs(self) -> Needs {
+        self.needs
     }
 
     /// The request is for an event stream. Its client takes any status but a 200 for a reason never to

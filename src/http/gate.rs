@@ -1,6 +1,10 @@
 //! Who may write, and read what is not one consumer's alone.
 
-use super::{App, error::Problem};
+use super::{
+    App,
+    class::{Class, Needs},
+    error::Problem,
+};
 use crate::{
     access::{
         RetryAfter,
@@ -10,12 +14,23 @@ use crate::{
     gateway::writer::Writer,
 };
 
-/// What writes, for one who may write something: asked before a body is read.
-pub(super) fn writer<'a>(app: &'a App, who: &Principal) -> Result<&'a Writer, Problem> {
-    let writer = app.gateway.writer();
-    let writer = writer.ok_or_else(|| Problem::forbidden("writing is switched off (--writing)"))?;
-    who.may_write_anything()?;
-    Ok(writer)
+/// What writes, where writing is switched on.
+pub(super) fn writer(app: &App) -> Result<&Writer, Problem> {
+    app.gateway.writer().ok_or_else(|| Problem::forbidden("writing is switched off (--writing)"))
+}
+
+/// Whether one may do what the class of a route needs: asked before anything else of the request is looked at.
+pub(super) fn class(app: &App, who: &Principal, class: Class) -> Result<(), Problem> {
+    match class.needs() {
+        Needs::Nothing => {}
+        Needs::ToWrite => {
+            writer(app)?;
+            who.may_write_anything()?;
+        }
+        Needs::ToReadAll => who.may_read_all()?,
+        Needs::ToSeeMetrics => who.may_see_metrics()?,
+    }
+    Ok(())
 }
 
 /// Whether one may write each of these: for its consumer, and into its stream.

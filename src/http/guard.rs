@@ -20,7 +20,7 @@ use super::{
     class::{Class, WithoutProof},
     error::{Problem, Refusal},
     events::{FULL, overloaded},
-    proof,
+    gate, proof,
     taking::Permitted,
 };
 use crate::{
@@ -55,13 +55,14 @@ async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
         Ok(who) => {
             visit.note_use(&who);
             request.extensions_mut().insert(who.clone());
-            let response = match Room::of(&app, &who, &mut request) {
-                Ok(room) => {
+            let may = gate::class(&app, &who, Class::of(&request));
+            let response = match may.map(|()| Room::of(&app, &who, &mut request)) {
+                Ok(Ok(room)) => {
                     let response = next.run(request).await;
                     room.spend(response, permitted(&app, &who))
                 }
-                Err(problem) if visit.stream => visit.busy(&problem),
-                Err(problem) => problem.into_response(),
+                Ok(Err(problem)) if visit.stream => visit.busy(&problem),
+                Err(problem) | Ok(Err(problem)) => problem.into_response(),
             };
             visit.answered(&app, Some(&who), response).await
         }

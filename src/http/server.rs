@@ -1,7 +1,7 @@
 //! Sockets: accepts connections, serves HTTP/1.1 and HTTP/2 on them, and lets them end in good
 //! order.
 
-use std::{fmt::Display, io, mem, sync::Arc, time::Duration};
+use std::{fmt::Display, io, mem, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{
@@ -10,7 +10,7 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulConnection},
+    server::conn::auto,
 };
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -216,8 +216,15 @@ async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
     let requests = exchange.clone();
     let service = service_fn(move |request| requests.during(request, &answer));
     let socket = HalfClosable::new(socket, exchange);
-    let connection = builder.serve_connection(TokioIo::new(socket), service);
-    connections.patience.during(until_ended(connection, &connections.shutdown)).await;
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
+    connections
+        .patience
+        .during(until_ended(
+            connection,
+            auto::UpgradeableConnection::graceful_shutdown,
+            &connections.shutdown,
+        ))
+        .await;
 }
 
 async fn stream(socket: TcpStream, session: Handed, patience: Patience) {
@@ -243,8 +250,16 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_within)
         .max_buf_size(limits.head)
-        .serve_connection(TokioIo::new(HalfClosable::new(socket, exchange)), service);
-    connections.patience.during(until_ended(connection, &connections.shutdown)).await;
+        .serve_connection(TokioIo::new(HalfClosable::new(socket, exchange)), service)
+        .with_upgrades();
+    connections
+        .patience
+        .during(until_ended(
+            connection,
+            http1::UpgradeableConnection::graceful_shutdown,
+            &connections.shutdown,
+        ))
+        .await;
 }
 
 async fn http2<S>(connections: &Connections, socket: S, peer: Peer)
@@ -263,7 +278,8 @@ where
             service_fn(move |request| requests.during(answer(request.map(Body::new)))),
         );
     let leave = connections.shutdown.child_token();
-    let mut serving = std::pin::pin!(until_ended(connection, &leave));
+    let mut serving =
+        std::pin::pin!(until_ended(connection, http2::Connection::graceful_shutdown, &leave));
     tokio::select! {
         () = serving.as_mut() => return,
         () = activity.idle(limits.head_within) => leave.cancel(),
@@ -273,15 +289,19 @@ where
 }
 
 /// Serves a connection; after the shutdown, what is open on it and no more.
-async fn until_ended<C>(connection: C, shutdown: &CancellationToken)
-where
-    C: GracefulConnection<Error: Display>,
+async fn until_ended<C, E>(
+    connection: C,
+    take_no_more: impl FnOnce(Pin<&mut C>),
+    shutdown: &CancellationToken,
+) where
+    C: Future<Output = Result<(), E>>,
+    E: Display,
 {
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
+            take_no_more(connection.as_mut());
             connection.await
         }
     };
@@ -304,7 +324,64 @@ fn answer(
 
 #[cfg(test)]
 mod tests {
+    use axum::{
+        extract::Request as Asked,
+        http::{StatusCode, header},
+        response::IntoResponse,
+        routing::get,
+    };
+    use hyper::upgrade;
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
     use super::*;
+
+    /// Sends back what comes after the upgrade.
+    async fn echo(mut request: Asked) -> impl IntoResponse {
+        let upgraded = upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let socket = TokioIo::new(upgraded.await.unwrap());
+            let (mut from, mut to) = tokio::io::split(socket);
+            tokio::io::copy(&mut from, &mut to).await.unwrap();
+            to.shutdown().await.unwrap();
+        });
+        let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "echo")];
+        (StatusCode::SWITCHING_PROTOCOLS, headers)
+    }
+
+    #[tokio::test]
+    async fn a_connection_may_be_upgraded_and_knows_when_the_client_has_ended_its_input() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/echo", get(echo));
+        let settings = Settings {
+            cors_origins: Vec::new(),
+            cors_headers: Vec::new(),
+            drain: Duration::from_secs(10),
+            limits: Limits::default(),
+            tls: None,
+            append_path: None,
+        };
+        let (metrics, shutdown) = (Metrics::default(), CancellationToken::new());
+        let until = shutdown.clone();
+        let serving = tokio::spawn(async move {
+            serve(listener, router, &settings, &metrics, until).await;
+        });
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let asks = "GET /echo HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+        socket.write_all(asks.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_ne!(socket.read_buf(&mut head).await.unwrap(), 0);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+        socket.write_all(b"hello").await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"hello");
+        shutdown.cancel();
+        serving.await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_connection_is_asked_for_a_sign_of_life_and_keeps_no_frame_back() {

@@ -47,7 +47,7 @@ pub(super) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let writer = gate::writer(&app, &who)?;
+    let writer = gate::writer(&app)?;
     Preconditions::refuse(&headers)?;
     if Kind::of(&headers)? == Kind::Lines {
         let key = Key::of((&headers, uri.path()), &who)?;
@@ -98,7 +98,6 @@ async fn expected_by(
     who: &Principal,
     stream: &StreamName,
 ) -> Result<Expected, Problem> {
-    gate::writer(app, who)?;
     who.may_write_stream(stream.as_str())?;
     Preconditions::of(headers)?.of_write(|| last_version(app, who, stream)).await
 }
@@ -111,7 +110,7 @@ async fn append_to(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let writer = gate::writer(app, who)?;
+    let writer = gate::writer(app)?;
     who.may_write_stream(stream.as_str())?;
     if Kind::of(headers)? == Kind::Lines {
         return Err(Problem::unsupported("lines of JSON are taken by POST /events"));
