@@ -1,11 +1,13 @@
 //! One client's events: what it missed first, then live.
 
+mod chunk;
 mod source;
 
-use std::{collections::BTreeSet, mem, ops::ControlFlow, sync::Arc};
+use std::{mem, sync::Arc};
 
 use tokio::select;
 
+pub use self::chunk::{Chunk, Kinds};
 use self::source::{Read, ReadPage, Reading, Wanted};
 use super::{
     Gateway, amended,
@@ -36,16 +38,6 @@ pub struct Request {
     pub kinds: Option<Kinds>,
     /// As later ones correct them, rather than as they were written.
     pub amended: bool,
-}
-
-/// Types that a client wants to see, as they stand on the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kinds(BTreeSet<Box<[u8]>>);
-
-impl<'a> FromIterator<&'a str> for Kinds {
-    fn from_iter<I: IntoIterator<Item = &'a str>>(kinds: I) -> Self {
-        Self(kinds.into_iter().map(|kind| kind.as_bytes().into()).collect())
-    }
 }
 
 /// See the module.
@@ -88,9 +80,6 @@ enum Step {
     Again,
     Over(&'static str),
 }
-
-/// As much as is handed over at once.
-const CHUNK_BYTES: usize = 64 << 10;
 
 impl Subscription {
     pub(super) fn new(gateway: Arc<Gateway>, request: Request) -> Self {
@@ -224,7 +213,7 @@ impl Subscription {
         let live = follower.live(&state.recent, |entry, cursor| {
             chunk.add(entry.frame.kind(), |out| out.shared(&entry.frame, cursor))
         });
-        self.gateway.metrics.deliveries.inc_by(chunk.events);
+        self.gateway.metrics.deliveries.inc_by(chunk.events());
         self.after_live(&state.recent, follower, live, out)
     }
 
@@ -359,7 +348,7 @@ impl Subscription {
             });
         });
         self.gateway.metrics.replayed_rows.inc_by(page.rows.len() as u64);
-        self.gateway.metrics.deliveries.inc_by(chunk.events);
+        self.gateway.metrics.deliveries.inc_by(chunk.events());
         self.stage = Stage::Following { follower, pruned: Some(pruned) };
         if out.is_empty() {
             return Step::Again;
@@ -398,32 +387,6 @@ impl Source for Subscription {
 
     fn note_end(&mut self, reason: &'static str) {
         self.gauge.ended = reason;
-    }
-}
-
-/// Events that are handed over together.
-struct Chunk<'a, O> {
-    kinds: Option<&'a Kinds>,
-    out: &'a mut O,
-    events: u64,
-}
-
-impl<'a, O: Output> Chunk<'a, O> {
-    fn new(kinds: Option<&'a Kinds>, out: &'a mut O) -> Self {
-        Self { kinds, out, events: 0 }
-    }
-
-    /// Puts out an event of a type that is wanted; says stop when there is enough.
-    fn add(&mut self, kind: &[u8], put: impl FnOnce(&mut O)) -> ControlFlow<()> {
-        if self.kinds.is_none_or(|kinds| kinds.0.contains(kind)) {
-            put(self.out);
-            self.events += 1;
-        }
-        if self.out.len() < CHUNK_BYTES {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
     }
 }
 
