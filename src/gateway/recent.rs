@@ -11,6 +11,7 @@
 mod backlog;
 mod claim;
 mod invariant;
+mod reach;
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -18,6 +19,7 @@ use std::{
     sync::Arc,
 };
 
+pub use self::reach::Reach;
 use self::{
     backlog::{Backlog, Backlogs},
     claim::Claim,

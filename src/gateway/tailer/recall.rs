@@ -11,7 +11,7 @@ use crate::{
     gateway::{
         frame::{self, Encoder, Frame},
         hub::Hub,
-        recent::Past,
+        recent::{Past, Reach},
     },
     postgres::{
         error::Chain,
@@ -41,20 +41,13 @@ async fn read_back(
     while upto > EventId::ZERO {
         let page = history.newest(upto, paging.size()).await?;
         paging.learn(&page);
-        let read = match page.rows.last() {
-            Some(row) if !page.last => row.id().previous(),
-            _ => EventId::ZERO,
-        };
-        // Asked after the rows were read: what is missing among them is known there. Clients
-        // that lack something of it have to be told, so they are left to the table.
+        // Asked after the rows were read.
         let pruned = history.ever_pruned().await?;
-        let after = read.max(pruned).min(upto);
+        let Reach { after, next } = Reach::of(&page.rows, page.last, upto, pruned);
         let past = Past { upto, after, rows: encoded(&page.rows, after) };
         let wants_more = hub.state().recall(epoch, past);
-        if !wants_more || pruned >= read {
-            break;
-        }
-        upto = read;
+        let Some(next) = next.filter(|_| wants_more) else { break };
+        upto = next;
     }
     Ok(())
 }
