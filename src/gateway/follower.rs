@@ -147,13 +147,16 @@ impl Follower {
         };
     }
 
-    /// Forgets where it was and goes on behind `origin`: the log has been replaced.
+    /// The log has been replaced: up to `origin` it is the same. What the client got above that is
+    /// void; what it had not got yet of the rest is still owed.
     pub fn restart(&mut self, recent: &Recent, origin: EventId) {
-        self.cursor = Cursor::now(recent.position());
-        self.stage = Stage::Live { next: recent.end(), replayed: None };
-        if origin < self.cursor.head() {
-            self.cursor = Cursor::behind(origin);
+        let position = recent.position();
+        self.cursor.go_back(origin);
+        if self.cursor.head() < position.head || !self.cursor.marks().is_empty() {
             self.rejoin(recent);
+        } else {
+            self.cursor = Cursor::now(position);
+            self.stage = Stage::Live { next: recent.end(), replayed: None };
         }
     }
 

@@ -89,6 +89,14 @@ impl Cursor {
         }
     }
 
+    /// Takes back what was delivered above this id: the log is another one there.
+    pub fn go_back(&mut self, upto: EventId) {
+        self.head = self.head.min(upto);
+        for mark in &mut self.marks {
+            mark.upto = mark.upto.min(self.head);
+        }
+    }
+
     /// A transaction that is late from here on is marked with the *old* head: the client
     /// has none of its events above that. What it wrote before `since` came, or comes, as
     /// everybody's events do.
