@@ -40,7 +40,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Reader<E> {
     hold: Hold,
-    /// None until it has started.
+    /// None until it has started, and when the log was replaced.
     order: Option<Order>,
     at: At,
     /// What was decided, and is to be carried out before anything else is asked.
@@ -170,8 +170,11 @@ impl<E: Logged> Reader<E> {
     /// A connection was opened that listens; `keeper` says that it keeps the bell. The reader
     /// goes on where it was.
     pub fn connected(&mut self, keeper: bool, now: Instant) {
-        // What was published in the reader's mind has to be published; all else is decided anew.
-        self.steps.retain(|step| matches!(step, Step::Publish(_) | Step::Restart { .. }));
+        // What the reader takes for published has to be published; all else is decided again.
+        let stays = |step: &Step<E>| {
+            matches!(step, Step::Publish(_) | Step::Restart { .. } | Step::Replaced { .. })
+        };
+        self.steps.retain(stays);
         self.at = if self.order.is_some() { At::Top } else { At::Snapshot };
         self.vigil = Vigil::new(keeper, now);
         self.late_reads = LateReads::default();
@@ -182,7 +185,8 @@ impl<E: Logged> Reader<E> {
         self.patient_at = None;
     }
 
-    /// Where the reader is; none until it has started.
+    /// Where the reader is; none until it has started, and while it starts in a log that was
+    /// replaced.
     #[must_use]
     pub fn position(&self) -> Option<&Position> {
         self.order.as_ref().map(Order::position)

@@ -34,6 +34,8 @@ impl<E: Logged> Reader<E> {
             self.steps.push_back(Step::Replaced { head, origin: self.origin });
             self.auditor.forget();
             self.late_reads = super::LateReads::default();
+            // On the next connection, too, it starts again: nothing else would tell it then.
+            self.order = None;
             self.at = At::Snapshot;
         } else if self.vigil.keeper {
             self.check_memory(now);
