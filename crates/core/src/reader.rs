@@ -65,9 +65,9 @@ pub struct Reader<E> {
     looked_behind_hole: Instant,
     /// The head before a hole that was given a moment to fill by itself.
     patient_at: Option<EventId>,
-    /// A late transaction has ended since the tail was read. Nobody waits for it at a hole, but
-    /// it may have filled one.
-    late_ended: bool,
+    /// Rows may be there that nothing stands before, though a hole is waited for: more than one page
+    /// of them, or those of a late transaction that has ended since the tail was read.
+    may_move: bool,
 }
 
 /// Where the reader is in its work: which answer it needs next.
@@ -163,7 +163,7 @@ impl<E: Logged> Reader<E> {
             woken: Woken::Itself,
             looked_behind_hole: now,
             patient_at: None,
-            late_ended: false,
+            may_move: false,
         }
     }
 
@@ -328,7 +328,7 @@ impl<E: Logged> Reader<E> {
             }
             At::Late => {
                 let late = self.order().position().late.clone();
-                self.late_ended |= self.late_reads.begin(&late, ended);
+                self.may_move |= self.late_reads.begin(&late, ended);
                 self.read_late();
             }
             at => self.at = at,
@@ -385,8 +385,8 @@ impl<E: Logged> Reader<E> {
         self.seen_before = self.seen;
         // At a hole a read can find something to pass only when one of those who may fill it
         // has ended.
-        let may_be_filled = mem::take(&mut self.late_ended);
-        self.at = if self.order().hole().is_some() && !may_be_filled { At::Hole } else { At::Tail };
+        let may_move = mem::take(&mut self.may_move);
+        self.at = if self.order().hole().is_some() && !may_move { At::Hole } else { At::Tail };
     }
 
     /// The rows behind the head, in id order; `last_page` says that no row stood behind them.
@@ -398,6 +398,7 @@ impl<E: Logged> Reader<E> {
             self.anchors.remember(row);
         }
         let advance = self.advance(rows, last_page, now);
+        self.may_move |= advance == Advance::Whole && !last_page;
         if let Some(last) = last.filter(|last| *last > self.seen) {
             self.seen = last;
             self.news(now);

@@ -104,7 +104,7 @@ impl<E: Logged> Reader<E> {
     pub(super) fn look_came_to(&self) -> Look {
         match self.look {
             _ if !self.late_reads.is_empty() => Look::More,
-            _ if self.order().hole().is_some() && self.late_ended => Look::More,
+            _ if self.order().hole().is_some() && self.may_move => Look::More,
             _ if self.order().hole().is_some() => Look::Held,
             look => look,
         }
