@@ -2,7 +2,9 @@
 //! reader decides, and publishes into the shipped hub.
 
 use std::{
+    cell::Cell,
     collections::HashSet,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +15,7 @@ use event_piper::{
     gateway::{
         frame::{Encoder, Frame},
         hub::Hub,
-        recent::Past,
+        recent::{Past, Reach},
     },
     order::Hold,
     reader::{Origin, Polled, Publication, Reader, Step},
@@ -22,13 +24,25 @@ use event_piper::{
 use super::world::{Row, World};
 
 pub(super) fn consumer(at: usize) -> ConsumerId {
-    ["a", "b"][at].parse().unwrap()
+    ["a", "b", "c"][at].parse().unwrap()
+}
+
+pub(super) fn kind(at: usize) -> &'static str {
+    ["created", "changed", "ended"][at]
 }
 
 pub(super) struct Gateway {
     which: usize,
     reader: Reader<Row>,
     pub(super) hub: Arc<Hub>,
+    /// Which of the world's logs its hub is of, and which one the question was put to that is under
+    /// way.
+    pub(super) log: Rc<Cell<usize>>,
+    asked_in: usize,
+    /// The last row of its log that it has read, and that it found when it last looked whether the
+    /// log was replaced.
+    last_read: Option<Row>,
+    last_known: Option<(EventId, Xid)>,
     doing: Doing,
     pub(super) next_at: Instant,
     pub(super) page: usize,
@@ -71,6 +85,10 @@ impl Gateway {
             which,
             reader: Reader::new(hold, world.now),
             hub: Arc::new(Hub::new(capacity)),
+            log: Rc::new(Cell::new(world.log)),
+            asked_in: world.log,
+            last_read: None,
+            last_known: None,
             doing: Doing::Nothing,
             next_at: world.now,
             page: world.dice.usize(1..20),
@@ -139,6 +157,10 @@ impl Gateway {
                     let epoch = self.hub.restart_behind(origin, &position, String::new());
                     self.recalled = Some((epoch, position.head));
                     self.started = true;
+                    self.log.set(world.log);
+                    (self.last_read, self.last_known) = (None, None);
+                    let open = position.late.as_slice().iter().map(|late| late.xid.get());
+                    world.open_at_start.extend(open);
                     self.check_horizon(world);
                 }
                 Step::CheckErased => self.forget_erased(world),
@@ -165,9 +187,10 @@ impl Gateway {
     /// The database's answer, as of now.
     fn ask(&mut self, step: Step<Row>, world: &mut World) -> Answer {
         let all = EventId::new(i64::MAX);
+        self.asked_in = world.log;
         match step {
             Step::Snapshot => Answer::Snapshot(world.erased.len()),
-            Step::Newest => Answer::Newest(world.newest()),
+            Step::Newest => Answer::Newest(world.newest().max(world.pruned_upto())),
             Step::Writers => Answer::Writers(world.writers()),
             Step::Ended(xids) => Answer::Ended(world.ended(&xids)),
             Step::Tail { after } => {
@@ -188,15 +211,13 @@ impl Gateway {
                     |row: &Row| passed.iter().any(|it| (it.from..=it.to).contains(&row.id()));
                 Answer::Passed(world.read((EventId::ZERO, all), 500, there).0)
             }
-            Step::Poll { known } => Answer::Polled(Polled {
-                found: known
-                    .iter()
-                    .filter_map(|id| Some((*id, world.rows.get(&id.get())?.xid())))
-                    .collect(),
-                drawn: Some(EventId::new(world.next_id - 1)),
-                others: world.readers.len() > 1,
-                ringing_waits: false,
-            }),
+            Step::Poll { known } => {
+                self.judge(world);
+                let found = known.iter().filter_map(|id| world.rows.get(&id.get()));
+                let found = found.map(|row| (row.id(), row.xid())).collect();
+                let (drawn, others) = (Some(world.drawn()), world.readers.len() > 1);
+                Answer::Polled(Polled { drawn, others, found, ringing_waits: false })
+            }
             Step::TryKeep => Answer::Kept(world.try_keep(self.which)),
             Step::TrySleep => Answer::Slept(world.try_sleep(self.which)),
             Step::Wake => {
@@ -220,10 +241,17 @@ impl Gateway {
             Answer::Newest(newest) => self.reader.newest(newest, now),
             Answer::Writers(writers) => self.reader.writers(writers, now),
             Answer::Ended(ended) => self.reader.ended(&ended, now),
-            Answer::Tail(rows, last) => self.reader.tail(rows, last, now),
+            Answer::Tail(rows, last) => {
+                let of_its_log = rows.last().filter(|_| self.asked_in == self.log.get());
+                self.last_read = of_its_log.copied().max(self.last_read);
+                self.reader.tail(rows, last, now);
+            }
             Answer::Late(rows, upto) => self.reader.late_rows(rows, upto, now),
             Answer::Passed(rows) => self.reader.passed(rows),
-            Answer::Polled(polled) => self.reader.polled(&polled, now),
+            Answer::Polled(polled) => {
+                self.last_known = polled.found.last().copied().or(self.last_known);
+                self.reader.polled(&polled, now);
+            }
             Answer::Kept(keeper) => self.reader.kept(keeper, now),
             Answer::Slept(asleep) => self.reader.slept(asleep, now),
             Answer::Nothing => {}
@@ -232,7 +260,8 @@ impl Gateway {
 
     fn publish(&self, publication: &Publication<Row>, world: &mut World) {
         let Publication { rows, position, origin } = publication;
-        assert_ne!(*origin, Origin::Found, "{rows:?} were passed over as dead");
+        let found = *origin == Origin::Found && self.is_of(world);
+        assert!(!found, "{rows:?} were passed over as dead");
         self.hub.publish(|recent| {
             for row in rows {
                 let after = publication.position_after(row);
@@ -241,6 +270,32 @@ impl Gateway {
             recent.moved_to(position);
         });
         self.check_horizon(world);
+    }
+
+    /// Whether its hub is of the log that there is now.
+    pub(super) fn is_of(&self, world: &World) -> bool {
+        self.started && self.log.get() == world.log
+    }
+
+    /// Whether it would know this log from another one.
+    pub(super) fn knows(&self, world: &World) -> bool {
+        self.is_of(world) && self.last_known.is_some()
+    }
+
+    /// It looks whether the log was replaced.
+    fn judge(&self, world: &mut World) {
+        if self.is_of(world) {
+            return;
+        }
+        let read = self.last_read.map_or(EventId::ZERO, |row| row.id());
+        let there = |(id, _): (EventId, Xid)| Some(world.rows.get(&id.get())?.xid());
+        let same = self.last_known.is_none_or(|it| there(it).is_none_or(|xid| xid == it.1));
+        if self.head().max(read) <= world.same_upto {
+            // All that it has read is in this one, or was in the other one only.
+            self.log.set(world.log);
+        } else if self.head() <= world.drawn() && same {
+            world.unknowable = true;
+        }
     }
 
     /// Where the reader is, published or not.
@@ -253,9 +308,10 @@ impl Gateway {
         let position = self.hub.state().recent.position().clone();
         let horizon = position.horizon();
         world.passed[self.which] = (position.head, horizon);
+        world.late_ever.extend(position.late.as_slice().iter().map(|late| late.xid.get()));
         let rows = world.open.values().flat_map(|open| &open.rows);
         let open = rows.into_iter().find(|row| row.id() <= horizon);
-        assert!(open.is_none(), "{open:?} can still appear before {horizon}");
+        assert!(open.is_none() || !self.is_of(world), "{open:?} can still appear before {horizon}");
     }
 
     fn forget_erased(&mut self, world: &World) {
@@ -277,20 +333,16 @@ impl Gateway {
         let rows: Vec<Row> =
             world.rows.range(..=upto.get()).rev().map(|(_, row)| *row).take(self.page).collect();
         let last = rows.len() < self.page;
-        let read = rows.last().filter(|_| !last).map_or(EventId::ZERO, |row| row.id().previous());
-        let pruned = world.pruned_upto();
-        let after = read.max(pruned).min(upto);
+        let Reach { after, next } = Reach::of(&rows, last, upto, world.pruned_upto());
         let kept = rows.iter().filter(|row| row.id() > after);
         let rows = kept.map(|row| (consumer(row.consumer), frame(row))).collect();
         let wants_more = self.hub.state().recall(epoch, Past { upto, after, rows });
-        if wants_more && pruned < read {
-            self.recalled = Some((epoch, read));
-        }
+        self.recalled = next.filter(|_| wants_more).map(|next| (epoch, next));
     }
 }
 
 fn frame(row: &Row) -> Frame {
-    Encoder::default().encode(row, "t", row.version.to_string().as_bytes())
+    Encoder::default().encode(row, kind(row.kind), row.payload().as_bytes())
 }
 
 /// So long may a live event take beyond the hold: a few questions, a poll's pause, the bell, and

@@ -16,6 +16,7 @@ fn question(reader: &mut Reader<Row>, now: Instant) -> Step<Row> {
         match reader.next(now) {
             Step::Publish(_)
             | Step::Restart { .. }
+            | Step::Replaced { .. }
             | Step::CheckErased
             | Step::Looked
             | Step::Ring => {}
@@ -54,7 +55,7 @@ fn started_with(hold: Hold, others: bool, now: Instant) -> Reader<Row> {
 fn what_was_to_be_published_when_the_connection_was_lost_is_published() {
     let now = Instant::now();
     let mut reader = started(now);
-    reader.tail(vec![Row { id: 1, xid: 9, consumer: 0, version: 0 }], true, now);
+    reader.tail(vec![Row { id: 1, xid: 9, ..Row::default() }], true, now);
     assert_eq!(reader.position().unwrap().head, EventId::new(1));
     reader.connected(false, now);
     let Step::Publish(publication) = reader.next(now) else { panic!("1 is lost") };
@@ -68,13 +69,30 @@ fn a_hole_that_was_filled_between_the_page_and_the_question_is_read_at_once() {
     let now = Instant::now();
     let mut reader = started(now);
     let now = now + Duration::from_millis(500);
-    reader.tail(vec![Row { id: 2, xid: 9, consumer: 0, version: 0 }], true, now);
+    reader.tail(vec![Row { id: 2, xid: 9, ..Row::default() }], true, now);
     assert!(matches!(question(&mut reader, now), Step::Writers));
     reader.writers(vec![Xid::new(8)], now);
     let Step::Ended(open) = question(&mut reader, now) else { panic!("8 may have ended") };
     assert_eq!(open, [Xid::new(8)]);
     reader.ended(&[], now);
     assert!(matches!(question(&mut reader, now), Step::Tail { .. }));
+}
+
+/// A log that was replaced has nothing else by which it would be known on the next connection.
+#[test]
+fn a_log_that_was_found_replaced_is_so_on_the_next_connection() {
+    let now = Instant::now();
+    let mut reader = started(now);
+    reader.tail(vec![row(1)], true, now);
+    let later = now + Duration::from_secs(2);
+    reader.connected(true, later);
+    assert!(matches!(question(&mut reader, later), Step::Poll { .. }));
+    let (drawn, found) = (Some(EventId::new(9)), vec![(EventId::new(1), Xid::new(7))]);
+    reader.polled(&Polled { drawn, others: false, found, ringing_waits: false }, later);
+    for _ in 0..2 {
+        reader.connected(true, later);
+        assert!(matches!(question(&mut reader, later), Step::Snapshot), "it starts again");
+    }
 }
 
 /// A reader that keeps the bell, sleeps, and listens; and when its next safety poll is due.
@@ -100,7 +118,7 @@ fn polls(reader: &mut Reader<Row>, now: Instant) {
 }
 
 fn row(id: i64) -> Row {
-    Row { id, xid: 9, consumer: 0, version: 0 }
+    Row { id, xid: 9, ..Row::default() }
 }
 
 /// The bell of what a poll found may have rung before it looked: the next one tells of something newer.
@@ -203,6 +221,36 @@ fn what_becomes_visible_behind_a_hole_waits_for_one_hold_and_not_for_two() {
     assert_eq!(late, expected);
 }
 
+/// Of a transaction that wrote more than a page before a hole, nothing waits for that.
+#[test]
+fn all_rows_before_a_hole_go_at_once_whatever_the_page() {
+    let now = Instant::now();
+    let mut reader = started(now);
+    let now = now + Duration::from_millis(100);
+    reader.tail(vec![row(6)], true, now);
+    assert!(matches!(question(&mut reader, now), Step::Writers));
+    reader.writers(vec![Xid::new(7), Xid::new(8)], now);
+    nobody_ends(&mut reader, now);
+    reader.tail(vec![row(6)], true, now);
+    let Step::Ended(asked) = at_once(&mut reader, now) else { panic!("they are open") };
+    assert_eq!(asked, [Xid::new(7), Xid::new(8)]);
+    reader.ended(&[Xid::new(8)], now);
+    assert!(matches!(at_once(&mut reader, now), Step::Tail { .. }));
+    reader.tail(vec![row(1), row(2)], false, now);
+    let Step::Tail { after } = at_once(&mut reader, now) else { panic!("3 is there, too") };
+    assert_eq!(after, EventId::new(2));
+}
+
+/// The next question; waits are over at once, if there are any.
+fn at_once(reader: &mut Reader<Row>, now: Instant) -> Step<Row> {
+    loop {
+        match question(reader, now) {
+            Step::Pause(_) => reader.woken(false, now),
+            step => return step,
+        }
+    }
+}
+
 /// Nobody waits for a late transaction; but what it wrote may be all that is missing before others' rows.
 #[test]
 fn a_hole_that_a_late_transaction_filled_is_read_at_once() {
@@ -228,6 +276,6 @@ fn a_hole_that_a_late_transaction_filled_is_read_at_once() {
     assert_eq!(asked, [Xid::new(7)]);
     reader.ended(&asked, at(800));
     let Step::Late(range) = question(&mut reader, at(800)) else { panic!("1 is there") };
-    reader.late_rows(vec![Row { id: 1, xid: 7, consumer: 0, version: 0 }], range.upto, at(800));
+    reader.late_rows(vec![Row { id: 1, xid: 7, ..Row::default() }], range.upto, at(800));
     assert!(matches!(question(&mut reader, at(800)), Step::Tail { .. }));
 }

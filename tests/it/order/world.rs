@@ -7,13 +7,29 @@ use std::{
 
 use event_piper::event::{EventId, Logged, Xid};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+use super::replaced::Backup;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Row {
     pub(super) id: i64,
     pub(super) xid: u64,
     pub(super) consumer: usize,
+    /// Its type.
+    pub(super) kind: usize,
     /// Counts up when the row is erased.
     pub(super) version: u32,
+}
+
+impl Row {
+    /// Says which row of which log it is, and whether it was erased.
+    pub(super) fn payload(&self) -> String {
+        format!("[{},{}]", self.version, self.xid)
+    }
+
+    /// The version and the transaction that a payload says.
+    pub(super) fn what_says(payload: &[u8]) -> [u64; 2] {
+        serde_json::from_slice(payload).unwrap()
+    }
 }
 
 impl Logged for Row {
@@ -26,8 +42,9 @@ impl Logged for Row {
 }
 
 /// An open transaction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Transaction {
+    begun: Instant,
     pub(super) rows: Vec<Row>,
     /// It found the bell taken, and notifies when it commits.
     pub(super) rings: bool,
@@ -35,12 +52,14 @@ pub(super) struct Transaction {
     slow: bool,
 }
 
-/// When a row became visible, and how long it may take to a client that is live.
+/// When a row became visible, and what says how long it may take to a client that is live.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Commit {
     pub(super) at: Instant,
     /// Ids were missing before it.
     pub(super) doubtful: bool,
+    /// How long its transaction was open.
+    pub(super) lasted: Duration,
 }
 
 /// Ids are drawn before commit; transactions commit or roll back in any order.
@@ -50,14 +69,16 @@ pub(super) struct World {
     /// The most microseconds that a question takes to the database, or its answer back.
     pub(super) latency: u64,
     pub(super) next_id: i64,
-    next_xid: u64,
+    pub(super) next_xid: u64,
+    /// Ids with the transactions that drew them. No such pair is ever drawn again: by it a row is
+    /// known.
+    drawn_by: HashSet<(i64, u64)>,
     pub(super) open: BTreeMap<u64, Transaction>,
     pub(super) rows: BTreeMap<i64, Row>,
     pub(super) commits: BTreeMap<i64, Commit>,
     /// How far each gateway has got: its head, and up to where nothing can appear any more.
     pub(super) passed: [(EventId, EventId); GATEWAYS],
-    /// Whose each was.
-    pub(super) pruned: BTreeMap<i64, usize>,
+    pub(super) pruned: BTreeMap<i64, Row>,
     /// Consumers whose rows were erased, in order.
     pub(super) erased: Vec<usize>,
     pub(super) erased_at: BTreeMap<(i64, u32), Instant>,
@@ -67,10 +88,25 @@ pub(super) struct World {
     pub(super) readers: HashSet<usize>,
     /// When a notification reaches each gateway.
     pub(super) heard: [Option<Instant>; GATEWAYS],
+    /// The greatest id that a TRUNCATE noted as pruned.
+    pub(super) noted: i64,
+    /// Which log this is: counts up when it is replaced. Up to `same_upto` it has rows of the one
+    /// before only.
+    pub(super) log: usize,
+    pub(super) same_upto: EventId,
+    pub(super) backup: Option<Backup>,
+    /// The log was replaced, and by all that a gateway may have kept of it that cannot be known.
+    pub(super) unknowable: bool,
+    /// Transactions that were late at a gateway, and those that were open when one started.
+    pub(super) late_ever: HashSet<u64>,
+    pub(super) open_at_start: HashSet<u64>,
+    /// So many transactions are still to write hundreds of rows, and to commit late.
+    pub(super) bulks: usize,
 }
 
 pub(super) const GATEWAYS: usize = 2;
-pub(super) const CONSUMERS: usize = 2;
+pub(super) const CONSUMERS: usize = 3;
+pub(super) const KINDS: usize = 3;
 
 impl World {
     pub(super) fn new(dice: fastrand::Rng) -> Self {
@@ -80,6 +116,7 @@ impl World {
             latency: 300,
             next_id: 1,
             next_xid: 100,
+            drawn_by: HashSet::new(),
             open: BTreeMap::new(),
             rows: BTreeMap::new(),
             commits: BTreeMap::new(),
@@ -91,6 +128,14 @@ impl World {
             keeper: None,
             readers: HashSet::new(),
             heard: [None; GATEWAYS],
+            noted: 0,
+            log: 0,
+            same_upto: EventId::ZERO,
+            backup: None,
+            unknowable: false,
+            late_ever: HashSet::new(),
+            open_at_start: HashSet::new(),
+            bulks: 0,
         }
     }
 
@@ -106,9 +151,8 @@ impl World {
     /// One random step of the writers.
     pub(super) fn move_writers(&mut self, most_open: usize) {
         if self.open.len() < most_open && self.chance(0.35) {
-            let (rings, slow) = (self.bell.is_some(), self.chance(0.15));
-            self.open.insert(self.next_xid, Transaction { rows: Vec::new(), rings, slow });
-            self.next_xid += 1;
+            let slow = self.chance(0.15);
+            self.begin(slow);
             return;
         }
         if self.open.is_empty() {
@@ -121,7 +165,14 @@ impl World {
         }
         match self.dice.u8(0..100) {
             0..55 => {
-                let rows = if self.chance(0.05) { self.dice.usize(20..80) } else { 1 };
+                let rows = match self.bulks.checked_sub(1) {
+                    Some(left) if slow => {
+                        self.bulks = left;
+                        self.dice.usize(150..400)
+                    }
+                    _ if self.chance(0.05) => self.dice.usize(20..80),
+                    _ => 1,
+                };
                 (0..rows).for_each(|_| self.draw(xid));
             }
             55..60 => self.next_id += 1, // drawn, and never used
@@ -139,18 +190,32 @@ impl World {
 
     /// A transaction that writes one row, and ends at once.
     pub(super) fn write_one(&mut self, commit: bool) {
-        let (xid, rings) = (self.next_xid, self.bell.is_some());
-        self.next_xid += 1;
-        self.open.insert(xid, Transaction { rows: Vec::new(), rings, slow: false });
+        let xid = self.begin(false);
         self.draw(xid);
         self.end(xid, commit);
     }
 
-    fn draw(&mut self, xid: u64) {
-        let consumer = self.dice.usize(0..CONSUMERS);
-        let row = Row { id: self.next_id, xid, consumer, version: 0 };
+    pub(super) fn begin(&mut self, slow: bool) -> u64 {
+        let (xid, rings, begun) = (self.next_xid, self.bell.is_some(), self.now);
+        self.open.insert(xid, Transaction { begun, rows: Vec::new(), rings, slow });
+        self.next_xid += 1;
+        xid
+    }
+
+    pub(super) fn draw(&mut self, xid: u64) {
+        while !self.drawn_by.insert((self.next_id, xid)) {
+            self.next_id += 1;
+        }
+        let (consumer, kind) = (self.dice.usize(0..CONSUMERS), self.dice.usize(0..KINDS));
+        let row = Row { id: self.next_id, xid, consumer, kind, version: 0 };
         self.open.get_mut(&xid).unwrap().rows.push(row);
         self.next_id += 1;
+    }
+
+    pub(super) fn end_all(&mut self) {
+        for xid in self.open.keys().copied().collect::<Vec<_>>() {
+            self.end(xid, true);
+        }
     }
 
     pub(super) fn end(&mut self, xid: u64, commit: bool) {
@@ -160,8 +225,9 @@ impl World {
         }
         self.rows.extend(transaction.rows.iter().map(|row| (row.id, *row)));
         for row in transaction.rows {
-            let commit = Commit { at: self.now, doubtful: self.is_doubtful(row.id) };
-            self.commits.insert(row.id, commit);
+            let (at, doubtful) = (self.now, self.is_doubtful(row.id));
+            let lasted = at - transaction.begun;
+            self.commits.insert(row.id, Commit { at, doubtful, lasted });
         }
         if transaction.rings {
             self.notify(None);
@@ -220,6 +286,12 @@ impl World {
         (rows, all)
     }
 
+    /// The last id that was drawn.
+    pub(super) fn drawn(&self) -> EventId {
+        EventId::new(self.next_id - 1)
+    }
+
+    /// The greatest visible id.
     pub(super) fn newest(&self) -> EventId {
         EventId::new(self.rows.keys().next_back().copied().unwrap_or(0))
     }
@@ -239,25 +311,31 @@ impl World {
         let some = self.dice.usize(0..=ids.len() / 2);
         for id in &ids[..some] {
             let row = self.rows.remove(id).unwrap();
-            self.pruned.insert(*id, row.consumer);
+            self.pruned.insert(*id, row);
+            self.forget_in_backup(&row, true);
         }
     }
 
     /// Deletes what was written just now, before any gateway has read it.
     pub(super) fn delete_newest(&mut self) {
         let passed = self.passed.iter().map(|(head, _)| head.get()).max().unwrap_or(0);
-        if self.rows.keys().next_back().is_some_and(|newest| *newest > passed) {
-            self.rows.pop_last();
+        if let Some(newest) = self.rows.last_entry().filter(|it| *it.key() > passed) {
+            let row = newest.remove();
+            self.forget_in_backup(&row, false);
         }
     }
 
-    /// The greatest id that was pruned.
+    /// The greatest id that was pruned, as far as is noted. A note of more than was ever drawn is of
+    /// another log.
     pub(super) fn pruned_upto(&self) -> EventId {
-        EventId::new(self.pruned.keys().last().copied().unwrap_or(0))
+        let noted = EventId::new(self.noted);
+        let noted = if noted <= self.drawn() { noted } else { EventId::ZERO };
+        noted.max(EventId::new(self.pruned.keys().last().copied().unwrap_or(0)))
     }
 
     /// Changes all that is visible of a consumer.
-    pub(super) fn erase(&mut self, consumer: usize) {
+    pub(super) fn erase(&mut self) {
+        let consumer = self.dice.usize(0..CONSUMERS);
         for row in self.rows.values_mut().filter(|row| row.consumer == consumer) {
             self.erased_at.insert((row.id, row.version), self.now);
             row.version += 1;
