@@ -280,6 +280,28 @@ async fn of_packed_payloads_a_strict_reader_reads_each_about_once() {
     assert!(came < 3 * PACKED * PACKED_BYTES, "PostgreSQL sent {came} bytes");
 }
 
+/// Nothing is unpacked of what a page has no room for.
+#[tokio::test]
+async fn a_page_of_a_stream_has_as_many_packed_payloads_as_fit_once_they_are_unpacked() {
+    let database = Database::create().await;
+    let fill = format!(
+        "insert into events (type, stream, version, payload)
+         select 't', 's', n, to_jsonb(repeat('x', {PACKED_BYTES})) from generate_series(1, {PACKED}) n"
+    );
+    database.connect().await.batch_execute(&fill).await.unwrap();
+    let (proxy, url) = ChaosProxy::before(&database).await;
+    let history = History::new(Server::parse(&url).unwrap().pool(1));
+    let (stream, size) = ("s".parse().unwrap(), PageSize { rows: 1000, bytes: 1 << 20 });
+    let before = proxy.sent();
+    let page = history.stream(&stream, 1, size).await.unwrap();
+    let back = history.stream_backward(&stream, i64::MAX, size).await.unwrap();
+    for page in [page, back] {
+        assert!(page.events.len() == 4 && !page.last, "{} events", page.events.len());
+    }
+    let came = proxy.sent() - before;
+    assert!(came < 10 * PACKED_BYTES, "PostgreSQL sent {came} bytes for two pages of four");
+}
+
 #[tokio::test]
 async fn a_query_that_was_given_up_does_not_run_on() {
     let database = Database::create().await;

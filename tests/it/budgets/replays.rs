@@ -58,3 +58,26 @@ async fn replays_that_nobody_reads_take_a_share_and_others_of_their_caller_wait(
         .await;
     }
 }
+
+/// A payload of no size becomes one of megabytes, which is kept for a client that does not take it.
+#[tokio::test]
+async fn what_amendments_have_made_large_takes_its_share() {
+    const LARGE: u64 = 7_000_000;
+    let (database, app, signer) = app_with(|settings| {
+        settings.http.limits.write_within = Duration::from_hours(1);
+    })
+    .await;
+    let grow = "insert into events (type, subscriber, stream, version, payload)
+            values ('t', 'big', 's', 1, '{}');
+        insert into events (type, stream, version, payload, amends)
+            select 't', 's', 1 + n, jsonb_build_object('k' || n, repeat('x', 1000000)), 1
+            from generate_series(1, 7) n";
+    database.connect().await.batch_execute(grow).await.unwrap();
+    let path = "/events?consumer=big&lastEventId=0&amended=true";
+    let held = unread_with(app.address, path, &token(&signer, "bad", 3600), "").await;
+    let counted = async || (app.metric("answer_bytes").await > LARGE).then_some(());
+    eventually("it is counted", counted).await;
+    drop(held);
+    let left = async || (app.metric("answer_bytes").await < 1 << 20).then_some(());
+    eventually("what has left takes no room", left).await;
+}
