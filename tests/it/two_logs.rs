@@ -118,6 +118,27 @@ async fn writers_of_one_log_do_not_ring_for_the_other() {
     assert_eq!(held, "1", "it holds BELL, and did not ring");
 }
 
+/// A gateway that sleeps holds the locks of its own log, whose writers look for them, and no others.
+#[tokio::test]
+async fn a_gateway_locks_what_the_writers_of_its_log_look_at() {
+    let (database, urls) = two_logs().await;
+    let client = database.connect().await;
+    let held = "select coalesce(string_agg(distinct objid::text, ' '), '') from pg_locks
+        where locktype = 'advisory' and classid = $1::int4::oid and granted and objsubid = 2
+        and database = (select oid from pg_database where datname = current_database())";
+    let held =
+        async |number: i32| -> String { client.query_one(held, &[&number]).await.unwrap().get(0) };
+    let mut apps = Vec::new();
+    for url in &urls {
+        let number = locks(&connect(url).await).await;
+        assert_eq!(held(number).await, "", "no gateway of another log holds them");
+        apps.push(App::start(url).await);
+        // BELL, KEEPER and READER.
+        let all = async || (held(number).await == "1 3 4").then_some(());
+        eventually("it sleeps, and keeps the bell of its log", all).await;
+    }
+}
+
 /// The number of the log's locks, as its doorbell has it.
 async fn locks(client: &Client) -> i32 {
     let number = "select substring(prosrc from 'lock_shared[(]([0-9]+), 1[)]')::int
