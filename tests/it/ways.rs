@@ -187,6 +187,17 @@ async fn what_says_the_same_in_other_words_is_said_twice() {
     let same = [r#"{"a":1,"b":[100]}"#, r#"{"b": [1e2], "a": 1.0}"#].map(event);
     let array = app.post("/events", &format!("[{}]", same.join(","))).await;
     assert_eq!((array.status, array.json()), (201, json!({ "ids": [1, 1] })), "{}", array.body);
-    let other = format!("[{},{}]", same[0], event(r#"{"a":1,"b":[101]}"#));
+    let differs = event(r#"{"a":1,"b":[101]}"#);
+    let other = format!("[{},{differs}]", same[0]);
     assert_eq!(app.post("/events", &other).await.status, 409);
+
+    let lines = async |lines: &[&str]| -> Value {
+        let kind = [("Content-Type", "application/x-ndjson")];
+        let told = post(app.address, "/events", &kind, &lines.join("\n")).await.body;
+        serde_json::from_str(told.lines().last().unwrap()).unwrap()
+    };
+    let told = lines(&[&same[0], &same[1]]).await;
+    assert_eq!((&told["id"], &told["done"]), (&json!(1), &json!(true)), "{told}");
+    let told = lines(&[&same[0], &same[1], &differs]).await;
+    assert_eq!((&told["line"], &told["error"]["status"]), (&json!(3), &json!(409)), "{told}");
 }

@@ -108,6 +108,34 @@ async fn who_may_not_read_learns_nothing_from_a_refusal() {
     assert!(told.body.contains("operation 1"), "{}", told.body);
 }
 
+/// What only PostgreSQL knows when it writes, as that there is no room for one more amendment.
+#[tokio::test]
+async fn who_may_not_read_learns_nothing_from_what_postgresql_refuses() {
+    let (database, app, signer) = app_with(|_| {}).await;
+    let client = database.connect().await;
+    client.batch_execute(FILL).await.unwrap();
+    let amend = "insert into events (type, subscriber, payload, amends)
+        select 't', 'alice', '{}', 1 from generate_series(1, 999)";
+    client.batch_execute(amend).await.unwrap();
+    let write = async |rights: Value, target: i64| {
+        let token = token(&signer, &rights);
+        let event = json!({ "type": "t", "subscriber": "alice", "payload": {}, "amends": target });
+        let line = [("Authorization", &*bearer(&token)), ("Content-Type", "application/x-ndjson")];
+        let lines = sse_client::post(app.address, "/events", &line, &event.to_string()).await.body;
+        let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+        let answer = post(&app, &token, &event).await;
+        assert_eq!(last["error"], answer.json(), "in both ways");
+        (answer.status, answer.json()["detail"].as_str().unwrap().replace(&target.to_string(), "N"))
+    };
+    let blind = json!({ "read": [], "write": ["alice"] });
+    let full = write(blind.clone(), 1).await;
+    assert_eq!(full, write(blind, 99).await, "as of an event that is not there");
+    let everything = json!({ "read": "*", "write": "*", "read_streams": "*", "all": true });
+    let (status, told) = write(everything, 1).await;
+    assert_eq!(status, 409);
+    assert!(told.contains("there are N000 amendments"), "{told}");
+}
+
 #[tokio::test]
 async fn a_uid_of_somebody_elses_event_is_taken_and_no_more() {
     let (database, app, signer) = app_with(|_| {}).await;
