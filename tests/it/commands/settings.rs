@@ -3,7 +3,11 @@
 use serde_json::Value;
 
 use super::{ended, program, text};
-use crate::support::{postgres::Database, process::Process};
+use crate::support::{
+    postgres::Database,
+    process::Process,
+    sse_client::{Stream, post},
+};
 
 #[tokio::test]
 async fn the_schema_is_left_alone_where_that_was_asked_for() {
@@ -69,6 +73,63 @@ async fn the_banner_is_a_line_of_the_log_where_that_is_json() {
     })
     .await;
     assert_eq!(banner["page"], format!("http://{}/", gateway.address()));
+}
+
+/// Whether a text has a value in it as Rust prints it for those who look for bugs: `Some(7)`, `None`, or
+/// `EventId(7)`.
+fn has_debug_text(text: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(is_word).any(|(at, _)| {
+        let begins = !text[..at].ends_with(is_word) && text[at..].starts_with(char::is_uppercase);
+        let word: String = text[at..].chars().take_while(|c| is_word(*c)).collect();
+        let behind = &text[at + word.len()..];
+        begins && (word == "None" || behind.starts_with('(') || behind.starts_with(" { "))
+    })
+}
+
+/// What has happened to a log stands in the gateway's log as people write it.
+#[tokio::test]
+async fn the_log_has_no_value_in_it_as_rust_prints_it() {
+    const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
+    assert!(has_debug_text("head=Some(EventId(652))") && has_debug_text("head=None"));
+    assert!(!has_debug_text("PostgreSQL (17.2) at event 652: Nothing (yet)"));
+    for format in ["text", "json"] {
+        let database = Database::create().await;
+        let flags = ["--log", "event_piper=debug", "--log-format", format];
+        let gateway = Process::launch(&database.url(), &flags);
+        gateway.ready().await;
+        let toto = [("X-Consumer-Id", "toto")];
+        let mut toto = Stream::open(gateway.address(), "/events", &toto).await.joined().await;
+        let (one, other) = (database.connect().await, database.connect().await);
+        // Late, erased, refused, connected anew, and replaced.
+        one.batch_execute(&format!("begin; {INSERT}")).await.unwrap();
+        other.batch_execute(INSERT).await.unwrap();
+        assert_eq!(toto.rows(1).await, [2]);
+        one.batch_execute("commit").await.unwrap();
+        assert_eq!(toto.rows(1).await, [1]);
+        let erase = ["erase", "--subscriber", "toto", "--database-url", &database.url()];
+        assert!(ended(&mut program(&erase)).await.status.success());
+        for (path, event) in [
+            ("/events", r#"{"type":"t","subscriber":"toto","payload":{},"amends":99}"#),
+            ("/streams/s/7", r#"{"type":"t","payload":1}"#),
+        ] {
+            let refused = post(gateway.address(), path, &[], event).await;
+            assert_eq!(refused.status, 409, "{}", refused.body);
+        }
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity
+            where datname = current_database() and application_name = 'event-piper listener'";
+        one.batch_execute(end).await.unwrap();
+        one.batch_execute(INSERT).await.unwrap();
+        assert_eq!(toto.rows(1).await, [3]);
+        let replace = "begin; set local event_piper.prune = 'on';
+            truncate events restart identity; commit";
+        one.batch_execute(replace).await.unwrap();
+        toto.signal("$gap").await;
+        let log = gateway.log();
+        assert!(log.contains("lost the listening connection"), "{log}");
+        let odd: Vec<&str> = log.lines().filter(|line| has_debug_text(line)).collect();
+        assert!(odd.is_empty(), "{odd:#?}");
+    }
 }
 
 fn lines(text: &str) -> Vec<Value> {
