@@ -28,7 +28,6 @@ use std::{
 };
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use uuid::Uuid;
 
 use self::{
     amended::{Correction, Patcher},
@@ -105,7 +104,7 @@ impl Gateway {
         let gateway = Arc::new(Self {
             writer: settings.writer.map(write),
             hub: Arc::new(Hub::new(settings.recent)),
-            patcher: Arc::new(Patcher::new(Arc::clone(&history))),
+            patcher: Arc::new(Patcher::new()),
             history,
             health: Arc::new(Health::starting(Instant::now())),
             metrics: Arc::clone(&metrics),
@@ -225,29 +224,32 @@ impl Gateway {
         self.history.event(id).await
     }
 
-    /// How one event is corrected by later ones, where it is.
-    pub async fn correction(&self, event: &WholeEvent) -> Result<Option<Correction>, HistoryError> {
+    /// How one event is corrected by later ones, where it is. All is read in the name of this caller.
+    pub async fn correction(
+        &self,
+        caller: &Arc<str>,
+        event: &WholeEvent,
+    ) -> Result<Option<Correction>, HistoryError> {
         if event.amends.is_some() {
             return Ok(None);
         }
         let events = std::iter::once((event.id, event.payload.as_bytes()));
-        Ok(self.patcher.corrections(events).await?.corrections.remove(&event.id))
+        let corrected = self.patcher.corrections(&self.history(caller), events).await?;
+        let mut corrections = corrected.corrections;
+        Ok(corrections.remove(&event.id))
     }
 
     /// Whether these patches can correct an event, one after another, behind what corrects it by now, so
     /// that no more than `max_bytes` come out; if not, which one cannot, and why.
     pub async fn try_patches(
         &self,
+        caller: &Arc<str>,
         event: &WholeEvent,
         patches: Vec<String>,
         max_bytes: usize,
     ) -> Result<Result<(), (usize, String)>, HistoryError> {
-        self.patcher.try_patches((event.id, &event.payload), patches, max_bytes).await
-    }
-
-    /// Whether an event was written under this `uid`.
-    pub async fn has_uid(&self, uid: Uuid) -> Result<bool, HistoryError> {
-        self.history.has_uid(uid).await
+        let history = self.history(caller);
+        self.patcher.try_patches(&history, (event.id, &event.payload), patches, max_bytes).await
     }
 
     /// Nothing, or why events do not move.

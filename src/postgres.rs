@@ -20,5 +20,5 @@ pub mod server;
 mod session;
 pub mod shape;
 mod tls;
-mod turns;
+pub(crate) mod turns;
 pub mod upkeep;

@@ -2,14 +2,13 @@
 //!
 //! To apply amendments takes time and memory that writers decide about. What is small is applied at
 //! once. What is not is applied on a thread of its own, off those that serve others, and a few events at
-//! a time in the whole process: who waits for its turn waits behind others who want the same.
+//! a time in the whole process. Callers have their turns in rotation, as they have at reading what is
+//! amended: one that amends much does not delay the others.
 
 use std::{borrow::Cow, collections::HashMap, mem, num::NonZero, sync::Arc, thread};
 
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    task::spawn_blocking,
-};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::task::spawn_blocking;
 
 use crate::{
     amendment::{Draft, Misfit, Unamended},
@@ -18,6 +17,7 @@ use crate::{
         erase::TOMBSTONE,
         event_log::PageSize,
         history::{Amendment, History, HistoryError},
+        turns::{Turn, Turns},
     },
 };
 
@@ -36,8 +36,7 @@ pub struct Correction {
 /// Looks up amendments, and applies them.
 #[derive(Debug)]
 pub struct Patcher {
-    history: Arc<History>,
-    turns: Semaphore,
+    turns: Arc<Turns>,
 }
 
 /// Corrections of the first events of a page.
@@ -57,14 +56,19 @@ const MAX_CORRECTED_BYTES: usize = 1 << 20;
 const SMALL_BYTES: usize = 4 << 10;
 
 impl Patcher {
-    pub(super) fn new(history: Arc<History>) -> Self {
+    pub(super) fn new() -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        Self { history, turns: Semaphore::new((cores / 2).max(1)) }
+        Self::with_turns((cores / 2).max(1))
     }
 
-    /// Looks up what amends these events, and applies it.
+    fn with_turns(turns: usize) -> Self {
+        Self { turns: Turns::new(turns, turns.div_ceil(2), Gauge::default()) }
+    }
+
+    /// Looks up what amends these events, and applies it, both in the name of whoever reads this history.
     pub async fn corrections<'a>(
         &self,
+        history: &History,
         events: impl Iterator<Item = (EventId, &'a [u8])>,
     ) -> Result<Corrected, HistoryError> {
         let payloads: HashMap<EventId, &[u8]> = events.filter(|(_, it)| !is_erased(it)).collect();
@@ -73,7 +77,7 @@ impl Patcher {
         let (mut bytes, mut at_work) = (0, None::<Working>);
         let mut after = (EventId::ZERO, EventId::ZERO);
         while !ids.is_empty() {
-            let page = self.history.amendments(&ids, after, AMENDMENT_PAGE).await?;
+            let page = history.amendments(&ids, after, AMENDMENT_PAGE).await?;
             let Some(last) = page.last() else { break };
             after = (last.target, last.id);
             for (target, patches) in by_target(page) {
@@ -88,7 +92,7 @@ impl Patcher {
                     working
                 } else {
                     let payload = payloads.get(&target).copied().unwrap_or_default();
-                    at_work.insert(Working::new(self, target, payload))
+                    at_work.insert(Working::new(self, history.caller(), target, payload))
                 };
                 working.apply(patches).await;
             }
@@ -103,14 +107,15 @@ impl Patcher {
     /// so that no more than `max_bytes` come out; if not, which one cannot, and why.
     pub async fn try_patches(
         &self,
+        history: &History,
         (event, payload): (EventId, &str),
         patches: Vec<String>,
         max_bytes: usize,
     ) -> Result<Result<(), (usize, String)>, HistoryError> {
-        let mut working = Working::new(self, event, payload.as_bytes());
+        let mut working = Working::new(self, history.caller(), event, payload.as_bytes());
         let mut after = (EventId::ZERO, EventId::ZERO);
         loop {
-            let page = self.history.amendments(&[event], after, AMENDMENT_PAGE).await?;
+            let page = history.amendments(&[event], after, AMENDMENT_PAGE).await?;
             let Some(last) = page.last() else { break };
             after = (last.target, last.id);
             for (_, amendments) in by_target(page) {
@@ -184,6 +189,7 @@ fn by_target(page: Vec<Amendment>) -> Vec<(EventId, Vec<(EventId, String)>)> {
 /// One event, as its amendments come.
 struct Working<'a> {
     patcher: &'a Patcher,
+    caller: Arc<str>,
     target: EventId,
     amendments: Vec<EventId>,
     draft: State,
@@ -191,7 +197,7 @@ struct Working<'a> {
     /// Of the payload and all patches.
     bytes: usize,
     /// What is large has a turn until it is finished: as many as there are turns are in memory.
-    turn: Option<SemaphorePermit<'a>>,
+    turn: Option<Turn>,
 }
 
 /// Parsing is work, too: it is left to where the work is done.
@@ -227,9 +233,10 @@ impl State {
 }
 
 impl<'a> Working<'a> {
-    fn new(patcher: &'a Patcher, target: EventId, payload: &[u8]) -> Self {
+    fn new(patcher: &'a Patcher, caller: &Arc<str>, target: EventId, payload: &[u8]) -> Self {
         Self {
             patcher,
+            caller: Arc::clone(caller),
             target,
             amendments: Vec::new(),
             draft: State::Text(String::from_utf8_lossy(payload).into_owned()),
@@ -276,9 +283,53 @@ impl<'a> Working<'a> {
             return work();
         }
         if self.turn.is_none() {
-            let turn = self.patcher.turns.acquire().await;
-            self.turn = Some(turn.expect("the semaphore is never closed"));
+            self.turn = Some(self.patcher.turns.turn(&self.caller).await);
         }
         spawn_blocking(work).await.expect("amendments are applied without a panic")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures::{FutureExt, future::join_all};
+
+    use super::*;
+
+    const LARGE: &[u8] = &[b'1'; SMALL_BYTES + 1];
+
+    fn working<'a>(patcher: &'a Patcher, caller: &str, payload: &[u8]) -> Working<'a> {
+        Working::new(patcher, &caller.into(), EventId::new(1), payload)
+    }
+
+    #[tokio::test]
+    async fn what_is_large_is_done_on_another_thread() {
+        let (patcher, here) = (Patcher::with_turns(1), thread::current().id());
+        let small = working(&patcher, "a", b"1").elsewhere(|| thread::current().id()).await;
+        assert_eq!(small, here);
+        let large = working(&patcher, "a", LARGE).elsewhere(|| thread::current().id()).await;
+        assert_ne!(large, here);
+    }
+
+    #[tokio::test]
+    async fn who_amends_much_is_done_at_its_turn_and_delays_nobody_else() {
+        let (patcher, done) = (Patcher::with_turns(1), Arc::new(Mutex::new(Vec::new())));
+        let mut first = working(&patcher, "bad", LARGE);
+        first.elsewhere(|| ()).await;
+        let work = |caller: &'static str, payload| {
+            let (mut working, done) = (working(&patcher, caller, payload), Arc::clone(&done));
+            async move { working.elsewhere(move || done.lock().unwrap().push(caller)).await }
+                .boxed()
+        };
+        let bad = (0..9).map(|_| work("bad", LARGE));
+        let mut waiting: Vec<_> = bad.chain([work("good", LARGE)]).collect();
+        assert!(waiting.iter_mut().all(|it| it.now_or_never().is_none()), "there is one turn");
+        assert!(work("bad", b"1").now_or_never().is_some(), "what is small needs none");
+        done.lock().unwrap().clear();
+        drop(first);
+        join_all(waiting).await;
+        let place = done.lock().unwrap().iter().position(|caller| *caller == "good").unwrap();
+        assert!(place <= 1, "behind one of the other's, not nine: {place}");
     }
 }

@@ -120,7 +120,7 @@ pub(super) async fn one(
     if !amended {
         return Ok(axum::Json(Whole::from(&event)).into_response());
     }
-    let correction = app.gateway.correction(&event).await.map_err(failed)?;
+    let correction = app.gateway.correction(who.name(), &event).await.map_err(failed)?;
     Ok(axum::Json(Whole::from(&event).corrected(correction)).into_response())
 }
 

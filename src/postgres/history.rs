@@ -246,6 +246,12 @@ impl History {
         Self { canceller: Some(Canceller::new(server, tasks, shutdown)), ..self }
     }
 
+    /// In whose name it reads.
+    #[must_use]
+    pub fn caller(&self) -> &Arc<str> {
+        &self.caller
+    }
+
     /// The same in the name of this caller.
     #[must_use]
     pub fn of(&self, caller: &Arc<str>) -> Self {

@@ -1,5 +1,6 @@
-//! Turns at the connections that read: so many at once in all and for each caller, and given to
-//! callers in rotation, so that one that asks for much does not delay one that asks for little.
+//! Turns at what few can use at once, as the connections that read: so many in all and for each caller,
+//! and given to callers in rotation, so that one that asks for much does not delay one that asks for
+//! little.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     most_each: usize,
     waiting: Gauge,
     state: Lock<State>,
@@ -36,14 +37,14 @@ struct Caller {
 
 /// A turn, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     turns: Arc<Turns>,
     caller: Arc<str>,
 }
 
 impl Turns {
     /// So many at once, and so many for each caller; this gauge shows how many are waited for.
-    pub(super) fn new(most: usize, most_each: usize, waiting: Gauge) -> Arc<Self> {
+    pub(crate) fn new(most: usize, most_each: usize, waiting: Gauge) -> Arc<Self> {
         let state = State { free: most, callers: HashMap::new(), rotation: VecDeque::new() };
         Arc::new(Self {
             most_each: most_each.clamp(1, most.max(1)),
@@ -56,7 +57,7 @@ impl Turns {
     ///
     /// # Cancel safety
     /// Who leaves gives back the turn that it was given meanwhile.
-    pub(super) async fn turn(self: &Arc<Self>, caller: &Arc<str>) -> Turn {
+    pub(crate) async fn turn(self: &Arc<Self>, caller: &Arc<str>) -> Turn {
         let (give, given) = oneshot::channel();
         let mut ask = Ask { turns: Arc::clone(self), caller: Arc::clone(caller), given };
         self.change(caller, |state, most_each| state.ask(caller, most_each, give));

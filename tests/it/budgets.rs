@@ -326,6 +326,34 @@ async fn one_callers_queries_take_a_part_of_the_turns_and_end_when_nobody_waits(
     assert_eq!(whole_page(reading).await["version"], 1);
 }
 
+/// To amend an event it is read, and what amends it by now.
+#[tokio::test]
+async fn who_amends_reads_in_its_own_turns() {
+    let (database, app, signer) = app_with(|settings| settings.gateway.pool = 4).await;
+    fill(&database, "s", 1, 10).await;
+    let lock = database.connect().await;
+    lock.batch_execute("begin; lock table events in access exclusive mode").await.unwrap();
+    let amend = |name: &str| {
+        let (address, proof) = (app.address, token(&signer, name, 3600));
+        let event = r#"{"type":"t","subscriber":"big","payload":{},"amends":1}"#;
+        tokio::spawn(
+            async move { post(address, "/events", &[("Authorization", &proof)], event).await },
+        )
+    };
+    let bad: Vec<_> = (0..12).map(|_| amend("bad")).collect();
+    let most_wait = async || (app.metric("queries_waiting").await == 10).then_some(());
+    eventually("most of them wait", most_wait).await;
+    let half_run = async || (running(&database).await == 2).then_some(());
+    eventually("half of four are at work", half_run).await;
+    let good = amend("good");
+    let another_runs = async || (running(&database).await == 3).then_some(());
+    eventually("another finds a turn", another_runs).await;
+    lock.batch_execute("rollback").await.unwrap();
+    for amending in bad.into_iter().chain([good]) {
+        assert_eq!(amending.await.unwrap().status, 201);
+    }
+}
+
 /// As a client that crashes leaves: no good-bye, but a reset.
 fn reset(socket: TcpStream) {
     socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();

@@ -161,7 +161,7 @@ impl Wanted {
             }
         };
         let corrections = match patcher {
-            Some(patcher) => correct(&mut page, patcher).await?,
+            Some(patcher) => correct(&mut page, patcher, history).await?,
             None => Corrections::new(),
         };
         Ok(Read::Page(ReadPage { page, pruned, corrections, share: None }))
@@ -177,10 +177,14 @@ impl ReadPage {
 }
 
 /// What corrects the rows of a page. Where the payloads become too many, the page ends there.
-async fn correct(page: &mut Page, patcher: &Patcher) -> Result<Corrections, HistoryError> {
+async fn correct(
+    page: &mut Page,
+    patcher: &Patcher,
+    history: &History,
+) -> Result<Corrections, HistoryError> {
     let events = page.rows.iter().filter(|row| row.amends().is_none());
     let events = events.map(|row| (row.id(), row.payload()));
-    let Corrected { corrections, upto } = patcher.corrections(events).await?;
+    let Corrected { corrections, upto } = patcher.corrections(history, events).await?;
     if let Some(upto) = upto {
         let rows = page.rows.partition_point(|row| row.id() <= upto);
         page.last &= rows == page.rows.len();

@@ -18,7 +18,7 @@ use crate::{
     http::{App, error::Problem, events::may_see},
     postgres::{
         error::Chain,
-        history::{HistoryError, WholeEvent},
+        history::{History, HistoryError, WholeEvent},
     },
 };
 
@@ -46,7 +46,8 @@ async fn of_one_event(
     places: &[usize],
 ) -> Result<(), Unfit> {
     let first = places[0];
-    let event = app.gateway.event(target).await.map_err(|error| (first, failed(target, &error)))?;
+    let history = app.gateway.history(who.name());
+    let event = history.event(target).await.map_err(|error| (first, failed(target, &error)))?;
     let Some(event) = event else {
         return Err((first, missing(who, target)));
     };
@@ -69,7 +70,7 @@ async fn of_one_event(
             return Err((at, concealed(target)));
         }
         // What was written already fitted then.
-        if !is_written(app, draft).await.map_err(|error| (at, failed(target, &error)))? {
+        if !is_written(&history, draft).await.map_err(|error| (at, failed(target, &error)))? {
             patches.push(patch.to_owned());
             tried.push(at);
         }
@@ -77,14 +78,15 @@ async fn of_one_event(
     if patches.is_empty() {
         return Ok(());
     }
-    let fits = app.gateway.try_patches(&event, patches, app.settings.limits.event).await;
+    let fits =
+        app.gateway.try_patches(who.name(), &event, patches, app.settings.limits.event).await;
     let fits = fits.map_err(|error| (first, failed(target, &error)))?;
     fits.map_err(|(patch, why)| refuse(tried[patch], misfit(target, &why)))
 }
 
-async fn is_written(app: &App, draft: &Draft) -> Result<bool, HistoryError> {
+async fn is_written(history: &History, draft: &Draft) -> Result<bool, HistoryError> {
     match draft.uid {
-        Some(uid) => app.gateway.has_uid(uid).await,
+        Some(uid) => history.has_uid(uid).await,
         None => Ok(false),
     }
 }
