@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use event_piper::order::Hold;
 use tokio::time::timeout;
 
-use crate::support::{
-    app::App,
-    eventually,
-    postgres::{Database, TestServer},
+use crate::{
+    support::{
+        app::{App, Settings},
+        eventually,
+        postgres::{Database, TestServer},
+    },
+    wakeups::Witness,
 };
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
@@ -42,4 +46,38 @@ async fn a_notification_that_hangs_stops_neither_clients_nor_writers() {
     }
     assert!(!hanging.is_finished(), "it hangs all the while");
     hanging.abort();
+}
+
+/// The keeper waits for transactions that other readers have passed over. When one ends, its rows are news
+/// to them, and the keeper is the only one who can tell them.
+#[tokio::test]
+async fn a_keeper_rings_for_what_it_has_waited_for() {
+    let database = Database::create().await;
+    let mut settings = Settings::default();
+    settings.gateway.hold = Hold::Unlimited;
+    let keeper = App::start_with(&database.url(), settings).await;
+    let other = App::start(&database.url()).await;
+    let mut its = keeper.follow("toto").await.joined().await;
+    let mut others = other.follow("toto").await.joined().await;
+    let witness = Witness::of(&database).await;
+    let rung = async |times: u64| {
+        let rung = async || (witness.heard().await == times).then_some(());
+        eventually("the keeper rings", rung).await;
+    };
+    // No notification is a writer's.
+    let insert = format!("set event_piper.bell = 'off'; begin; {INSERT}");
+    let (one, two, three) =
+        (database.connect().await, database.connect().await, database.connect().await);
+    for writer in [&one, &two, &three] {
+        writer.batch_execute(&insert).await.unwrap();
+    }
+    three.batch_execute("commit").await.unwrap();
+    assert_eq!(others.rows(1).await, [3], "the other passes over what the keeper waits for");
+    rung(1).await;
+    two.batch_execute("commit").await.unwrap();
+    rung(2).await;
+    assert_eq!(others.rows(1).await, [2]);
+    one.batch_execute("commit").await.unwrap();
+    rung(3).await;
+    assert_eq!((its.rows(3).await, others.rows(1).await), (vec![1, 2, 3], vec![1]));
 }

@@ -31,13 +31,13 @@ struct Meeting {
 }
 
 /// Hears what readers hear, on a connection of its own.
-struct Witness {
+pub(crate) struct Witness {
     client: Client,
     heard: Arc<AtomicU64>,
 }
 
 impl Witness {
-    async fn of(database: &Database) -> Self {
+    pub(crate) async fn of(database: &Database) -> Self {
         let (client, mut connection) =
             tokio_postgres::connect(&database.url(), NoTls).await.unwrap();
         let heard = Arc::new(AtomicU64::new(0));
@@ -55,7 +55,7 @@ impl Witness {
 
     /// Notifications so far. Those that were sent before are in it: a connection gets them before
     /// the answer to a statement that began after them.
-    async fn heard(&self) -> u64 {
+    pub(crate) async fn heard(&self) -> u64 {
         self.client.batch_execute("select 1").await.unwrap();
         self.heard.load(Ordering::Relaxed)
     }

@@ -68,6 +68,9 @@ pub struct Reader<E> {
     /// Rows may be there that nothing stands before, though a hole is waited for: more than one page
     /// of them, or those of a late transaction that has ended since the tail was read.
     may_move: bool,
+    /// A transaction that was waited for at a hole has ended since the tail was read. Readers that have
+    /// passed over it have to hear of that, whether or not its rows can go here.
+    awaited_ended: bool,
 }
 
 /// Where the reader is in its work: which answer it needs next.
@@ -164,6 +167,7 @@ impl<E: Logged> Reader<E> {
             looked_behind_hole: now,
             patient_at: None,
             may_move: false,
+            awaited_ended: false,
         }
     }
 
@@ -309,6 +313,7 @@ impl<E: Logged> Reader<E> {
                 let settled = self.order_mut().settle(open, now);
                 // Without either, a read could find nothing that may be passed.
                 if settled || some_ended {
+                    self.awaited_ended |= some_ended;
                     self.at = At::Tail;
                 } else {
                     self.wait_at_hole(now);
@@ -399,8 +404,9 @@ impl<E: Logged> Reader<E> {
         }
         let advance = self.advance(rows, last_page, now);
         self.may_move |= advance == Advance::Whole && !last_page;
-        if let Some(last) = last.filter(|last| *last > self.seen) {
-            self.seen = last;
+        let newest = last.map_or(self.seen, |last| last.max(self.seen));
+        if mem::take(&mut self.awaited_ended) || newest > self.seen {
+            self.seen = newest;
             self.news(now);
         }
         match advance {
