@@ -34,18 +34,29 @@ macro_rules! measured {
 }
 
 mod paging;
+mod rows;
 mod span;
+mod sql;
 mod values;
 
-use std::time::Duration;
-
-use futures::{TryStreamExt, join, try_join};
+use futures::{join, try_join};
 use tokio_postgres::{Client, Row, Statement, error::SqlState, types::ToSql};
 use tracing::warn;
 
-pub use self::paging::Paging;
-pub(super) use self::span::Span;
-use self::values::Json;
+use self::sql::{
+    AGE_OF_LOG, AGE_OF_PAGE, BACKENDS, CHANGED, ENDED, FEW_LATE, FIRST_LATE, FIRST_LATE_DEADLINE,
+    LATE_ROWS, MAY_ASK, NEWEST_OR_PRUNED, NO_AGE, PASSED, SMALL_TAIL, SNAPSHOT, STATE, TAIL,
+    WRITERS,
+};
+pub use self::{
+    paging::Paging,
+    rows::{EventRow, Page, PageSize},
+};
+pub(super) use self::{
+    rows::rows,
+    span::Span,
+    sql::{DRAWN, NEWEST},
+};
 use super::doorbell;
 use crate::{
     consumer::ConsumerId,
@@ -71,79 +82,6 @@ pub struct EventLog {
     snapshot: Statement,
     /// None where the role may not ask.
     changed: Option<Statement>,
-}
-
-/// A row of the log that is read to be delivered.
-#[derive(Debug)]
-pub struct EventRow(Row);
-
-impl EventRow {
-    /// Who it is for; nobody, when it is only of a stream. Only of rows that were not asked for by
-    /// their consumers.
-    #[must_use]
-    pub fn subscriber(&self) -> Option<ConsumerId> {
-        self.0.get::<_, Option<&str>>(5).map(ConsumerId::logged)
-    }
-
-    /// Its type.
-    #[must_use]
-    pub fn kind(&self) -> &str {
-        self.0.get(2)
-    }
-
-    /// Its payload, as PostgreSQL prints it.
-    #[must_use]
-    pub fn payload(&self) -> &[u8] {
-        self.0.get::<_, Json<'_>>(3).0
-    }
-
-    /// The stream that it is of, where that was asked for.
-    #[must_use]
-    pub fn stream(&self) -> Option<&str> {
-        self.0.try_get(6).ok().flatten()
-    }
-
-    /// The event that it amends, where it does.
-    #[must_use]
-    pub fn amends(&self) -> Option<EventId> {
-        self.0.get(4)
-    }
-
-    /// How long ago its transaction committed, by PostgreSQL's own clock; only where the
-    /// server has `track_commit_timestamp` on.
-    #[must_use]
-    pub fn age(&self) -> Option<Duration> {
-        let seconds: Option<f64> = self.0.try_get(7).ok()?;
-        Duration::try_from_secs_f64(seconds?).ok()
-    }
-}
-
-impl Logged for EventRow {
-    fn id(&self) -> EventId {
-        self.0.get(0)
-    }
-
-    fn xid(&self) -> Xid {
-        self.0.get(1)
-    }
-}
-
-/// A page of rows in id order.
-#[derive(Debug)]
-pub struct Page {
-    /// The rows.
-    pub rows: Vec<EventRow>,
-    /// No row stood behind these when they were read.
-    pub last: bool,
-}
-
-/// How much one page may hold: as many rows, and as many bytes behind the first row.
-#[derive(Clone, Copy, Debug)]
-pub struct PageSize {
-    /// Rows.
-    pub rows: i64,
-    /// Bytes.
-    pub bytes: i64,
 }
 
 /// What the safety poll looks at beside the log itself.
@@ -181,180 +119,13 @@ pub struct Writer {
     pub pid: Option<i32>,
 }
 
-/// Who a backend is, as far as everybody may know.
-const BACKENDS: &str = "
-select format('%s (%s, %s)', pid, coalesce(nullif(application_name, ''), 'no application_name'),
-              usename)
-from pg_stat_activity where pid = any($1) order by pid";
-
-/// The page is cut at a number of rows first, and at a number of stored bytes second; `found`
-/// tells a page that was cut from the last one. What is stored may be compressed, so it is cut
-/// a third time as it arrives.
-const TAIL: &str = concat!(
-    "select page.id, page.xid, page.type, page.payload, page.amends, page.subscriber, page.stream,
-           AGE, page.found
-    from (select item.id, item.xid, item.type, item.payload, item.amends, item.subscriber,
-                 item.stream, ",
-    measured!(),
-    " from (select ",
-    delivered!(),
-    ", log.subscriber::text as subscriber, log.stream::text as stream
-               from events log where log.id > $1 order by log.id limit $2) item
-    ) page where page.before <= $3 order by page.id"
-);
-
-/// The same where rows are small, as most are. To count and measure them would take PostgreSQL as long
-/// as to find none, which is what most looks at the log find.
-const SMALL_TAIL: &str = concat!(
-    "select ",
-    delivered_small!(),
-    ", log.subscriber::text, log.stream::text, AGE
-    from events log where log.id > $1 order by log.id limit $2"
-);
-
-/// How long ago the transaction of a row committed.
-const AGE_OF_PAGE: &str =
-    "extract(epoch from clock_timestamp() - pg_xact_commit_timestamp(page.xid::xid))::float8";
-const AGE_OF_LOG: &str =
-    "extract(epoch from clock_timestamp() - pg_xact_commit_timestamp(log.xid::xid))::float8";
-const NO_AGE: &str = "null::float8";
-
-/// The greatest visible id.
-pub(super) const NEWEST: &str =
-    "select coalesce((select log.id::int8 from events log order by log.id desc limit 1), 0)";
-
-/// What was pruned stood in the log, too: a client that has not got so far has to be told. A note of
-/// more than was ever drawn is of another log.
-const NEWEST_OR_PRUNED: &str = "
-select greatest((NEWEST), (select case when known.upto <= (DRAWN) then known.upto end
-                           from (select max(pruned.upto) from events_pruned pruned) known(upto)))";
-
-/// The holders of BELL or WRITER, each with its transaction: of the ids that its virtual
-/// transaction holds a lock on, sub-transactions' included, the one next to its beginning.
-/// The lock table shows 32 bits; the snapshot's end is near enough to widen them.
-///
-/// It is read once for both, since a transaction that is being prepared hands its locks over
-/// to another virtual transaction.
-const WRITERS: &str = "
-with held as materialized (select * from pg_locks where granted)
-select pg_snapshot_xmax(pg_current_snapshot()), xact.transactionid::text::int8, advisory.pid,
-       advisory.virtualtransaction
-from held advisory
-left join held xact on xact.virtualtransaction = advisory.virtualtransaction
-  and xact.locktype = 'transactionid' and xact.mode = 'ExclusiveLock'
-where advisory.locktype = 'advisory' and advisory.mode = 'ShareLock'
-  and advisory.database = (select oid from pg_database where datname = current_database())
-  and advisory.classid = LOCKS::oid and advisory.objid in ($1, $2) and advisory.objsubid = 2";
-
 /// A writer has its transaction's id before it has one of the locks. One that seems to have
 /// none is about to be prepared, its locks between two owners; a look later they have arrived.
 /// Somebody who holds such a lock by hand, and writes nothing, is not asked for ever.
 const HANDOVERS: usize = 5;
 
-/// Those that are not in progress any more: all that they wrote is visible from now on.
-///
-/// A snapshot ends behind the last transaction that has *completed*. What is behind its end
-/// is in progress, if it holds its own lock; else it has just ended, or belongs to a time
-/// that a restored backup has undone.
-const ENDED: &str = "
-select xid from unnest($1::xid8[]) xid
-where pg_visible_in_snapshot(xid, pg_current_snapshot())
-   or xid >= pg_snapshot_xmax(pg_current_snapshot()) and not exists (
-          select from pg_locks where locktype = 'transactionid' and granted
-          and mode = 'ExclusiveLock' and transactionid = xid::xid)";
-
-/// What late transactions wrote. The index on `xid` is a BRIN on its number, since
-/// PostgreSQL has no BRIN operator class for `xid8`. PLACE is the id: see [`Span`].
-const LATE_ROWS: &str = concat!(
-    "select page.id, page.xid, page.type, page.payload, page.amends, page.subscriber, page.stream,
-           null::float8, page.found
-    from (select item.id, item.xid, item.type, item.payload, item.amends, item.subscriber,
-                 item.stream, ",
-    measured!(),
-    " from (select ",
-    delivered!(),
-    ", log.subscriber::text as subscriber, log.stream::text as stream
-               from events log
-               where log.xid::text::int8 = any($1) and PLACE > $2 and PLACE <= $3
-               order by PLACE limit $4) item
-    ) page where page.before <= $5 order by page.id"
-);
-
-/// Whether late transactions wrote few rows in a range: so few that they can be sorted for each
-/// page of them.
-const FEW_LATE: &str = "
-select count(*) <= 2000 from (
-    select log.id from events log
-    where log.xid::text::int8 = any($1) and (log.id + 0) > $2 and (log.id + 0) <= $3 limit 2001
-) item";
-
-/// The first row of late transactions in a range, by the index on `xid` alone.
-const FIRST_LATE: &str = "
-select min(log.id) from events log
-where log.xid::text::int8 = any($1) and (log.id + 0) > $2 and (log.id + 0) <= $3";
-
-/// Each range by itself, as far as its own rows: as a plain join it has nearly no rows, where the
-/// planner expects many, and so walks through the whole log for the first hundred.
-const PASSED: &str = concat!(
-    "select item.id, item.xid, item.type, item.payload, item.amends, item.subscriber, item.stream,
-            null::float8
-    from unnest($1::int8[], $2::int8[]) missing(first, last), lateral (
-        select ",
-    delivered!(),
-    ", log.subscriber::text as subscriber, log.stream::text as stream
-        from events log where log.id between missing.first and missing.last
-        order by log.id limit 100
-    ) item order by item.id limit 100"
-);
-
-/// The last id that was drawn; null where the role may not see the sequence.
-pub(super) const DRAWN: &str = "
-select case when has_sequence_privilege(own.sequence, 'select, usage')
-            then coalesce(last_value, start_value - 1) end
-from (select pg_get_serial_sequence('events', 'id')::regclass::oid) own(sequence)
-join pg_class on pg_class.oid = own.sequence
-join pg_namespace on pg_namespace.oid = relnamespace
-join pg_sequences on schemaname = nspname and sequencename = relname";
-
-const STATE: &str = "
-select (DRAWN), pg_notification_queue_usage(), pg_is_in_recovery(),
-       exists (select from pg_locks
-               where locktype = 'advisory' and granted and pid <> pg_backend_pid()
-                 and database = (select oid from pg_database where datname = current_database())
-                 and classid = LOCKS::oid and objid = $1 and objsubid = 2),
-       array(select log.id from events log where log.id = any($2) order by log.id),
-       array(select log.xid from events log where log.id = any($2) order by log.id),
-       -- NOTIFY holds this lock until its transaction has ended: pg_database has the oid 1262.
-       exists (select from pg_locks
-               where locktype = 'object' and not granted
-                 and database = 0 and classid = 1262 and objid = 0)";
-
-const SNAPSHOT: &str = "select pg_current_snapshot()::text";
-
-/// Notes that were made behind a snapshot, one more than may be named. A cluster that has fewer
-/// transactions than the snapshot is another one, which lost some when it took over. (Rows of a
-/// restored backup bear transactions that are still to come: they are no news.)
-const CHANGED: &str = "
-select pg_current_snapshot()::text,
-       pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(since.snapshot),
-       array(select erased.subscriber::text from events_erased erased
-             where erased.xid >= pg_snapshot_xmin(since.snapshot)
-               and not pg_visible_in_snapshot(erased.xid, since.snapshot)
-               and erased.xid < pg_snapshot_xmax(pg_current_snapshot())
-               and erased.subscriber is not null
-             limit $2)
-from (select $1::text::pg_snapshot) since(snapshot)";
-
 /// As many consumers are named; beyond that it is everybody.
 const MOST_CHANGED: i64 = 1000;
-
-const MAY_ASK: &str = "
-select current_setting('track_commit_timestamp'),
-       coalesce(has_table_privilege(to_regclass('events_erased'), 'select'), false),
-       coalesce(has_table_privilege(to_regclass('events_pruned'), 'select'), false)";
-
-/// Meanwhile nobody's events are read.
-const FIRST_LATE_DEADLINE: &str = "set statement_timeout = '200ms'";
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
@@ -557,39 +328,6 @@ impl EventLog {
     }
 }
 
-impl Page {
-    /// A page without rows, the last one.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self { rows: Vec::new(), last: true }
-    }
-
-    /// How many bytes it holds.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.rows.iter().map(|row| row.0.raw_size_bytes()).sum()
-    }
-
-    /// What came where rows are small. It ends before a payload that was withheld.
-    pub(super) fn of_small(rows: Vec<Row>, size: PageSize) -> Self {
-        let came = rows.len();
-        let shown = |row: &Row| row.get::<_, Option<Json<'_>>>(3).is_some();
-        let mut rows: Vec<Row> = rows;
-        rows.truncate(rows.iter().take_while(|row| shown(row)).count());
-        let whole = rows.len() == came && i64::try_from(came).is_ok_and(|came| came < size.rows);
-        let mut page = Self { last: false, rows: rows.into_iter().map(EventRow).collect() };
-        // Where it was cut at its size, something may stand behind it.
-        page.last = whole && i64::try_from(page.bytes()).is_ok_and(|bytes| bytes < size.bytes);
-        page
-    }
-
-    pub(super) fn of(rows: Vec<Row>, size: PageSize) -> Self {
-        let found = rows.first().map_or(0, |row| row.get::<_, i64>("found"));
-        let whole = i64::try_from(rows.len()) == Ok(found);
-        Self { last: whole && found < size.rows, rows: rows.into_iter().map(EventRow).collect() }
-    }
-}
-
 fn newest_of(may_see_pruned: bool) -> String {
     let whole = if may_see_pruned { NEWEST_OR_PRUNED } else { "NEWEST" };
     whole.replace("NEWEST", NEWEST).replace("DRAWN", DRAWN)
@@ -604,27 +342,6 @@ async fn prepare_changed(client: &Client, may_ask: bool) -> Result<Option<Statem
         return Ok(None);
     }
     client.prepare(CHANGED).await.map(Some)
-}
-
-/// The rows of a query, as far as they fit into so many bytes; the first one always does. The
-/// connection lets go of what else comes.
-pub(super) async fn rows(
-    client: &Client,
-    statement: &Statement,
-    values: &[&(dyn ToSql + Sync)],
-    bytes: i64,
-) -> Result<Vec<Row>> {
-    let arriving = client.query_raw(statement, values.iter().copied()).await?;
-    let mut arriving = std::pin::pin!(arriving);
-    let (mut rows, mut room) = (Vec::new(), usize::try_from(bytes).unwrap_or(usize::MAX));
-    while let Some(row) = arriving.try_next().await? {
-        room = room.saturating_sub(row.raw_size_bytes());
-        rows.push(row);
-        if room == 0 {
-            break;
-        }
-    }
-    Ok(rows)
 }
 
 /// As the index on `xid` has them.

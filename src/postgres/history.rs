@@ -16,10 +16,11 @@ macro_rules! whole {
 
 mod busy;
 mod failures;
+mod sql;
 mod whole;
 
 use std::{
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -34,15 +35,19 @@ use tokio_postgres::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-pub use self::whole::WholePage;
+pub use self::whole::{Amendment, WholeEvent, WholePage};
 use self::{
     busy::{Busy, Canceller},
     failures::Failures,
+    sql::{
+        AMENDMENTS, EVENT, EVER_PRUNED, HAS_UID, MARKED, MARKED_FAR, NEWEST, PRUNED, ROWS,
+        SMALL_ROWS, SMALL_ROWS_OF_ONE,
+    },
 };
 use super::{
     doctor::{self, Finding},
     error::{Chain, is_of_connection},
-    event_log::{self, Page, PageSize, Paging, Span, delivered, delivered_small, measured},
+    event_log::{self, Page, PageSize, Paging, Span},
     server::Server,
     turns::Turns,
 };
@@ -95,129 +100,9 @@ pub enum HistoryError {
 /// No page takes this long on a connection that lives.
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Rows of these consumers in id order: for each the next ones by its own index, then the
-/// first of all. Its place is compared as a whole, since that is what only this index can do: by
-/// the id alone, the planner would walk through everybody's rows for those of a rare consumer.
-const ROWS: &str = concat!(
-    "select page.id, page.xid, page.type, page.payload, page.amends, page.found
-    from (select item.id, item.xid, item.type, item.payload, item.amends, ",
-    measured!(),
-    " from (select one.id, one.xid, one.type, one.payload, one.amends
-               from unnest($1::text[]) asked(consumer), lateral (
-                   select ",
-    delivered!(),
-    " from events log
-                   where log.subscriber is not null
-                     and (log.subscriber, log.id) > (asked.consumer, $2)
-                     and (log.subscriber, log.id) <= (asked.consumer, $3)
-                   order by log.subscriber, log.id limit $4
-               ) one order by one.id limit $4) item
-    ) page where page.before <= $5 order by page.id"
-);
-
-/// The same, where rows are small, as far as is known: to measure them takes PostgreSQL nearly as
-/// long as to read them. A payload that is large after all is withheld (see `small_payload`).
-const SMALL_ROWS: &str = concat!(
-    "select one.id, one.xid, one.type, one.payload, one.amends
-    from unnest($1::text[]) asked(consumer), lateral (
-        select ",
-    delivered_small!(),
-    " from events log
-        where log.subscriber is not null
-          and (log.subscriber, log.id) > (asked.consumer, $2)
-          and (log.subscriber, log.id) <= (asked.consumer, $3)
-        order by log.subscriber, log.id limit $4
-    ) one order by one.id limit $4"
-);
-
-/// The same of one consumer, as most ask: nothing has to be merged, which takes PostgreSQL a fifth of
-/// its time for a page.
-const SMALL_ROWS_OF_ONE: &str = concat!(
-    "select ",
-    delivered_small!(),
-    " from events log
-    where log.subscriber is not null
-      and (log.subscriber, log.id) > ($1, $2) and (log.subscriber, log.id) <= ($1, $3)
-    order by log.subscriber, log.id limit $4"
-);
-
-/// The newest rows up to an id, newest first.
-const NEWEST: &str = concat!(
-    "select page.id, page.xid, page.type, page.payload, page.amends, page.subscriber, page.found
-    from (select item.id, item.xid, item.type, item.payload, item.amends, item.subscriber,
-                 count(*) over () as found,
-                 sum(pg_column_size(item.payload)) over (order by item.id desc)
-                     - pg_column_size(item.payload) as before
-          from (select ",
-    delivered!(),
-    ", log.subscriber::text as subscriber
-                from events log where log.id <= $1 order by log.id desc limit $2) item
-    ) page where page.before <= $3 order by page.id desc"
-);
-
-/// The same of certain transactions only: each above its mark.
-const MARKED: &str = concat!(
-    "select page.id, page.xid, page.type, page.payload, page.amends, page.found
-    from (select item.id, item.xid, item.type, item.payload, item.amends, ",
-    measured!(),
-    " from (select one.id, one.xid, one.type, one.payload, one.amends
-               from unnest($1::text[]) asked(consumer), lateral (
-                   select ",
-    delivered!(),
-    " from events log join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
-                     on log.xid = mark.xid and log.id > mark.upto
-                   where log.subscriber is not null
-                     and (log.subscriber, log.id) > (asked.consumer, $2)
-                     and (log.subscriber, log.id) <= (asked.consumer, $3)
-                   order by log.subscriber, log.id limit $4
-               ) one order by one.id limit $4) item
-    ) page where page.before <= $5 order by page.id"
-);
-
-/// The same over a long [`Span`]: by the index on `xid` alone, for everybody's rows may lie between
-/// these ids, or those of a consumer who has most of them.
-const MARKED_FAR: &str = concat!(
-    "select page.id, page.xid, page.type, page.payload, page.amends, page.found
-    from (select item.id, item.xid, item.type, item.payload, item.amends, ",
-    measured!(),
-    " from (select ",
-    delivered!(),
-    " from events log join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
-                 on log.xid = mark.xid and log.id > mark.upto
-               where log.xid::text::int8 = any($8) and log.subscriber || '' = any($1)
-                 and log.id + 0 > $2 and log.id + 0 <= $3
-               order by log.id + 0 limit $4) item
-    ) page where page.before <= $5 order by page.id"
-);
-
 /// What is read, in words.
 const PRUNED_READ: &str = "what was pruned";
 const ONE_EVENT: &str = "one event";
-
-/// A note of more than was ever drawn is of another log, whose ids were started anew. The sequence is
-/// looked at only where there is a note.
-static EVER_PRUNED: LazyLock<String> = LazyLock::new(|| {
-    "select coalesce(max(pruned.upto), 0) from events_pruned pruned
-     where pruned.upto <= coalesce((DRAWN), pruned.upto)"
-        .replace("DRAWN", event_log::DRAWN)
-});
-
-static PRUNED: LazyLock<String> = LazyLock::new(|| {
-    "select coalesce(max(pruned.upto), 0) from events_pruned pruned
-     where (pruned.subscriber = any($1) or pruned.subscriber is null)
-       and pruned.upto <= coalesce((DRAWN), pruned.upto)"
-        .replace("DRAWN", event_log::DRAWN)
-});
-
-const EVENT: &str = concat!("select ", whole!(), " from events log where log.id = $1");
-
-const HAS_UID: &str = "select 1 from events log where log.uid = $1";
-
-/// The amendments of these events behind a place, in the order in which they apply.
-const AMENDMENTS: &str = "
-select log.amends::int8, log.id::int8, log.payload::text from events log
-where log.amends = any($1) and (log.amends, log.id) > ($2, $3)
-order by log.amends, log.id limit $4";
 
 impl History {
     /// Reads through this pool.
@@ -470,63 +355,4 @@ async fn ask(
 
 fn names(consumers: &[ConsumerId]) -> Vec<&str> {
     consumers.iter().map(ConsumerId::as_str).collect()
-}
-
-/// One event with all that was noted of it.
-#[derive(Debug)]
-pub struct WholeEvent {
-    /// Its place in the log.
-    pub id: EventId,
-    /// Its type.
-    pub kind: String,
-    /// Who it is for.
-    pub subscriber: Option<String>,
-    /// Its payload, JSON.
-    pub payload: String,
-    /// The stream that it is of.
-    pub stream: Option<String>,
-    /// Its version in the stream.
-    pub version: Option<i64>,
-    /// The writer's own id for it.
-    pub uid: Option<String>,
-    /// What the writer noted, JSON.
-    pub metadata: Option<String>,
-    /// When, RFC 3339 in UTC; a time that this cannot express, as PostgreSQL prints it.
-    pub timestamp: String,
-    /// The event that it amends, where it does.
-    pub amends: Option<EventId>,
-}
-
-/// What amends an event.
-#[derive(Debug)]
-pub struct Amendment {
-    /// What is amended.
-    pub target: EventId,
-    /// What amends it.
-    pub id: EventId,
-    /// The patch, JSON.
-    pub patch: String,
-}
-
-impl From<&Row> for Amendment {
-    fn from(row: &Row) -> Self {
-        Self { target: row.get(0), id: row.get(1), patch: row.get(2) }
-    }
-}
-
-impl From<&Row> for WholeEvent {
-    fn from(row: &Row) -> Self {
-        Self {
-            id: row.get(0),
-            kind: row.get(1),
-            subscriber: row.get(2),
-            payload: row.get(3),
-            stream: row.get(4),
-            version: row.get(5),
-            uid: row.get(6),
-            metadata: row.get(7),
-            timestamp: row.get(8),
-            amends: row.get(9),
-        }
-    }
 }

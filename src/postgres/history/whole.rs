@@ -5,12 +5,71 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::{History, HistoryError, WholeEvent};
+use super::{History, HistoryError};
 use crate::{
     cursor::Mark,
     event::{EventId, Xid, name::StreamName},
     postgres::event_log::{self, PageSize, Paging},
 };
+
+/// One event with all that was noted of it.
+#[derive(Debug)]
+pub struct WholeEvent {
+    /// Its place in the log.
+    pub id: EventId,
+    /// Its type.
+    pub kind: String,
+    /// Who it is for.
+    pub subscriber: Option<String>,
+    /// Its payload, JSON.
+    pub payload: String,
+    /// The stream that it is of.
+    pub stream: Option<String>,
+    /// Its version in the stream.
+    pub version: Option<i64>,
+    /// The writer's own id for it.
+    pub uid: Option<String>,
+    /// What the writer noted, JSON.
+    pub metadata: Option<String>,
+    /// When, RFC 3339 in UTC; a time that this cannot express, as PostgreSQL prints it.
+    pub timestamp: String,
+    /// The event that it amends, where it does.
+    pub amends: Option<EventId>,
+}
+
+/// What amends an event.
+#[derive(Debug)]
+pub struct Amendment {
+    /// What is amended.
+    pub target: EventId,
+    /// What amends it.
+    pub id: EventId,
+    /// The patch, JSON.
+    pub patch: String,
+}
+
+impl From<&Row> for Amendment {
+    fn from(row: &Row) -> Self {
+        Self { target: row.get(0), id: row.get(1), patch: row.get(2) }
+    }
+}
+
+impl From<&Row> for WholeEvent {
+    fn from(row: &Row) -> Self {
+        Self {
+            id: row.get(0),
+            kind: row.get(1),
+            subscriber: row.get(2),
+            payload: row.get(3),
+            stream: row.get(4),
+            version: row.get(5),
+            uid: row.get(6),
+            metadata: row.get(7),
+            timestamp: row.get(8),
+            amends: row.get(9),
+        }
+    }
+}
 
 /// A page of whole events.
 #[derive(Debug)]

@@ -1,0 +1,139 @@
+//! Rows of the log that are read to be delivered, a page at a time.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use tokio_postgres::{Client, Row, Statement, types::ToSql};
+
+use super::{Result, values::Json};
+use crate::{
+    consumer::ConsumerId,
+    event::{EventId, Logged, Xid},
+};
+
+/// A row of the log that is read to be delivered.
+#[derive(Debug)]
+pub struct EventRow(pub(super) Row);
+
+impl EventRow {
+    /// Who it is for; nobody, when it is only of a stream. Only of rows that were not asked for by
+    /// their consumers.
+    #[must_use]
+    pub fn subscriber(&self) -> Option<ConsumerId> {
+        self.0.get::<_, Option<&str>>(5).map(ConsumerId::logged)
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.0.get(2)
+    }
+
+    /// Its payload, as PostgreSQL prints it.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.0.get::<_, Json<'_>>(3).0
+    }
+
+    /// The stream that it is of, where that was asked for.
+    #[must_use]
+    pub fn stream(&self) -> Option<&str> {
+        self.0.try_get(6).ok().flatten()
+    }
+
+    /// The event that it amends, where it does.
+    #[must_use]
+    pub fn amends(&self) -> Option<EventId> {
+        self.0.get(4)
+    }
+
+    /// How long ago its transaction committed, by PostgreSQL's own clock; only where the
+    /// server has `track_commit_timestamp` on.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        let seconds: Option<f64> = self.0.try_get(7).ok()?;
+        Duration::try_from_secs_f64(seconds?).ok()
+    }
+}
+
+impl Logged for EventRow {
+    fn id(&self) -> EventId {
+        self.0.get(0)
+    }
+
+    fn xid(&self) -> Xid {
+        self.0.get(1)
+    }
+}
+
+/// A page of rows in id order.
+#[derive(Debug)]
+pub struct Page {
+    /// The rows.
+    pub rows: Vec<EventRow>,
+    /// No row stood behind these when they were read.
+    pub last: bool,
+}
+
+/// How much one page may hold: as many rows, and as many bytes behind the first row.
+#[derive(Clone, Copy, Debug)]
+pub struct PageSize {
+    /// Rows.
+    pub rows: i64,
+    /// Bytes.
+    pub bytes: i64,
+}
+
+impl Page {
+    /// A page without rows, the last one.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { rows: Vec::new(), last: true }
+    }
+
+    /// How many bytes it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.rows.iter().map(|row| row.0.raw_size_bytes()).sum()
+    }
+
+    /// What came where rows are small. It ends before a payload that was withheld.
+    pub(in crate::postgres) fn of_small(rows: Vec<Row>, size: PageSize) -> Self {
+        let came = rows.len();
+        let shown = |row: &Row| row.get::<_, Option<Json<'_>>>(3).is_some();
+        let mut rows: Vec<Row> = rows;
+        rows.truncate(rows.iter().take_while(|row| shown(row)).count());
+        let whole = rows.len() == came && i64::try_from(came).is_ok_and(|came| came < size.rows);
+        let mut page = Self { last: false, rows: rows.into_iter().map(EventRow).collect() };
+        // Where it was cut at its size, something may stand behind it.
+        page.last = whole && i64::try_from(page.bytes()).is_ok_and(|bytes| bytes < size.bytes);
+        page
+    }
+
+    pub(in crate::postgres) fn of(rows: Vec<Row>, size: PageSize) -> Self {
+        let found = rows.first().map_or(0, |row| row.get::<_, i64>("found"));
+        let whole = i64::try_from(rows.len()) == Ok(found);
+        Self { last: whole && found < size.rows, rows: rows.into_iter().map(EventRow).collect() }
+    }
+}
+
+/// The rows of a query, as far as they fit into so many bytes; the first one always does. The
+/// connection lets go of what else comes.
+pub(in crate::postgres) async fn rows(
+    client: &Client,
+    statement: &Statement,
+    values: &[&(dyn ToSql + Sync)],
+    bytes: i64,
+) -> Result<Vec<Row>> {
+    let arriving = client.query_raw(statement, values.iter().copied()).await?;
+    let mut arriving = std::pin::pin!(arriving);
+    let (mut rows, mut room) = (Vec::new(), usize::try_from(bytes).unwrap_or(usize::MAX));
+    while let Some(row) = arriving.try_next().await? {
+        room = room.saturating_sub(row.raw_size_bytes());
+        rows.push(row);
+        if room == 0 {
+            break;
+        }
+    }
+    Ok(rows)
+}
