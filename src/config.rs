@@ -130,6 +130,7 @@ impl Config {
             drain: http.drain,
             hold: from.setting("hold", value::hold),
             heartbeat: from.setting("heartbeat", value::interval),
+            streams: true,
             recent: from.setting("recent", value::size),
             pool: from.setting("pool-size", value::count),
             queries_each: from.optional("max-queries-per-principal", value::count),

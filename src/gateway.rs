@@ -60,6 +60,9 @@ pub struct Settings {
     pub hold: Hold,
     /// A quiet subscription hears a heartbeat this often.
     pub heartbeat: Duration,
+    /// Whether subscriptions and streams are served. Without them the gateway reads no payloads and keeps no
+    /// events in memory: strict readers of the whole log read the table themselves.
+    pub streams: bool,
     /// Bytes of recent events kept in memory.
     pub recent: usize,
     /// Connections used for replays, lookups and checks, beside the listening one.
@@ -135,6 +138,7 @@ impl Gateway {
     /// delivered, whenever the stream is first read.
     #[must_use]
     pub fn subscribe(self: &Arc<Self>, request: Request) -> Subscription {
+        debug_assert!(self.settings.streams, "it reads nothing for subscriptions");
         Subscription::new(Arc::clone(self), request)
     }
 
@@ -176,6 +180,7 @@ impl Gateway {
     /// Follows a stream behind version `after`: its history, then what comes.
     #[must_use]
     pub fn versions(&self, stream: StreamName, after: i64) -> Versions {
+        debug_assert!(self.settings.streams, "it reads nothing for streams");
         let seat = self.hub.sit_at(stream.clone());
         Versions::new(Arc::clone(&self.history), self.hub.horizon(), seat, stream, after)
     }

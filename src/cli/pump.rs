@@ -64,10 +64,6 @@ enum Action {
     },
 }
 
-/// Of the log, the pumps' own gateway keeps little in memory: nobody subscribes to it, and nobody
-/// writes through it.
-const RECENT: usize = 1 << 20;
-
 pub(super) async fn pump(args: Args) -> anyhow::Result<ExitCode> {
     match args.action {
         None => {
@@ -114,7 +110,9 @@ async fn prepare_and_pump(
         return Ok(());
     }
     let metrics = Arc::new(Metrics::new());
-    let settings = gateway::Settings { recent: RECENT, writer: None, ..config.gateway.clone() };
+    // Nobody subscribes to the pumps' own gateway, and nobody writes through it.
+    let settings =
+        gateway::Settings { streams: false, recent: 0, writer: None, ..config.gateway.clone() };
     let gateway = Gateway::start(server, settings, Arc::clone(&metrics));
     let pumps = start(server, &gateway, &config.aggregators, &metrics, &leaving);
     if let Some(listener) = health {

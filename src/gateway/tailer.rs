@@ -119,6 +119,9 @@ impl Tailer {
     fn started(&self, position: &Position, as_of: String, origin: EventId) {
         info!(head = %position.head, "reading the log from its end");
         let epoch = self.hub.restart_behind(origin, position, as_of);
+        if !self.settings.streams {
+            return;
+        }
         let (history, hub) = (Arc::clone(&self.history), Arc::clone(&self.hub));
         let recall = recall::recall(history, hub, position.head, epoch);
         let shutdown = self.shutdown.clone();

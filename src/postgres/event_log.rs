@@ -45,8 +45,8 @@ use tracing::warn;
 
 use self::sql::{
     AGE_OF_LOG, AGE_OF_PAGE, BACKENDS, CHANGED, ENDED, FEW_LATE, FIRST_LATE, FIRST_LATE_DEADLINE,
-    LATE_ROWS, MAY_ASK, NEWEST_OR_PRUNED, NO_AGE, PASSED, SMALL_TAIL, SNAPSHOT, STATE, TAIL,
-    WRITERS,
+    LATE_ROWS, MAY_ASK, NEWEST_OR_PRUNED, NO_AGE, PASSED, PLACES, SMALL_TAIL, SNAPSHOT, STATE,
+    TAIL, WRITERS,
 };
 pub use self::{
     paging::Paging,
@@ -68,6 +68,8 @@ pub(super) use {delivered, delivered_small, measured};
 /// Reads of the log, prepared on one connection.
 #[derive(Debug)]
 pub struct EventLog {
+    /// The tail is read with what the rows say.
+    whole: bool,
     tail: Statement,
     small_tail: Statement,
     newest: Statement,
@@ -130,9 +132,18 @@ const MOST_CHANGED: i64 = 1000;
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
 impl EventLog {
-    /// Prepares the queries on this connection, in two round trips: those first that do not
-    /// depend on what the server and the role allow.
+    /// Prepares the queries on this connection, to read rows that are delivered.
     pub async fn prepare(client: &Client) -> Result<Self> {
+        Self::prepared(client, true).await
+    }
+
+    /// The same to read the ids and transactions of rows, for those who read what the rows say themselves.
+    pub async fn prepare_for_places(client: &Client) -> Result<Self> {
+        Self::prepared(client, false).await
+    }
+
+    /// Takes two round trips: those queries first that do not depend on what the server and the role allow.
+    async fn prepared(client: &Client, whole: bool) -> Result<Self> {
         let state = STATE.replace("DRAWN", DRAWN).replace("LOCKS", doorbell::LOCKS);
         let writers = WRITERS.replace("LOCKS", doorbell::LOCKS);
         let (may, snapshot, writers, ended, state) = try_join!(
@@ -145,7 +156,7 @@ impl EventLog {
         let timed = may.get::<_, &str>(0) == "on";
         let age = |age| if timed { age } else { NO_AGE };
         let tail = TAIL.replace("AGE", age(AGE_OF_PAGE));
-        let small_tail = SMALL_TAIL.replace("AGE", age(AGE_OF_LOG));
+        let small_tail = if whole { SMALL_TAIL } else { PLACES }.replace("AGE", age(AGE_OF_LOG));
         let (near, far) = (Span::Short.query(LATE_ROWS), Span::Long.query(LATE_ROWS));
         let newest = newest_of(may.get(2));
         let (
@@ -170,6 +181,7 @@ impl EventLog {
             prepare_changed(client, may.get(1)),
         )?;
         Ok(Self {
+            whole,
             tail,
             small_tail,
             newest,
@@ -191,10 +203,14 @@ impl EventLog {
         Ok(client.query_one(&self.newest, &[]).await?.get(0))
     }
 
-    /// The rows behind `after`.
+    /// The rows behind `after`; without what they say, where they are not read to be delivered.
     pub async fn tail(&self, client: &Client, after: EventId, paging: Paging) -> Result<Page> {
         let size = paging.size();
         let values: [&(dyn ToSql + Sync); 3] = [&after, &size.rows, &size.bytes];
+        if !self.whole {
+            let rows = rows(client, &self.small_tail, &values[..2], i64::MAX).await?;
+            return Ok(Page::of_places(rows, size));
+        }
         if paging.are_small() {
             let rows = rows(client, &self.small_tail, &values[..2], size.bytes).await?;
             let page = Page::of_small(rows, size);

@@ -16,7 +16,12 @@ use event_piper::{
 use tokio_postgres::{Client, Row};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::support::{app::App, chaos_proxy::ChaosProxy, eventually, postgres::Database};
+use crate::support::{
+    app::{App, Settings},
+    chaos_proxy::ChaosProxy,
+    eventually,
+    postgres::Database,
+};
 
 /// So many rows are much more than a query may read, and than PostgreSQL reads at once if it is
 /// told nothing better.
@@ -278,6 +283,25 @@ async fn of_packed_payloads_a_strict_reader_reads_each_about_once() {
     }
     let came = proxy.sent() - before;
     assert!(came < 3 * PACKED * PACKED_BYTES, "PostgreSQL sent {came} bytes");
+}
+
+/// A pump's gateway follows the log only to know how far it is settled.
+#[tokio::test]
+async fn a_gateway_without_streams_reads_payloads_for_strict_readers_alone() {
+    let database = Database::create().await;
+    let (proxy, url) = ChaosProxy::before(&database).await;
+    let mut settings = Settings::default();
+    settings.gateway.streams = false;
+    let app = App::start_with(&url, settings).await;
+    let before = proxy.sent();
+    write_packed(&database).await;
+    let all_are_read = async || (app.metric("head").await == PACKED).then_some(());
+    eventually("the reader has passed them", all_are_read).await;
+    let came = proxy.sent() - before;
+    assert!(came < PACKED_BYTES, "PostgreSQL sent {came} bytes to a reader of places");
+    let mut log = app.gateway.strict(EventId::ZERO);
+    let Some(Piece::Events { events, .. }) = log.next().await else { panic!("there are events") };
+    assert_eq!(events[0].payload.len() as u64, PACKED_BYTES + 2);
 }
 
 /// Nothing is unpacked of what a page has no room for.

@@ -135,7 +135,8 @@ async fn every_event_is_counted_once_whatever_happens_to_the_aggregator() {
     let engine = gateway::Settings {
         hold: Hold::For(Duration::from_millis(20)),
         heartbeat: Duration::from_secs(10),
-        recent: 1 << 20,
+        streams: false,
+        recent: 0,
         pool: 2,
         queries_each: None,
         drain: Duration::from_secs(1),

@@ -52,7 +52,14 @@ impl<'a> Session<'a> {
         let listener = within("connecting to PostgreSQL", Listener::connect(&server)).await?;
         within("beginning to listen", listener.introduce()).await?;
         let client = listener.client();
-        let prepare = async { try_join!(EventLog::prepare(client), doorbell::try_keep(client)) };
+        let prepare_log = async {
+            if tailer.settings.streams {
+                EventLog::prepare(client).await
+            } else {
+                EventLog::prepare_for_places(client).await
+            }
+        };
+        let prepare = async { try_join!(prepare_log, doorbell::try_keep(client)) };
         let (log, keeper) = within("preparing to read the log", Box::pin(prepare)).await?;
         reader.connected(keeper, Instant::now());
         let ringer = Ringer::new(tailer.server.named("event-piper ringer"), listener.ringer());
@@ -158,7 +165,9 @@ impl<'a> Session<'a> {
         }
         let tail = self.log.tail(self.listener.client(), after, self.paging);
         let page = within("reading the tail of the log", tail).await?;
-        self.paging.learn(&page);
+        if self.tailer.settings.streams {
+            self.paging.learn(&page);
+        }
         self.reader.tail(page.rows, page.last, Instant::now());
         Ok(())
     }

@@ -110,6 +110,12 @@ impl Page {
         page
     }
 
+    /// What came where only the place of each row was asked for.
+    pub(in crate::postgres) fn of_places(rows: Vec<Row>, size: PageSize) -> Self {
+        let last = i64::try_from(rows.len()).is_ok_and(|came| came < size.rows);
+        Self { last, rows: rows.into_iter().map(EventRow).collect() }
+    }
+
     pub(in crate::postgres) fn of(rows: Vec<Row>, size: PageSize) -> Self {
         let found = rows.first().map_or(0, |row| row.get::<_, i64>("found"));
         let whole = i64::try_from(rows.len()) == Ok(found);

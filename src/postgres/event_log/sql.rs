@@ -31,6 +31,11 @@ pub(super) const SMALL_TAIL: &str = concat!(
     from events log where log.id > $1 order by log.id limit $2"
 );
 
+/// The same of those who read the rows themselves: which there are, and whose transactions wrote them.
+pub(super) const PLACES: &str = "
+select log.id::int8 as id, log.xid::xid8 as xid
+from events log where log.id > $1 order by log.id limit $2";
+
 /// How long ago the transaction of a row committed.
 pub(super) const AGE_OF_PAGE: &str =
     "extract(epoch from clock_timestamp() - pg_xact_commit_timestamp(page.xid::xid))::float8";

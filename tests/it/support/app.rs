@@ -41,6 +41,7 @@ impl Default for Settings {
         let gateway = gateway::Settings {
             hold: Hold::For(Duration::from_millis(20)),
             heartbeat: Duration::from_millis(500),
+            streams: true,
             recent: 64 << 20,
             pool: 4,
             queries_each: None,

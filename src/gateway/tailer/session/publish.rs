@@ -17,6 +17,9 @@ impl Session<'_> {
     pub(super) fn publish(&mut self, publication: &Publication<EventRow>) {
         self.count(publication);
         let Publication { rows, position, origin } = publication;
+        if !self.tailer.settings.streams {
+            return self.tailer.hub.publish(|recent| recent.moved_to(position));
+        }
         let mut frames: Vec<(ConsumerId, Frame, Position)> = Vec::with_capacity(rows.len());
         for row in rows {
             if let Some(consumer) = row.subscriber() {
