@@ -308,7 +308,7 @@ impl Strict {
         if let Some(Beginning { owed, .. }) = begins {
             let upto = upto.min(owed.head());
             let range = (self.after, upto);
-            let page = self.history.everybodys_of(owed.marks(), range, self.paging).await?;
+            let (page, upto) = self.history.everybodys_of(owed.marks(), range, self.paging).await?;
             return Ok((page, upto, self.pruned().await?));
         }
         let page = self.history.everybodys((self.after, upto), self.paging).await?;

@@ -44,9 +44,8 @@ use tokio_postgres::{Client, Row, Statement, error::SqlState, types::ToSql};
 use tracing::warn;
 
 use self::sql::{
-    AGE_OF_LOG, AGE_OF_PAGE, BACKENDS, CHANGED, ENDED, FEW_LATE, FIRST_LATE, FIRST_LATE_DEADLINE,
-    LATE_ROWS, MAY_ASK, NEWEST_OR_PRUNED, NO_AGE, PASSED, PLACES, SMALL_TAIL, SNAPSHOT, STATE,
-    TAIL, WRITERS,
+    AGE_OF_LOG, AGE_OF_PAGE, BACKENDS, CHANGED, ENDED, FIRST_LATE, FIRST_LATE_DEADLINE, LATE_ROWS,
+    MAY_ASK, NEWEST_OR_PRUNED, NO_AGE, PASSED, PLACES, SMALL_TAIL, SNAPSHOT, STATE, TAIL, WRITERS,
 };
 pub use self::{
     paging::Paging,
@@ -55,7 +54,7 @@ pub use self::{
 pub(super) use self::{
     rows::rows,
     span::Span,
-    sql::{DRAWN, NEWEST},
+    sql::{DRAWN, FEW_LATE, NEWEST},
 };
 use super::doorbell;
 use crate::{

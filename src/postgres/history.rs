@@ -47,7 +47,7 @@ use self::{
 use super::{
     doctor::{self, Finding},
     error::{Chain, is_of_connection},
-    event_log::{self, Page, PageSize, Paging, Span},
+    event_log::{self, FEW_LATE, Page, PageSize, Paging, Span},
     server::Server,
     turns::Turns,
 };
@@ -203,18 +203,41 @@ impl History {
         range: (EventId, EventId),
         paging: Paging,
     ) -> Result<(Page, EventId), HistoryError> {
-        let (names, size, (after, upto)) = (names(consumers), paging.size(), range);
+        let (names, size, (mut after, upto)) = (names(consumers), paging.size(), range);
         let xids: Vec<Xid> = marks.iter().map(|mark| mark.xid).collect();
         let uptos: Vec<EventId> = marks.iter().map(|mark| mark.upto).collect();
         let (numbers, stored) = (event_log::numbers(&xids), paging.stored_bytes());
-        let values: [&(dyn ToSql + Sync); 8] =
-            [&names, &after, &upto, &size.rows, &stored, &xids, &uptos, &numbers];
-        let (query, values) = match Span::of(range) {
-            Span::Short => (MARKED, &values[..7]),
-            Span::Long => (MARKED_FAR, &values[..]),
-        };
-        let (rows, pruned) = self.page((query, &[], values), size, &names).await?;
-        Ok((Page::of(rows, size), pruned))
+        if Span::of(range) == Span::Long {
+            let values: [&(dyn ToSql + Sync); 8] =
+                [&names, &after, &upto, &size.rows, &stored, &xids, &uptos, &numbers];
+            let (rows, pruned) = self.page((MARKED_FAR, &[], &values), size, &names).await?;
+            if !rows.is_empty() || self.wrote_few(&numbers, range).await? {
+                return Ok((Page::of(rows, size), pruned));
+            }
+        }
+        loop {
+            let end = Span::short_end(after).min(upto);
+            let values: [&(dyn ToSql + Sync); 7] =
+                [&names, &after, &end, &size.rows, &stored, &xids, &uptos];
+            let (rows, pruned) = self.page((MARKED, &[], &values), size, &names).await?;
+            let mut page = Page::of(rows, size);
+            page.last &= end == upto;
+            if end == upto || !page.rows.is_empty() {
+                return Ok((page, pruned));
+            }
+            after = end;
+        }
+    }
+
+    /// Whether transactions wrote so little in a range that all of it is sorted for each page. Where they
+    /// wrote more, a query looks at a short part of the range: no page takes the longer, the more it is.
+    async fn wrote_few(
+        &self,
+        numbers: &[i64],
+        (after, upto): (EventId, EventId),
+    ) -> Result<bool, HistoryError> {
+        let rows = self.one("what was late", FEW_LATE, &[&numbers, &after, &upto]).await?;
+        Ok(rows.first().is_some_and(|row| row.get(0)))
     }
 
     /// A page of everybody's rows up to an id, newest first.

@@ -231,6 +231,54 @@ async fn of_what_a_late_transaction_wrote_no_more_is_read_than_that() {
     assert!(read <= 2 * NEAR, "{read} rows were read for a page of what is marked");
 }
 
+/// A transaction may have written millions of rows; a client that is behind in it reads on page by page.
+#[tokio::test]
+async fn a_page_of_what_is_late_costs_the_same_however_much_that_is() {
+    const PAGES: i64 = 8;
+    let database = Database::create().await;
+    let writer = database.connect().await;
+    fill(&writer).await;
+    let late = "with late as (insert into events (type, subscriber, payload)
+                              select 't', 'late', '1' from generate_series(1, $1) returning xid, id)
+                select xid, min(id), max(id) from late group by xid";
+    let late = writer.query_one(late, &[&(2 * ROWS)]).await.unwrap();
+    let (xid, first, last): (Xid, EventId, EventId) = (late.get(0), late.get(1), late.get(2));
+    fill(&writer).await;
+    drop(writer);
+    let (start, end) = (EventId::ZERO, EventId::new(10 * i64::from(ROWS)));
+    let client = database.connect().await;
+    let before = read_in_all(&client).await;
+    let history = History::new(Server::parse(&database.url()).unwrap().pool(1));
+    let (consumers, marks) = ([ConsumerId::logged("late")], [Mark { xid, upto: start }]);
+    let paging = Paging::new(PAGE);
+
+    let mut after = start;
+    for page in 0..PAGES {
+        let range = (after, end);
+        let (rows, _) = history.marked(&consumers, &marks, range, paging).await.unwrap();
+        let (rows, last_page) = (rows.rows.iter().map(Logged::id), rows.last);
+        let from = first.get() + 100 * page;
+        assert!(rows.map(EventId::get).eq(from..from + 100) && !last_page);
+        after = EventId::new(from + 99);
+    }
+    let (mut after, mut came) = (start, Vec::new());
+    while came.len() < 100 * usize::try_from(PAGES).unwrap() {
+        let (page, upto) = history.everybodys_of(&marks, (after, end), paging).await.unwrap();
+        came.extend(page.events.iter().map(|event| event.id.get()));
+        after = if page.last { upto } else { EventId::new(*came.last().unwrap()) };
+    }
+    assert!(came.into_iter().eq(first.get()..first.get() + 100 * PAGES));
+    let (rest, _) = history.everybodys_of(&marks, (last.previous(), end), paging).await.unwrap();
+    assert_eq!(rest.events.len(), 1, "the last one, far from the end of the range");
+    drop(history);
+    let read = eventually("the pool's session has said what it has read", async || {
+        let read = read_in_all(&client).await - before;
+        (read >= 2 * PAGES * PAGE.rows).then_some(read)
+    });
+    let read = read.await / PAGES;
+    assert!(read <= i64::from(ROWS), "{read} rows were read for two pages");
+}
+
 /// A payload of this size takes some 3 KiB in the table.
 const PACKED_BYTES: u64 = 300_000;
 const PACKED: u64 = 50;

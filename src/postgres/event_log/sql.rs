@@ -101,7 +101,7 @@ pub(super) const LATE_ROWS: &str = concat!(
 
 /// Whether late transactions wrote few rows in a range: so few that they can be sorted for each
 /// page of them.
-pub(super) const FEW_LATE: &str = "
+pub(in crate::postgres) const FEW_LATE: &str = "
 select count(*) <= 2000 from (
     select log.id from events log
     where log.xid::text::int8 = any($1) and (log.id + 0) > $2 and (log.id + 0) <= $3 limit 2001

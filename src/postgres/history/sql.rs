@@ -84,18 +84,25 @@ pub(super) const MARKED: &str = concat!(
 );
 
 /// The same over a long [`Span`]: by the index on `xid` alone, for everybody's rows may lie between
-/// these ids, or those of a consumer who has most of them.
+/// these ids, or those of a consumer who has most of them. All that was found is sorted for a page, so nothing
+/// is answered where that is much: see `History::wrote_few`.
 pub(super) const MARKED_FAR: &str = concat!(
     "select page.id, page.xid, page.type, page.payload, page.amends, page.found
     from (select item.id, item.xid, item.type, item.payload, item.amends, ",
     measured!(),
-    " from (select ",
+    " from (select late.id, late.xid, late.type, late.payload, late.amends
+               from (select few.id, few.xid, few.type, few.payload, few.amends, few.subscriber,
+                            count(*) over () as found
+                     from (select ",
     delivered!(),
-    " from events log join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
-                 on log.xid = mark.xid and log.id > mark.upto
-               where log.xid::text::int8 = any($8) and log.subscriber || '' = any($1)
-                 and log.id + 0 > $2 and log.id + 0 <= $3
-               order by log.id + 0 limit $4) item
+    ", log.subscriber::text as subscriber
+                           from events log
+                           where log.xid::text::int8 = any($8)
+                             and log.id + 0 > $2 and log.id + 0 <= $3 limit 2001) few
+               ) late join unnest($6::xid8[], $7::int8[]) mark(xid, upto)
+                 on late.xid = mark.xid and late.id > mark.upto
+               where late.found <= 2000 and late.subscriber = any($1)
+               order by late.id limit $4) item
     ) page where page.before <= $5 order by page.id"
 );
 

@@ -9,7 +9,7 @@ use super::{History, HistoryError};
 use crate::{
     cursor::Mark,
     event::{EventId, Xid, name::StreamName},
-    postgres::event_log::{self, PageSize, Paging},
+    postgres::event_log::{self, PageSize, Paging, Span},
 };
 
 /// One event with all that was noted of it.
@@ -111,7 +111,7 @@ macro_rules! printed {
 /// Everybody's events in id order. They are printed last: those that the page has no room for are
 /// not printed at all.
 macro_rules! everybodys {
-    ($which:literal) => {
+    ($from:literal) => {
         concat!(
             "select ",
             whole!(),
@@ -124,21 +124,36 @@ macro_rules! everybodys {
                                log.uid, log.metadata, log.\"timestamp\", log.amends,
                                pg_column_size(log.payload)
                                    + coalesce(pg_column_size(log.metadata), 0) as size
-                        from events log where ",
-            $which,
+                        from ",
+            $from,
             " limit $3) item
             ) log where log.before <= $4 order by log.id"
         )
     };
 }
 
-const EVERYBODYS: &str = everybodys!("log.id > $1 and log.id <= $2 order by log.id");
+const EVERYBODYS: &str =
+    everybodys!("events log where log.id > $1 and log.id <= $2 order by log.id");
 
-/// The same of certain transactions, of each behind an id of its own, by the index on `xid` alone: the whole log
-/// may stand between these ids.
+/// The same of certain transactions, of each behind an id of its own.
 const EVERYBODYS_OF: &str = everybodys!(
-    "log.xid::text::int8 = any($5) and log.id > ($6::int8[])[array_position($5, log.xid::text::int8)]
-     and log.id + 0 > $1 and log.id + 0 <= $2 order by log.id + 0"
+    "events log where log.id > $1 and log.id <= $2 and log.xid::text::int8 = any($5)
+       and log.id > ($6::int8[])[array_position($5, log.xid::text::int8)] order by log.id"
+);
+
+/// The same over a long [`Span`]: by the index on `xid` alone, and only where that finds little. See
+/// `History::wrote_few`.
+const EVERYBODYS_OF_FAR: &str = everybodys!(
+    r#"(select few.id, few.type, few.subscriber, few.payload, few.stream, few.version, few.uid,
+               few.metadata, few."timestamp", few.amends, few.xid, count(*) over () as late
+        from (select found.id, found.type, found.subscriber, found.payload, found.stream,
+                     found.version, found.uid, found.metadata, found."timestamp", found.amends,
+                     found.xid
+              from events found
+              where found.xid::text::int8 = any($5) and found.id + 0 > $1 and found.id + 0 <= $2
+              limit 2001) few) log
+       where log.late <= 2000
+         and log.id > ($6::int8[])[array_position($5, log.xid::text::int8)] order by log.id"#
 );
 
 /// A page of a stream: event by event, until there are as many as it may have, or they have as many
@@ -207,22 +222,40 @@ impl History {
         Ok(WholePage::of(&rows, size))
     }
 
-    /// The same of what marked transactions wrote above their marks.
+    /// The same of what marked transactions wrote above their marks, and the id up to which that is: it may be
+    /// before `upto`, also where the page is empty.
     pub async fn everybodys_of(
         &self,
         marks: &[Mark],
+        range: (EventId, EventId),
+        paging: Paging,
+    ) -> Result<(WholePage, EventId), HistoryError> {
+        let (xids, behind): (Vec<Xid>, Vec<EventId>) =
+            marks.iter().map(|mark| (mark.xid, mark.upto)).unzip();
+        let xids = event_log::numbers(&xids);
+        if Span::of(range) == Span::Long {
+            let page = self.late_page(EVERYBODYS_OF_FAR, (&xids, &behind), range, paging).await?;
+            if !page.events.is_empty() || self.wrote_few(&xids, range).await? {
+                return Ok((page, range.1));
+            }
+        }
+        let end = Span::short_end(range.0).min(range.1);
+        let page = self.late_page(EVERYBODYS_OF, (&xids, &behind), (range.0, end), paging).await?;
+        Ok((page, end))
+    }
+
+    async fn late_page(
+        &self,
+        sql: &'static str,
+        (xids, behind): (&Vec<i64>, &Vec<EventId>),
         (after, upto): (EventId, EventId),
         paging: Paging,
     ) -> Result<WholePage, HistoryError> {
         let (size, stored) = (paging.size(), paging.stored_bytes());
         let (int8, numbers) = (Type::INT8, Type::INT8_ARRAY);
         let types = [int8.clone(), int8.clone(), int8.clone(), int8, numbers.clone(), numbers];
-        let (xids, behind): (Vec<Xid>, Vec<EventId>) =
-            marks.iter().map(|mark| (mark.xid, mark.upto)).unzip();
-        let xids = event_log::numbers(&xids);
-        let values: [&(dyn ToSql + Sync); 6] = [&after, &upto, &size.rows, &stored, &xids, &behind];
-        let (what, sql) = ("what was late", EVERYBODYS_OF);
-        let rows = self.query(what, sql, &types, &values, size.bytes).await?;
+        let values: [&(dyn ToSql + Sync); 6] = [&after, &upto, &size.rows, &stored, xids, behind];
+        let rows = self.query("what was late", sql, &types, &values, size.bytes).await?;
         Ok(WholePage::of(&rows, size))
     }
 
