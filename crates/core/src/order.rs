@@ -206,6 +206,14 @@ impl Order {
         self.hole.as_ref()
     }
 
+    /// Forgets what is waited for: it is found again, if it is still there. The log may have been
+    /// restored since, and have less than up to there.
+    pub fn forget_holes(&mut self) {
+        self.hole = None;
+        self.next_holes.clear();
+        self.settled = self.position.head;
+    }
+
     /// How much longer the hole can hold anything back; without one, for ever.
     #[must_use]
     pub fn hold_left(&self, now: Instant) -> Duration {

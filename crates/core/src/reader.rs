@@ -180,6 +180,9 @@ impl<E: Logged> Reader<E> {
             matches!(step, Step::Publish(_) | Step::Restart { .. } | Step::Replaced { .. })
         };
         self.steps.retain(stays);
+        if let Some(order) = &mut self.order {
+            order.forget_holes();
+        }
         self.at = if self.order.is_some() { At::Top } else { At::Snapshot };
         self.vigil = Vigil::new(keeper, now);
         self.late_reads = LateReads::default();

@@ -95,6 +95,18 @@ fn a_log_that_was_found_replaced_is_so_on_the_next_connection() {
     }
 }
 
+/// The next connection may be to a log that was restored, and ends before the hole does.
+#[test]
+fn a_hole_is_asked_for_again_on_the_next_connection() {
+    let start = Instant::now();
+    let now = start + Duration::from_millis(100);
+    let mut reader = started(start);
+    waits_at_hole(&mut reader, now);
+    assert!(reader.waits_for().is_some());
+    reader.connected(true, now);
+    assert!(reader.waits_for().is_none(), "who may fill it is not known any more");
+}
+
 /// A reader that keeps the bell, sleeps, and listens; and when its next safety poll is due.
 fn asleep(now: Instant) -> (Reader<Row>, Instant) {
     let mut reader = started(now);
