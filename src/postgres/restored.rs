@@ -1,8 +1,20 @@
 //! Rows of a backup that was restored into another cluster: they bear transaction ids of the old one.
 //!
 //! Where such an id is still to come here, a transaction of this cluster will have it one day, and would be
-//! taken for the one that wrote the row. So these rows are marked as written long ago, while they can
-//! still be told from others: no row that is visible was written by a transaction that is still to come.
+//! taken for the one that wrote the row; where it is in progress, it is taken for that already. So these rows
+//! are marked as written long ago, while they can still be told from others: no row that is visible was
+//! written by a transaction that is still to come, or in progress.
+
+/// Which rows are of another cluster. Its first condition is the one that the index on `xid` serves.
+macro_rules! of_another_cluster {
+    () => {
+        "from events log, pg_current_snapshot() now
+         where (log.xid::text::int8 >= (select pg_snapshot_xmax(pg_current_snapshot())::text::int8)
+                or log.xid::text::int8 = any(array(
+                    select pg_snapshot_xip(pg_current_snapshot())::text::int8)))
+           and not pg_visible_in_snapshot(log.xid, now)"
+    };
+}
 
 use tokio_postgres::{Client, error::SqlState};
 
@@ -39,22 +51,16 @@ impl Restored {
     }
 }
 
-/// Whether there are such rows. The first condition is the one that the index on `xid` serves.
-pub(super) const ARE_THERE: &str = "
-select exists (
-    select from events log
-    where log.xid::text::int8 >= (select pg_snapshot_xmax(pg_current_snapshot())::text::int8)
-      and log.xid >= pg_snapshot_xmax(pg_current_snapshot()))";
+/// Whether there are such rows.
+pub(super) const ARE_THERE: &str = concat!("select exists (select ", of_another_cluster!(), ")");
 
 /// Marks a page of them. Transaction 2 is PostgreSQL's own name for "committed long ago".
-const MARK: &str = "
-with restored as materialized (
-    select log.id from events log
-    where log.xid::text::int8 >= (select pg_snapshot_xmax(pg_current_snapshot())::text::int8)
-      and log.xid >= pg_snapshot_xmax(pg_current_snapshot())
-    limit 10000
-)
-update events log set xid = '2' from restored where log.id = restored.id";
+const MARK: &str = concat!(
+    "with restored as materialized (select log.id ",
+    of_another_cluster!(),
+    " limit 10000)
+    update events log set xid = '2' from restored where log.id = restored.id"
+);
 
 /// Only the index on `xid` may be used to look for them: that there are none is not to be found out by
 /// reading all of the log, at each start.

@@ -279,3 +279,31 @@ async fn rows_of_another_cluster_are_found_pruned_and_marked_as_old() {
     assert_eq!(origin().await.severity, Severity::Ok);
     assert_eq!(migrate(&server).await.unwrap().restored, Restored::None, "once is enough");
 }
+
+/// A transaction in progress may have a number that a restored row bears: a gateway that starts then would
+/// take the row for one that is still to come.
+#[tokio::test]
+async fn rows_that_bear_the_number_of_an_open_transaction_are_marked_as_old() {
+    let database = Database::create().await;
+    let (open, client) = (database.connect().await, database.connect().await);
+    let insert = "insert into events (type, subscriber, payload) values ('new', 'toto', '2')";
+    open.batch_execute(&format!("begin; {insert}")).await.unwrap();
+    let number = open.query_one("select pg_current_xact_id()::text", &[]).await.unwrap();
+    let restore = format!(
+        "begin; set local event_piper.prune = 'on';
+         insert into events (type, subscriber, payload, xid) values ('old', 'toto', '1', '{}');
+         commit",
+        number.get::<_, &str>(0)
+    );
+    client.batch_execute(&restore).await.unwrap();
+    let server = Server::parse(&database.url()).unwrap();
+    assert_eq!(migrate(&server).await.unwrap().restored, Restored::Marked(1));
+    open.batch_execute("commit").await.unwrap();
+    let own = "select type from events where xid::text = $1";
+    let own = client.query_one(own, &[&number.get::<_, &str>(0)]).await.unwrap();
+    assert_eq!(
+        own.get::<_, &str>(0),
+        "new",
+        "what a transaction of this cluster wrote stays its own"
+    );
+}
