@@ -13,6 +13,7 @@ mod postmaster;
 
 use std::{error::Error, future::pending, iter::successors, path::PathBuf, time::Duration};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
@@ -210,20 +211,12 @@ impl Cluster {
     }
 }
 
-fn url(socket_dir: &std::path::Path, port: u16, database: &str) -> String {
-    let host = percent_encoded(socket_dir.as_os_str().as_encoded_bytes());
-    format!("postgresql:///{database}?host={host}&port={port}&user={NAME}")
-}
+/// What a URL has of a path as it is; every other byte is percent-encoded.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.');
 
-fn percent_encoded(bytes: &[u8]) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
-    bytes.iter().fold(String::new(), |text, &byte| {
-        if plain(byte) {
-            text + char::from(byte).encode_utf8(&mut [0])
-        } else {
-            format!("{text}%{byte:02X}")
-        }
-    })
+fn url(socket_dir: &std::path::Path, port: u16, database: &str) -> String {
+    let host = percent_encode(socket_dir.as_os_str().as_encoded_bytes(), PLAIN);
+    format!("postgresql:///{database}?host={host}&port={port}&user={NAME}")
 }
 
 /// An error and what caused it.
