@@ -7,12 +7,12 @@ use jsonwebtoken::{
     Algorithm, DecodingKey, DecodingKeyKind, EncodingKey,
     crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils},
     errors::{Error, ErrorKind},
+    signature::{self, Verifier},
 };
 use ring::{
     hmac,
     signature::{self as signing, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm},
 };
-use signature::Verifier;
 
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: refuse_to_sign,

@@ -49,9 +49,7 @@ impl Key {
     pub(super) fn uid(&self, at: u64) -> Uuid {
         // None of these has a line break: addresses and headers cannot, and names are quoted.
         let digest = Sha256::digest(format!("{}{}\n{}\n{at}", self.owner, self.path, self.text));
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&digest[..16]);
-        Uuid::new_v8(bytes)
+        Uuid::new_v8(std::array::from_fn(|at| digest[at]))
     }
 }
 
