@@ -13,7 +13,7 @@
 //! | 4 | [`cli`] | composition: wires everything, nobody imports it |
 //!
 //! [`embedded`] is the crate that runs a private PostgreSQL; only what composes the program uses it.
-//! [`config`], [`crash`], [`metrics`], [`nearest`] and [`telemetry`] stand beside the layers.
+//! [`backoff`], [`config`], [`crash`], [`metrics`], [`nearest`] and [`telemetry`] stand beside the layers.
 
 // A reader of the output that has gone away is no reason to panic: see `cli::output`.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
@@ -22,6 +22,7 @@ pub use event_piper_core::{amendment, consumer, cursor, event, order, reader, ss
 pub use event_piper_embedded_postgres as embedded;
 
 pub mod access;
+pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod crash;

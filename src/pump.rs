@@ -13,7 +13,6 @@ pub mod lease;
 mod progress;
 mod refusals;
 pub mod resume;
-pub mod retry;
 pub mod sign;
 pub mod status;
 pub mod tls;

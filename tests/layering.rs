@@ -7,13 +7,14 @@ use std::{
 
 /// Each module with its layer; none for those that stand beside them, and import what they
 /// compose or describe.
-const LAYERS: [(&str, Option<u8>); 10] = [
+const LAYERS: [(&str, Option<u8>); 11] = [
     ("cli", Some(4)),
     ("http", Some(3)),
     ("pump", Some(3)),
     ("gateway", Some(2)),
     ("access", Some(2)),
     ("postgres", Some(1)),
+    ("backoff", None),
     ("crash", None),
     ("metrics", None),
     ("nearest", None),

@@ -16,6 +16,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::kept::{Floor, Kept, NotFetched};
+use crate::backoff::Policy;
 
 /// Where an issuer's keys are.
 #[derive(Clone, Debug)]
@@ -32,8 +33,7 @@ pub enum Source {
 /// bring nothing new become rare; a token whose key was not looked for since it was shown is no bad
 /// one, and its bearer is asked to come back.
 const FLOOR: Floor = Floor {
-    first: Duration::from_secs(1),
-    longest: Duration::from_secs(10),
+    intervals: Policy::new(Duration::from_secs(1), Duration::from_secs(10)),
     patience: Duration::from_secs(2),
 };
 /// An issuer that is slower than this is down.

@@ -10,6 +10,8 @@ use tokio::{
     time::sleep,
 };
 
+use crate::backoff::Policy;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Kept<T> {
@@ -22,10 +24,9 @@ pub(super) struct Kept<T> {
 /// The minimum interval between fetches out of turn, and how long a caller waits for the next one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Floor {
-    /// The interval after a fetch that brought something new.
-    pub(super) first: Duration,
-    /// Each fetch that brings nothing new doubles the interval, up to this.
-    pub(super) longest: Duration,
+    /// The first one is the interval after a fetch that brought something new; each fetch that brings
+    /// nothing new doubles it.
+    pub(super) intervals: Policy,
     /// A caller that would wait longer than this is refused with [`NotFetched::TooSoon`].
     pub(super) patience: Duration,
 }
@@ -132,14 +133,13 @@ impl<T: PartialEq> Kept<T> {
 impl Floor {
     /// Always this interval, however long a caller waits.
     pub(super) const fn fixed(interval: Duration) -> Self {
-        Self { first: interval, longest: interval, patience: Duration::MAX }
+        Self { intervals: Policy::new(interval, interval), patience: Duration::MAX }
     }
 
     /// How long the next fetch has to wait.
     fn wait(&self, turn: &Turn) -> Duration {
         let Some(began) = turn.began else { return Duration::ZERO };
-        let doublings = turn.in_vain.saturating_sub(1).min(16);
-        let interval = self.first.saturating_mul(1 << doublings).min(self.longest);
+        let interval = self.intervals.longest_after(turn.in_vain.saturating_sub(1));
         interval.saturating_sub(began.elapsed())
     }
 }
@@ -156,12 +156,14 @@ mod tests {
     }
 
     const MINUTE: Duration = Duration::from_mins(1);
-    const GROWING: Floor =
-        Floor { first: Duration::from_secs(1), longest: Duration::from_secs(10), patience: MINUTE };
+    const GROWING: Floor = Floor {
+        intervals: Policy::new(Duration::from_secs(1), Duration::from_secs(10)),
+        patience: MINUTE,
+    };
 
     #[tokio::test]
     async fn many_who_look_in_vain_cause_one_fetch_and_those_who_come_later_are_told() {
-        let floor = Floor { first: MINUTE, longest: MINUTE, patience: Duration::from_secs(1) };
+        let floor = Floor { patience: Duration::from_secs(1), ..Floor::fixed(MINUTE) };
         let (kept, count) = (Kept::new(floor), AtomicU32::new(0));
         let asking = (0..100).map(|_| kept.beyond(None, next(&count)));
         let answers = futures::future::join_all(asking).await;
@@ -174,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_floor_each_may_fetch_and_a_failure_changes_nothing() {
-        let (kept, count) = (Kept::new(Floor::fixed(Duration::ZERO)), AtomicU32::new(0));
+        let (kept, count) = (Kept::new(Floor::fixed(Duration::from_nanos(1))), AtomicU32::new(0));
         kept.renew(next(&count)).await.unwrap();
         let seen = kept.get();
         let failed = kept.beyond(seen.as_ref(), async { Err(()) }).await;
@@ -196,7 +198,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_keeps_to_the_floor_as_well() {
-        let floor = Floor { first: MINUTE, longest: MINUTE, patience: Duration::ZERO };
+        let floor = Floor { patience: Duration::ZERO, ..Floor::fixed(MINUTE) };
         let (kept, count) = (Kept::<u32>::new(floor), AtomicU32::new(0));
         assert_eq!(kept.beyond(None, async { Err(()) }).await, Err(NotFetched::Failed(())));
         assert!(matches!(kept.beyond(None, next(&count)).await, Err(NotFetched::TooSoon(_))));

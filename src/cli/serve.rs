@@ -4,13 +4,13 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{banner::Banner, invocation, open, signals::Signals, wait_for};
 use crate::{
     access::Access,
+    backoff::Policy,
     config::Config,
     gateway::{Gateway, safety::Checks},
     http::{self, Listener, tls::Tls},
@@ -92,13 +92,14 @@ async fn prepare_and_serve(
 /// Waits for a server that is not there yet, brings the schema up to date, and makes sure that delivery can
 /// rest on it. A server that goes away meanwhile is waited for again.
 pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
+    let mut backoff = PREPARE_AGAIN.start();
     loop {
         wait_for(server).await?;
         match prepare_once(server, config).await {
             // A migration left nothing behind: the next attempt goes on where this one was.
             Err(error) if reachable::is_passing(error.as_ref()) => {
                 warn!("PostgreSQL went away during the start, will try again: {error:#}");
-                sleep(PREPARE_AGAIN).await;
+                backoff.wait().await;
             }
             outcome => return outcome,
         }
@@ -150,7 +151,7 @@ async fn require_log(server: &Server, config: &Config) -> anyhow::Result<()> {
 }
 
 /// After PostgreSQL went away during the start.
-const PREPARE_AGAIN: Duration = Duration::from_millis(250);
+const PREPARE_AGAIN: Policy = Policy::new(Duration::from_millis(250), Duration::from_secs(5));
 
 /// Serves until `shutdown`, then until the streams are drained.
 async fn run_gateway(

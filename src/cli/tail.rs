@@ -24,6 +24,7 @@ use tokio::{
 use self::print::Printer;
 use super::token::Token;
 use crate::{
+    backoff::Policy,
     consumer::ConsumerId,
     sse::{Event, Item, Parser},
 };
@@ -55,8 +56,9 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Before a gateway has said when to come back.
 const RETRY: Duration = Duration::from_secs(1);
-/// A gateway that is not there is asked at least this often.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// However soon it wants to be asked again. A gateway that is not there is asked at least every 15
+/// seconds.
+const PAUSES: Policy = Policy::new(Duration::from_millis(500), Duration::from_secs(15));
 /// Longer than any network takes to connect.
 const CONNECTING: Duration = Duration::from_secs(10);
 /// A connection without even a heartbeat for so long is dead. Should a gateway beat more
@@ -227,9 +229,7 @@ impl Tail {
         if failures == 0 {
             return self.retry;
         }
-        let longest = LONGEST_PAUSE.max(self.retry);
-        let pause = self.retry.max(RETRY / 2).saturating_mul(1 << failures.min(16)).min(longest);
-        pause.mul_f32(0.75 + fastrand::f32() / 4.0)
+        PAUSES.at_least(self.retry).after(failures)
     }
 }
 

@@ -36,12 +36,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
 use tracing::debug;
 
 use super::{hub::Horizon, signal::GapReason};
 use crate::{
     access::budget::{Account, Share},
+    backoff::Policy,
     cursor::Cursor,
     event::EventId,
     postgres::{
@@ -119,8 +120,8 @@ pub enum Piece {
 /// A page: what a slow reader costs while it deals with it.
 const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 
-/// Waits between attempts while PostgreSQL is away, at first and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Between attempts while PostgreSQL is away.
+const PAUSES: Policy = Policy::new(Duration::from_millis(50), Duration::from_secs(2));
 
 impl Strict {
     /// Without a cursor it begins at the end of the log.
@@ -344,13 +345,12 @@ const LAST_BYTES: usize = 1 << 20;
 pub(super) async fn persistently<T, F: Future<Output = Result<T, HistoryError>>>(
     mut ask: impl FnMut() -> F,
 ) -> T {
-    let (mut pause, longest) = BACKOFF;
+    let mut backoff = PAUSES.start();
     loop {
         match ask().await {
             Ok(answer) => return answer,
             Err(error) => debug!(error = %Chain(&error), "a reader waits for PostgreSQL"),
         }
-        sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-        pause = (2 * pause).min(longest);
+        backoff.wait().await;
     }
 }

@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use self::session::Session;
 use super::{Settings, health::Health, hub::Hub};
 use crate::{
+    backoff::Policy,
     event::EventId,
     metrics::Metrics,
     order::Position,
@@ -84,9 +85,9 @@ impl Lost {
 /// died without a word is found within 10 seconds.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-/// Waits between attempts to connect, in milliseconds: short at first, since a restart takes a
-/// moment, and never so long that readiness comes later than 10 seconds after PostgreSQL.
-const BACKOFF: [u64; 5] = [50, 100, 250, 500, 1000];
+/// Between attempts to connect: short at first, since a restart takes a moment, and never so long
+/// that readiness comes later than 10 seconds after PostgreSQL.
+const PAUSES: Policy = Policy::new(Duration::from_millis(50), Duration::from_secs(1));
 
 impl Tailer {
     /// Follows the log until `shutdown`.
@@ -98,20 +99,19 @@ impl Tailer {
 
     async fn follow(self) -> Infallible {
         let mut reader = Reader::new(self.settings.hold, Instant::now());
-        let mut failures = 0;
+        let mut backoff = PAUSES.start();
         loop {
             let since = Instant::now();
             let lost = self.session(&mut reader).await;
             let what = if lost.is_refusal() { "refuses a query" } else { "is away" };
             self.health.waiting(format!("PostgreSQL {what}: {}", Chain(&lost)));
             if since.elapsed() > Duration::from_secs(10) {
-                failures = 0;
+                backoff.succeeded();
             }
-            let pause = BACKOFF[failures.min(BACKOFF.len() - 1)];
-            failures += 1;
+            let pause = backoff.pause();
             self.metrics.reconnects.inc();
-            warn!(error = %Chain(&lost), pause_ms = pause, "lost the listening connection");
-            sleep(Duration::from_millis(pause / 2 + fastrand::u64(0..=pause))).await;
+            warn!(error = %Chain(&lost), pause_ms = pause.as_millis(), "lost the listening connection");
+            sleep(pause).await;
         }
     }
 

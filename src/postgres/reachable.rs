@@ -8,9 +8,10 @@ use tokio_postgres::error::SqlState;
 use tracing::warn;
 
 use super::{error::Chain, server::Server};
+use crate::backoff::Policy;
 
-/// Pauses between attempts.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Between attempts.
+const PAUSES: Policy = Policy::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// A connection that is not made by then goes to a server that does not speak.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -18,21 +19,21 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Waits until the server accepts a connection; an error is a refusal: a wrong password, a
 /// missing database, a wrong certificate.
 pub async fn wait(server: &Server) -> Result<(), tokio_postgres::Error> {
-    let (mut pause, longest) = BACKOFF;
+    let mut backoff = PAUSES.start();
     loop {
+        let pause = backoff.pause();
         match timeout(DEADLINE, server.connect()).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(e)) if !may_come(&e) => return Err(e),
             Ok(Err(e)) => {
                 warn!(
-                    "waiting for PostgreSQL at {server}; trying again in {pause:?}: {}",
+                    "waiting for PostgreSQL at {server}; trying again in {pause:.1?}: {}",
                     Chain(&e)
                 );
             }
             Err(_) => warn!("PostgreSQL at {server} accepted a connection, and then sent nothing"),
         }
         sleep(pause).await;
-        pause = (pause * 2).min(longest);
     }
 }
 

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
 use tokio_postgres::{Client, Row, Transaction, error::SqlState};
 
-use crate::event::EventId;
+use crate::{backoff::Policy, event::EventId};
 
 /// Rows that one transaction looks at.
 pub(super) const PAGE: i64 = 2000;
@@ -41,9 +40,9 @@ const BEGIN: &str = "
 set local event_piper.prune = 'on'; set local lock_timeout = '1s';
 set local statement_timeout = '30s'";
 
-/// Attempts at one transaction, and the pause between them.
+/// Attempts at one transaction, and the pauses between them.
 const ATTEMPTS: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSES: Policy = Policy::new(Duration::from_millis(200), Duration::from_secs(1));
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
@@ -56,9 +55,10 @@ pub(super) async fn transaction(client: &mut Client) -> Result<Transaction<'_>> 
 
 /// Tries a transaction again that was in somebody's way.
 pub(super) async fn patiently<T>(mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let mut backoff = PAUSES.start();
     for _ in 1..ATTEMPTS {
         match attempt().await {
-            Err(error) if is_passing(&error) => sleep(PAUSE).await,
+            Err(error) if is_passing(&error) => backoff.wait().await,
             done => return done,
         }
     }

@@ -25,10 +25,10 @@ use super::{
     progress::Progress,
     refusals::{Refusals, ResendError, Verdict},
     resume::{Seen, Start, resume},
-    retry::Backoff,
     status::{State, Status},
 };
 use crate::{
+    backoff::{Backoff, Policy},
     cursor::Cursor,
     event::EventId,
     gateway::Gateway,
@@ -40,6 +40,8 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Who has got nothing for so long is asked before it gets something: it may be another one
 /// meanwhile, behind a proxy that has kept the connection.
 const A_WHILE: Duration = Duration::from_secs(1);
+/// Between attempts; the longest one is a setting.
+const PAUSES: Policy = Policy::new(Duration::from_millis(200), Duration::from_secs(30));
 
 /// Why delivery does not go on for now.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +110,7 @@ impl<'a> Delivery<'a> {
             leaving,
             aggregator: Aggregator::new(settings.target.clone()),
             feed: None,
-            backoff: Backoff::new(settings.longest_pause),
+            backoff: PAUSES.up_to(settings.longest_pause).start(),
             retries: lease.retries(),
             refusals: Refusals::new(settings, status, lease),
             progress: None,
@@ -159,8 +161,8 @@ impl<'a> Delivery<'a> {
         if matches!(interrupt, Interrupt::Reading(_)) {
             self.feed = None;
         }
-        let drawn = self.backoff.pause(asked);
-        let pause = pause.unwrap_or(drawn);
+        let drawn = self.backoff.pause();
+        let pause = pause.unwrap_or_else(|| asked.unwrap_or_default().max(drawn));
         self.status.enter(state);
         let (name, failures) = (&self.settings.name, self.backoff.failures());
         if state == State::Stopped {

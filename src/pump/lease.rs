@@ -20,11 +20,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{
-    retry::Backoff,
-    status::{State, Status},
-};
+use super::status::{State, Status};
 use crate::{
+    backoff::{self, Policy},
     crash::{Lock, vital},
     event::EventId,
     postgres::{
@@ -41,7 +39,7 @@ const BEAT: Duration = Duration::from_secs(1);
 /// What was confirmed is noted this soon.
 const NOTED_WITHIN: Duration = Duration::from_millis(250);
 /// Between attempts to reach PostgreSQL.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const PAUSES: Policy = Policy::new(Duration::from_millis(200), Duration::from_secs(2));
 
 /// Why a lease has ended.
 #[derive(Debug, thiserror::Error)]
@@ -100,14 +98,13 @@ impl Drop for Lease {
 
 /// Waits for the lease, however long another pump has it.
 pub(super) async fn acquire(server: &Server, name: &str, status: &Status) -> Lease {
-    let mut backoff = Backoff::new(LONGEST_PAUSE);
+    let mut backoff = PAUSES.start();
     loop {
         match try_acquire(server, name, status).await {
             Ok(lease) => return lease,
             Err(error) => {
-                let pause = backoff.pause(None);
                 warn!(aggregator = name, error = %Chain(&error), "cannot ask for the lease");
-                sleep(pause).await;
+                backoff.wait().await;
             }
         }
     }
@@ -123,7 +120,7 @@ async fn try_acquire(server: &Server, name: &str, status: &Status) -> Result<Lea
             status.enter(State::Standby);
             said = true;
         }
-        sleep(BEAT.mul_f32(0.5 + fastrand::f32() / 2.0)).await;
+        sleep(backoff::drawn(BEAT)).await;
     }
     let (seat, checkpoint) = within("taking over", candidate.take_over()).await?;
     info!(aggregator = name, epoch = seat.epoch(), %checkpoint, "has the lease");

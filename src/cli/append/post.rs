@@ -12,9 +12,12 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::lines::Line;
-use crate::cli::{
-    tail::{client, refusal, root},
-    token::Token,
+use crate::{
+    backoff::Policy,
+    cli::{
+        tail::{client, refusal, root},
+        token::Token,
+    },
 };
 
 /// See the module.
@@ -24,8 +27,8 @@ pub(super) struct Post {
     token: Token,
 }
 
-/// Between attempts, at first and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// Between attempts.
+const PAUSES: Policy = Policy::new(Duration::from_millis(200), Duration::from_secs(15));
 /// A gateway answers sooner than this, or is not there.
 const ANSWERING: Duration = Duration::from_mins(1);
 
@@ -33,9 +36,7 @@ const ANSWERING: Duration = Duration::from_mins(1);
 pub(super) fn uid(name: Option<&str>, line: &Line) -> Uuid {
     let Some(name) = name else { return Uuid::now_v7() };
     let digest = Sha256::digest(format!("{name}\n{}\n{}", line.number, line.text));
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    Uuid::new_v8(bytes)
+    Uuid::new_v8(std::array::from_fn(|at| digest[at]))
 }
 
 /// What became of an attempt.
@@ -66,14 +67,14 @@ impl Post {
         mut say: impl FnMut(String),
     ) -> anyhow::Result<Vec<i64>> {
         let body = serde_json::to_string(events)?;
-        let (mut pause, longest) = PAUSE;
+        let mut backoff = PAUSES.start();
         loop {
+            let pause = backoff.pause();
             match self.attempt(body.clone()).await? {
                 Sent::Written(ids) => return Ok(ids),
                 Sent::Again(why) => say(format!("{why}; again in {:.1} s", pause.as_secs_f32())),
             }
-            sleep(pause.mul_f32(0.75 + fastrand::f32() / 2.0)).await;
-            pause = (2 * pause).min(longest);
+            sleep(pause).await;
         }
     }
 

@@ -4,13 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use tokio::{
-    spawn,
-    sync::oneshot,
-    time::{sleep, timeout},
-};
+use tokio::{spawn, sync::oneshot, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::debug;
 
 use crate::{
     access::budget::{Account, Share},
@@ -19,9 +14,9 @@ use crate::{
     gateway::{
         amended::{Corrected, Corrections, Patcher},
         follower::Scan,
+        strict::persistently,
     },
     postgres::{
-        error::Chain,
         event_log::{Page, PageSize, Paging},
         history::{History, HistoryError},
     },
@@ -56,9 +51,6 @@ pub(super) const PAGE: PageSize = PageSize { rows: 1000, bytes: 128 << 10 };
 
 /// So long is kept what was read ahead.
 const KEPT: Duration = Duration::from_secs(1);
-
-/// Waits between attempts, at first and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// What is to be read.
 pub(super) enum Wanted {
@@ -121,7 +113,7 @@ impl Wanted {
     /// First waits for room for a page.
     async fn persistently(&self, history: &History) -> Read {
         let share = self.room().await;
-        let mut read = self.again_and_again(history).await;
+        let mut read = persistently(|| self.read(history)).await;
         if let (Read::Page(page), Some(share)) = (&mut read, share) {
             page.hold(share);
         }
@@ -133,18 +125,6 @@ impl Wanted {
         let last = if paging.are_small() { SMALL_LAST_BYTES } else { LAST_BYTES };
         let page = usize::try_from(PAGE.bytes).unwrap_or(usize::MAX);
         Some(account.room(page + last).await)
-    }
-
-    async fn again_and_again(&self, history: &History) -> Read {
-        let (mut pause, longest) = BACKOFF;
-        loop {
-            match self.read(history).await {
-                Ok(read) => return read,
-                Err(error) => debug!(error = %Chain(&error), "a replay waits for PostgreSQL"),
-            }
-            sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-            pause = (2 * pause).min(longest);
-        }
     }
 
     async fn read(&self, history: &History) -> Result<Read, HistoryError> {

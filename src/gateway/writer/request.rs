@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{Answer, Refusal};
 use crate::{
+    backoff::Policy,
     event::{
         draft::{Draft, Expected, Place},
         name::StreamName,
@@ -49,8 +50,7 @@ pub(super) enum Verdict {
 impl Ticket {
     /// Who has waited for so long because others were in the way waits no longer.
     const PATIENCE: Duration = Duration::from_secs(10);
-    const FIRST_PAUSE: Duration = Duration::from_millis(1);
-    const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+    const PAUSES: Policy = Policy::new(Duration::from_millis(1), Duration::from_millis(500));
     /// So many races are lost before an attempt has to say what is in the way.
     const RACES: u32 = 3;
 
@@ -76,8 +76,7 @@ impl Ticket {
 
     /// It goes by itself, and not before a pause, which grows.
     pub(super) fn after_a_pause(mut self) -> Self {
-        let pause = (Self::FIRST_PAUSE * (1 << self.pauses.min(16))).min(Self::LONGEST_PAUSE);
-        self.rests_until = Some(Instant::now() + pause.mul_f64(0.5 + fastrand::f64()));
+        self.rests_until = Some(Instant::now() + Self::PAUSES.after(self.pauses));
         self.pauses += 1;
         self.alone = true;
         self
