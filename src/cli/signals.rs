@@ -17,6 +17,17 @@ impl Signals {
         Ok(Self { terminate, interrupt })
     }
 
+    /// Leaves the process at the first one, whatever it does: for a program that has nothing to put in
+    /// order at the end, and may be blocked by a reader of its output that has stopped reading.
+    pub(super) fn leave() -> anyhow::Result<()> {
+        let mut signals = Self::new()?;
+        tokio::spawn(async move {
+            signals.next().await;
+            std::process::exit(0);
+        });
+        Ok(())
+    }
+
     /// Waits for the next one, and names it.
     ///
     /// # Cancel safety

@@ -16,13 +16,10 @@ use reqwest::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use serde::Deserialize;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use self::print::Printer;
-use super::token::Token;
+use super::{signals::Signals, token::Token};
 use crate::{
     backoff::Policy,
     consumer::ConsumerId,
@@ -68,27 +65,12 @@ const SILENCE: Duration = Duration::from_mins(2);
 const LONGEST_REFUSAL: usize = 400;
 
 pub(super) async fn tail(args: Args) -> anyhow::Result<ExitCode> {
-    leave_on_signals()?;
+    Signals::leave()?;
     let mut tail = Tail::new(args)?;
     match tail.follow().await {
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         followed => followed.map(|()| ExitCode::SUCCESS),
     }
-}
-
-/// There is nothing to put in order at the end, and a reader that has stopped reading, which
-/// blocks our output, shall not stop us from leaving.
-fn leave_on_signals() -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        std::process::exit(0);
-    });
-    Ok(())
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
