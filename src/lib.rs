@@ -13,7 +13,8 @@
 //! | 4 | [`cli`] | composition: wires everything, nobody imports it |
 //!
 //! [`embedded`] is the crate that runs a private PostgreSQL; only what composes the program uses it.
-//! [`backoff`], [`config`], [`crash`], [`metrics`], [`nearest`] and [`telemetry`] stand beside the layers.
+//! [`backoff`], [`config`], [`crash`], [`metrics`], [`nearest`], [`telemetry`] and [`tls`] stand
+//! beside the layers.
 
 // A reader of the output that has gone away is no reason to panic: see `cli::output`.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
@@ -33,3 +34,4 @@ pub mod nearest;
 pub mod postgres;
 pub mod pump;
 pub mod telemetry;
+pub mod tls;

@@ -7,7 +7,7 @@ use std::{
 
 /// Each module with its layer; none for those that stand beside them, and import what they
 /// compose or describe.
-const LAYERS: [(&str, Option<u8>); 11] = [
+const LAYERS: [(&str, Option<u8>); 12] = [
     ("cli", Some(4)),
     ("http", Some(3)),
     ("pump", Some(3)),
@@ -19,6 +19,7 @@ const LAYERS: [(&str, Option<u8>); 11] = [
     ("metrics", None),
     ("nearest", None),
     ("telemetry", None),
+    ("tls", None),
 ];
 
 /// What the crate `core` shows here: the ground that all layers stand on.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::kept::{Floor, Kept, NotFetched};
-use crate::backoff::Policy;
+use crate::{backoff::Policy, tls};
 
 /// Where an issuer's keys are.
 #[derive(Clone, Debug)]
@@ -156,12 +156,7 @@ pub struct IssuerKey {
 
 impl Keys {
     pub(super) fn new(source: Source) -> Self {
-        // Whoever was first in this process has set the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .user_agent(concat!("event-piper/", env!("CARGO_PKG_VERSION")))
-            .timeout(WITHIN)
-            .redirect(redirect::Policy::none());
+        let client = tls::web_client().timeout(WITHIN).redirect(redirect::Policy::none());
         let client = client.build().expect("these settings make a client");
         Self { source, client, kept: Kept::new(FLOOR) }
     }

@@ -3,7 +3,6 @@
 mod print;
 
 use std::{
-    env,
     error::Error,
     io::{self, ErrorKind},
     process::ExitCode,
@@ -24,6 +23,7 @@ use crate::{
     backoff::Policy,
     consumer::ConsumerId,
     sse::{Event, Item, Parser},
+    tls,
 };
 
 /// Which gateway, whose events, from where, and how they are shown.
@@ -243,11 +243,7 @@ fn address(args: &Args, headers: &mut HeaderMap) -> anyhow::Result<Url> {
 }
 
 pub(super) fn client(url: &Url) -> anyhow::Result<Client> {
-    // For HTTPS; the certificates are those that the operating system trusts. Whoever was
-    // first in this process has set the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let agent = concat!("event-piper/", env!("CARGO_PKG_VERSION"));
-    let mut client = Client::builder().user_agent(agent).connect_timeout(CONNECTING);
+    let mut client = tls::web_client().connect_timeout(CONNECTING);
     if is_loopback(url) {
         // A proxy would look for the gateway on its own machine.
         client = client.no_proxy();

@@ -3,18 +3,20 @@
 use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
     },
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem, pem::PemObject},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem},
     server::ParsedCertificate,
 };
 use tokio_postgres::config;
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::tls;
 
 /// The connection string's `sslmode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,16 +90,10 @@ pub(crate) fn connector(
     mode: SslMode,
     root: Option<&SslRootCert>,
 ) -> Result<MakeRustlsConnect, RootsError> {
-    // Named here, so that no process-wide default is needed, nor any order of set-up.
-    let provider = Arc::new(ring::default_provider());
-    let verifier = verifier(mode, root, provider.clone())?;
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring offers rustls' own protocol versions")
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+    let client = tls::client();
+    let verifier = verifier(mode, root, Arc::clone(client.crypto_provider()))?;
+    let config = client.dangerous().with_custom_certificate_verifier(verifier);
+    Ok(MakeRustlsConnect::new(config.with_no_client_auth()))
 }
 
 fn verifier(
@@ -117,42 +113,36 @@ fn verifier(
 }
 
 fn full(
-    roots: RootCertStore,
+    roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, RootsError> {
-    let builder = WebPkiServerVerifier::builder_with_provider(roots.into(), provider);
+    let builder = WebPkiServerVerifier::builder_with_provider(roots, provider);
     Ok(builder.build().map_err(RootsError::Unusable)?)
 }
 
 fn lenient(
-    roots: Option<RootCertStore>,
+    roots: Option<Arc<RootCertStore>>,
     provider: Arc<CryptoProvider>,
 ) -> Arc<dyn ServerCertVerifier> {
     Arc::new(NamelessVerifier { roots, provider })
 }
 
-fn roots(root: Option<&SslRootCert>) -> Result<RootCertStore, RootsError> {
-    let (certificates, place) = match root {
-        Some(SslRootCert::File(path)) => (read(path)?, path.display().to_string()),
-        Some(SslRootCert::System) | None => {
-            (rustls_native_certs::load_native_certs().certs, "the system's store".to_owned())
+fn roots(root: Option<&SslRootCert>) -> Result<Arc<RootCertStore>, RootsError> {
+    let (roots, place) = match root {
+        Some(SslRootCert::File(path)) => {
+            let roots = tls::roots_in(path)
+                .map_err(|source| RootsError::Unreadable { path: path.clone(), source })?;
+            (roots, path.display().to_string())
         }
+        Some(SslRootCert::System) | None => (tls::system_roots(), "the system's store".to_owned()),
     };
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates);
     if roots.is_empty() { Err(RootsError::Empty { place }) } else { Ok(roots) }
-}
-
-fn read(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, RootsError> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|source| RootsError::Unreadable { path: path.clone(), source })
 }
 
 /// Asks for no name: whoever the roots vouch for will do, or, without roots, anybody at all.
 #[derive(Debug)]
 struct NamelessVerifier {
-    roots: Option<RootCertStore>,
+    roots: Option<Arc<RootCertStore>>,
     provider: Arc<CryptoProvider>,
 }
 

@@ -7,12 +7,13 @@ use std::{
 
 use rustls::{
     ClientConfig, RootCertStore,
-    crypto::ring,
     pki_types::{
-        CertificateDer, PrivateKeyDer,
+        PrivateKeyDer,
         pem::{self, PemObject},
     },
 };
+
+use crate::tls;
 
 /// PEM files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,36 +44,25 @@ pub enum TlsError {
 }
 
 /// How connections are encrypted.
-///
-/// # Panics
-/// Never: ring offers rustls' own protocol versions.
 pub fn config(files: &Files) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring offers rustls' own protocol versions")
-        .with_root_certificates(roots(files.roots.as_deref())?);
+    let builder = tls::client().with_root_certificates(roots(files.roots.as_deref())?);
     let config = match &files.own {
         None => builder.with_no_client_auth(),
         Some((certificates, key)) => {
+            let chain = tls::certificates(certificates).map_err(unreadable(certificates))?;
             let key = PrivateKeyDer::from_pem_file(key).map_err(unreadable(key))?;
-            builder.with_client_auth_cert(read(certificates)?, key)?
+            builder.with_client_auth_cert(chain, key)?
         }
     };
     Ok(Arc::new(config))
 }
 
-fn roots(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
-    let certificates = match file {
-        Some(path) => read(path)?,
-        None => rustls_native_certs::load_native_certs().certs,
+fn roots(file: Option<&Path>) -> Result<Arc<RootCertStore>, TlsError> {
+    let roots = match file {
+        Some(path) => tls::roots_in(path).map_err(unreadable(path))?,
+        None => tls::system_roots(),
     };
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates);
     if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
-}
-
-fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(unreadable(path))
 }
 
 fn unreadable(path: &Path) -> impl FnOnce(pem::Error) -> TlsError {

@@ -4,6 +4,7 @@ mod compose;
 mod hints;
 mod looking;
 mod pipes;
+mod roots;
 mod settings;
 
 use std::{

@@ -1,0 +1,88 @@
+//! TLS as a client: `ring`, and the certificates that the operating system trusts, which are read once.
+
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+};
+
+use reqwest::ClientBuilder;
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
+    crypto::ring,
+    pki_types::{
+        CertificateDer,
+        pem::{self, PemObject},
+    },
+};
+
+/// Some hundred certificates, parsed. Where the system has none, there are none: what needs one says so.
+static SYSTEM: LazyLock<Arc<RootCertStore>> =
+    LazyLock::new(|| store(rustls_native_certs::load_native_certs().certs));
+
+/// The certificates that the operating system trusts; empty when none of them can be used.
+#[must_use]
+pub fn system_roots() -> Arc<RootCertStore> {
+    Arc::clone(&SYSTEM)
+}
+
+/// The root certificates in this PEM file; empty when none of them can be used.
+pub fn roots_in(path: &Path) -> Result<Arc<RootCertStore>, pem::Error> {
+    Ok(store(certificates(path)?))
+}
+
+/// The certificates of a PEM file.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    CertificateDer::pem_file_iter(path)?.collect()
+}
+
+fn store(certificates: Vec<CertificateDer<'static>>) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates);
+    Arc::new(roots)
+}
+
+/// How to connect. The provider is named here, so that no process-wide default is needed, nor any order
+/// of set-up.
+///
+/// # Panics
+/// Never: `ring` offers rustls' own protocol versions.
+#[must_use]
+pub fn client() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring offers rustls' own protocol versions")
+}
+
+/// A client for HTTP, and for HTTPS with servers that the operating system trusts.
+#[must_use]
+pub fn web_client() -> ClientBuilder {
+    let mut config = client().with_root_certificates(system_roots()).with_no_client_auth();
+    config.alpn_protocols = vec!["http/1.1".into()];
+    let agent = concat!("event-piper/", env!("CARGO_PKG_VERSION"));
+    reqwest::Client::builder().user_agent(agent).tls_backend_preconfigured(config)
+}
+
+/// A client for HTTP, and for HTTPS with anybody: for the gateway on this machine, whose certificate is
+/// for the name that others know it by.
+#[must_use]
+pub fn web_client_of_anybody() -> ClientBuilder {
+    // Such a verifier is reqwest's own, which looks for a provider there. It is always the same.
+    let _ = ring::default_provider().install_default();
+    reqwest::Client::builder().tls_danger_accept_invalid_certs(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_roots_of_the_system_are_read_once() {
+        assert!(Arc::ptr_eq(&system_roots(), &system_roots()));
+    }
+
+    #[test]
+    fn a_client_can_be_made_wherever_it_runs() {
+        web_client().build().unwrap();
+        web_client_of_anybody().build().unwrap();
+    }
+}
