@@ -1,6 +1,7 @@
 //! What all commands have in common: how they print, what they create, how they are told what to do.
 
 mod compose;
+mod healthcheck;
 mod hints;
 mod looking;
 mod pipes;
