@@ -13,8 +13,8 @@
 //! | 4 | [`cli`] | composition: wires everything, nobody imports it |
 //!
 //! [`embedded`] is the crate that runs a private PostgreSQL; only what composes the program uses it.
-//! [`backoff`], [`config`], [`crash`], [`metrics`], [`nearest`], [`telemetry`] and [`tls`] stand
-//! beside the layers.
+//! [`backoff`], [`config`], [`crash`], [`metrics`], [`nearest`], [`progress`], [`telemetry`] and [`tls`]
+//! stand beside the layers.
 
 // A reader of the output that has gone away is no reason to panic: see `cli::output`.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
@@ -32,6 +32,7 @@ pub mod http;
 pub mod metrics;
 pub mod nearest;
 pub mod postgres;
+pub mod progress;
 pub mod pump;
 pub mod telemetry;
 pub mod tls;

@@ -7,7 +7,7 @@ use std::{
 
 /// Each module with its layer; none for those that stand beside them, and import what they
 /// compose or describe.
-const LAYERS: [(&str, Option<u8>); 12] = [
+const LAYERS: [(&str, Option<u8>); 13] = [
     ("cli", Some(4)),
     ("http", Some(3)),
     ("pump", Some(3)),
@@ -18,6 +18,7 @@ const LAYERS: [(&str, Option<u8>); 12] = [
     ("crash", None),
     ("metrics", None),
     ("nearest", None),
+    ("progress", None),
     ("telemetry", None),
     ("tls", None),
 ];

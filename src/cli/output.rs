@@ -50,8 +50,7 @@ pub(super) fn failure(text: impl Display) {
     }
 }
 
-/// Writes to standard error as it is.
-pub(super) fn raw(text: impl Display) {
+fn raw(text: impl Display) {
     let mut err = stderr().lock();
     let _ = write!(err, "{text}");
     let _ = err.flush();

@@ -7,7 +7,6 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::Subcommand;
-use indicatif::{MultiProgress, ProgressDrawTarget};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -20,8 +19,8 @@ use crate::{
     http,
     metrics::Metrics,
     postgres::{pumps::Letter, server::Server},
+    progress,
     pump::{self, Pump, status::Status},
-    telemetry,
 };
 
 /// Which aggregators, or what to do about what they refused.
@@ -132,10 +131,7 @@ pub(super) fn start(
     metrics: &Arc<Metrics>,
     leaving: &CancellationToken,
 ) -> TaskTracker {
-    let (pumps, bars) = (TaskTracker::new(), MultiProgress::new());
-    if telemetry::is_json() {
-        bars.set_draw_target(ProgressDrawTarget::hidden());
-    }
+    let (pumps, bars) = (TaskTracker::new(), progress::bars());
     for settings in aggregators {
         let status = Status::new(&settings.name, Arc::clone(metrics)).beside(&bars);
         let pump = Pump::new(server, gateway, settings.clone(), status);

@@ -1,23 +1,19 @@
 //! What `prune` and `erase` have in common: one small step after the other, with a pause after
 //! each, a line that tells how far it is, and an end when it is asked to end.
 
-use std::{
-    io::{IsTerminal, stderr},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
 use super::{output, signals::Signals};
-use crate::{event::EventId, postgres::upkeep::Step, telemetry};
+use crate::{event::EventId, postgres::upkeep::Step, progress::Progress};
 
 /// At least so long others have the disk to themselves between two steps; else as long as the
 /// step took.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The line is written anew this often on a terminal, and elsewhere.
-const ON_A_TERMINAL: Duration = Duration::from_millis(200);
-const ELSEWHERE: Duration = Duration::from_secs(30);
+/// Where there is no bar, a line tells this often how far it is.
+const SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// Work under way, as somebody sees it who waits for it.
 pub(super) struct Work {
@@ -27,8 +23,7 @@ pub(super) struct Work {
     looked_at: u64,
     changed: u64,
     begun: Instant,
-    said: Instant,
-    terminal: bool,
+    shown: Progress,
     signals: Signals,
 }
 
@@ -37,33 +32,24 @@ pub(super) async fn work(
     work: &mut Work,
     mut step: impl AsyncFnMut() -> anyhow::Result<Step>,
 ) -> anyhow::Result<bool> {
-    loop {
-        let begun = Instant::now();
-        let done = step().await;
-        work.took(done.as_ref().ok());
-        if done?.last {
-            return Ok(true);
-        }
-        tokio::select! {
-            () = sleep(begun.elapsed().max(PAUSE)) => {}
-            _ = work.signals.next() => return Ok(false),
-        }
-    }
+    let ended = work.through(&mut step).await;
+    work.shown.bar().finish_and_clear();
+    ended
 }
 
 impl Work {
     /// Nothing done yet; `end` is the id that it ends with, where that is known.
     pub(super) fn new(verb: &'static str, end: Option<EventId>) -> anyhow::Result<Self> {
-        let now = Instant::now();
+        let template = if end.is_some() { "[{bar:30}] {wide_msg}" } else { "{wide_msg}" };
+        let length = end.map(|end| end.get().unsigned_abs());
         Ok(Self {
             verb,
             end,
             upto: EventId::ZERO,
             looked_at: 0,
             changed: 0,
-            begun: now,
-            said: now,
-            terminal: stderr().is_terminal() && !telemetry::is_json(),
+            begun: Instant::now(),
+            shown: Progress::new(length, template, SAID_EVERY),
             signals: Signals::new()?,
         })
     }
@@ -84,28 +70,32 @@ impl Work {
         format!("{changed} {} of {looked_at} looked at", self.verb)
     }
 
-    fn took(&mut self, step: Option<&Step>) {
-        if let Some(step) = step {
-            self.looked_at += step.looked_at;
-            self.changed += step.changed;
-            self.upto = step.upto;
-        }
-        let last = step.is_none_or(|step| step.last);
-        let often = if self.terminal { ON_A_TERMINAL } else { ELSEWHERE };
-        if last && self.terminal {
-            output::raw("\r\x1b[K");
-        } else if self.said.elapsed() >= often {
-            self.said = Instant::now();
-            self.say();
+    async fn through(
+        &mut self,
+        step: &mut impl AsyncFnMut() -> anyhow::Result<Step>,
+    ) -> anyhow::Result<bool> {
+        loop {
+            let begun = Instant::now();
+            let done = step().await?;
+            self.took(done);
+            if done.last {
+                return Ok(true);
+            }
+            tokio::select! {
+                () = sleep(begun.elapsed().max(PAUSE)) => {}
+                _ = self.signals.next() => return Ok(false),
+            }
         }
     }
 
-    fn say(&self) {
-        let line = self.line();
-        if self.terminal {
-            output::raw(format_args!("\r\x1b[K{line}"));
-        } else {
-            output::note(line);
+    fn took(&mut self, step: Step) {
+        self.looked_at += step.looked_at;
+        self.changed += step.changed;
+        self.upto = step.upto;
+        self.shown.bar().set_position(self.upto.get().unsigned_abs());
+        self.shown.bar().set_message(self.line());
+        if !step.last && self.shown.wants_line() {
+            output::note(self.line());
         }
     }
 

@@ -1,18 +1,16 @@
 //! How a bootstrap gets on: a bar on a terminal, a line now and then in a log.
 
-use std::{
-    fmt::Write,
-    io::{IsTerminal, stderr},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+use indicatif::MultiProgress;
 use tracing::info;
 
-use crate::{event::EventId, telemetry};
+use crate::{event::EventId, progress};
 
 /// Lines in a log are this far apart.
 const LINES: Duration = Duration::from_secs(5);
+
+const BAR: &str = "{prefix} [{bar:30}] {human_pos}/{human_len} {rate}, {eta} left";
 
 /// One bootstrap, from its beginning to the newest event of that time.
 #[derive(Debug)]
@@ -22,36 +20,30 @@ pub(super) struct Progress {
     to: EventId,
     begun: Instant,
     events: u64,
-    said: Instant,
-    bar: Option<ProgressBar>,
+    shown: progress::Progress,
 }
 
 impl Progress {
     /// Its bar is one of `bars`, each of which has a line of its own.
     pub(super) fn new(bars: &MultiProgress, name: &str, from: EventId, to: EventId) -> Self {
-        let now = Instant::now();
         info!(aggregator = name, %from, %to, "bootstrapping");
-        let bar = (stderr().is_terminal() && !telemetry::is_json())
-            .then(|| bars.add(bar(name, from, to)));
-        Self { name: name.to_owned(), from, to, begun: now, events: 0, said: now, bar }
+        let shown = progress::Progress::new(Some(distance(from, to)), BAR, LINES).among(bars);
+        shown.bar().set_prefix(name.to_owned());
+        Self { name: name.to_owned(), from, to, begun: Instant::now(), events: 0, shown }
     }
 
     /// So many more events were confirmed, up to this id.
     pub(super) fn confirmed(&mut self, events: usize, upto: EventId) {
         self.events += events as u64;
-        if let Some(bar) = &self.bar {
-            bar.set_position(distance(self.from, upto));
-        } else if self.said.elapsed() >= LINES {
-            self.said = Instant::now();
+        self.shown.bar().set_position(distance(self.from, upto));
+        if self.shown.wants_line() {
             self.say(upto);
         }
     }
 
     /// The aggregator has it all.
     pub(super) fn done(self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.shown.bar().finish_and_clear();
         let (events, seconds) = (self.events, self.begun.elapsed().as_secs_f64());
         info!(
             aggregator = %self.name, events, seconds = %format!("{seconds:.1}"),
@@ -81,24 +73,8 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.abandon();
-        }
+        self.shown.bar().abandon();
     }
-}
-
-fn bar(name: &str, from: EventId, to: EventId) -> ProgressBar {
-    let style = "{prefix} [{bar:30}] {human_pos}/{human_len} {rate}, {eta} left";
-    let style = ProgressStyle::with_template(style).expect("the template is right");
-    let rate = |state: &ProgressState, out: &mut dyn Write| {
-        // A bar that cannot be drawn is no reason to stop.
-        let _ = write!(out, "{:.0}/s", state.per_sec());
-    };
-    let style = style.with_key("rate", rate);
-    let bar = ProgressBar::new(distance(from, to));
-    bar.set_style(style.progress_chars("=> "));
-    bar.set_prefix(name.to_owned());
-    bar
 }
 
 fn distance(from: EventId, to: EventId) -> u64 {

@@ -10,6 +10,7 @@ use crate::{
         Metrics,
         pump::{Of, Pumps},
     },
+    progress,
 };
 
 /// What a pump is doing.
@@ -60,7 +61,7 @@ impl Status {
     #[must_use]
     pub fn new(name: &str, metrics: Arc<Metrics>) -> Self {
         let of = Of { aggregator: name.to_owned() };
-        let status = Self { of, metrics, bars: MultiProgress::new() };
+        let status = Self { of, metrics, bars: progress::bars() };
         status.enter(State::Starting);
         status
     }

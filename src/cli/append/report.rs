@@ -1,29 +1,26 @@
 //! What is told of an append: how much is written, of which lines, as which events.
 
-use std::time::{Duration, Instant};
-
-use indicatif::{ProgressBar, ProgressStyle};
+use std::time::Duration;
 
 use super::lines::Lines;
-use crate::cli::output;
+use crate::{cli::output, progress::Progress};
 
 /// Where there is no bar, a line tells this often how far it is.
 const SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// What was written so far.
 pub(super) struct Report {
-    bar: ProgressBar,
+    shown: Progress,
     events: u64,
     /// The first and the last line; none of arguments.
     lines: Option<(u64, u64)>,
     /// The smallest and the greatest id, of those that the gateway has told.
     ids: Option<(i64, i64)>,
-    said: Instant,
 }
 
 impl Report {
     pub(super) fn new(lines: &Lines) -> Self {
-        Self { bar: bar(lines), events: 0, lines: None, ids: None, said: Instant::now() }
+        Self { shown: shown(lines), events: 0, lines: None, ids: None }
     }
 
     /// These events were written: the lines they came from, and the ids that they got.
@@ -36,17 +33,17 @@ impl Report {
             let (least, most) = self.ids.unwrap_or((*id, *id));
             self.ids = Some((least.min(*id), most.max(*id)));
         }
-        self.bar.set_position(lines.read());
-        self.bar.set_message(self.events.to_string());
-        if self.bar.is_hidden() && self.said.elapsed() >= SAID_EVERY {
+        self.shown.bar().set_position(lines.read());
+        self.shown.bar().set_message(self.events.to_string());
+        if self.shown.wants_line() {
             self.say(self.summary());
         }
     }
 
     /// Something about the work, on standard error: above the bar, if there is one.
     pub(super) fn say(&mut self, text: impl std::fmt::Display) {
-        self.said = Instant::now();
-        self.bar.suspend(|| output::note(text));
+        self.shown.said();
+        self.shown.bar().suspend(|| output::note(text));
     }
 
     /// `2 events are written: lines 1 to 2, ids 7 to 8`.
@@ -70,16 +67,17 @@ impl Report {
 
     /// Takes the bar away.
     pub(super) fn end(&self) {
-        self.bar.finish_and_clear();
+        self.shown.bar().finish_and_clear();
     }
 }
 
-/// A bar where the length is known, a count where it is not. Only a terminal shows it.
-fn bar(lines: &Lines) -> ProgressBar {
-    let (bar, template) = match lines.length() {
-        Some(length) => (ProgressBar::new(length), "{bar:40} {percent}% {msg} events {eta}"),
-        None => (ProgressBar::new_spinner(), "{spinner} {msg} events {elapsed}"),
+/// A bar where the length is known, a count where it is not.
+fn shown(lines: &Lines) -> Progress {
+    let template = match lines.length() {
+        Some(_) => "{bar:40} {percent}% {msg} events {eta}",
+        None => "{spinner} {msg} events {elapsed}",
     };
-    let style = ProgressStyle::with_template(template);
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message("0")
+    let shown = Progress::new(lines.length(), template, SAID_EVERY);
+    shown.bar().set_message("0");
+    shown
 }
