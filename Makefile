@@ -32,6 +32,7 @@ test: ## Formatting, lints, licences and all tests, against a real PostgreSQL an
 	@scripts/ensure-chromium
 	@scripts/ensure-schemathesis
 	@scripts/ensure-cargo-deny >/dev/null
+	@scripts/ensure-cargo-machete >/dev/null
 	@scripts/ensure-clients
 	$(MAKE) --no-print-directory lint deny
 	cargo test --locked
@@ -49,8 +50,10 @@ proof: ## Each fault by itself, ROUNDS times, and a table of what was found
 	EVENT_PIPER_ROUNDS=$(ROUNDS) EVENT_PIPER_FAULTS=$(FAULTS) cargo test --release --locked --test it -- --nocapture \
 		chaos::gateways_fail chaos::postgresql_fails chaos::the_network
 
-lint: ## Formatting and lints, as they must be
+lint: ## Formatting and lints, as they must be, and no dependency that nothing uses
 	cargo fmt --all --check
+	@scripts/ensure-linker
+	"$$(scripts/ensure-cargo-machete)" --skip-target-dir
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 fmt: ## Format the code
