@@ -54,7 +54,6 @@ pub fn client() -> ConfigBuilder<ClientConfig, WantsVerifier> {
 }
 
 /// A client for HTTP, and for HTTPS with servers that the operating system trusts.
-#[must_use]
 pub fn web_client() -> ClientBuilder {
     let mut config = client().with_root_certificates(system_roots()).with_no_client_auth();
     config.alpn_protocols = vec!["http/1.1".into()];
@@ -64,7 +63,6 @@ pub fn web_client() -> ClientBuilder {
 
 /// A client for HTTP, and for HTTPS with anybody: for the gateway on this machine, whose certificate is
 /// for the name that others know it by.
-#[must_use]
 pub fn web_client_of_anybody() -> ClientBuilder {
     // Such a verifier is reqwest's own, which looks for a provider there. It is always the same.
     let _ = ring::default_provider().install_default();
