@@ -69,8 +69,7 @@ impl Stage {
             world.move_writers(5);
         }
         if world.chance(0.15) {
-            world.end_all();
-            world.become_younger();
+            world.restore_dump();
         }
         if world.chance(0.1) {
             world.bulks = world.dice.usize(1..3);
@@ -159,6 +158,11 @@ impl Stage {
 
     fn fail(&mut self) {
         let which = self.world.dice.usize(0..GATEWAYS);
+        // A gateway that finds the log replaced may lose its connection again.
+        if self.world.log > 0 && !self.gateways[which].is_of(&self.world) && self.world.chance(0.2)
+        {
+            self.gateways[which].reconnect(&mut self.world);
+        }
         match self.world.dice.u16(0..1000) {
             restart if restart < self.restarts => {
                 for client in &self.clients {
@@ -192,7 +196,7 @@ impl Stage {
             world.truncate(rows.min(300));
         }
         self.replacements -= 1;
-        self.moves += 50;
+        self.moves += 80;
         if world.chance(0.5) {
             // Until all have looked whether it is the same one.
             self.writers_at += world.some(2_000_000);

@@ -80,6 +80,7 @@ enum Answer {
 
 impl Gateway {
     pub(super) fn start(world: &mut World, which: usize, hold: Hold) -> Self {
+        world.mark_restored();
         let capacity = [0, 500, 2_000, 100_000][world.dice.usize(0..4)];
         let mut gateway = Self {
             which,
@@ -249,7 +250,9 @@ impl Gateway {
             Answer::Late(rows, upto) => self.reader.late_rows(rows, upto, now),
             Answer::Passed(rows) => self.reader.passed(rows),
             Answer::Polled(polled) => {
-                self.last_known = polled.found.last().copied().or(self.last_known);
+                if self.asked_in == self.log.get() {
+                    self.last_known = polled.found.last().copied().or(self.last_known);
+                }
                 self.reader.polled(&polled, now);
             }
             Answer::Kept(keeper) => self.reader.kept(keeper, now),

@@ -13,6 +13,9 @@ pub(super) struct Backup {
     next_id: i64,
 }
 
+/// PostgreSQL's own number for "committed long ago".
+pub(super) const OLD: u64 = 2;
+
 impl World {
     pub(super) fn back_up(&mut self) {
         let (rows, pruned) = (self.rows.clone(), self.pruned.clone());
@@ -33,13 +36,30 @@ impl World {
         true
     }
 
+    /// A dump is restored into this cluster, before any gateway has started.
+    pub(super) fn restore_dump(&mut self) {
+        for _ in 0..150 {
+            self.move_writers(5);
+        }
+        self.end_all();
+        self.become_younger();
+    }
+
     /// From now on transactions get numbers that rows of the log may bear already, as after a dump was
     /// restored into a younger cluster.
-    pub(super) fn become_younger(&mut self) {
+    fn become_younger(&mut self) {
         assert!(self.open.is_empty(), "its transactions would meet themselves");
-        self.next_xid = self.dice.u64(100..=self.next_xid);
+        self.next_xid = self.dice.u64(100..110).min(self.next_xid);
         // Of transactions of the other cluster nothing is known.
         self.commits.clear();
+    }
+
+    /// What `serve` does before it starts: rows of another cluster, whose transaction is still to come here or
+    /// in progress, are marked as old.
+    pub(super) fn mark_restored(&mut self) {
+        let (next, open) = (self.next_xid, &self.open);
+        let foreign = |row: &&mut Row| row.xid >= next || open.contains_key(&row.xid);
+        self.rows.values_mut().filter(foreign).for_each(|row| row.xid = OLD);
     }
 
     /// TRUNCATE with RESTART IDENTITY, which waits for all who write, and so many rows in the same
