@@ -8,11 +8,11 @@
 /// Which rows are of another cluster. Its first condition is the one that the index on `xid` serves.
 macro_rules! of_another_cluster {
     () => {
-        "from events log, pg_current_snapshot() now
+        "from events log
          where (log.xid::text::int8 >= (select pg_snapshot_xmax(pg_current_snapshot())::text::int8)
                 or log.xid::text::int8 = any(array(
                     select pg_snapshot_xip(pg_current_snapshot())::text::int8)))
-           and not pg_visible_in_snapshot(log.xid, now)"
+           and not pg_visible_in_snapshot(log.xid, pg_current_snapshot())"
     };
 }
 
