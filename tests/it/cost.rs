@@ -35,6 +35,9 @@ const NEAR: i64 = 5_000;
 
 const PAGE: PageSize = PageSize { rows: 100, bytes: 1 << 20 };
 
+/// As many rows are written by `fill`.
+const FILLED: i32 = 2 * ROWS + 501;
+
 /// A log of some consumers, with a hole as of a rollback, and at its end the only event of a rare
 /// consumer. Answers the hole.
 async fn fill(writer: &Client) -> Passed {
@@ -132,6 +135,17 @@ async fn read_in_all(client: &Client) -> i64 {
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
+/// The same, as soon as it is known of those who have written so many rows, rolled back or not.
+async fn read_by_writers(client: &Client, written: i32) -> i64 {
+    let sql = "select n_tup_ins from pg_stat_user_tables where relid = 'events'::regclass";
+    eventually("the writers' sessions have said what they have read", async || {
+        let known: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+        (known >= written.into()).then_some(())
+    })
+    .await;
+    read_in_all(client).await
+}
+
 #[tokio::test]
 async fn a_replay_reads_no_more_than_its_consumers_rows() {
     let database = Database::create().await;
@@ -141,7 +155,7 @@ async fn a_replay_reads_no_more_than_its_consumers_rows() {
     let client = database.connect().await;
     let upto = EventId::new(hole.to.get() + i64::from(ROWS) + 1);
     let consumers = ["rare", "often 1", "nobody"].map(ConsumerId::logged);
-    let before = read_in_all(&client).await;
+    let before = read_by_writers(&client, FILLED).await;
 
     let history = History::new(Server::parse(&database.url()).unwrap().pool(1));
     let mut answered = 0;
@@ -201,7 +215,7 @@ async fn of_what_a_late_transaction_wrote_no_more_is_read_than_that() {
     assert!(read <= 2 * NEAR, "{read} rows were read for a page of those that follow");
     client.batch_execute("commit").await.unwrap();
 
-    let before = read_in_all(&client).await;
+    let before = read_by_writers(&client, 2 * FILLED + 80).await;
     let history = History::new(Server::parse(&database.url()).unwrap().pool(1));
     // Nearly everybody.
     let names: Vec<String> = (1..8).map(|of| format!("often {of}")).collect();
@@ -247,7 +261,7 @@ async fn a_page_of_what_is_late_costs_the_same_however_much_that_is() {
     drop(writer);
     let (start, end) = (EventId::ZERO, EventId::new(10 * i64::from(ROWS)));
     let client = database.connect().await;
-    let before = read_in_all(&client).await;
+    let before = read_by_writers(&client, 2 * FILLED + 2 * ROWS).await;
     let history = History::new(Server::parse(&database.url()).unwrap().pool(1));
     let (consumers, marks) = ([ConsumerId::logged("late")], [Mark { xid, upto: start }]);
     let paging = Paging::new(PAGE);
