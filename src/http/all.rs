@@ -10,7 +10,7 @@ use axum::{
 };
 
 use super::{
-    App,
+    app::App,
     error::Problem,
     events,
     feed::{Feed, Log},

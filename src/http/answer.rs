@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{body::HttpBody, extract::Request, response::Response};
 
 use super::{
-    App,
+    app::App,
     error::Problem,
     streams::PAGE_BYTES,
     taking::{Permitted, Taken, Taking},

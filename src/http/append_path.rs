@@ -13,8 +13,8 @@ use axum::{
 use serde::Serialize;
 
 use super::{
-    App,
     answer::Room,
+    app::App,
     class::Class,
     error::Problem,
     guard::guarded,

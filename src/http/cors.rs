@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::Settings;
+use super::app::Settings;
 use crate::access::{Modes, hosts};
 
 /// Headers that pages may send: ours, those of tracing, and what the usual client libraries add.

@@ -11,8 +11,8 @@ use axum::{
 use tracing::warn;
 
 use super::{
-    App,
     answer::Room,
+    app::App,
     direct::{Detachable, Detached},
     encode::put_retry,
     error::Problem,

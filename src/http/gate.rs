@@ -1,7 +1,7 @@
 //! Who may write, and read what is not one consumer's alone.
 
 use super::{
-    App,
+    app::App,
     class::{Class, Needs},
     error::Problem,
 };

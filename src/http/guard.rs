@@ -15,8 +15,8 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::{
-    App,
     answer::Room,
+    app::App,
     class::{Class, WithoutProof},
     error::{Problem, Refusal},
     events::{FULL, overloaded},

@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{App, error::Problem, guard};
+use super::{app::App, error::Problem, guard};
 
 /// `GET /healthz`: the program runs.
 pub(super) async fn alive() -> Json<Value> {

@@ -24,8 +24,8 @@ use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use super::{
-    Limits, Settings,
     activity::Activity,
+    app::{Limits, Settings},
     direct::{self, Handed},
     half_closed::{Exchange, HalfClosable},
     listener::{Accepted, Listener},

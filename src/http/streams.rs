@@ -13,8 +13,8 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{
-    App,
     answer::Room,
+    app::App,
     class::accepts_events,
     error::Problem,
     events,

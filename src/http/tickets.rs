@@ -12,7 +12,7 @@ use serde_json::json;
 use tracing::info;
 
 use super::{
-    App,
+    app::App,
     error::Problem,
     identity,
     query::{Parameter, Query},

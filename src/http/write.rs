@@ -27,7 +27,8 @@ pub(super) use self::{
 };
 use self::{event::Given, key::Key};
 use super::{
-    App, error::Problem, gate, named::Named, precondition::Preconditions, streams::last_version,
+    app::App, error::Problem, gate, named::Named, precondition::Preconditions,
+    streams::last_version,
 };
 use crate::{
     access::principal::Principal,

@@ -15,7 +15,7 @@ use crate::{
     access::principal::{Principal, Refused},
     consumer::ConsumerId,
     event::{EventId, draft::Draft, name::StreamName},
-    http::{App, error::Problem, events::may_see},
+    http::{app::App, error::Problem, events::may_see},
     postgres::{
         error::Chain,
         history::{History, HistoryError, WholeEvent},

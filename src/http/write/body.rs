@@ -12,7 +12,7 @@ use tokio::{task::yield_now, time::timeout};
 use crate::{
     access::budget::Exhausted,
     gateway::writer::Room,
-    http::{Limits, error::Problem},
+    http::{app::Limits, error::Problem},
 };
 
 /// What a body is.

@@ -13,7 +13,7 @@ use crate::{
         json::Json,
         name::StreamName,
     },
-    http::{Limits, error::Problem},
+    http::{app::Limits, error::Problem},
     postgres::append::Written,
 };
 

@@ -33,7 +33,7 @@ use crate::{
     access::{RetryAfter, principal::Principal},
     event::draft::Draft,
     gateway::writer::{Room, Writer},
-    http::{App, error::Problem, gate, write::Form},
+    http::{app::App, error::Problem, gate, write::event::Form},
 };
 
 /// A batch: large enough that the wait for the disk is nothing, small enough that readers do
