@@ -293,10 +293,12 @@ impl Gateway {
         let read = self.last_read.map_or(EventId::ZERO, |row| row.id());
         let there = |(id, _): (EventId, Xid)| Some(world.rows.get(&id.get())?.xid());
         let same = self.last_known.is_none_or(|it| there(it).is_none_or(|xid| xid == it.1));
-        if self.head().max(read) <= world.same_upto {
+        if !same {
+            // It finds out now, and starts again.
+        } else if self.head().max(read) <= world.same_upto {
             // All that it has read is in this one, or was in the other one only.
             self.log.set(world.log);
-        } else if self.head() <= world.drawn() && same {
+        } else if self.head() <= world.drawn() {
             world.unknowable = true;
         }
     }
