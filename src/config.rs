@@ -1,23 +1,27 @@
 //! Settings: from flags, the environment and a file, parsed as a whole before anything starts.
 //!
-//! [`sources`] finds what was given for each name, [`value`] says what a value must look like,
-//! and this module puts together what the rest of the program takes. Whatever is wrong is
-//! reported at once.
+//! [`settings`] has a constant for each, [`sources`] finds what was given for it, [`value`] says what
+//! a value must look like, and this module puts together what the rest of the program takes.
+//! Whatever is wrong is reported at once.
 
 mod access;
-pub mod aggregator;
+mod aggregator;
 mod belonging;
 mod environment;
-pub mod sources;
+mod flags;
+mod setting;
+mod settings;
+mod sources;
 mod value;
+mod values;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use self::{environment::Environment, sources::Sources, values::Values};
 pub use self::{
-    aggregator::AggregatorFlags,
-    sources::{Flags, WrongSettings},
+    flags::{AggregatorFlags, Flags},
+    values::WrongSettings,
 };
-use self::{aggregator::Given, environment::Environment, sources::Sources};
 use crate::{
     embedded,
     gateway::{self, writer},
@@ -84,68 +88,70 @@ impl Config {
         aggregator: AggregatorFlags,
         environment: &Environment,
     ) -> Result<Self, WrongSettings> {
-        let mut from = Sources::new(flags, environment);
-        let named = Given::flags(aggregator, environment, &mut from.wrong);
-        let named = named.map(Given::settings);
+        let mut sources = Sources::new(flags, environment);
+        let wrong = &mut sources.values.wrong;
+        let named = aggregator::of_flags(aggregator, environment)
+            .map(|given| aggregator::settings(given, wrong));
         if named.is_some() {
-            from.aggregators.clear();
-        } else if from.aggregators.is_empty() {
-            from.wrong("--to: expected the aggregator's URL, or [[aggregator]] in --config".into());
+            sources.aggregators.clear();
+        } else if sources.aggregators.is_empty() {
+            wrong.push("--to: expected the aggregator's URL, or [[aggregator]] in --config".into());
         }
-        let mut config = Self::from_sources(from)?;
+        let mut config = Self::from_sources(sources)?;
         config.aggregators.extend(named.flatten());
         Ok(config)
     }
 
-    fn from_sources(mut from: Sources) -> Result<Self, WrongSettings> {
+    fn from_sources(sources: Sources) -> Result<Self, WrongSettings> {
+        let Sources { values: mut from, aggregators } = sources;
         belonging::check(&mut from);
         let database = database(&mut from);
-        let listen = from.setting("listen", value::place);
-        let cors_origins: Vec<String> = from.setting("cors-origins", value::origins);
+        let listen = from.setting(&settings::LISTEN);
+        let cors_origins: Vec<String> = from.setting(&settings::CORS_ORIGINS);
         let access = access::settings(&mut from, &listen, &cors_origins);
         let tls = tls(&mut from, &listen);
-        let streams: usize = from.setting("max-streams", value::limit);
+        let streams: usize = from.setting(&settings::MAX_STREAMS);
         let http = http::Settings {
             cors_origins,
-            cors_headers: from.setting("cors-headers", value::header_names),
+            cors_headers: from.setting(&settings::CORS_HEADERS),
             tls: None,
-            drain: from.setting("drain", value::duration),
+            drain: from.setting(&settings::DRAIN),
             limits: http::Limits {
                 connections: streams.saturating_add(http::Limits::SPARE),
                 streams,
-                streams_of_a_consumer: from.setting("max-streams-per-consumer", value::limit),
-                head_within: from.setting("head-timeout", value::interval),
-                head: from.setting("max-head", value::head),
-                body: from.setting("max-body", value::size),
-                event: from.setting("max-event", value::size),
-                page: from.setting("max-page", value::page),
-                body_within: from.setting("body-timeout", value::interval),
-                write_within: from.setting("write-timeout", value::interval),
-                answers: from.setting("answer-buffer", value::size),
-                answers_each: from.setting("answer-buffer-per-principal", value::size),
+                streams_of_a_consumer: from.setting(&settings::MAX_STREAMS_PER_CONSUMER),
+                head_within: from.setting(&settings::HEAD_TIMEOUT),
+                head: from.setting(&settings::MAX_HEAD),
+                body: from.setting(&settings::MAX_BODY),
+                event: from.setting(&settings::MAX_EVENT),
+                page: from.setting(&settings::MAX_PAGE),
+                body_within: from.setting(&settings::BODY_TIMEOUT),
+                write_within: from.setting(&settings::WRITE_TIMEOUT),
+                answers: from.setting(&settings::ANSWER_BUFFER),
+                answers_each: from.setting(&settings::ANSWER_BUFFER_PER_PRINCIPAL),
             },
-            append_path: from.optional("append-path", value::url_path),
+            append_path: from.optional(&settings::APPEND_PATH),
         };
         let gateway = gateway::Settings {
             drain: http.drain,
-            hold: from.setting("hold", value::hold),
-            heartbeat: from.setting("heartbeat", value::interval),
+            hold: from.setting(&settings::HOLD),
+            heartbeat: from.setting(&settings::HEARTBEAT),
             streams: true,
-            recent: from.setting("recent", value::size),
-            pool: from.setting("pool-size", value::count),
-            queries_each: from.optional("max-queries-per-principal", value::count),
+            recent: from.setting(&settings::RECENT),
+            pool: from.setting(&settings::POOL_SIZE),
+            queries_each: from.optional(&settings::MAX_QUERIES_PER_PRINCIPAL),
             writer: writer(&mut from),
-            checks: from.setting("safety-checks", value::checks),
+            checks: from.setting(&settings::SAFETY_CHECKS),
         };
         let telemetry = telemetry::Settings {
-            filter: from.setting("log", value::filter),
-            format: from.setting("log-format", value::format),
+            filter: from.setting(&settings::LOG),
+            format: from.setting(&settings::LOG_FORMAT),
         };
-        from.logs_are(telemetry.format);
-        let migrate = from.setting("migrate", value::switch);
-        let aggregators = aggregators(&mut from);
+        let migrate = from.setting(&settings::MIGRATE);
+        let aggregators = self::aggregators(aggregators, &mut from);
+        let log_format = telemetry.format;
         let unused = std::mem::take(&mut from.unused);
-        from.finish(Self {
+        let config = Self {
             database,
             listen,
             tls,
@@ -156,7 +162,8 @@ impl Config {
             telemetry,
             aggregators,
             unused,
-        })
+        };
+        from.finish(config, log_format)
     }
 }
 
@@ -166,11 +173,12 @@ pub fn check_environment() -> Result<(), WrongSettings> {
     Sources::new(Flags::default(), &Environment::of_process()).only_environment()
 }
 
-fn aggregators(from: &mut Sources) -> Vec<pump::Settings> {
-    let tables = std::mem::take(&mut from.aggregators).into_iter();
-    let parsed =
-        tables.filter_map(|(path, table)| Given::table(&path, table, &mut from.wrong).settings());
-    let parsed: Vec<pump::Settings> = parsed.collect();
+fn aggregators(tables: Vec<(String, toml::Table)>, from: &mut Values) -> Vec<pump::Settings> {
+    let mut parsed: Vec<pump::Settings> = Vec::new();
+    for (path, table) in tables {
+        let given = aggregator::of_table(&path, table, &mut from.wrong);
+        parsed.extend(aggregator::settings(given, &mut from.wrong));
+    }
     for (index, it) in parsed.iter().enumerate() {
         if parsed[..index].iter().any(|other| other.name == it.name) {
             let name = &it.name;
@@ -183,21 +191,21 @@ fn aggregators(from: &mut Sources) -> Vec<pump::Settings> {
 }
 
 /// What is given beside `--writing off` must be right all the same.
-fn writer(from: &mut Sources) -> Option<writer::Settings> {
+fn writer(from: &mut Values) -> Option<writer::Settings> {
     let settings = writer::Settings {
-        connections: from.setting("write-connections", value::count),
-        queue: from.setting("write-queue", value::limit),
-        bytes: from.setting("write-buffer", value::size),
-        bytes_each: from.setting("write-buffer-per-principal", value::size),
+        connections: from.setting(&settings::WRITE_CONNECTIONS),
+        queue: from.setting(&settings::WRITE_QUEUE),
+        bytes: from.setting(&settings::WRITE_BUFFER),
+        bytes_each: from.setting(&settings::WRITE_BUFFER_PER_PRINCIPAL),
     };
-    from.setting("writing", value::on_or_off).then_some(settings)
+    from.setting(&settings::WRITING).then_some(settings)
 }
 
-fn database(from: &mut Sources) -> Database {
-    let binaries = from.optional("postgres-bin", value::path);
-    let port = from.optional("postgres-port", value::port);
-    let data_dir = from.optional("data-dir", value::path);
-    if let Some((server, url)) = from.optional("database-url", value::database) {
+fn database(from: &mut Values) -> Database {
+    let binaries = from.optional(&settings::POSTGRES_BIN);
+    let port = from.optional(&settings::POSTGRES_PORT);
+    let data_dir = from.optional(&settings::DATA_DIR);
+    if let Some((server, url)) = from.optional(&settings::DATABASE_URL) {
         return Database::Url { server: Box::new(server), url };
     }
     let data_dir = data_dir.or_else(embedded::default_data_dir).unwrap_or_else(|| {
@@ -207,9 +215,9 @@ fn database(from: &mut Sources) -> Database {
     Database::Embedded(embedded::Settings { data_dir, binaries, port })
 }
 
-fn tls(from: &mut Sources, listen: &http::Place) -> Option<http::tls::Files> {
-    let certificate = from.optional("tls-cert", value::path);
-    let key = from.optional("tls-key", value::path);
+fn tls(from: &mut Values, listen: &http::Place) -> Option<http::tls::Files> {
+    let certificate = from.optional(&settings::TLS_CERT);
+    let key = from.optional(&settings::TLS_KEY);
     if certificate.is_some() && matches!(listen, http::Place::Unix(_)) {
         from.wrong(format!(
             "--tls-cert: there is no TLS on a Unix socket, and --listen is {listen}"

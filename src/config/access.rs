@@ -8,8 +8,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{
-    sources::{Sources, trimmed},
+    settings,
     value::{self, Expected},
+    values::{Values, trimmed},
 };
 use crate::{
     access::{
@@ -33,26 +34,26 @@ const SHORTEST_SECRET: usize = 16;
 const LONGEST_LEEWAY: Duration = Duration::from_mins(5);
 
 /// Everything about who may do what, at a gateway that listens there.
-pub(super) fn settings(from: &mut Sources, listen: &Place, origins: &[String]) -> Settings {
-    let given = from.optional("auth", modes);
+pub(super) fn settings(from: &mut Values, listen: &Place, origins: &[String]) -> Settings {
+    let given = from.optional(&settings::AUTH);
     let modes = modes_at(listen, given, from);
     let issuers = issuers(from, modes);
     Settings {
         modes,
         issuers,
-        trusted_proxies: from.setting("trusted-proxies", networks),
-        header_rights: from.setting("header-rights", rights),
-        metrics_from: from.setting("metrics-from", networks),
-        cookie: from.optional("jwt-cookie", cookie),
+        trusted_proxies: from.setting(&settings::TRUSTED_PROXIES),
+        header_rights: from.setting(&settings::HEADER_RIGHTS),
+        metrics_from: from.setting(&settings::METRICS_FROM),
+        cookie: from.optional(&settings::JWT_COOKIE),
         origins: origins.to_vec(),
-        ticket_keys: from.optional("ticket-key", ticket_keys).unwrap_or_default(),
-        refresh: from.setting("jwt-refresh", refresh),
-        hosts: from.setting("allowed-hosts", hosts),
+        ticket_keys: from.optional(&settings::TICKET_KEY).unwrap_or_default(),
+        refresh: from.setting(&settings::JWT_REFRESH),
+        hosts: from.setting(&settings::ALLOWED_HOSTS),
         limits: Limits {
-            streams: from.setting("max-streams-per-principal", value::limit),
-            requests: from.setting("max-requests-per-principal", rate),
-            appends: from.setting("max-appends-per-principal", rate),
-            append_bytes: from.setting("max-append-bytes-per-principal", byte_rate),
+            streams: from.setting(&settings::MAX_STREAMS_PER_PRINCIPAL),
+            requests: from.setting(&settings::MAX_REQUESTS_PER_PRINCIPAL),
+            appends: from.setting(&settings::MAX_APPENDS_PER_PRINCIPAL),
+            append_bytes: from.setting(&settings::MAX_APPEND_BYTES_PER_PRINCIPAL),
         },
     }
 }
@@ -68,7 +69,7 @@ pub(super) struct Chosen {
 pub(super) const OPEN: Chosen = Chosen { modes: Modes::OPEN, anywhere: false };
 
 /// Open is for this machine; anything wider is somebody's explicit choice.
-fn modes_at(listen: &Place, given: Option<Chosen>, from: &mut Sources) -> Modes {
+fn modes_at(listen: &Place, given: Option<Chosen>, from: &mut Values) -> Modes {
     match given {
         Some(chosen) if chosen == OPEN && !listen.is_local() => from.wrong(format!(
             "--auth open: is for loopback addresses only, and --listen is {listen}: expected some \
@@ -88,7 +89,7 @@ fn modes_at(listen: &Place, given: Option<Chosen>, from: &mut Sources) -> Modes 
 /// One issuer as it is written down: in settings of its own, or in a file of several.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct Written {
+pub(super) struct Written {
     issuer: String,
     audience: Vec<String>,
     algorithms: Vec<String>,
@@ -108,13 +109,13 @@ struct Several {
     issuers: Vec<Written>,
 }
 
-fn issuers(from: &mut Sources, modes: Modes) -> Vec<Issuer> {
+fn issuers(from: &mut Values, modes: Modes) -> Vec<Issuer> {
     let one = one(from);
-    let several = from.optional("jwt-issuers-file", several).unwrap_or_default();
+    let several = from.optional(&settings::JWT_ISSUERS_FILE).unwrap_or_default();
     let claims = (
-        from.setting("jwt-consumer-claim", name),
-        from.setting("jwt-rights-claim", name),
-        from.setting("jwt-leeway", leeway),
+        from.setting(&settings::JWT_CONSUMER_CLAIM),
+        from.setting(&settings::JWT_RIGHTS_CLAIM),
+        from.setting(&settings::JWT_LEEWAY),
     );
     if !modes.jwt {
         return Vec::new();
@@ -141,13 +142,13 @@ fn issuers(from: &mut Sources, modes: Modes) -> Vec<Issuer> {
     issuers
 }
 
-fn one(from: &mut Sources) -> Option<Written> {
-    let issuer = from.optional("jwt-issuer", name);
-    let audience = from.optional("jwt-audience", list);
-    let algorithms = from.optional("jwt-algorithms", list);
-    let jwks_url = from.optional("jwt-jwks-url", name);
-    let key_file = from.optional("jwt-key-file", value::path);
-    let secret = from.optional("jwt-secret", secret);
+fn one(from: &mut Values) -> Option<Written> {
+    let issuer = from.optional(&settings::JWT_ISSUER);
+    let audience = from.optional(&settings::JWT_AUDIENCE);
+    let algorithms = from.optional(&settings::JWT_ALGORITHMS);
+    let jwks_url = from.optional(&settings::JWT_JWKS_URL);
+    let key_file = from.optional(&settings::JWT_KEY_FILE);
+    let secret = from.optional(&settings::JWT_SECRET);
     // What is given without the issuer is complained of where the settings are looked at together.
     Some(Written {
         issuer: issuer?,
@@ -160,7 +161,7 @@ fn one(from: &mut Sources) -> Option<Written> {
     })
 }
 
-fn several(path: &str) -> Parsed<Vec<Written>> {
+pub(super) fn several(path: &str) -> Parsed<Vec<Written>> {
     let text = fs::read_to_string(path).map_err(|e| format!("a file that can be read ({e})"))?;
     // The message alone: what stands around it is nobody's business.
     let several: Result<Several, _> = toml::from_str(&text);
@@ -274,49 +275,49 @@ pub(super) fn modes(text: &str) -> Parsed<Chosen> {
     Ok(Chosen { modes, anywhere: false })
 }
 
-fn networks(text: &str) -> Parsed<Networks> {
+pub(super) fn networks(text: &str) -> Parsed<Networks> {
     text.parse().map_err(|()| {
         "addresses and networks separated by commas, such as 10.0.0.7 or 10.1.0.0/16".into()
     })
 }
 
-fn hosts(text: &str) -> Parsed<Hosts> {
+pub(super) fn hosts(text: &str) -> Parsed<Hosts> {
     text.parse().map_err(|()| {
         "names without a port, separated by commas, such as events.test or 192.168.1.7".into()
     })
 }
 
 /// More often would be an attack on the issuer, and less often no protection.
-fn refresh(text: &str) -> Parsed<Duration> {
+pub(super) fn refresh(text: &str) -> Parsed<Duration> {
     let bounds = Duration::from_secs(1)..=Duration::from_hours(24);
     let refresh = value::duration(text).ok().filter(|it| bounds.contains(it));
     refresh.ok_or_else(|| "a duration from 1s to 1day, such as 5m".into())
 }
 
-fn rights(text: &str) -> Parsed<Rights> {
+pub(super) fn rights(text: &str) -> Parsed<Rights> {
     serde_json::from_str(text).map_err(|e| {
         format!(r#"rights such as {{"write": ["shop-*"], "all": true}} ({})"#, what_is_wrong(&e))
     })
 }
 
-fn list(text: &str) -> Parsed<Vec<String>> {
+pub(super) fn list(text: &str) -> Parsed<Vec<String>> {
     let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
     let names: Vec<_> = names.map(ToOwned::to_owned).collect();
     if names.is_empty() { Err("names separated by commas".into()) } else { Ok(names) }
 }
 
-fn name(text: &str) -> Parsed<String> {
+pub(super) fn name(text: &str) -> Parsed<String> {
     if text.trim().is_empty() { Err("a name".into()) } else { Ok(text.to_owned()) }
 }
 
 /// What a cookie may be called (RFC 6265, section 4.1.1).
-fn cookie(text: &str) -> Parsed<String> {
+pub(super) fn cookie(text: &str) -> Parsed<String> {
     let fine = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
     let named = !text.is_empty() && text.bytes().all(fine);
     if named { Ok(text.to_owned()) } else { Err("a cookie's name, such as token".into()) }
 }
 
-fn leeway(text: &str) -> Parsed<Duration> {
+pub(super) fn leeway(text: &str) -> Parsed<Duration> {
     let short = value::duration(text).ok().filter(|it| *it <= LONGEST_LEEWAY);
     short.ok_or_else(|| format!("a duration of at most {LONGEST_LEEWAY:?}, such as 5s"))
 }
@@ -333,7 +334,7 @@ fn url(text: &str) -> Parsed<Url> {
     })
 }
 
-fn secret(text: &str) -> Parsed<SecretString> {
+pub(super) fn secret(text: &str) -> Parsed<SecretString> {
     let secret = SecretString::from(trimmed(text));
     if secret.expose_secret().len() < SHORTEST_SECRET {
         return Err(format!(
@@ -343,18 +344,18 @@ fn secret(text: &str) -> Parsed<SecretString> {
     Ok(secret)
 }
 
-fn ticket_keys(text: &str) -> Parsed<Vec<SecretString>> {
+pub(super) fn ticket_keys(text: &str) -> Parsed<Vec<SecretString>> {
     text.lines().filter(|line| !line.trim().is_empty()).map(secret).collect()
 }
 
 /// A second's worth may come at once, and the largest event has to find room in it.
-fn byte_rate(text: &str) -> Parsed<NonZeroU32> {
+pub(super) fn byte_rate(text: &str) -> Parsed<NonZeroU32> {
     let bytes = value::size(text)?.min(u32::MAX as usize);
     let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new);
     bytes.ok_or_else(|| "a size for a second, such as 32MiB".into())
 }
 
-fn rate(text: &str) -> Parsed<NonZeroU32> {
+pub(super) fn rate(text: &str) -> Parsed<NonZeroU32> {
     text.parse().map_err(|_| "a number from 1".into())
 }
 

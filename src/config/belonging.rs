@@ -1,60 +1,76 @@
 //! Settings that mean something only together with another one. What decides who may do what is
 //! refused where it would be ignored; of the rest the log says that it has no effect.
 
-use super::{access, sources::Sources, value};
+use super::{access, setting::Key, settings, value, values::Values};
 
 /// Settings of `--auth jwt`.
-const OF_JWT: [&str; 11] = [
-    "jwt-issuer",
-    "jwt-audience",
-    "jwt-algorithms",
-    "jwt-jwks-url",
-    "jwt-key-file",
-    "jwt-secret",
-    "jwt-issuers-file",
-    "jwt-consumer-claim",
-    "jwt-rights-claim",
-    "jwt-leeway",
-    "jwt-refresh",
+const OF_JWT: [&Key; 11] = [
+    &settings::JWT_ISSUER.key,
+    &settings::JWT_AUDIENCE.key,
+    &settings::JWT_ALGORITHMS.key,
+    &settings::JWT_JWKS_URL.key,
+    &settings::JWT_KEY_FILE.key,
+    &settings::JWT_SECRET.key,
+    &settings::JWT_ISSUERS_FILE.key,
+    &settings::JWT_CONSUMER_CLAIM.key,
+    &settings::JWT_RIGHTS_CLAIM.key,
+    &settings::JWT_LEEWAY.key,
+    &settings::JWT_REFRESH.key,
 ];
 /// Of these, those that describe the one issuer that `--jwt-issuer` names.
-const OF_ONE_ISSUER: [&str; 5] =
-    ["jwt-audience", "jwt-algorithms", "jwt-jwks-url", "jwt-key-file", "jwt-secret"];
-const OF_WRITING: [&str; 4] = ["write-connections", "write-queue", "write-buffer", "append-path"];
-const OF_EMBEDDED: [&str; 3] = ["data-dir", "postgres-bin", "postgres-port"];
+const OF_ONE_ISSUER: [&Key; 5] = [
+    &settings::JWT_AUDIENCE.key,
+    &settings::JWT_ALGORITHMS.key,
+    &settings::JWT_JWKS_URL.key,
+    &settings::JWT_KEY_FILE.key,
+    &settings::JWT_SECRET.key,
+];
+const OF_WRITING: [&Key; 4] = [
+    &settings::WRITE_CONNECTIONS.key,
+    &settings::WRITE_QUEUE.key,
+    &settings::WRITE_BUFFER.key,
+    &settings::APPEND_PATH.key,
+];
+const OF_EMBEDDED: [&Key; 3] =
+    [&settings::DATA_DIR.key, &settings::POSTGRES_BIN.key, &settings::POSTGRES_PORT.key];
 
 /// Looks at what was given before it is taken apart.
-pub(super) fn check(from: &mut Sources) {
+pub(super) fn check(from: &mut Values) {
     // An --auth that cannot be read is complained of elsewhere, once.
-    if let Ok(modes) = from.peek("auth").map_or(Ok(access::OPEN), access::modes) {
+    if let Ok(modes) = from.peek(&settings::AUTH.key).map_or(Ok(access::OPEN), access::modes) {
         let modes = modes.modes;
-        for name in OF_JWT {
-            refuse_unless(modes.jwt, from, name, "--auth jwt");
+        for key in OF_JWT {
+            refuse_unless(modes.jwt, from, key, "--auth jwt");
         }
-        refuse_unless(modes.trusted_header, from, "header-rights", "--auth trusted-header");
-        for name in ["ticket-key", "jwt-cookie"] {
-            refuse_unless(!modes.is_open(), from, name, "--auth trusted-header, jwt or keys");
-        }
-    }
-    if from.peek("jwt-issuer").is_none() {
-        for name in OF_ONE_ISSUER {
-            refuse_unless(false, from, name, "--jwt-issuer");
-        }
-    }
-    if from.peek("writing").is_some_and(|text| value::on_or_off(text) == Ok(false)) {
-        for name in OF_WRITING {
-            note(from, name, "with --writing off");
+        refuse_unless(
+            modes.trusted_header,
+            from,
+            &settings::HEADER_RIGHTS.key,
+            "--auth trusted-header",
+        );
+        for key in [&settings::TICKET_KEY.key, &settings::JWT_COOKIE.key] {
+            refuse_unless(!modes.is_open(), from, key, "--auth trusted-header, jwt or keys");
         }
     }
-    if from.peek("database-url").is_some() {
-        for name in OF_EMBEDDED {
-            note(from, name, "beside --database-url");
+    if from.peek(&settings::JWT_ISSUER.key).is_none() {
+        for key in OF_ONE_ISSUER {
+            refuse_unless(false, from, key, "--jwt-issuer");
+        }
+    }
+    if from.peek(&settings::WRITING.key).is_some_and(|text| value::on_or_off(text) == Ok(false)) {
+        for key in OF_WRITING {
+            note(from, key, "with --writing off");
+        }
+    }
+    if from.peek(&settings::DATABASE_URL.key).is_some() {
+        for key in OF_EMBEDDED {
+            note(from, key, "beside --database-url");
         }
     }
 }
 
-fn refuse_unless(chosen: bool, from: &mut Sources, name: &str, needs: &str) {
-    if !chosen && let Some(place) = from.place_of(name) {
+fn refuse_unless(chosen: bool, from: &mut Values, key: &Key, needs: &str) {
+    if !chosen && let Some(place) = from.place_of(key) {
         let complaint = format!("{place}: means something only with {needs}, which is not given");
         // Not twice: an issuer's keys without the mode and without the issuer.
         if !from.wrong.iter().any(|known| known.starts_with(&format!("{place}: means"))) {
@@ -63,8 +79,8 @@ fn refuse_unless(chosen: bool, from: &mut Sources, name: &str, needs: &str) {
     }
 }
 
-fn note(from: &mut Sources, name: &str, when: &str) {
-    if let Some(place) = from.place_of(name) {
+fn note(from: &mut Values, key: &Key, when: &str) {
+    if let Some(place) = from.place_of(key) {
         let sentence = format!("{place}: has no effect {when}");
         from.unused.push(sentence);
     }

@@ -44,8 +44,8 @@ impl Environment {
     }
 
     /// A complaint about each variable that is not one of these, although it bears our prefix.
-    pub(super) fn complaints(&self, known: &[String]) -> Vec<String> {
-        let known = || known.iter().map(String::as_str).chain(OF_COMMANDS);
+    pub(super) fn complaints(&self, known: &[&str]) -> Vec<String> {
+        let known = || known.iter().copied().chain(OF_COMMANDS);
         let unknown = self.variables.keys().filter(|name| {
             name.starts_with(PREFIX)
                 && !name.starts_with(OF_TESTS)
@@ -97,7 +97,7 @@ mod tests {
             ("EVENT_PIPER_PUMP_PORT_4000_TCP_PROTO", "tcp"),
             ("EVENT_PIPER_WHATEVER_ELSE", ""),
         ]);
-        let complaints = environment.complaints(&["EVENT_PIPER_HEARTBEAT".to_owned()]);
+        let complaints = environment.complaints(&["EVENT_PIPER_HEARTBEAT"]);
         assert_eq!(
             complaints,
             [

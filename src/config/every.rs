@@ -6,11 +6,7 @@ use std::{fmt::Write, time::Duration};
 use clap::{Args, FromArgMatches};
 use secrecy::ExposeSecret;
 
-use super::{
-    sources::{EVERY_SETTING, Flags, Sources},
-    tests::File,
-    *,
-};
+use super::{setting::Key, tests::File, *};
 use crate::access::jwks::Source;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -25,7 +21,7 @@ const KEY_FILE: &str = "<key>";
 type Arrived = fn(&Config) -> bool;
 
 struct Case {
-    name: &'static str,
+    key: &'static Key,
     unusual: &'static str,
     arrived: Arrived,
     /// A value that is refused; none where everything is taken.
@@ -35,17 +31,17 @@ struct Case {
 }
 
 fn case(
-    name: &'static str,
+    key: &'static Key,
     unusual: &'static str,
     wrong: impl Into<Option<&'static str>>,
     arrived: Arrived,
 ) -> Case {
-    Case { name, unusual, arrived, wrong: wrong.into(), beside: Vec::new() }
+    Case { key, unusual, arrived, wrong: wrong.into(), beside: Vec::new() }
 }
 
 impl Case {
     fn beside(self, beside: &[(&'static str, &'static str)]) -> Self {
-        let beside = beside.iter().filter(|(name, _)| *name != self.name).copied().collect();
+        let beside = beside.iter().filter(|(name, _)| *name != self.key.name).copied().collect();
         Self { beside, ..self }
     }
 
@@ -83,67 +79,67 @@ fn secret(config: &Config) -> &str {
 #[rustfmt::skip]
 fn cases() -> Vec<Case> {
     vec![
-        case("database-url", "postgres://u:p@h:7/d", "postgres://h/?sslmode=yes", |it| url(it) == "postgres://u:p@h:7/d"),
-        case("database-url-file", URL_FILE, "/nowhere", |it| url(it) == "postgres://of-a-file/d"),
-        case("data-dir", "/unusual", None, |it| embedded(it).data_dir.ends_with("unusual")),
-        case("postgres-bin", "/unusual", None, |it| embedded(it).binaries.as_ref().unwrap().ends_with("unusual")),
-        case("postgres-port", "7", "0", |it| embedded(it).port == Some(7)),
-        case("listen", "127.0.0.7:7", "everywhere", |it| it.listen == http::Place::Tcp("127.0.0.7:7".parse().unwrap())),
-        case("allowed-hosts", "a.test", "a.test:80", |it| it.access.hosts.contain("a.test")),
-        case("auth", "keys", "kees", |it| it.access.modes.keys),
-        case("trusted-proxies", "10.0.0.7", "proxy", |it| it.access.trusted_proxies == "10.0.0.7".parse().unwrap()),
-        case("header-rights", r#"{"all":true}"#, r#"{"al":true}"#, |it| it.access.header_rights.all).beside(&[("auth", "trusted-header")]),
-        case("jwt-issuer", "unusual", " ", |it| issuer(it).name == "unusual").of_issuer(),
-        case("jwt-audience", "unusual", ",", |it| issuer(it).audience == ["unusual"]).of_issuer(),
-        case("jwt-algorithms", "HS512", "RS256", |it| format!("{:?}", issuer(it).algorithms) == "[HS512]").of_issuer(),
-        case("jwt-jwks-url", "https://i.test/keys", "file:///keys", |it| matches!(&issuer(it).keys, Source::Url(url) if url.path() == "/keys")).beside(&ISSUER),
-        case("jwt-key-file", KEY_FILE, "/nowhere.pem", |it| matches!(&issuer(it).keys, Source::File(_))).beside(&ISSUER),
-        case("jwt-secret", "unusual-unusual-unusual", "short", |it| secret(it) == "unusual-unusual-unusual").beside(&ISSUER),
-        case("jwt-secret-file", SECRET_FILE, "/nowhere", |it| secret(it) == "of-a-file-of-a-file").beside(&ISSUER),
-        case("jwt-issuers-file", ISSUERS_FILE, "/nowhere", |it| it.access.issuers.iter().any(|it| it.name == "of-a-file")).of_issuer(),
-        case("jwt-consumer-claim", "unusual", " ", |it| issuer(it).consumer_claim == "unusual").of_issuer(),
-        case("jwt-rights-claim", "unusual", " ", |it| issuer(it).rights_claim == "unusual").of_issuer(),
-        case("jwt-leeway", "7s", "1h", |it| seconds(issuer(it).leeway) == 7).of_issuer(),
-        case("jwt-refresh", "7s", "0s", |it| seconds(it.access.refresh) == 7).of_issuer(),
-        case("jwt-cookie", "unusual", "a=b", |it| it.access.cookie.as_deref() == Some("unusual")).of_issuer(),
-        case("ticket-key", "unusual-unusual-unusual", "short", |it| it.access.ticket_keys[0].expose_secret() == "unusual-unusual-unusual").beside(&[("auth", "keys")]),
-        case("ticket-key-file", SECRET_FILE, "/nowhere", |it| it.access.ticket_keys[0].expose_secret() == "of-a-file-of-a-file").beside(&[("auth", "keys")]),
-        case("metrics-from", "10.0.0.7", "prometheus", |it| it.access.metrics_from == "10.0.0.7".parse().unwrap()),
-        case("tls-cert", "/unusual", None, |it| it.tls.as_ref().unwrap().certificate.ends_with("unusual")).beside(&TLS),
-        case("tls-key", "/unusual", None, |it| it.tls.as_ref().unwrap().key.ends_with("unusual")).beside(&TLS),
-        case("max-streams-per-principal", "7", "0", |it| it.access.limits.streams == 7),
-        case("max-requests-per-principal", "7", "0", |it| it.access.limits.requests.get() == 7),
-        case("max-appends-per-principal", "7", "0", |it| it.access.limits.appends.get() == 7),
-        case("max-append-bytes-per-principal", "7MiB", "0", |it| it.access.limits.append_bytes.get() == 7 << 20),
-        case("max-queries-per-principal", "7", "0", |it| it.gateway.queries_each == Some(7)),
-        case("cors-origins", "https://a.test", "a.test", |it| it.http.cors_origins == ["https://a.test"] && it.access.origins == ["https://a.test"]),
-        case("cors-headers", "x-tenant", "x tenant", |it| it.http.cors_headers == ["x-tenant"]),
-        case("hold", "unlimited", "long", |it| it.gateway.hold == crate::order::Hold::Unlimited),
-        case("safety-checks", "warn", "off", |it| it.gateway.checks == crate::gateway::safety::Checks::Warn),
-        case("heartbeat", "7s", "1ms", |it| seconds(it.gateway.heartbeat) == 7),
-        case("recent", "7MiB", "much", |it| it.gateway.recent == 7 << 20),
-        case("drain", "7s", "soon", |it| seconds(it.http.drain) == 7 && seconds(it.gateway.drain) == 7),
-        case("pool-size", "7", "0", |it| it.gateway.pool == 7),
-        case("max-streams", "7", "0", |it| it.http.limits.streams == 7 && it.http.limits.connections > 7),
-        case("max-streams-per-consumer", "7", "0", |it| it.http.limits.streams_of_a_consumer == 7),
-        case("head-timeout", "7s", "0s", |it| seconds(it.http.limits.head_within) == 7),
-        case("max-head", "77KiB", "1KiB", |it| it.http.limits.head == 77 << 10),
-        case("max-body", "7MiB", "large", |it| it.http.limits.body == 7 << 20),
-        case("max-event", "7MiB", "large", |it| it.http.limits.event == 7 << 20),
-        case("max-page", "7", "0", |it| it.http.limits.page == 7),
-        case("writing", "off", "no", |it| it.gateway.writer.is_none()),
-        case("append-path", "/unusual", "unusual", |it| it.http.append_path.as_deref() == Some("/unusual")),
-        case("write-buffer-per-principal", "7MiB", "large", |it| writer(it).bytes_each == 7 << 20),
-        case("body-timeout", "7s", "0s", |it| seconds(it.http.limits.body_within) == 7),
-        case("write-timeout", "7s", "0s", |it| seconds(it.http.limits.write_within) == 7),
-        case("answer-buffer", "7MiB", "large", |it| it.http.limits.answers == 7 << 20),
-        case("answer-buffer-per-principal", "7MiB", "large", |it| it.http.limits.answers_each == 7 << 20),
-        case("write-connections", "7", "0", |it| writer(it).connections == 7),
-        case("write-queue", "7", "0", |it| writer(it).queue == 7),
-        case("write-buffer", "7MiB", "large", |it| writer(it).bytes == 7 << 20),
-        case("migrate", "false", "no", |it| !it.migrate),
-        case("log", "warn,event_piper=trace", "a=b=c", |it| it.telemetry.filter == telemetry::Filter::parse("warn,event_piper=trace").unwrap()),
-        case("log-format", "json", "xml", |it| it.telemetry.format == telemetry::Format::Json),
+        case(&settings::DATABASE_URL.key, "postgres://u:p@h:7/d", "postgres://h/?sslmode=yes", |it| url(it) == "postgres://u:p@h:7/d"),
+        case(&settings::DATABASE_URL_FILE.key, URL_FILE, "/nowhere", |it| url(it) == "postgres://of-a-file/d"),
+        case(&settings::DATA_DIR.key, "/unusual", None, |it| embedded(it).data_dir.ends_with("unusual")),
+        case(&settings::POSTGRES_BIN.key, "/unusual", None, |it| embedded(it).binaries.as_ref().unwrap().ends_with("unusual")),
+        case(&settings::POSTGRES_PORT.key, "7", "0", |it| embedded(it).port == Some(7)),
+        case(&settings::LISTEN.key, "127.0.0.7:7", "everywhere", |it| it.listen == http::Place::Tcp("127.0.0.7:7".parse().unwrap())),
+        case(&settings::ALLOWED_HOSTS.key, "a.test", "a.test:80", |it| it.access.hosts.contain("a.test")),
+        case(&settings::AUTH.key, "keys", "kees", |it| it.access.modes.keys),
+        case(&settings::TRUSTED_PROXIES.key, "10.0.0.7", "proxy", |it| it.access.trusted_proxies == "10.0.0.7".parse().unwrap()),
+        case(&settings::HEADER_RIGHTS.key, r#"{"all":true}"#, r#"{"al":true}"#, |it| it.access.header_rights.all).beside(&[("auth", "trusted-header")]),
+        case(&settings::JWT_ISSUER.key, "unusual", " ", |it| issuer(it).name == "unusual").of_issuer(),
+        case(&settings::JWT_AUDIENCE.key, "unusual", ",", |it| issuer(it).audience == ["unusual"]).of_issuer(),
+        case(&settings::JWT_ALGORITHMS.key, "HS512", "RS256", |it| format!("{:?}", issuer(it).algorithms) == "[HS512]").of_issuer(),
+        case(&settings::JWT_JWKS_URL.key, "https://i.test/keys", "file:///keys", |it| matches!(&issuer(it).keys, Source::Url(url) if url.path() == "/keys")).beside(&ISSUER),
+        case(&settings::JWT_KEY_FILE.key, KEY_FILE, "/nowhere.pem", |it| matches!(&issuer(it).keys, Source::File(_))).beside(&ISSUER),
+        case(&settings::JWT_SECRET.key, "unusual-unusual-unusual", "short", |it| secret(it) == "unusual-unusual-unusual").beside(&ISSUER),
+        case(&settings::JWT_SECRET_FILE.key, SECRET_FILE, "/nowhere", |it| secret(it) == "of-a-file-of-a-file").beside(&ISSUER),
+        case(&settings::JWT_ISSUERS_FILE.key, ISSUERS_FILE, "/nowhere", |it| it.access.issuers.iter().any(|it| it.name == "of-a-file")).of_issuer(),
+        case(&settings::JWT_CONSUMER_CLAIM.key, "unusual", " ", |it| issuer(it).consumer_claim == "unusual").of_issuer(),
+        case(&settings::JWT_RIGHTS_CLAIM.key, "unusual", " ", |it| issuer(it).rights_claim == "unusual").of_issuer(),
+        case(&settings::JWT_LEEWAY.key, "7s", "1h", |it| seconds(issuer(it).leeway) == 7).of_issuer(),
+        case(&settings::JWT_REFRESH.key, "7s", "0s", |it| seconds(it.access.refresh) == 7).of_issuer(),
+        case(&settings::JWT_COOKIE.key, "unusual", "a=b", |it| it.access.cookie.as_deref() == Some("unusual")).of_issuer(),
+        case(&settings::TICKET_KEY.key, "unusual-unusual-unusual", "short", |it| it.access.ticket_keys[0].expose_secret() == "unusual-unusual-unusual").beside(&[("auth", "keys")]),
+        case(&settings::TICKET_KEY_FILE.key, SECRET_FILE, "/nowhere", |it| it.access.ticket_keys[0].expose_secret() == "of-a-file-of-a-file").beside(&[("auth", "keys")]),
+        case(&settings::METRICS_FROM.key, "10.0.0.7", "prometheus", |it| it.access.metrics_from == "10.0.0.7".parse().unwrap()),
+        case(&settings::TLS_CERT.key, "/unusual", None, |it| it.tls.as_ref().unwrap().certificate.ends_with("unusual")).beside(&TLS),
+        case(&settings::TLS_KEY.key, "/unusual", None, |it| it.tls.as_ref().unwrap().key.ends_with("unusual")).beside(&TLS),
+        case(&settings::MAX_STREAMS_PER_PRINCIPAL.key, "7", "0", |it| it.access.limits.streams == 7),
+        case(&settings::MAX_REQUESTS_PER_PRINCIPAL.key, "7", "0", |it| it.access.limits.requests.get() == 7),
+        case(&settings::MAX_APPENDS_PER_PRINCIPAL.key, "7", "0", |it| it.access.limits.appends.get() == 7),
+        case(&settings::MAX_APPEND_BYTES_PER_PRINCIPAL.key, "7MiB", "0", |it| it.access.limits.append_bytes.get() == 7 << 20),
+        case(&settings::MAX_QUERIES_PER_PRINCIPAL.key, "7", "0", |it| it.gateway.queries_each == Some(7)),
+        case(&settings::CORS_ORIGINS.key, "https://a.test", "a.test", |it| it.http.cors_origins == ["https://a.test"] && it.access.origins == ["https://a.test"]),
+        case(&settings::CORS_HEADERS.key, "x-tenant", "x tenant", |it| it.http.cors_headers == ["x-tenant"]),
+        case(&settings::HOLD.key, "unlimited", "long", |it| it.gateway.hold == crate::order::Hold::Unlimited),
+        case(&settings::SAFETY_CHECKS.key, "warn", "off", |it| it.gateway.checks == crate::gateway::safety::Checks::Warn),
+        case(&settings::HEARTBEAT.key, "7s", "1ms", |it| seconds(it.gateway.heartbeat) == 7),
+        case(&settings::RECENT.key, "7MiB", "much", |it| it.gateway.recent == 7 << 20),
+        case(&settings::DRAIN.key, "7s", "soon", |it| seconds(it.http.drain) == 7 && seconds(it.gateway.drain) == 7),
+        case(&settings::POOL_SIZE.key, "7", "0", |it| it.gateway.pool == 7),
+        case(&settings::MAX_STREAMS.key, "7", "0", |it| it.http.limits.streams == 7 && it.http.limits.connections > 7),
+        case(&settings::MAX_STREAMS_PER_CONSUMER.key, "7", "0", |it| it.http.limits.streams_of_a_consumer == 7),
+        case(&settings::HEAD_TIMEOUT.key, "7s", "0s", |it| seconds(it.http.limits.head_within) == 7),
+        case(&settings::MAX_HEAD.key, "77KiB", "1KiB", |it| it.http.limits.head == 77 << 10),
+        case(&settings::MAX_BODY.key, "7MiB", "large", |it| it.http.limits.body == 7 << 20),
+        case(&settings::MAX_EVENT.key, "7MiB", "large", |it| it.http.limits.event == 7 << 20),
+        case(&settings::MAX_PAGE.key, "7", "0", |it| it.http.limits.page == 7),
+        case(&settings::WRITING.key, "off", "no", |it| it.gateway.writer.is_none()),
+        case(&settings::APPEND_PATH.key, "/unusual", "unusual", |it| it.http.append_path.as_deref() == Some("/unusual")),
+        case(&settings::WRITE_BUFFER_PER_PRINCIPAL.key, "7MiB", "large", |it| writer(it).bytes_each == 7 << 20),
+        case(&settings::BODY_TIMEOUT.key, "7s", "0s", |it| seconds(it.http.limits.body_within) == 7),
+        case(&settings::WRITE_TIMEOUT.key, "7s", "0s", |it| seconds(it.http.limits.write_within) == 7),
+        case(&settings::ANSWER_BUFFER.key, "7MiB", "large", |it| it.http.limits.answers == 7 << 20),
+        case(&settings::ANSWER_BUFFER_PER_PRINCIPAL.key, "7MiB", "large", |it| it.http.limits.answers_each == 7 << 20),
+        case(&settings::WRITE_CONNECTIONS.key, "7", "0", |it| writer(it).connections == 7),
+        case(&settings::WRITE_QUEUE.key, "7", "0", |it| writer(it).queue == 7),
+        case(&settings::WRITE_BUFFER.key, "7MiB", "large", |it| writer(it).bytes == 7 << 20),
+        case(&settings::MIGRATE.key, "false", "no", |it| !it.migrate),
+        case(&settings::LOG.key, "warn,event_piper=trace", "a=b=c", |it| it.telemetry.filter == telemetry::Filter::parse("warn,event_piper=trace").unwrap()),
+        case(&settings::LOG_FORMAT.key, "json", "xml", |it| it.telemetry.format == telemetry::Format::Json),
     ]
 }
 
@@ -156,7 +152,7 @@ enum By {
 }
 
 fn variable(name: &str) -> &'static str {
-    EVERY_SETTING.iter().find(|(known, _)| *known == name).expect("a setting").1
+    settings::ALL.iter().find(|key| key.name == name).expect("a setting").variable
 }
 
 /// Loads what the command line, the environment and the file of a process would give.
@@ -190,7 +186,7 @@ fn every_setting_arrives_however_it_is_given() {
     let (secret, url) = (File::new("of-a-file-of-a-file\n"), File::new("postgres://of-a-file/d\n"));
     let key = File::new(&rcgen::KeyPair::generate().unwrap().public_key_pem());
     let mut walked = vec!["config"];
-    for Case { name, unusual, arrived, wrong, beside } in cases() {
+    for Case { key: &Key { name, .. }, unusual, arrived, wrong, beside } in cases() {
         walked.push(name);
         let unusual = match unusual {
             ISSUERS_FILE => issuers.path(),
@@ -221,7 +217,7 @@ fn every_setting_arrives_however_it_is_given() {
             assert!(complaints.contains(&named) || of_issuer, "{name} by {by:?}: {complaints}");
         }
     }
-    let every: Vec<_> = EVERY_SETTING.iter().map(|(name, _)| *name).collect();
+    let every: Vec<_> = settings::ALL.iter().map(|key| key.name).collect();
     assert_eq!(walked, every, "every setting is walked over");
 }
 

@@ -290,19 +290,19 @@ proptest::proptest! {
     /// name that it was given under.
     #[test]
     fn whatever_is_given_is_taken_or_named(
-        name in proptest::sample::select(&super::sources::EVERY_SETTING[..]),
+        key in proptest::sample::select(super::settings::ALL),
         value in "\\PC{0,24}|[0-9.]{0,20}(ms|s|MiB|)|[a-z0-9.:,/*-]{0,24}",
         line in "[a-z-]{1,12} ?= ?(\\PC{0,16}|'[ -&(-~]{0,16}'|[0-9]{0,24})",
     ) {
         let file = File::new(&line);
         for (env, flags) in [
-            (vec![(name.1, value.as_str())], vec![]),
+            (vec![(key.variable, value.as_str())], vec![]),
             (vec![], vec![("config", file.path())]),
         ] {
             if let Err(complaints) = load(&flags, &env) {
                 for complaint in complaints.complaints {
                     proptest::prop_assert!(
-                        complaint.starts_with(name.1)
+                        complaint.starts_with(key.variable)
                             || complaint.contains(file.path())
                             || complaint.starts_with("--"),
                         "{complaint}"
