@@ -3,7 +3,10 @@
 
 pub(super) mod settings;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use reqwest::Url;
 use secrecy::SecretString;
@@ -24,7 +27,7 @@ use crate::{
         fields::Fields,
         resume::Start,
         sign::SigningKey,
-        tls,
+        tls::{self, TlsError},
     },
 };
 
@@ -128,9 +131,15 @@ fn target(from: &mut Values) -> Option<(String, Target)> {
     Some((url.as_str().trim_end_matches('/').to_owned(), target))
 }
 
+fn is_key(files: &tls::Files, path: &Path) -> bool {
+    files.own.as_ref().is_some_and(|(_, key)| key == path)
+}
+
 /// Read for HTTPS only; what was given wrong is wrong all the same.
 #[expect(clippy::option_option, reason = "wrong, or not asked for")]
 fn tls(from: &mut Values) -> Option<Option<Arc<rustls::ClientConfig>>> {
+    let keys = [&settings::CA_FILE.key, &settings::CERTIFICATE_FILE.key, &settings::KEY_FILE.key];
+    let [ca, own_place, key_place] = keys.map(|key| from.place_of(key).map(ToOwned::to_owned));
     let roots = from.optional(&settings::CA_FILE);
     let certificate = from.optional(&settings::CERTIFICATE_FILE);
     let own = match (certificate, from.optional(&settings::KEY_FILE)) {
@@ -146,10 +155,18 @@ fn tls(from: &mut Values) -> Option<Option<Arc<rustls::ClientConfig>>> {
     if !named && !https {
         return Some(None);
     }
-    match tls::config(&tls::Files { roots, own }) {
+    let files = tls::Files { roots, own };
+    match tls::config(&files) {
         Ok(config) => Some(Some(config)),
         Err(error) => {
-            from.wrong(format!("TLS to an aggregator: {}", Chain(&error)));
+            let place = match &error {
+                TlsError::Unreadable { path, .. } if files.roots.as_ref() == Some(path) => ca,
+                TlsError::Unreadable { path, .. } if is_key(&files, path) => key_place,
+                TlsError::Unreadable { .. } | TlsError::Unusable(_) => own_place,
+                TlsError::NoRoots => ca,
+            };
+            let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
+            from.wrong(format!("{place}TLS to an aggregator: {}", Chain(&error)));
             None
         }
     }
@@ -236,6 +253,9 @@ fn on_refusal(text: &str) -> Result<OnRefusal, Expected> {
         _ => Err("stop or set-aside".into()),
     }
 }
+
+#[cfg(test)]
+mod every;
 
 #[cfg(test)]
 mod tests {

@@ -145,7 +145,7 @@ fn cases() -> Vec<Case> {
 
 /// Where a value is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum By {
+pub(super) enum By {
     Flag,
     Variable,
     File,
