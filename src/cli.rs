@@ -226,3 +226,6 @@ async fn open(database: Database) -> anyhow::Result<Open> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 mod access;
 mod aggregator;
 mod belonging;
+pub(crate) mod commands;
 mod environment;
 mod flags;
 mod setting;

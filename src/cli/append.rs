@@ -22,6 +22,7 @@ use self::{
     report::Report,
 };
 use super::{output, signals::Signals, token::Token};
+use crate::config::commands;
 
 /// Which events, and where they go.
 #[derive(clap::Args, Debug)]
@@ -42,7 +43,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     resume: Option<String>,
     /// Where the gateway is
-    #[arg(long, env = "EVENT_PIPER_URL", default_value = "http://127.0.0.1:4000")]
+    #[arg(long, env = commands::URL, default_value = "http://127.0.0.1:4000")]
     url: Url,
     #[command(flatten)]
     token: Token,

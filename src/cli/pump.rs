@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{load, on_database, reach_existing, serve, start_logging};
 use crate::{
-    config::{AggregatorFlags, Config, Flags},
+    config::{AggregatorFlags, Config, Flags, commands},
     crash::vital,
     event::EventId,
     gateway::{self, Gateway},
@@ -32,7 +32,7 @@ pub(super) struct Args {
     #[command(flatten)]
     aggregator: AggregatorFlags,
     /// Serve /readyz and /metrics here [default: nowhere]
-    #[arg(long, env = "EVENT_PIPER_PUMP_HEALTH", value_name = "ADDRESS")]
+    #[arg(long, env = commands::PUMP_HEALTH, value_name = "ADDRESS")]
     health: Option<SocketAddr>,
     #[command(subcommand)]
     action: Option<Action>,

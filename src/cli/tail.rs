@@ -21,6 +21,7 @@ use self::print::Printer;
 use super::{signals::Signals, token::Token};
 use crate::{
     backoff::Policy,
+    config::commands,
     consumer::ConsumerId,
     sse::{Event, Item, Parser},
     tls,
@@ -33,7 +34,7 @@ pub(super) struct Args {
     #[arg(long = "consumer", short, value_name = "NAME")]
     consumers: Vec<ConsumerId>,
     /// Where the gateway is
-    #[arg(long, env = "EVENT_PIPER_URL", default_value = "http://127.0.0.1:4000")]
+    #[arg(long, env = commands::URL, default_value = "http://127.0.0.1:4000")]
     url: Url,
     /// After which id or cursor to begin; 0 is the beginning [default: from now on]
     #[arg(long, value_name = "ID")]

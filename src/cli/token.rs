@@ -6,14 +6,16 @@ use anyhow::{Context, anyhow};
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::config::commands;
+
 /// Where the token is, for a gateway that asks for one.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct Token {
     /// A token or a key, for a gateway that asks for one; better in the variable or a file
-    #[arg(long, env = "EVENT_PIPER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(long, env = commands::TOKEN, hide_env_values = true, value_name = "TOKEN")]
     token: Option<SecretString>,
     /// A file that holds it; read again each time, for tokens that are renewed
-    #[arg(long, env = "EVENT_PIPER_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    #[arg(long, env = commands::TOKEN_FILE, value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
 }
 

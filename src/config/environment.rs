@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, env};
 
+use super::commands;
 use crate::nearest::did_you_mean;
 
 const PREFIX: &str = "EVENT_PIPER_";
-/// What the commands read that follow a gateway, beside the settings: see `cli`.
-const OF_COMMANDS: [&str; 4] =
-    ["EVENT_PIPER_URL", "EVENT_PIPER_TOKEN", "EVENT_PIPER_TOKEN_FILE", "EVENT_PIPER_PUMP_HEALTH"];
 /// What the tests of this repository read.
 const OF_TESTS: &str = "EVENT_PIPER_TEST_";
 
@@ -45,7 +43,7 @@ impl Environment {
 
     /// A complaint about each variable that is not one of these, although it bears our prefix.
     pub(super) fn complaints(&self, known: &[&str]) -> Vec<String> {
-        let known = || known.iter().copied().chain(OF_COMMANDS);
+        let known = || known.iter().copied().chain(commands::ALL);
         let unknown = self.variables.keys().filter(|name| {
             name.starts_with(PREFIX)
                 && !name.starts_with(OF_TESTS)

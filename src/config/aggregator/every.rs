@@ -172,7 +172,7 @@ fn every_setting_of_an_aggregator_arrives_however_it_is_given() {
                 assert!(!arrived(&usual), "{name} arrives without being given");
             }
             let Some(wrong) = wrong else { continue };
-            let complaints = load(by, &given(wrong)).err().expect(name).complaints;
+            let complaints = load(by, &given(wrong)).expect_err(name).complaints;
             let named = match by {
                 By::Flag => format!("--{name}: "),
                 By::Variable => format!("{}: ", key.variable),

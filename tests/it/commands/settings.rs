@@ -6,6 +6,7 @@ use super::{ended, program, text};
 use crate::support::{
     postgres::Database,
     process::Process,
+    scratch::Scratch,
     sse_client::{Stream, post},
 };
 
@@ -41,6 +42,46 @@ async fn what_is_misspelt_is_named_by_every_command() {
         let said = text(&output.stderr);
         assert!(said.contains("EVENT_PIPER_HEARBEAT"), "{args:?}: {said}");
         assert!(said.contains("did you mean EVENT_PIPER_HEARTBEAT?"), "{args:?}: {said}");
+    }
+}
+
+/// What single commands have beside the settings arrives from its variable, and is named when it is wrong.
+#[tokio::test]
+async fn a_commands_own_flags_have_variables_that_set_them() {
+    let database = Database::create().await;
+    let url = database.url();
+    let gateway = Process::launch(&url, &["--auth", "keys"]);
+    gateway.ready().await;
+    let key = ["keys", "create", "--name", "toto", "--write", "toto", "--database-url", &url];
+    let key = text(&ended(&mut program(&key)).await.stdout);
+    let folder = Scratch::new();
+    let file = folder.path().join("token");
+    std::fs::write(&file, &key).unwrap();
+    let here = format!("http://{}", gateway.address());
+    let append = ["append", "--type", "t", "--consumer", "toto", "1"];
+    for (variable, value) in
+        [("EVENT_PIPER_TOKEN", key.trim()), ("EVENT_PIPER_TOKEN_FILE", file.to_str().unwrap())]
+    {
+        let mut command = program(&append);
+        let output = ended(command.env("EVENT_PIPER_URL", &here).env(variable, value)).await;
+        assert!(output.status.success(), "{variable}: {output:?}");
+    }
+    let refused = ended(program(&append).env("EVENT_PIPER_URL", &here)).await;
+    assert!(text(&refused.stderr).contains("401"), "without a token: {refused:?}");
+    let pump = ["pump", "--to", "http://127.0.0.1:1", "--database-url", &url];
+    // An address of the documentation's, which no machine has.
+    let elsewhere = "192.0.2.1:1";
+    for (args, variable, wrong, says) in [
+        (&["tail"][..], "EVENT_PIPER_URL", "nonsense", "--url"),
+        (&append, "EVENT_PIPER_URL", "nonsense", "--url"),
+        (&append, "EVENT_PIPER_TOKEN_FILE", "/nowhere", "the token in /nowhere"),
+        (&pump, "EVENT_PIPER_PUMP_HEALTH", "nonsense", "--health"),
+        (&pump, "EVENT_PIPER_PUMP_HEALTH", elsewhere, "192.0.2.1:1 (--health)"),
+    ] {
+        let output = ended(program(args).env(variable, wrong)).await;
+        assert!(!output.status.success(), "{args:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains(says), "{args:?} with {variable}={wrong}: {said}");
     }
 }
 
