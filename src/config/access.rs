@@ -100,6 +100,28 @@ pub(super) struct Written {
     secret: Option<SecretString>,
     consumer_claim: Option<String>,
     rights_claim: Option<String>,
+    #[serde(skip)]
+    places: Places,
+}
+
+/// Where the settings of the one issuer are given, with a colon, for what is found wrong when they
+/// are taken together; empty in a file of several.
+#[derive(Default)]
+struct Places {
+    algorithms: String,
+    jwks_url: String,
+    key_file: String,
+}
+
+impl Places {
+    fn of(from: &Values) -> Self {
+        let place = |key| from.place_of(key).map(|it| format!("{it}: ")).unwrap_or_default();
+        Self {
+            algorithms: place(&settings::JWT_ALGORITHMS.key),
+            jwks_url: place(&settings::JWT_JWKS_URL.key),
+            key_file: place(&settings::JWT_KEY_FILE.key),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -143,6 +165,7 @@ fn issuers(from: &mut Values, modes: Modes) -> Vec<Issuer> {
 }
 
 fn one(from: &mut Values) -> Option<Written> {
+    let places = Places::of(from);
     let issuer = from.optional(&settings::JWT_ISSUER);
     let audience = from.optional(&settings::JWT_AUDIENCE);
     let algorithms = from.optional(&settings::JWT_ALGORITHMS);
@@ -157,6 +180,7 @@ fn one(from: &mut Values) -> Option<Written> {
         jwks_url,
         key_file,
         secret,
+        places,
         ..Written::default()
     })
 }
@@ -185,9 +209,9 @@ impl Written {
         let consumer_claim = self.consumer_claim.clone().unwrap_or_else(|| consumer.clone());
         let rights_claim = self.rights_claim.clone().unwrap_or_else(|| rights.clone());
         let audience = self.audience.clone();
-        let given = self.algorithms.clone();
+        let (given, place) = (self.algorithms.clone(), self.places.algorithms.clone());
         let keys = self.source()?;
-        let algorithms = algorithms(&given, &keys)?;
+        let algorithms = algorithms(&given, &keys).map_err(|wrong| format!("{place}{wrong}"))?;
         Ok(Issuer {
             name,
             audience,
@@ -208,10 +232,12 @@ impl Written {
             None => self.secret,
         };
         match (self.jwks_url, self.key_file, secret) {
-            (Some(url), None, None) => Ok(Source::Url(self::url(&url)?)),
+            (Some(url), None, None) => self::url(&url)
+                .map(Source::Url)
+                .map_err(|wrong| format!("{}{wrong}", self.places.jwks_url)),
             (None, Some(path), None) => jwks::check_file(&path)
                 .map(|()| Source::File(path))
-                .map_err(|error| Chain(&error).to_string()),
+                .map_err(|error| format!("{}{}", self.places.key_file, Chain(&error))),
             (None, None, Some(secret)) => Ok(Source::Secret(secret)),
             (None, None, None) => Err(format!(
                 "the keys of {:?} are nowhere: expected one of jwks-url, key-file, secret-file",
