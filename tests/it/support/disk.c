@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -81,4 +82,23 @@ int posix_fallocate(int fd, off_t at, off_t count)
 int posix_fallocate64(int fd, off64_t at, off64_t count)
 {
     return has_room(fd, at + count) ? REAL(posix_fallocate64)(fd, at, count) : ENOSPC;
+}
+
+/* Whether the file is one of PostgreSQL's log: up to version 13, a new one is filled with write(). */
+static int is_of_log(int fd)
+{
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 0)
+        return 0;
+    path[length] = 0;
+    return strstr(path, "/pg_wal/") != NULL;
+}
+
+ssize_t write(int fd, const void *bytes, size_t count)
+{
+    if (is_of_log(fd) && !has_room(fd, lseek(fd, 0, SEEK_CUR) + (off_t)count))
+        return -1;
+    return REAL(write)(fd, bytes, count);
 }
