@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use event_piper::{
+    cursor::Cursor,
     event::EventId,
     gateway::{
         signal::GapReason,
@@ -120,6 +121,28 @@ async fn a_reader_that_starts_amid_a_long_transaction_waits_for_it() {
     nothing_comes(&mut log).await;
     slow.batch_execute("commit").await.unwrap();
     assert_eq!(ids(&mut log, 2).await, [1, 2]);
+}
+
+/// Of what a late transaction wrote, a cursor owes what stands above its mark, and nobody else's.
+#[tokio::test]
+async fn a_reader_that_begins_at_a_cursor_gets_what_that_owes() {
+    let database = Database::create().await;
+    let app = App::start(&database.url()).await;
+    let (slow, quick) = (database.connect().await, database.connect().await);
+    slow.batch_execute("begin").await.unwrap();
+    let xid = slow.query_one("select pg_current_xact_id()::text", &[]).await.unwrap();
+    for _ in 0..3 {
+        slow.batch_execute(INSERT).await.unwrap();
+        quick.batch_execute(INSERT).await.unwrap();
+    }
+    slow.batch_execute("commit").await.unwrap();
+    quick.batch_execute(INSERT).await.unwrap();
+    let at =
+        |mark: i64| -> Cursor { format!("6~{}:{mark}", xid.get::<_, &str>(0)).parse().unwrap() };
+    assert_eq!(ids(&mut app.gateway.strict_owed(at(0)), 4).await, [1, 3, 5, 7]);
+    assert_eq!(ids(&mut app.gateway.strict_owed(at(1)), 3).await, [3, 5, 7]);
+    let mut resumed = app.gateway.strict_owed(at(0)).resumed_at(EventId::new(3));
+    assert_eq!(ids(&mut resumed, 2).await, [5, 7], "what was handed over before comes no more");
 }
 
 #[tokio::test]
