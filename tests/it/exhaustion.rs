@@ -88,7 +88,8 @@ async fn postgresql_panics_on_a_full_disk_and_is_waited_for() {
     server.disk().set_full(true);
     // The log alone grows, until it needs a file that it cannot have.
     let log = "select pg_logical_emit_message(false, 'x', repeat('x', 1000000))";
-    while writer.batch_execute(log).await.is_ok() {}
+    let grows = async { while writer.batch_execute(log).await.is_ok() {} };
+    timeout(Duration::from_mins(2), grows).await.expect("the disk is full");
     becomes(&gateway, false).await;
     server.disk().set_full(false);
     server.stop(Stop::Immediate).await;

@@ -3,7 +3,10 @@
 
 use std::{net::SocketAddr, sync::Mutex as Lock, time::Duration};
 
-use tokio::{sync::Mutex, time::sleep};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +15,14 @@ use crate::support::{
     postgres::{Database, TestServer, try_connect},
     process::Process,
 };
+
+/// Longer than any fault lasts, on a busy machine too.
+const DEADLINE: Duration = Duration::from_mins(2);
+
+/// The statement is wrong, and stays so: syntax errors, and what is not there.
+fn is_wrong(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("42"))
+}
 
 /// See the module.
 pub(super) struct Arena {
@@ -72,19 +83,26 @@ impl Arena {
 
     /// A superuser's connection, as soon as PostgreSQL gives one.
     pub(super) async fn administrator(&self) -> Client {
-        loop {
-            if let Ok(client) = try_connect(&self.database.url()).await {
-                return client;
+        let connected = async {
+            loop {
+                if let Ok(client) = try_connect(&self.database.url()).await {
+                    return client;
+                }
+                sleep(Duration::from_millis(20)).await;
             }
-            sleep(Duration::from_millis(20)).await;
-        }
+        };
+        timeout(DEADLINE, connected).await.expect("PostgreSQL takes connections")
     }
 
     /// Executes as superuser, until that has succeeded.
     pub(super) async fn administer(&self, sql: &str) {
-        while self.administrator().await.batch_execute(sql).await.is_err() {
-            sleep(Duration::from_millis(20)).await;
-        }
+        let executed = async {
+            while let Err(error) = self.administrator().await.batch_execute(sql).await {
+                assert!(!is_wrong(&error), "{sql}: {error:?}");
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(DEADLINE, executed).await.expect(sql);
     }
 
     /// Notes something that must not be.

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::arena::{Arena, ROLE, Station};
 use crate::support::{
     chaos_proxy::{ChaosProxy, Strike, Weather},
-    postgres::Stop,
+    postgres::{Stop, TestServer},
 };
 
 /// Everything that goes wrong here.
@@ -249,8 +249,11 @@ impl Blow {
     /// Sessions that began meanwhile keep those timeouts as long as they live.
     async fn set_timeouts(self, arena: &Arena) {
         let all = ["statement_timeout", "lock_timeout", "idle_session_timeout"];
-        let set = all.map(|name| format!("set {name} = '1ms'; alter role {ROLE} ")).concat();
-        let reset = all.map(|name| format!("reset {name}; alter role {ROLE} ")).concat();
+        // The last one is there from version 14 on.
+        let all = &all[..if TestServer::major() < 14 { 2 } else { 3 }];
+        let set = all.iter().map(|name| format!("set {name} = '1ms'; alter role {ROLE} "));
+        let reset = all.iter().map(|name| format!("reset {name}; alter role {ROLE} "));
+        let [set, reset] = [set.collect::<String>(), reset.collect()];
         let (set, reset) = (set + "connection limit -1", reset + "connection limit -1");
         self.alter_role(arena, &set, &reset).await;
     }

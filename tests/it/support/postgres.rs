@@ -146,6 +146,11 @@ impl TestServer {
         blocking(move || Self::new(&settings)).await
     }
 
+    /// Which version of PostgreSQL all of them are.
+    pub(crate) fn major() -> u32 {
+        FRESH.binaries.major
+    }
+
     /// The same on a disk that can be full, or slow.
     pub(crate) async fn start_on_disk(settings: &str) -> Self {
         let settings = settings.to_owned();
