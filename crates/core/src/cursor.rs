@@ -188,17 +188,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    struct Row(i64, u64);
-
-    impl Logged for Row {
-        fn id(&self) -> EventId {
-            EventId::new(self.0)
-        }
-        fn xid(&self) -> Xid {
-            Xid::new(self.1)
-        }
-    }
+    use crate::event::testing::Row;
 
     fn late(xids: &[u64]) -> Late {
         let since = EventId::ZERO;

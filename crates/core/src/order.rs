@@ -354,17 +354,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Row(i64, u64);
-
-    impl Logged for Row {
-        fn id(&self) -> EventId {
-            EventId::new(self.0)
-        }
-        fn xid(&self) -> Xid {
-            Xid::new(self.1)
-        }
-    }
+    use crate::event::testing::Row;
 
     const HOLD: Duration = Duration::from_millis(20);
 

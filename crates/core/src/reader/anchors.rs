@@ -79,17 +79,7 @@ fn differs((id, xid): &(EventId, Xid), found: &[(EventId, Xid)]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Row(i64, u64);
-
-    impl Logged for Row {
-        fn id(&self) -> EventId {
-            EventId::new(self.0)
-        }
-        fn xid(&self) -> Xid {
-            Xid::new(self.1)
-        }
-    }
+    use crate::event::testing::Row;
 
     #[test]
     fn few_rows_are_remembered_the_first_and_the_last_among_them() {

@@ -53,21 +53,11 @@ pub(super) fn surprises<E: Logged>(passed: &[Passed], mut rows: Vec<E>) -> Vec<E
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::testing::Row;
     use crate::{
         event::{EventId, Xid},
         order::{Late, LateTransaction},
     };
-
-    struct Row(i64, u64);
-
-    impl Logged for Row {
-        fn id(&self) -> EventId {
-            EventId::new(self.0)
-        }
-        fn xid(&self) -> Xid {
-            Xid::new(self.1)
-        }
-    }
 
     fn passed(id: i64, late: &[u64]) -> Passed {
         let (at, since) = (EventId::new(id), EventId::ZERO);
