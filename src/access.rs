@@ -47,7 +47,7 @@ use crate::{
     consumer::ConsumerId,
     crash::vital,
     metrics::{Metrics, Reason},
-    postgres::{keys::KeyTable, server::Server},
+    store::{keys::KeyTable, server::Server},
 };
 
 /// What a request shows of who sends it. No `Debug`: there are secrets.

@@ -28,7 +28,7 @@ use crate::{
     config::{self, Config, Database, Flags, WrongSettings},
     crash,
     embedded::{self, Embedded},
-    postgres::{reachable, server::Server},
+    store::{reachable, server::Server},
     telemetry,
 };
 

@@ -26,9 +26,9 @@ pub use self::{
 use crate::{
     embedded,
     gateway::{self, writer},
-    http,
-    postgres::server::Server,
-    pump, telemetry,
+    http, pump,
+    store::server::Server,
+    telemetry,
 };
 
 /// Everything that an operator can turn, checked.

@@ -47,7 +47,7 @@ use crate::{
     event::{EventId, name::StreamName},
     metrics::{Metrics, Reason, State},
     order::Hold,
-    postgres::{
+    store::{
         history::{History, HistoryError, WholeEvent},
         server::Server,
     },

@@ -6,7 +6,7 @@
 //! | layer | modules | what they know |
 //! |---|---|---|
 //! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`reader`], [`amendment`], [`sse`] of the crate `core` | the words and the rules: no clock, no I/O |
-//! | 1 | [`postgres`] | the only SQL |
+//! | 1 | [`store`], the crate of that name | the only SQL |
 //! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
 //! | 2 | [`access`] | who may do what |
 //! | 3 | [`http`], [`pump`] | what users see on the wire; what aggregators are fed with |
@@ -21,9 +21,10 @@
 
 pub use event_piper_core::{amendment, consumer, cursor, event, order, reader, sse};
 pub use event_piper_embedded_postgres as embedded;
+pub use event_piper_store as store;
+pub use event_piper_store::{backoff, tls};
 
 pub mod access;
-pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod crash;
@@ -31,8 +32,7 @@ pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod nearest;
-pub mod postgres;
 pub mod progress;
 pub mod pump;
 pub mod telemetry;
-pub mod tls;
+pub mod web;

@@ -26,7 +26,7 @@ use self::{
     aggregator::Target, delivery::Delivery, feed::Shape, lease::Lease, resume::Start,
     status::Status,
 };
-use crate::{gateway::Gateway, postgres::server::Server};
+use crate::{gateway::Gateway, store::server::Server};
 
 /// What to do with an event that the aggregator refuses again and again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

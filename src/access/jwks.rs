@@ -16,7 +16,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::kept::{Floor, Kept, NotFetched};
-use crate::{backoff::Policy, tls};
+use crate::{backoff::Policy, web};
 
 /// Where an issuer's keys are.
 #[derive(Clone, Debug)]
@@ -156,7 +156,7 @@ pub struct IssuerKey {
 
 impl Keys {
     pub(super) fn new(source: Source) -> Self {
-        let client = tls::web_client().timeout(WITHIN).redirect(redirect::Policy::none());
+        let client = web::client().timeout(WITHIN).redirect(redirect::Policy::none());
         let client = client.build().expect("these settings make a client");
         Self { source, client, kept: Kept::new(FLOOR) }
     }

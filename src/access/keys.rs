@@ -23,7 +23,7 @@ use super::{
     principal::{Kind, Principal},
     rights::Rights,
 };
-use crate::postgres::{
+use crate::store::{
     error::Chain,
     keys::{KeyTable, KeysError, StoredKey},
 };

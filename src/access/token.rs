@@ -19,7 +19,7 @@ use super::{
     principal::{Kind, Principal},
     rights::{Rights, what_is_wrong},
 };
-use crate::{consumer::ConsumerId, postgres::error::Chain};
+use crate::{consumer::ConsumerId, store::error::Chain};
 
 /// Longer tokens are refused unread.
 pub const LONGEST: usize = 8 << 10;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::output;
-use crate::postgres::{
+use crate::store::{
     doctor::{Finding, Severity, examine},
     server::Server,
 };

@@ -6,7 +6,7 @@ use super::{
     output,
     upkeep::{self, Work},
 };
-use crate::postgres::{
+use crate::store::{
     erase::{Erase, Whose},
     server::Server,
 };

@@ -7,7 +7,7 @@ use reqwest::{StatusCode, redirect};
 use tokio::time::timeout;
 
 use super::{banner::reachable_at, tail::root};
-use crate::{config::Config, http::Place, tls};
+use crate::{config::Config, http::Place, web};
 
 /// Longer than a gateway that is ready takes.
 const WITHIN: Duration = Duration::from_secs(3);
@@ -30,7 +30,7 @@ pub(super) async fn healthcheck(config: &Config) -> anyhow::Result<ExitCode> {
 
 /// By the name `localhost`, wherever it listens: an address may be one that no URL can hold.
 async fn ask(place: &Place, tls: bool) -> anyhow::Result<(StatusCode, String)> {
-    let client = tls::web_client_of_anybody().no_proxy().redirect(redirect::Policy::none());
+    let client = web::for_anybody().no_proxy().redirect(redirect::Policy::none());
     let (client, url) = match place {
         Place::Tcp(address) => {
             let scheme = if tls { "https" } else { "http" };

@@ -53,7 +53,7 @@ pub(super) fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::server::Server;
+    use crate::store::server::Server;
 
     fn at(url: &str) -> String {
         let server = Box::new(Server::parse(url).unwrap());

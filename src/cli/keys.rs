@@ -16,7 +16,7 @@ use crate::{
     },
     config::{Config, Flags},
     consumer::ConsumerId,
-    postgres::{
+    store::{
         keys::{self, StoredKey},
         server::Server,
     },

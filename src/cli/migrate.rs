@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::{output, reach};
 use crate::{
     config::Config,
-    postgres::{migrate, server::Server},
+    store::{migrate, server::Server},
 };
 
 /// Migrates; an embedded PostgreSQL is created where there is none, as `serve` does.

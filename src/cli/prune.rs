@@ -8,7 +8,7 @@ use super::{
     output,
     upkeep::{self, Work, counted},
 };
-use crate::postgres::{
+use crate::store::{
     prune::{Prune, What},
     server::Server,
 };

@@ -18,9 +18,9 @@ use crate::{
     gateway::{self, Gateway},
     http,
     metrics::Metrics,
-    postgres::{pumps::Letter, server::Server},
     progress,
     pump::{self, Pump, status::Status},
+    store::{pumps::Letter, server::Server},
 };
 
 /// Which aggregators, or what to do about what they refused.

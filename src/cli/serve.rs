@@ -15,7 +15,7 @@ use crate::{
     gateway::{Gateway, safety::Checks},
     http::{self, Listener, tls::Tls},
     metrics::Metrics,
-    postgres::{doctor, migrate, reachable, server::Server, shape},
+    store::{doctor, migrate, reachable, server::Server, shape},
 };
 
 pub(super) async fn serve(mut config: Config) -> anyhow::Result<ExitCode> {

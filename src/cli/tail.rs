@@ -24,7 +24,7 @@ use crate::{
     config::commands,
     consumer::ConsumerId,
     sse::{Event, Item, Parser},
-    tls,
+    web,
 };
 
 /// Which gateway, whose events, from where, and how they are shown.
@@ -244,7 +244,7 @@ fn address(args: &Args, headers: &mut HeaderMap) -> anyhow::Result<Url> {
 }
 
 pub(super) fn client(url: &Url) -> anyhow::Result<Client> {
-    let mut client = tls::web_client().connect_timeout(CONNECTING);
+    let mut client = web::client().connect_timeout(CONNECTING);
     if is_loopback(url) {
         // A proxy would look for the gateway on its own machine.
         client = client.no_proxy();

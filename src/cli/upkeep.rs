@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::{output, signals::Signals};
-use crate::{event::EventId, postgres::upkeep::Step, progress::Progress};
+use crate::{event::EventId, progress::Progress, store::upkeep::Step};
 
 /// At least so long others have the disk to themselves between two steps; else as long as the
 /// step took.

@@ -23,7 +23,7 @@ use crate::{
     },
     http::Place,
     nearest::did_you_mean,
-    postgres::error::Chain,
+    store::error::Chain,
 };
 
 type Parsed<T> = Result<T, Expected>;

@@ -19,7 +19,6 @@ use super::{
     values::{Given, Source, Values, known},
 };
 use crate::{
-    postgres::error::Chain,
     pump::{
         CatchUp, OnRefusal, Settings,
         aggregator::Target,
@@ -29,6 +28,7 @@ use crate::{
         sign::SigningKey,
         tls::{self, TlsError},
     },
+    store::error::Chain,
 };
 
 /// What flags give, and the environment where those say nothing; none when they name no aggregator.

@@ -15,7 +15,7 @@ use crate::{
     gateway::safety::Checks,
     http::Place,
     order::Hold,
-    postgres::server::Server,
+    store::server::Server,
     telemetry::{Filter, Format},
 };
 

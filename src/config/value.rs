@@ -8,7 +8,7 @@ use crate::{
     gateway::safety::Checks,
     http::Place,
     order::Hold,
-    postgres::{error::Chain, server::Server},
+    store::{error::Chain, server::Server},
     telemetry::{Filter, Format},
 };
 

@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use crate::{
     amendment::{Draft, Misfit, Unamended},
     event::{EventId, json::Json},
-    postgres::{
+    store::{
         erase::TOMBSTONE,
         event_log::PageSize,
         history::{Amendment, History, HistoryError},

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tracing::{debug, error, info};
 
 use super::health::Health;
-use crate::postgres::{doctor::Finding, error::Chain, history::History};
+use crate::store::{doctor::Finding, error::Chain, history::History};
 
 /// What is done about what is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,7 +13,7 @@
 //!
 //! ```no_run
 //! # use event_piper::{event::EventId, gateway::{Gateway, strict::Piece}};
-//! # async fn handle(_: &event_piper::postgres::history::WholeEvent) {}
+//! # async fn handle(_: &event_piper::store::history::WholeEvent) {}
 //! # async fn store(_: EventId) {}
 //! # async fn follow(gateway: &Gateway, checkpoint: EventId) {
 //! let mut log = gateway.strict(checkpoint);
@@ -45,7 +45,7 @@ use crate::{
     backoff::Policy,
     cursor::Cursor,
     event::EventId,
-    postgres::{
+    store::{
         error::Chain,
         event_log::{PageSize, Paging},
         history::{History, HistoryError, WholeEvent, WholePage},

@@ -24,7 +24,7 @@ use crate::{
     cursor::Cursor,
     event::{EventId, Logged},
     metrics::{Reason, State as Label},
-    postgres::{event_log::Paging, history::History},
+    store::{event_log::Paging, history::History},
 };
 
 /// What a client asked for.

@@ -27,8 +27,8 @@ use crate::{
     event::EventId,
     metrics::Metrics,
     order::Position,
-    postgres::{error::Chain, event_log::EventRow, history::History, server::Server},
     reader::Reader,
+    store::{error::Chain, event_log::EventRow, history::History, server::Server},
 };
 
 /// See the module.

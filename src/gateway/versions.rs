@@ -15,7 +15,7 @@ use super::{
 use crate::{
     access::budget::{Account, Share},
     event::name::StreamName,
-    postgres::{
+    store::{
         event_log::PageSize,
         history::{History, WholeEvent},
     },

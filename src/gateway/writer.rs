@@ -28,7 +28,7 @@ use crate::{
     crash::vital,
     event::{draft::Draft, name::StreamName},
     metrics::{Metrics, Reason, writing::Outcome},
-    postgres::{append::Written, server::Server},
+    store::{append::Written, server::Server},
 };
 
 /// What an operator can turn on writing.

@@ -28,7 +28,7 @@ use crate::{
     cursor::{Cursor, InvalidCursor},
     event::{EventId, name},
     gateway::subscription::{Kinds, Request},
-    postgres::{
+    store::{
         error::Chain,
         history::{HistoryError, WholeEvent},
     },

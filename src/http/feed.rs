@@ -13,7 +13,7 @@ use crate::{
         strict::{Piece, Strict},
         versions::{Step, Versions},
     },
-    postgres::history::WholeEvent,
+    store::history::WholeEvent,
 };
 
 /// Where whole events come from.

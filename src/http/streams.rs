@@ -30,7 +30,7 @@ use super::{
 use crate::{
     access::principal::Principal,
     event::name::StreamName,
-    postgres::{
+    store::{
         error::Chain,
         event_log::PageSize,
         history::{HistoryError, WholeEvent, WholePage},

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
-use crate::{crash::Lock, postgres::error::Chain};
+use crate::{crash::Lock, store::error::Chain};
 
 /// The files.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::{
     event::EventId,
     gateway::{amended::Correction, frame},
-    postgres::history::WholeEvent,
+    store::history::WholeEvent,
 };
 
 /// An event as JSON. Payload and metadata pass through as they are, every digit of them.

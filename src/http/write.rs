@@ -37,7 +37,7 @@ use crate::{
         name::{InvalidName, StreamName},
     },
     gateway::writer::{Refusal, Room, Writer},
-    postgres::append::Written,
+    store::append::Written,
 };
 
 /// `POST /events`.

@@ -32,7 +32,7 @@ use crate::{
     cursor::Cursor,
     event::EventId,
     gateway::Gateway,
-    postgres::{error::Chain, history::HistoryError, pumps::Checkpoint},
+    store::{error::Chain, history::HistoryError, pumps::Checkpoint},
 };
 
 /// A quiet aggregator is asked this often whether it still has what it had.

@@ -14,7 +14,7 @@ use crate::{
         signal::GapReason,
         strict::{Piece, Strict},
     },
-    postgres::{history::WholeEvent, pumps::Checkpoint},
+    store::{history::WholeEvent, pumps::Checkpoint},
 };
 
 /// Which events are wanted: those that match in every respect in which something is named.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, str::FromStr};
 
 use serde_json::{Value, value::RawValue};
 
-use crate::{event::EventId, postgres::history::WholeEvent};
+use crate::{event::EventId, store::history::WholeEvent};
 
 /// The fields of an event's JSON, in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use crate::{
     backoff::{self, Policy},
     crash::{Lock, vital},
     event::EventId,
-    postgres::{
+    store::{
         error::Chain,
         pumps::{Candidate, Checkpoint, Seat},
         server::Server,

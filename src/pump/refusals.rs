@@ -16,7 +16,7 @@ use super::{
 use crate::{
     event::EventId,
     gateway::Gateway,
-    postgres::{history::HistoryError, pumps::Letter},
+    store::{history::HistoryError, pumps::Letter},
 };
 
 /// A stopped pump looks this often whether somebody has decided.

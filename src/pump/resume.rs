@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::{cursor::Cursor, event::EventId, postgres::pumps::Checkpoint};
+use crate::{cursor::Cursor, event::EventId, store::pumps::Checkpoint};
 
 /// What an aggregator's answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

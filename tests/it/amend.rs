@@ -9,7 +9,7 @@ use crate::support::{
     program::run,
     sse_client::{Frame, Stream},
 };
-use event_piper::postgres::error::Chain;
+use event_piper::store::error::Chain;
 
 async fn log() -> (Database, Client) {
     let database = Database::create().await;

@@ -7,7 +7,7 @@ mod unsafe_log;
 
 use std::panic::AssertUnwindSafe;
 
-use event_piper::postgres::{
+use event_piper::store::{
     doctor::{Severity, examine},
     server::Server,
 };

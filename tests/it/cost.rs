@@ -7,7 +7,7 @@ use event_piper::{
     event::{EventId, Logged, Xid},
     gateway::strict::Piece,
     order::{Late, Passed},
-    postgres::{
+    store::{
         event_log::{EventLog, PageSize, Paging},
         history::History,
         server::Server,

@@ -1,6 +1,6 @@
 //! Each way in which delivery breaks, provoked once, and found.
 
-use event_piper::postgres::{
+use event_piper::store::{
     doctor::{Finding, Severity, examine},
     server::Server,
 };

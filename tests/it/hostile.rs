@@ -1,7 +1,7 @@
 //! The SQL side in sessions whose settings are not what one expects: what is promised to writers, to those
 //! who prune and to readers holds in each of them.
 
-use event_piper::postgres::error::Chain;
+use event_piper::store::error::Chain;
 use tokio_postgres::Client;
 
 use crate::support::postgres::Database;

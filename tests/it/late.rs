@@ -7,7 +7,7 @@ use event_piper::{
     cursor::Mark,
     event::{EventId, Logged},
     order::{Hold, Late},
-    postgres::{
+    store::{
         event_log::{PageSize, Paging},
         history::History,
         server::Server,

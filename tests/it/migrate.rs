@@ -1,6 +1,6 @@
 //! How a database gets its schema: from nothing, from the predecessor's, by hand, all at once.
 
-use event_piper::postgres::{
+use event_piper::store::{
     doctor::{Severity, examine},
     error::Chain,
     migrate::{MigrateError, Status, check, migrate},

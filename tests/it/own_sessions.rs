@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 
-use event_piper::postgres::{
+use event_piper::store::{
     doctor::{Severity, examine},
     migrate::migrate,
     server::Server,

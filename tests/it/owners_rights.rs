@@ -2,7 +2,7 @@
 //!
 //! They are found in the catalogue, so that later ones are tried as well.
 
-use event_piper::postgres::{
+use event_piper::store::{
     doctor::{Severity, examine},
     error::Chain,
     migrate::migrate,

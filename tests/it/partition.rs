@@ -1,6 +1,6 @@
 //! A partitioned log (`postgresql/partition.sql`), with a gateway on top.
 
-use event_piper::postgres::{
+use event_piper::store::{
     doctor::{Severity, examine},
     error::Chain,
     server::Server,

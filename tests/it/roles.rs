@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use event_piper::postgres::{
+use event_piper::store::{
     doctor::{Severity, examine},
     erase::{Erase, Whose},
     error::Chain,
@@ -317,7 +317,7 @@ async fn a_gateway_with_exactly_these_rights_serves_streams_and_keys_and_writes(
     let rights =
         r#"{"read": ["toto"], "write": ["toto"], "write_streams": ["s"], "read_streams": ["s"]}"#;
     let stored = (&*key.id.to_string(), &key.hash[..]);
-    event_piper::postgres::keys::create(&owner, stored, "toto", rights, None).await.unwrap();
+    event_piper::store::keys::create(&owner, stored, "toto", rights, None).await.unwrap();
 
     let url = database.url().replace("user=postgres", &format!("user={login}"));
     let mut settings = Settings::default();

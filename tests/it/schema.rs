@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use event_piper::postgres::error::Chain;
+use event_piper::store::error::Chain;
 use tokio_postgres::{Client, error::SqlState};
 
 use crate::support::{eventually, postgres::Database};

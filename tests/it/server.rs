@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use event_piper::postgres::{error::Chain, server::Server};
+use event_piper::store::{error::Chain, server::Server};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::support::postgres::{Database, TestServer};

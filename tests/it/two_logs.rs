@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use event_piper::{
     order::Hold,
-    postgres::{
+    store::{
         doctor::{Severity, examine},
         error::Chain,
         migrate::migrate,

@@ -1,7 +1,20 @@
 //! Everything that speaks to PostgreSQL: the only SQL of the log.
+//!
+//! | modules | what they do |
+//! |---|---|
+//! | [`server`], [`listener`], [`reachable`], [`tls`] | connect, and set up each session |
+//! | [`event_log`], [`history`], [`append`], [`doorbell`], [`restored`] | read and write the log |
+//! | [`migrate`], [`prune`], [`erase`], [`upkeep`], [`doctor`], [`shape`] | maintain it |
+//! | [`keys`], [`pumps`] | tables beside it |
+//! | [`error`] | show an error with its causes |
+//! | [`backoff`], [`crash`] | what every user of a connection needs: pauses between attempts, and the end of a process whose state is half changed |
+
+use event_piper_core::{consumer, cursor, event, order};
 
 pub mod append;
+pub mod backoff;
 mod connection_string;
+pub mod crash;
 pub mod doctor;
 pub mod doorbell;
 pub mod erase;
@@ -19,6 +32,7 @@ pub mod restored;
 pub mod server;
 mod session;
 pub mod shape;
-mod tls;
-pub(crate) mod turns;
+mod ssl_mode;
+pub mod tls;
+pub mod turns;
 pub mod upkeep;

@@ -20,63 +20,67 @@ const MIGRATIONS: [Migration; 13] = [
     Migration {
         number: 1,
         name: "0001_predecessor",
-        sql: include_str!("../../migrations/0001_predecessor.sql"),
+        sql: include_str!("../../../migrations/0001_predecessor.sql"),
     },
     Migration {
         number: 2,
         name: "0002_events",
-        sql: include_str!("../../migrations/0002_events.sql"),
+        sql: include_str!("../../../migrations/0002_events.sql"),
     },
     Migration {
         number: 3,
         name: "0003_doorbell",
-        sql: include_str!("../../migrations/0003_doorbell.sql"),
+        sql: include_str!("../../../migrations/0003_doorbell.sql"),
     },
     Migration {
         number: 4,
         name: "0004_append_only",
-        sql: include_str!("../../migrations/0004_append_only.sql"),
+        sql: include_str!("../../../migrations/0004_append_only.sql"),
     },
     Migration {
         number: 5,
         name: "0005_events_pruned",
-        sql: include_str!("../../migrations/0005_events_pruned.sql"),
+        sql: include_str!("../../../migrations/0005_events_pruned.sql"),
     },
     Migration {
         number: 6,
         name: "0006_corrections_and_retention",
-        sql: include_str!("../../migrations/0006_corrections_and_retention.sql"),
+        sql: include_str!("../../../migrations/0006_corrections_and_retention.sql"),
     },
-    Migration { number: 7, name: "0007_keys", sql: include_str!("../../migrations/0007_keys.sql") },
+    Migration {
+        number: 7,
+        name: "0007_keys",
+        sql: include_str!("../../../migrations/0007_keys.sql"),
+    },
     Migration {
         number: 8,
         name: "0008_pumps",
-        sql: include_str!("../../migrations/0008_pumps.sql"),
+        sql: include_str!("../../../migrations/0008_pumps.sql"),
     },
     Migration {
         number: 9,
         name: "0009_admit",
-        sql: include_str!("../../migrations/0009_admit.sql"),
+        sql: include_str!("../../../migrations/0009_admit.sql"),
     },
     Migration {
         number: 10,
         name: "0010_owners_rights",
-        sql: include_str!("../../migrations/0010_owners_rights.sql"),
+        sql: include_str!("../../../migrations/0010_owners_rights.sql"),
     },
     Migration {
         number: 11,
         name: "0011_any_session",
-        sql: include_str!("../../migrations/0011_any_session.sql"),
+        sql: include_str!("../../../migrations/0011_any_session.sql"),
     },
     Migration {
         number: 12,
         name: "0012_one_owner",
-        sql: include_str!("../../migrations/0012_one_owner.sql"),
+        sql: include_str!("../../../migrations/0012_one_owner.sql"),
     },
     Migration {
         number: 13,
         name: "0013_pump_start",
-        sql: include_str!("../../migrations/0013_pump_start.sql"),
+        sql: include_str!("../../../migrations/0013_pump_start.sql"),
     },
 ];
 

@@ -21,7 +21,7 @@ use super::{
     connection_string::ConnectionString,
     hosts,
     session::{self, Purpose},
-    tls::{self, RootsError, SslMode, SslRootCert},
+    ssl_mode::{self, RootsError, SslMode, SslRootCert},
 };
 
 /// A server that does not answer within this is tried again later, rather than waited for.
@@ -87,7 +87,7 @@ impl Server {
         let mode = ssl_mode(&given)?;
         config.ssl_mode(wire_ssl_mode(mode, &config));
         set_defaults(&mut config, &given);
-        let tls = tls::connector(mode, ssl_root_cert(&given).as_ref())?;
+        let tls = ssl_mode::connector(mode, ssl_root_cert(&given).as_ref())?;
         let hosts = match given.get("target_session_attrs") {
             None => hosts::each(&config),
             Some(_) => Vec::new(),
@@ -259,7 +259,7 @@ fn set_defaults(config: &mut Config, given: &ConnectionString) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::error::Chain;
+    use crate::error::Chain;
 
     fn refusal(url: &str) -> String {
         Chain(&Server::parse(url).unwrap_err()).to_string()

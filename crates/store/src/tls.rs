@@ -1,195 +1,63 @@
-//! What `sslmode` and `sslrootcert` mean, as libpq means them.
+//! TLS as a client: `ring`, and the certificates that the operating system trusts, which are read once.
 
-use std::{path::PathBuf, str::FromStr, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
+    crypto::ring,
+    pki_types::{
+        CertificateDer,
+        pem::{self, PemObject},
     },
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem},
-    server::ParsedCertificate,
 };
-use tokio_postgres::config;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::tls;
+/// Some hundred certificates, parsed. Where the system has none, there are none: what needs one says so.
+static SYSTEM: LazyLock<Arc<RootCertStore>> =
+    LazyLock::new(|| store(rustls_native_certs::load_native_certs().certs));
 
-/// The connection string's `sslmode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum SslMode {
-    Disable,
-    #[default]
-    Prefer,
-    Require,
-    VerifyCa,
-    VerifyFull,
+/// The certificates that the operating system trusts; empty when none of them can be used.
+#[must_use]
+pub fn system_roots() -> Arc<RootCertStore> {
+    Arc::clone(&SYSTEM)
 }
 
-impl FromStr for SslMode {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "disable" => Ok(Self::Disable),
-            "prefer" => Ok(Self::Prefer),
-            "require" => Ok(Self::Require),
-            "verify-ca" => Ok(Self::VerifyCa),
-            "verify-full" => Ok(Self::VerifyFull),
-            _ => Err(()),
-        }
-    }
+/// The root certificates in this PEM file; empty when none of them can be used.
+pub fn roots_in(path: &Path) -> Result<Arc<RootCertStore>, pem::Error> {
+    Ok(store(certificates(path)?))
 }
 
-impl From<SslMode> for config::SslMode {
-    fn from(mode: SslMode) -> Self {
-        match mode {
-            SslMode::Disable => Self::Disable,
-            SslMode::Prefer => Self::Prefer,
-            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Self::Require,
-        }
-    }
+/// The certificates of a PEM file.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    CertificateDer::pem_file_iter(path)?.collect()
 }
 
-/// The connection string's `sslrootcert`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum SslRootCert {
-    /// `system`, or nothing: those that the operating system trusts.
-    System,
-    /// A PEM file.
-    File(PathBuf),
+fn store(certificates: Vec<CertificateDer<'static>>) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates);
+    Arc::new(roots)
 }
 
-/// The certificates that vouch for the server cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum RootsError {
-    /// The file is not there, or is no PEM file.
-    #[error("reading the root certificates in {}", path.display())]
-    Unreadable {
-        /// The file that `sslrootcert` names.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: pem::Error,
-    },
-    /// Nothing to verify a server against.
-    #[error("found no usable root certificate in {place}")]
-    Empty {
-        /// Where they were looked for.
-        place: String,
-    },
-    /// A certificate that rustls cannot use.
-    #[error("using the root certificates")]
-    Unusable(#[source] rustls::client::VerifierBuilderError),
+/// How to connect. The provider is named here, so that no process-wide default is needed, nor any order
+/// of set-up.
+///
+/// # Panics
+/// Never: `ring` offers rustls' own protocol versions.
+#[must_use]
+pub fn client() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring offers rustls' own protocol versions")
 }
 
-/// How connections are encrypted, and what a server must show.
-pub(crate) fn connector(
-    mode: SslMode,
-    root: Option<&SslRootCert>,
-) -> Result<MakeRustlsConnect, RootsError> {
-    let client = tls::client();
-    let verifier = verifier(mode, root, Arc::clone(client.crypto_provider()))?;
-    let config = client.dangerous().with_custom_certificate_verifier(verifier);
-    Ok(MakeRustlsConnect::new(config.with_no_client_auth()))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn verifier(
-    mode: SslMode,
-    root: Option<&SslRootCert>,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, RootsError> {
-    match (mode, root) {
-        (SslMode::VerifyFull, root) => full(roots(root)?, provider),
-        (SslMode::VerifyCa, root) => Ok(lenient(Some(roots(root)?), provider)),
-        // libpq: a root that was given for these modes is used as for verify-ca.
-        (SslMode::Prefer | SslMode::Require, root @ Some(_)) => {
-            Ok(lenient(Some(roots(root)?), provider))
-        }
-        (SslMode::Disable | SslMode::Prefer | SslMode::Require, _) => Ok(lenient(None, provider)),
-    }
-}
-
-fn full(
-    roots: Arc<RootCertStore>,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, RootsError> {
-    let builder = WebPkiServerVerifier::builder_with_provider(roots, provider);
-    Ok(builder.build().map_err(RootsError::Unusable)?)
-}
-
-fn lenient(
-    roots: Option<Arc<RootCertStore>>,
-    provider: Arc<CryptoProvider>,
-) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(NamelessVerifier { roots, provider })
-}
-
-fn roots(root: Option<&SslRootCert>) -> Result<Arc<RootCertStore>, RootsError> {
-    let (roots, place) = match root {
-        Some(SslRootCert::File(path)) => {
-            let roots = tls::roots_in(path)
-                .map_err(|source| RootsError::Unreadable { path: path.clone(), source })?;
-            (roots, path.display().to_string())
-        }
-        Some(SslRootCert::System) | None => (tls::system_roots(), "the system's store".to_owned()),
-    };
-    if roots.is_empty() { Err(RootsError::Empty { place }) } else { Ok(roots) }
-}
-
-/// Asks for no name: whoever the roots vouch for will do, or, without roots, anybody at all.
-#[derive(Debug)]
-struct NamelessVerifier {
-    roots: Option<Arc<RootCertStore>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for NamelessVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let Some(roots) = &self.roots else { return Ok(ServerCertVerified::assertion()) };
-        let certificate = ParsedCertificate::try_from(end_entity)
-            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(
-            &certificate,
-            roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+    #[test]
+    fn the_roots_of_the_system_are_read_once() {
+        assert!(Arc::ptr_eq(&system_roots(), &system_roots()));
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub struct Turns {
     most_each: usize,
     waiting: Gauge,
     state: Lock<State>,
@@ -37,14 +37,15 @@ struct Caller {
 
 /// A turn, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub struct Turn {
     turns: Arc<Turns>,
     caller: Arc<str>,
 }
 
 impl Turns {
     /// So many at once, and so many for each caller; this gauge shows how many are waited for.
-    pub(crate) fn new(most: usize, most_each: usize, waiting: Gauge) -> Arc<Self> {
+    #[must_use]
+    pub fn new(most: usize, most_each: usize, waiting: Gauge) -> Arc<Self> {
         let state = State { free: most, callers: HashMap::new(), rotation: VecDeque::new() };
         Arc::new(Self {
             most_each: most_each.clamp(1, most.max(1)),
@@ -57,7 +58,7 @@ impl Turns {
     ///
     /// # Cancel safety
     /// Who leaves gives back the turn that it was given meanwhile.
-    pub(crate) async fn turn(self: &Arc<Self>, caller: &Arc<str>) -> Turn {
+    pub async fn turn(self: &Arc<Self>, caller: &Arc<str>) -> Turn {
         let (give, given) = oneshot::channel();
         let mut ask = Ask { turns: Arc::clone(self), caller: Arc::clone(caller), given };
         self.change(caller, |state, most_each| state.ask(caller, most_each, give));

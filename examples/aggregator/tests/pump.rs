@@ -14,7 +14,6 @@ use event_piper::{
     gateway::{self, Gateway},
     metrics::Metrics,
     order::Hold,
-    postgres::{migrate::migrate, server::Server},
     pump::{
         CatchUp, OnRefusal, Pump, Settings,
         aggregator::Target,
@@ -23,6 +22,7 @@ use event_piper::{
         resume::Start,
         status::Status,
     },
+    store::{migrate::migrate, server::Server},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -7,7 +7,7 @@ use anyhow::Context;
 use crate::{
     cli::output,
     event::EventId,
-    postgres::{
+    store::{
         pumps::{self, Letter, PumpState},
         server::Server,
     },

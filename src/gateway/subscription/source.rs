@@ -16,7 +16,7 @@ use crate::{
         follower::Scan,
         strict::persistently,
     },
-    postgres::{
+    store::{
         event_log::{Page, PageSize, Paging},
         history::{History, HistoryError},
     },

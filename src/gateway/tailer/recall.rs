@@ -13,7 +13,7 @@ use crate::{
         hub::Hub,
         recent::{Past, Reach},
     },
-    postgres::{
+    store::{
         error::Chain,
         event_log::{EventRow, PageSize, Paging},
         history::{History, HistoryError},

@@ -17,7 +17,7 @@ use tracing::debug;
 
 use crate::{
     crash::vital,
-    postgres::{doorbell, error::Chain, server::Server},
+    store::{doorbell, error::Chain, server::Server},
 };
 
 /// One notification is under way at most; all that is asked for meanwhile is one more.

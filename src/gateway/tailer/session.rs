@@ -18,12 +18,12 @@ use crate::{
     event::{EventId, Xid},
     gateway::frame::Encoder,
     order::Passed,
-    postgres::{
+    reader::{LateRange, Polled, Reader, Step},
+    store::{
         doorbell,
         event_log::{EventLog, EventRow, PageSize, Paging},
         listener::Listener,
     },
-    reader::{LateRange, Polled, Reader, Step},
 };
 
 /// A connection that listens and reads. Its reader belongs to the tailer, and outlives it.

@@ -15,7 +15,7 @@ use crate::{
     crash::vital,
     event::draft::Draft,
     metrics::Metrics,
-    postgres::{
+    store::{
         append::{Appended, Appender, Failure, Found, How, Row},
         server::Server,
     },

@@ -15,7 +15,7 @@ use crate::{
         draft::{Draft, Expected, Place},
         name::StreamName,
     },
-    postgres::append::{Found, Written},
+    store::append::{Found, Written},
 };
 
 /// See the module.

@@ -16,7 +16,7 @@ use crate::{
     consumer::ConsumerId,
     event::{EventId, draft::Draft, name::StreamName},
     http::{app::App, error::Problem, events::may_see},
-    postgres::{
+    store::{
         error::Chain,
         history::{History, HistoryError, WholeEvent},
     },

@@ -14,7 +14,7 @@ use crate::{
         name::StreamName,
     },
     http::{app::Limits, error::Problem},
-    postgres::append::Written,
+    store::append::Written,
 };
 
 /// What is expected of a body.

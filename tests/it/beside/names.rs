@@ -53,7 +53,7 @@ fn words_of_sql(folder: &Path, words: &mut BTreeSet<String>) {
 async fn columns_may_be_called_whatever_our_queries_call_things() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut words = BTreeSet::new();
-    words_of(&root.join("src/postgres"), &mut words);
+    words_of(&root.join("crates/store/src"), &mut words);
     words_of_sql(&root.join("migrations"), &mut words);
     for known in ["consumer", "found", "before", "item", "place", "pattern", "ord", "refused"] {
         assert!(words.contains(known), "{known} was not found in our SQL");

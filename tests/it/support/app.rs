@@ -8,7 +8,7 @@ use event_piper::{
     http::{self, Listener},
     metrics::Metrics,
     order::Hold,
-    postgres::server::Server,
+    store::server::Server,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;

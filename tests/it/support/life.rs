@@ -3,7 +3,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use event_piper::postgres::{
+use event_piper::store::{
     erase::{Erase, Whose},
     prune::{Prune, What},
     server::Server,

@@ -19,7 +19,7 @@ use std::{
 
 use event_piper::{
     embedded::{account::Account, binaries::Binaries},
-    postgres::{migrate::migrate, server::Server},
+    store::{migrate::migrate, server::Server},
 };
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};

@@ -7,7 +7,7 @@
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use super::neighbours::Constraint;
-use crate::postgres::error::Chain;
+use crate::error::Chain;
 
 /// See the module. The texts are for the log, save those of [`Failure::Refused`],
 /// [`Failure::Conflict`], [`Failure::Misfit`] and [`Failure::Forbidden`].

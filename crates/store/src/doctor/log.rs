@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use super::{Examined, Finding};
-use crate::postgres::{migrate::doorbell_body, restored, shape::NoLog};
+use crate::{migrate::doorbell_body, restored, shape::NoLog};
 
 /// `pg_trigger.tgtype` of BEFORE INSERT FOR EACH STATEMENT.
 const BEFORE_INSERT_STATEMENT: i32 = 2 | 4;

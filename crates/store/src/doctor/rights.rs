@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use super::{Examined, Finding};
-use crate::postgres::{doorbell::LOCKS, migrate::SHARES_ITS_LOCKS};
+use crate::{doorbell::LOCKS, migrate::SHARES_ITS_LOCKS};
 
 /// Functions of the log's schema that run with their owner's rights and that others can turn against the
 /// owner, each with what is wrong: `unsafe` where it takes a table from its caller, `elsewhere` where it was

@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 
 use super::{Examined, Finding};
-use crate::postgres::server::{Connection, Server};
+use crate::server::{Connection, Server};
 
 /// A notification takes about a millisecond; a server this slow is a finding in itself.
 const HEARING: Duration = Duration::from_secs(2);

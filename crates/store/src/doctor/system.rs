@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use super::{Examined, Finding};
-use crate::postgres::{
+use crate::{
     error::Chain,
     migrate::{MigrateError, OLDEST_SERVER, Status, check},
     server::Server,

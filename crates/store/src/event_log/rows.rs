@@ -98,7 +98,7 @@ impl Page {
     }
 
     /// What came where rows are small. It ends before a payload that was withheld.
-    pub(in crate::postgres) fn of_small(rows: Vec<Row>, size: PageSize) -> Self {
+    pub(crate) fn of_small(rows: Vec<Row>, size: PageSize) -> Self {
         let came = rows.len();
         let shown = |row: &Row| row.get::<_, Option<Json<'_>>>(3).is_some();
         let mut rows: Vec<Row> = rows;
@@ -111,12 +111,12 @@ impl Page {
     }
 
     /// What came where only the place of each row was asked for.
-    pub(in crate::postgres) fn of_places(rows: Vec<Row>, size: PageSize) -> Self {
+    pub(crate) fn of_places(rows: Vec<Row>, size: PageSize) -> Self {
         let last = i64::try_from(rows.len()).is_ok_and(|came| came < size.rows);
         Self { last, rows: rows.into_iter().map(EventRow).collect() }
     }
 
-    pub(in crate::postgres) fn of(rows: Vec<Row>, size: PageSize) -> Self {
+    pub(crate) fn of(rows: Vec<Row>, size: PageSize) -> Self {
         let found = rows.first().map_or(0, |row| row.get::<_, i64>("found"));
         let whole = i64::try_from(rows.len()) == Ok(found);
         Self { last: whole && found < size.rows, rows: rows.into_iter().map(EventRow).collect() }
@@ -125,7 +125,7 @@ impl Page {
 
 /// The rows of a query, as far as they fit into so many bytes; the first one always does. The
 /// connection lets go of what else comes.
-pub(in crate::postgres) async fn rows(
+pub(crate) async fn rows(
     client: &Client,
     statement: &Statement,
     values: &[&(dyn ToSql + Sync)],

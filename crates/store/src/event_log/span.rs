@@ -4,7 +4,7 @@ use crate::event::EventId;
 
 /// How much of the log lies between two ids among which some transactions' rows are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::postgres) enum Span {
+pub(crate) enum Span {
     /// So little that it is read from one end to the other, in the order of the ids.
     Short,
     /// Perhaps the whole log: whoever was late when a gateway started may have written anywhere.
@@ -18,7 +18,7 @@ impl Span {
     const SHORT: i64 = 50_000;
 
     /// Of the ids above `after` and up to `upto`.
-    pub(in crate::postgres) fn of((after, upto): (EventId, EventId)) -> Self {
+    pub(crate) fn of((after, upto): (EventId, EventId)) -> Self {
         if upto.get() - after.get() <= Self::SHORT { Self::Short } else { Self::Long }
     }
 
@@ -29,7 +29,7 @@ impl Span {
     }
 
     /// The last id of a short span behind this one.
-    pub(in crate::postgres) fn short_end(after: EventId) -> EventId {
+    pub(crate) fn short_end(after: EventId) -> EventId {
         EventId::new(after.get().saturating_add(Self::SHORT))
     }
 }

@@ -44,7 +44,7 @@ pub(super) const AGE_OF_LOG: &str =
 pub(super) const NO_AGE: &str = "null::float8";
 
 /// The greatest visible id.
-pub(in crate::postgres) const NEWEST: &str =
+pub(crate) const NEWEST: &str =
     "select coalesce((select log.id::int8 from events log order by log.id desc limit 1), 0)";
 
 /// What was pruned stood in the log, too: a client that has not got so far has to be told. A note of
@@ -101,7 +101,7 @@ pub(super) const LATE_ROWS: &str = concat!(
 
 /// Whether late transactions wrote few rows in a range: so few that they can be sorted for each
 /// page of them.
-pub(in crate::postgres) const FEW_LATE: &str = "
+pub(crate) const FEW_LATE: &str = "
 select count(*) <= 2000 from (
     select log.id from events log
     where log.xid::text::int8 = any($1) and (log.id + 0) > $2 and (log.id + 0) <= $3 limit 2001
@@ -127,7 +127,7 @@ pub(super) const PASSED: &str = concat!(
 );
 
 /// The last id that was drawn; null where the role may not see the sequence.
-pub(in crate::postgres) const DRAWN: &str = "
+pub(crate) const DRAWN: &str = "
 select case when has_sequence_privilege(own.sequence, 'select, usage')
             then coalesce(last_value, start_value - 1) end
 from (select pg_get_serial_sequence('events', 'id')::regclass::oid) own(sequence)

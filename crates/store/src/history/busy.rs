@@ -10,7 +10,7 @@ use tokio::{runtime::Handle, time::timeout};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::postgres::{server::Server, turns::Turn};
+use crate::{server::Server, turns::Turn};
 
 /// An answer that nobody waits for has so long to come by itself. Then the query is cancelled. The turn is
 /// its caller's until then; to cancel costs the server a new process for the request and another one for

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use crate::postgres::event_log::{DRAWN, delivered, delivered_small, measured};
+use crate::event_log::{DRAWN, delivered, delivered_small, measured};
 
 /// Rows of these consumers in id order: for each the next ones by its own index, then the
 /// first of all. Its place is compared as a whole, since that is what only this index can do: by

@@ -9,7 +9,7 @@ use super::{History, HistoryError};
 use crate::{
     cursor::Mark,
     event::{EventId, Xid, name::StreamName},
-    postgres::event_log::{self, PageSize, Paging, Span},
+    event_log::{self, PageSize, Paging, Span},
 };
 
 /// One event with all that was noted of it.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tracing::info;
 
 use super::{Lost, Session, within};
-use crate::postgres::event_log::Changed;
+use crate::store::event_log::Changed;
 
 impl Session<'_> {
     /// Asks whose events were changed since this was asked last, and forgets what is kept of

@@ -8,8 +8,8 @@ use crate::{
     event::Logged,
     gateway::frame::{self, Frame},
     order::Position,
-    postgres::event_log::EventRow,
     reader::{Origin, Publication},
+    store::event_log::EventRow,
 };
 
 impl Session<'_> {

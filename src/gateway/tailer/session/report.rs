@@ -8,7 +8,7 @@ use super::{super::Lost, Session, within};
 use crate::{
     event::{EventId, Xid},
     metrics::State,
-    postgres::event_log::{EventLog, LogState},
+    store::event_log::{EventLog, LogState},
 };
 
 /// A hole that delivery is being held for.
