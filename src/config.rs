@@ -25,10 +25,10 @@ pub use self::{
 };
 use crate::{
     embedded,
-    gateway::{self, writer},
+    gateway::{self, followed},
     http, pump,
     store::server::Server,
-    telemetry,
+    telemetry, write,
 };
 
 /// Everything that an operator can turn, checked.
@@ -116,6 +116,7 @@ impl Config {
             cors_origins,
             cors_headers: from.setting(&settings::CORS_HEADERS),
             tls: None,
+            heartbeat: from.setting(&settings::HEARTBEAT),
             drain: from.setting(&settings::DRAIN),
             limits: http::Limits {
                 connections: streams.saturating_add(http::Limits::SPARE),
@@ -134,15 +135,14 @@ impl Config {
             append_path: from.optional(&settings::APPEND_PATH),
         };
         let gateway = gateway::Settings {
-            drain: http.drain,
-            hold: from.setting(&settings::HOLD),
-            heartbeat: from.setting(&settings::HEARTBEAT),
-            streams: true,
+            log: followed::Settings {
+                hold: from.setting(&settings::HOLD),
+                pool: from.setting(&settings::POOL_SIZE),
+                queries_each: from.optional(&settings::MAX_QUERIES_PER_PRINCIPAL),
+                checks: from.setting(&settings::SAFETY_CHECKS),
+            },
             recent: from.setting(&settings::RECENT),
-            pool: from.setting(&settings::POOL_SIZE),
-            queries_each: from.optional(&settings::MAX_QUERIES_PER_PRINCIPAL),
             writer: writer(&mut from),
-            checks: from.setting(&settings::SAFETY_CHECKS),
         };
         let telemetry = telemetry::Settings {
             filter: from.setting(&settings::LOG),
@@ -192,8 +192,8 @@ fn aggregators(tables: Vec<(String, toml::Table)>, from: &mut Values) -> Vec<pum
 }
 
 /// What is given beside `--writing off` must be right all the same.
-fn writer(from: &mut Values) -> Option<writer::Settings> {
-    let settings = writer::Settings {
+fn writer(from: &mut Values) -> Option<write::Settings> {
+    let settings = write::Settings {
         connections: from.setting(&settings::WRITE_CONNECTIONS),
         queue: from.setting(&settings::WRITE_QUEUE),
         bytes: from.setting(&settings::WRITE_BUFFER),

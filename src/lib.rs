@@ -7,13 +7,17 @@
 //! |---|---|---|
 //! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`reader`], [`amendment`], [`sse`] of the crate `core` | the words and the rules: no clock, no I/O |
 //! | 1 | [`store`], the crate of that name | the only SQL |
-//! | 2 | [`gateway`] | the engine that turns a log into live subscriptions |
+//! | 2 | [`item`] | what a stream gives its client, in the words of no protocol |
 //! | 2 | [`access`] | who may do what |
-//! | 3 | [`http`], [`pump`] | what users see on the wire; what aggregators are fed with |
-//! | 4 | [`cli`] | composition: wires everything, nobody imports it |
+//! | 3 | [`read`], [`write`](mod@write) | the table in strict order; what is written to it |
+//! | 4 | [`tail`] | follows the log |
+//! | 5 | [`live`] | recent events in memory, and the subscriptions to them |
+//! | 6 | [`gateway`] | starts these engines on one log |
+//! | 7 | [`http`], [`pump`] | what users see on the wire; what aggregators are fed with |
+//! | 8 | [`cli`] | composition: wires everything, nobody imports it |
 //!
 //! [`embedded`] is the crate that runs a private PostgreSQL; only what composes the program uses it.
-//! [`backoff`], [`config`], [`crash`], [`metrics`], [`nearest`], [`progress`], [`telemetry`] and [`tls`]
+//! [`config`], [`crash`], [`metrics`], [`nearest`], [`progress`], [`telemetry`] and [`web`]
 //! stand beside the layers.
 
 // A reader of the output that has gone away is no reason to panic: see `cli::output`.
@@ -30,9 +34,14 @@ pub mod config;
 pub mod crash;
 pub mod gateway;
 pub mod http;
+pub mod item;
+pub mod live;
 pub mod metrics;
 pub mod nearest;
 pub mod progress;
 pub mod pump;
+pub mod read;
+pub mod tail;
 pub mod telemetry;
 pub mod web;
+pub mod write;

@@ -26,7 +26,7 @@ use self::{
     aggregator::Target, delivery::Delivery, feed::Shape, lease::Lease, resume::Start,
     status::Status,
 };
-use crate::{gateway::Gateway, store::server::Server};
+use crate::{read::Read, store::server::Server};
 
 /// What to do with an event that the aggregator refuses again and again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,21 +76,16 @@ const FAREWELL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Pump {
     server: Server,
-    gateway: Arc<Gateway>,
+    read: Arc<Read>,
     settings: Settings,
     status: Status,
 }
 
 impl Pump {
-    /// Reads what `gateway` follows, the log on `server`, where lease and checkpoint are too.
+    /// Reads the log on `server`, where lease and checkpoint are too, by way of `read`.
     #[must_use]
-    pub fn new(
-        server: &Server,
-        gateway: &Arc<Gateway>,
-        settings: Settings,
-        status: Status,
-    ) -> Self {
-        Self { server: server.clone(), gateway: Arc::clone(gateway), settings, status }
+    pub fn new(server: &Server, read: &Arc<Read>, settings: Settings, status: Status) -> Self {
+        Self { server: server.clone(), read: Arc::clone(read), settings, status }
     }
 
     /// Pumps until `leaving`.
@@ -107,7 +102,7 @@ impl Pump {
     }
 
     async fn deliver(&self, lease: &Lease, leaving: &CancellationToken) {
-        let delivery = Delivery::new(&self.gateway, &self.settings, &self.status, lease, leaving);
+        let delivery = Delivery::new(&self.read, &self.settings, &self.status, lease, leaving);
         let overdue = async {
             leaving.cancelled().await;
             sleep(FAREWELL).await;

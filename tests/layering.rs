@@ -7,11 +7,16 @@ use std::{
 
 /// Each module with its layer; none for those that stand beside them, and import what they
 /// compose or describe.
-const LAYERS: [(&str, Option<u8>); 11] = [
-    ("cli", Some(4)),
-    ("http", Some(3)),
-    ("pump", Some(3)),
-    ("gateway", Some(2)),
+const LAYERS: [(&str, Option<u8>); 16] = [
+    ("cli", Some(8)),
+    ("http", Some(7)),
+    ("pump", Some(7)),
+    ("gateway", Some(6)),
+    ("live", Some(5)),
+    ("tail", Some(4)),
+    ("read", Some(3)),
+    ("write", Some(3)),
+    ("item", Some(2)),
     ("access", Some(2)),
     ("crash", None),
     ("metrics", None),
@@ -84,7 +89,7 @@ fn may_import(module: &str, imported: &str) -> bool {
         (_, EMBEDDED) => false,
         (_, ground) if GROUND.contains(&ground) => true,
         _ => match (layer(module), layer(imported)) {
-            (Some(from), Some(to)) => from > to || (from == to && from < 3),
+            (Some(from), Some(to)) => from > to,
             (Some(_), None) => true,
             (None, to) => to.is_none(),
         },

@@ -15,11 +15,12 @@ use crate::{
     config::{AggregatorFlags, Config, Flags, commands},
     crash::vital,
     event::EventId,
-    gateway::{self, Gateway},
+    gateway::followed::FollowedLog,
     http,
     metrics::Metrics,
     progress,
     pump::{self, Pump, status::Status},
+    read::Read,
     store::{pumps::Letter, server::Server},
 };
 
@@ -109,24 +110,22 @@ async fn prepare_and_pump(
         return Ok(());
     }
     let metrics = Arc::new(Metrics::new());
-    // Nobody subscribes to the pumps' own gateway, and nobody writes through it.
-    let settings =
-        gateway::Settings { streams: false, recent: 0, writer: None, ..config.gateway.clone() };
-    let gateway = Gateway::start(server, settings, Arc::clone(&metrics));
-    let pumps = start(server, &gateway, &config.aggregators, &metrics, &leaving);
+    // Nobody subscribes here, and nobody writes: neither is started.
+    let log = FollowedLog::start(server, &config.gateway.log, &metrics);
+    let pumps = start(server, log.read(), &config.aggregators, &metrics, &leaving);
     if let Some(listener) = health {
-        health::serve(listener, Arc::clone(&gateway), config.access.metrics_from.clone(), leaving)
+        health::serve(listener, Arc::clone(&log), config.access.metrics_from.clone(), leaving)
             .await?;
     }
     pumps.wait().await;
-    gateway.stop().await;
+    log.stop().await;
     Ok(())
 }
 
 /// Starts a pump for each aggregator; they end with `leaving`.
 pub(super) fn start(
     server: &Server,
-    gateway: &Arc<Gateway>,
+    read: &Arc<Read>,
     aggregators: &[pump::Settings],
     metrics: &Arc<Metrics>,
     leaving: &CancellationToken,
@@ -134,7 +133,7 @@ pub(super) fn start(
     let (pumps, bars) = (TaskTracker::new(), progress::bars());
     for settings in aggregators {
         let status = Status::new(&settings.name, Arc::clone(metrics)).beside(&bars);
-        let pump = Pump::new(server, gateway, settings.clone(), status);
+        let pump = Pump::new(server, read, settings.clone(), status);
         pumps.spawn(vital("a pump has stopped", pump.run(leaving.clone())));
     }
     pumps.close();

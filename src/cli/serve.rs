@@ -12,10 +12,11 @@ use crate::{
     access::Access,
     backoff::Policy,
     config::Config,
-    gateway::{Gateway, safety::Checks},
+    gateway::Gateway,
     http::{self, Listener, tls::Tls},
     metrics::Metrics,
     store::{doctor, migrate, reachable, server::Server, shape},
+    tail::safety::Checks,
 };
 
 pub(super) async fn serve(mut config: Config) -> anyhow::Result<ExitCode> {
@@ -125,7 +126,7 @@ async fn check(server: &Server, config: &Config) -> anyhow::Result<()> {
     shape::find(&client).await?;
     let found =
         doctor::unsafe_findings(&client).await.context("checking what delivery rests on")?;
-    if config.gateway.checks == Checks::Warn || found.is_empty() {
+    if config.gateway.log.checks == Checks::Warn || found.is_empty() {
         return Ok(());
     }
     let mend = |sentence: &str| invocation::in_sentence(config, sentence);
@@ -161,8 +162,9 @@ async fn run_gateway(
     shutdown: CancellationToken,
 ) {
     let metrics = Arc::new(Metrics::new());
-    let gateway = Gateway::start(server, config.gateway.clone(), Arc::clone(&metrics));
-    let pumps = super::pump::start(server, &gateway, &config.aggregators, &metrics, &shutdown);
+    let gateway = Gateway::start(server, &config.gateway, &metrics);
+    let pumps =
+        super::pump::start(server, gateway.read(), &config.aggregators, &metrics, &shutdown);
     let access = Access::start(config.access.clone(), server, Arc::clone(&metrics));
     let router = http::router(Arc::clone(&gateway), Arc::clone(&access), config.http.clone());
     let goodbye = async {
@@ -187,7 +189,7 @@ fn fit_open_files(config: &mut Config) {
     };
     let writing = config.gateway.writer.map_or(0, |writer| writer.connections);
     let pumps = FILES_OF_A_PUMP * config.aggregators.len();
-    let own = (OWN_FILES + config.gateway.pool + writing + pumps).min(files / 2);
+    let own = (OWN_FILES + config.gateway.log.pool + writing + pumps).min(files / 2);
     let wanted = config.http.limits.streams;
     config.http.limits = config.http.limits.clone().within(files - own);
     let streams = config.http.limits.streams;

@@ -63,7 +63,7 @@ fn url(config: &Config) -> String {
     config.database.url().expect("a URL").expose_secret().to_owned()
 }
 
-fn writer(config: &Config) -> &writer::Settings {
+fn writer(config: &Config) -> &write::Settings {
     config.gateway.writer.as_ref().expect("writing is on")
 }
 
@@ -111,15 +111,15 @@ fn cases() -> Vec<Case> {
         case(&settings::MAX_REQUESTS_PER_PRINCIPAL.key, "7", "0", |it| it.access.limits.requests.get() == 7),
         case(&settings::MAX_APPENDS_PER_PRINCIPAL.key, "7", "0", |it| it.access.limits.appends.get() == 7),
         case(&settings::MAX_APPEND_BYTES_PER_PRINCIPAL.key, "7MiB", "0", |it| it.access.limits.append_bytes.get() == 7 << 20),
-        case(&settings::MAX_QUERIES_PER_PRINCIPAL.key, "7", "0", |it| it.gateway.queries_each == Some(7)),
+        case(&settings::MAX_QUERIES_PER_PRINCIPAL.key, "7", "0", |it| it.gateway.log.queries_each == Some(7)),
         case(&settings::CORS_ORIGINS.key, "https://a.test", "a.test", |it| it.http.cors_origins == ["https://a.test"] && it.access.origins == ["https://a.test"]),
         case(&settings::CORS_HEADERS.key, "x-tenant", "x tenant", |it| it.http.cors_headers == ["x-tenant"]),
-        case(&settings::HOLD.key, "unlimited", "long", |it| it.gateway.hold == crate::order::Hold::Unlimited),
-        case(&settings::SAFETY_CHECKS.key, "warn", "off", |it| it.gateway.checks == crate::gateway::safety::Checks::Warn),
-        case(&settings::HEARTBEAT.key, "7s", "1ms", |it| seconds(it.gateway.heartbeat) == 7),
+        case(&settings::HOLD.key, "unlimited", "long", |it| it.gateway.log.hold == crate::order::Hold::Unlimited),
+        case(&settings::SAFETY_CHECKS.key, "warn", "off", |it| it.gateway.log.checks == crate::tail::safety::Checks::Warn),
+        case(&settings::HEARTBEAT.key, "7s", "1ms", |it| seconds(it.http.heartbeat) == 7),
         case(&settings::RECENT.key, "7MiB", "much", |it| it.gateway.recent == 7 << 20),
-        case(&settings::DRAIN.key, "7s", "soon", |it| seconds(it.http.drain) == 7 && seconds(it.gateway.drain) == 7),
-        case(&settings::POOL_SIZE.key, "7", "0", |it| it.gateway.pool == 7),
+        case(&settings::DRAIN.key, "7s", "soon", |it| seconds(it.http.drain) == 7),
+        case(&settings::POOL_SIZE.key, "7", "0", |it| it.gateway.log.pool == 7),
         case(&settings::MAX_STREAMS.key, "7", "0", |it| it.http.limits.streams == 7 && it.http.limits.connections > 7),
         case(&settings::MAX_STREAMS_PER_CONSUMER.key, "7", "0", |it| it.http.limits.streams_of_a_consumer == 7),
         case(&settings::HEAD_TIMEOUT.key, "7s", "0s", |it| seconds(it.http.limits.head_within) == 7),

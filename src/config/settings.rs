@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     access::{hosts::Hosts, networks::Networks, rights::Rights},
-    gateway::safety::Checks,
     http::Place,
     order::Hold,
     store::server::Server,
+    tail::safety::Checks,
     telemetry::{Filter, Format},
 };
 

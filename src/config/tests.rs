@@ -42,10 +42,10 @@ impl Drop for File {
 fn with_no_settings_at_all_the_defaults_are_those_of_the_manual() {
     let config = load(&[("data-dir", "/d")], &[]).unwrap();
     assert_eq!(config.listen, http::Place::Tcp("127.0.0.1:4000".parse().unwrap()));
-    assert_eq!(config.gateway.hold, Hold::For(Duration::from_millis(20)));
-    assert_eq!(config.gateway.heartbeat, Duration::from_secs(10));
+    assert_eq!(config.gateway.log.hold, Hold::For(Duration::from_millis(20)));
+    assert_eq!(config.http.heartbeat, Duration::from_secs(10));
     assert_eq!(config.gateway.recent, 64 << 20);
-    assert_eq!(config.gateway.pool, 8);
+    assert_eq!(config.gateway.log.pool, 8);
     assert!(config.access.modes.is_open());
     assert_eq!(config.http.drain, Duration::from_secs(10));
     assert!(config.http.cors_origins.is_empty());
@@ -59,10 +59,10 @@ fn a_flag_beats_the_environment_beats_the_file() {
     let env = [("EVENT_PIPER_HEARTBEAT", "2s"), ("EVENT_PIPER_DRAIN", "2s")];
     let flags = [("config", file.path()), ("drain", "3s")];
     let config = load(&flags, &env).unwrap();
-    assert_eq!(config.gateway.hold, Hold::For(Duration::from_secs(1)));
-    assert_eq!(config.gateway.heartbeat, Duration::from_secs(2));
+    assert_eq!(config.gateway.log.hold, Hold::For(Duration::from_secs(1)));
+    assert_eq!(config.http.heartbeat, Duration::from_secs(2));
     assert_eq!(config.http.drain, Duration::from_secs(3));
-    assert_eq!(config.gateway.pool, 3);
+    assert_eq!(config.gateway.log.pool, 3);
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use crate::{
-    gateway::safety::Checks,
     http::Place,
     order::Hold,
     store::{error::Chain, server::Server},
+    tail::safety::Checks,
     telemetry::{Filter, Format},
 };
 

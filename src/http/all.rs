@@ -41,7 +41,7 @@ pub(super) async fn follow(
         })
     });
     let after = after.transpose()?;
-    if !app.gateway.has_room(&[], app.settings.limits.streams, 0) {
+    if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
         return Ok(events::overloaded(events::FULL));
     }
     let ending = match guard::open_stream(&app, &who) {
@@ -49,10 +49,10 @@ pub(super) async fn follow(
         Err(answer) => return Ok(*answer),
     };
     let strict = match after {
-        Some(after) => app.gateway.strict_owed(after),
-        None => app.gateway.strict_from_now(),
+        Some(after) => app.gateway.read().strict_owed(after),
+        None => app.gateway.read().strict_from_now(),
     };
     let strict = strict.on_behalf_of(who.name()).counted_in(app.answers.account(&who));
-    let feed = Feed::new(app.gateway.occupy(), Log::All(Box::new(strict)));
-    Ok(session::streamed(Session::new(&app.gateway, feed, ending)))
+    let feed = Feed::new(app.gateway.live().occupy(), Log::All(Box::new(strict)));
+    Ok(session::streamed(Session::new(&app.settings, feed, ending)))
 }

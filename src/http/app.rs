@@ -16,7 +16,10 @@ pub struct Settings {
     pub cors_origins: Vec<String>,
     /// Headers that pages of these origins may send beside the usual ones; `*` for any.
     pub cors_headers: Vec<String>,
-    /// How long a shutdown may take before open requests are cut.
+    /// A quiet stream hears a heartbeat this often.
+    pub heartbeat: Duration,
+    /// How long a shutdown may take before open requests are cut. Clients that are sent away come back spread
+    /// over this time.
     pub drain: Duration,
     /// How much of everything there may be.
     pub limits: Limits,

@@ -23,7 +23,7 @@ use super::{
     streams::{Asked, page},
     write::{self, encode, is_base64, stream_name},
 };
-use crate::{access::principal::Principal, gateway::frame, store::history::WholeEvent};
+use crate::{access::principal::Principal, item::frame, store::history::WholeEvent};
 
 /// What the query of a page may say. The predecessor takes an empty value for none.
 const PAGE: &[Parameter] =

@@ -31,7 +31,7 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{chunked, session::Session, taking::Patience};
-use crate::{crash::Lock, gateway::subscription::Subscription};
+use crate::{crash::Lock, live::subscription::Subscription};
 
 /// A session that can be handed over to a bare socket.
 pub(super) type Handed = Box<Session<Subscription>>;

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     cursor::Cursor,
     event::EventId,
-    gateway::{
+    item::{
         frame::{self, Frame},
         output::Output,
         signal::Signal,
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{Logged, Xid},
-        gateway::frame::Encoder,
+        item::frame::Encoder,
     };
 
     struct Row;

@@ -27,7 +27,7 @@ use crate::{
     consumer::ConsumerId,
     cursor::{Cursor, InvalidCursor},
     event::{EventId, name},
-    gateway::subscription::{Kinds, Request},
+    live::subscription::{Kinds, Request},
     store::{
         error::Chain,
         history::{HistoryError, WholeEvent},
@@ -66,7 +66,11 @@ pub(super) async fn subscribe(
         amended: amended(&query)?,
     };
     let limits = &app.settings.limits;
-    if !app.gateway.has_room(&request.consumers, limits.streams, limits.streams_of_a_consumer) {
+    if !app.gateway.live().has_room(
+        &request.consumers,
+        limits.streams,
+        limits.streams_of_a_consumer,
+    ) {
         return Ok(overloaded(FULL));
     }
     let ending = match guard::open_stream(&app, &who) {
@@ -74,9 +78,9 @@ pub(super) async fn subscribe(
         Err(answer) => return Ok(*answer),
     };
     let caller = caller(&who, &request.consumers);
-    let subscription = app.gateway.subscribe(request).on_behalf_of(&caller);
+    let subscription = app.gateway.live().subscribe(request).on_behalf_of(&caller);
     let subscription = subscription.counted_in(app.answers.account(&who));
-    let session = Session::new(&app.gateway, subscription, ending);
+    let session = Session::new(&app.settings, subscription, ending);
     Ok(match detachable {
         Some(_) => session::detached(Detached::new(session)),
         None => session::streamed(session),
@@ -112,7 +116,7 @@ pub(super) async fn one(
         warn!(error = %Chain(&error), %id, "looking up an event failed");
         Problem::unavailable("PostgreSQL cannot be asked just now; try again")
     };
-    let event = app.gateway.history(who.name()).event(id).await.map_err(failed)?;
+    let event = app.gateway.read().history_for(who.name()).event(id).await.map_err(failed)?;
     let may_see = |event: &WholeEvent| is_of(consumers.as_deref(), event) && may_see(&who, event);
     let Some(event) = event.filter(may_see) else {
         return Err(Problem::not_found(format!("there is no event {id} for this consumer")));
@@ -120,7 +124,7 @@ pub(super) async fn one(
     if !amended {
         return Ok(axum::Json(Whole::from(&event)).into_response());
     }
-    let correction = app.gateway.correction(who.name(), &event).await.map_err(failed)?;
+    let correction = app.gateway.read().correction(who.name(), &event).await.map_err(failed)?;
     Ok(axum::Json(Whole::from(&event).corrected(correction)).into_response())
 }
 

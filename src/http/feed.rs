@@ -6,10 +6,12 @@ use super::whole::Whole;
 use crate::{
     cursor::Cursor,
     event::EventId,
-    gateway::{
-        hub::Seat,
+    item::{
         output::{Output, Progress, Source},
         signal::{GapReason, Signal},
+    },
+    live::hub::Seat,
+    read::{
         strict::{Piece, Strict},
         versions::{Step, Versions},
     },

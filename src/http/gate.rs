@@ -11,7 +11,7 @@ use crate::{
         principal::{Kind, Principal},
     },
     event::draft::Draft,
-    gateway::writer::Writer,
+    write::Writer,
 };
 
 /// What writes, where writing is switched on.

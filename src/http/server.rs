@@ -356,6 +356,7 @@ mod tests {
         let settings = Settings {
             cors_origins: Vec::new(),
             cors_headers: Vec::new(),
+            heartbeat: Duration::from_secs(1),
             drain: Duration::from_secs(10),
             limits: Limits::default(),
             tls: None,

@@ -21,11 +21,10 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{direct::Detached, encode::Sse};
+use super::{app::Settings, direct::Detached, encode::Sse};
 use crate::{
     access::Ending,
-    gateway::{
-        Gateway,
+    item::{
         output::{Output, Progress, Source},
         signal::Signal,
     },
@@ -56,8 +55,8 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl<S: Source> Session<S> {
     /// A session that ends when `ending` does.
-    pub(super) fn new(gateway: &Gateway, source: S, ending: Option<Ending>) -> Self {
-        let (interval, drain) = (gateway.heartbeat(), gateway.drain());
+    pub(super) fn new(settings: &Settings, source: S, ending: Option<Ending>) -> Self {
+        let (interval, drain) = (settings.heartbeat, settings.drain);
         let heartbeat = Box::pin(sleep(interval));
         Self { source, ending, heartbeat, interval, drain, stage: Stage::New, noted: false }
     }

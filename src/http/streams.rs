@@ -125,7 +125,7 @@ pub(super) async fn last_version(
     who: &Principal,
     stream: &StreamName,
 ) -> Result<i64, Problem> {
-    let history = app.gateway.history(who.name());
+    let history = app.gateway.read().history_for(who.name());
     history.last_version(stream).await.map_err(|error| failed(&error, stream))
 }
 
@@ -142,7 +142,7 @@ pub(super) async fn page(
     asked: &Asked,
 ) -> Result<Found, Problem> {
     let size = PageSize { rows: asked.limit, bytes: PAGE_BYTES };
-    let history = app.gateway.history(who.name());
+    let history = app.gateway.read().history_for(who.name());
     let (page, version) = async {
         let page = match (asked.backward, asked.offset.map(i64::try_from)) {
             (true, Some(Ok(last))) => history.stream_backward(stream, last, size).await?,
@@ -211,17 +211,17 @@ fn follow(
         let first = Asked::of(query, app.settings.limits.page)?.offset.unwrap_or(1);
         i64::try_from(first.saturating_sub(1)).unwrap_or(i64::MAX)
     };
-    if !app.gateway.has_room(&[], app.settings.limits.streams, 0) {
+    if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
         return Ok(events::overloaded(events::FULL));
     }
     let ending = match guard::open_stream(app, who) {
         Ok(ending) => ending,
         Err(answer) => return Ok(*answer),
     };
-    let versions = app.gateway.versions(stream, after).on_behalf_of(who.name());
+    let versions = app.gateway.read().versions(stream, after).on_behalf_of(who.name());
     let versions = versions.counted_in(app.answers.account(who));
-    let feed = Feed::new(app.gateway.occupy(), Log::Stream(Box::new(versions)));
-    Ok(session::streamed(Session::new(&app.gateway, feed, ending)))
+    let feed = Feed::new(app.gateway.live().occupy(), Log::Stream(Box::new(versions)));
+    Ok(session::streamed(Session::new(&app.settings, feed, ending)))
 }
 
 /// A page of more bytes is made into text beside the threads that serve everybody.

@@ -3,11 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{
-    event::EventId,
-    gateway::{amended::Correction, frame},
-    store::history::WholeEvent,
-};
+use crate::{event::EventId, item::frame, read::amended::Correction, store::history::WholeEvent};
 
 /// An event as JSON. Payload and metadata pass through as they are, every digit of them.
 #[derive(Serialize)]

@@ -36,8 +36,8 @@ use crate::{
         draft::{Draft, Expected, Place},
         name::{InvalidName, StreamName},
     },
-    gateway::writer::{Refusal, Room, Writer},
     store::append::Written,
+    write::{Refusal, Room, Writer},
 };
 
 /// `POST /events`.

@@ -1,65 +1,92 @@
-//! Puts rows into frames, and publishes them.
+//! Puts what the tail reads into frames, and hands it to the hub and to the readers of streams.
 
-use tracing::error;
+use std::sync::Arc;
 
-use super::Session;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{erased, hub::Hub, recall::recall};
 use crate::{
     consumer::ConsumerId,
-    event::Logged,
-    gateway::frame::{self, Frame},
+    event::EventId,
+    item::frame::{self, Encoder, Frame},
     order::Position,
+    read::streams::Streams,
     reader::{Origin, Publication},
-    store::event_log::EventRow,
+    store::{
+        event_log::{Changed, EventRow},
+        history::History,
+    },
+    tail::Destination,
 };
 
-impl Session<'_> {
-    /// Publishes rows, and moves the recent events up to the position behind them.
-    pub(super) fn publish(&mut self, publication: &Publication<EventRow>) {
-        self.count(publication);
-        let Publication { rows, position, origin } = publication;
-        if !self.tailer.settings.streams {
-            return self.tailer.hub.publish(|recent| recent.moved_to(position));
-        }
-        let mut frames: Vec<(ConsumerId, Frame, Position)> = Vec::with_capacity(rows.len());
-        for row in rows {
+/// Where the tail puts events that subscribers wait for.
+pub(super) struct Broadcast {
+    hub: Arc<Hub>,
+    streams: Arc<Streams>,
+    history: Arc<History>,
+    encoder: Encoder,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Broadcast {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        streams: Arc<Streams>,
+        history: Arc<History>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { hub, streams, history, encoder: Encoder::default(), tasks, shutdown }
+    }
+
+    fn frames(
+        &mut self,
+        publication: &Publication<EventRow>,
+    ) -> Vec<(ConsumerId, Frame, Position)> {
+        let mut frames = Vec::with_capacity(publication.rows.len());
+        for row in &publication.rows {
             if let Some(consumer) = row.subscriber() {
                 let data = frame::data(row.amends(), row.payload());
                 let frame = self.encoder.encode(row, row.kind(), &data);
                 frames.push((consumer, frame, publication.position_after(row)));
             }
         }
-        self.tailer.hub.publish(|recent| {
+        frames
+    }
+}
+
+impl Destination for Broadcast {
+    fn wants_payloads(&self) -> bool {
+        true
+    }
+
+    fn restart(&mut self, position: &Position, as_of: String, origin: EventId) {
+        let epoch = self.hub.restart_behind(origin, position, as_of);
+        self.streams.notify_all();
+        let (history, hub) = (Arc::clone(&self.history), Arc::clone(&self.hub));
+        let recall = recall(history, hub, position.head, epoch);
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move { shutdown.run_until_cancelled(recall).await });
+    }
+
+    fn publish(&mut self, publication: &Publication<EventRow>) {
+        let frames = self.frames(publication);
+        let Publication { rows, position, origin } = publication;
+        self.hub.publish(|recent| {
             for (consumer, frame, after) in frames {
                 recent.publish(&consumer, frame, &after, *origin == Origin::Found);
             }
             recent.moved_to(position);
         });
-        self.tailer.hub.tell_streams(rows.iter().filter_map(EventRow::stream));
+        self.streams.notify(rows.iter().filter_map(EventRow::stream));
     }
 
-    fn count(&self, Publication { rows, position, origin }: &Publication<EventRow>) {
-        let metrics = &self.tailer.metrics;
-        for age in rows.iter().filter_map(EventRow::age) {
-            metrics.commit_to_delivery.observe(age.as_secs_f64());
-        }
-        match origin {
-            Origin::Tail => {
-                metrics.events_read.inc_by(rows.len() as u64);
-            }
-            Origin::Late => {}
-            Origin::Found => rows.iter().for_each(|row| self.say_found(row)),
-        }
-        metrics.head.set(position.head.get());
-        metrics.late.set(position.late.len().try_into().unwrap_or(i64::MAX));
+    fn clean_as_of(&self) -> Option<String> {
+        Some(self.hub.state().clean_as_of.clone())
     }
 
-    fn say_found(&self, row: &EventRow) {
-        self.tailer.metrics.found_behind.inc();
-        error!(
-            id = %row.id(),
-            "an event turned up behind the head: it was written past the trigger; \
-             it is delivered to those who are connected, out of order. \
-             `event-piper doctor` tells what to mend"
-        );
+    fn changed(&mut self, changed: Changed) {
+        erased::forget(&self.hub, changed);
     }
 }

@@ -1,34 +1,27 @@
 //! Where the reader and the subscriptions meet: the recent events, and who waits for more.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, MutexGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, MutexGuard,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::sync::watch;
-
-use super::{
-    recent::{Past, Recent},
-    waiter::Waiter,
-};
+use super::recent::{Past, Recent};
 use crate::{
     consumer::ConsumerId,
     crash::Lock,
-    cursor::Cursor,
-    event::{EventId, name::StreamName},
-    order::{Late, Position},
+    event::EventId,
+    order::Position,
+    read::{
+        horizon::{Horizon, Horizons},
+        waiter::Waiter,
+    },
 };
 
 /// See the module.
 #[derive(Debug)]
 pub struct Hub {
     state: Lock<State>,
-    streams: Lock<Streams>,
-    horizon: watch::Sender<Horizon>,
-    last_seat: AtomicU64,
+    horizons: Arc<Horizons>,
     seats: AtomicUsize,
 }
 
@@ -47,29 +40,6 @@ pub struct State {
     pub closing: bool,
 }
 
-/// How far the log is settled, for those who read the table in strict order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Horizon {
-    /// Which log this is: as [`State::epoch`].
-    pub epoch: u64,
-    /// The greatest id that was passed.
-    pub head: EventId,
-    /// Nothing at or before this can appear any more.
-    pub settled: EventId,
-    /// Who can still write between `settled` and `head`.
-    pub late: Late,
-    /// The gateway is about to end.
-    pub closing: bool,
-}
-
-impl Horizon {
-    /// Behind everything that is visible by now.
-    #[must_use]
-    pub fn now(&self) -> Cursor {
-        Cursor::now(&Position { head: self.head, late: self.late.clone() })
-    }
-}
-
 impl State {
     /// Takes in history of the log of this epoch, as [`Recent::recall`] does. A log that was
     /// replaced meanwhile has nothing to do with it.
@@ -78,20 +48,15 @@ impl State {
     }
 
     fn horizon(&self) -> Horizon {
-        let position = self.recent.position();
-        let (head, settled) = (position.head, position.horizon());
-        let late = position.late.clone();
-        Horizon { epoch: self.epoch, head, settled, late, closing: self.closing }
+        Horizon::at(self.epoch, self.recent.position(), self.closing)
     }
 }
 
-/// Who is told of which stream's events.
-type Streams = HashMap<StreamName, HashMap<u64, Arc<Waiter>>>;
-
 impl Hub {
-    /// A hub that keeps this many bytes of recent events, and waits for the reader.
+    /// A hub that keeps this many bytes of recent events, and waits for the reader. It shows here how far the
+    /// log is settled.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize, horizons: Arc<Horizons>) -> Self {
         let recent = Recent::new(capacity, Position::default());
         Self {
             state: Lock::new(State {
@@ -101,9 +66,7 @@ impl Hub {
                 origin: EventId::ZERO,
                 closing: false,
             }),
-            streams: Lock::default(),
-            horizon: watch::Sender::default(),
-            last_seat: AtomicU64::new(0),
+            horizons,
             seats: AtomicUsize::new(0),
         }
     }
@@ -150,38 +113,12 @@ impl Hub {
         }
     }
 
-    /// How far the log is settled, now and from now on.
-    #[must_use]
-    pub fn horizon(&self) -> watch::Receiver<Horizon> {
-        self.horizon.subscribe()
-    }
-
     /// Takes a seat for a subscription that follows these consumers.
     pub fn sit(self: &Arc<Self>, consumers: Box<[ConsumerId]>) -> Seat {
         self.seats.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::default();
         let seats = self.state().recent.follow(&consumers, &waiter);
         Seat { hub: Arc::clone(self), consumers, seats, waiter }
-    }
-
-    /// Tells those who follow these streams.
-    pub fn tell_streams<'a>(&self, touched: impl Iterator<Item = &'a str>) {
-        let streams = self.streams();
-        if streams.is_empty() {
-            return;
-        }
-        let followers = touched.filter_map(|name| streams.get(name));
-        followers.flat_map(HashMap::values).for_each(|waiter| waiter.tell());
-    }
-
-    /// Takes a seat for one who follows a stream.
-    pub fn sit_at(self: &Arc<Self>, stream: StreamName) -> StreamSeat {
-        let number = self.last_seat.fetch_add(1, Ordering::Relaxed);
-        let waiter = Arc::default();
-        let mut streams = self.streams();
-        streams.entry(stream.clone()).or_default().insert(number, Arc::clone(&waiter));
-        drop(streams);
-        StreamSeat { hub: Arc::clone(self), stream, number, waiter }
     }
 
     /// How many subscriptions there are.
@@ -199,12 +136,7 @@ impl Hub {
     /// Shows the horizon of this state, which is let go of, if it has changed. Under its lock,
     /// so that horizons come in the order of the states.
     fn show(&self, state: MutexGuard<'_, State>) {
-        let now = state.horizon();
-        self.horizon.send_if_modified(|shown| {
-            let moved = *shown != now;
-            *shown = now;
-            moved
-        });
+        self.horizons.show(state.horizon());
         drop(state);
     }
 
@@ -214,17 +146,6 @@ impl Hub {
         for waiter in all {
             waiter.tell();
         }
-        self.tell_all_streams();
-    }
-
-    /// Tells everybody who follows a stream.
-    pub fn tell_all_streams(&self) {
-        let streams = self.streams();
-        streams.values().flat_map(HashMap::values).for_each(|waiter| waiter.tell());
-    }
-
-    fn streams(&self) -> MutexGuard<'_, Streams> {
-        self.streams.lock()
     }
 }
 
@@ -259,34 +180,6 @@ impl Drop for Seat {
     }
 }
 
-/// The place of one who follows a stream: while it sits, it is woken by that stream's events.
-#[derive(Debug)]
-pub struct StreamSeat {
-    hub: Arc<Hub>,
-    stream: StreamName,
-    number: u64,
-    waiter: Arc<Waiter>,
-}
-
-impl StreamSeat {
-    /// Waits until there is something to look at, as [`Seat::woken`].
-    pub async fn woken(&self) {
-        self.waiter.told().await;
-    }
-}
-
-impl Drop for StreamSeat {
-    fn drop(&mut self) {
-        let mut streams = self.hub.streams();
-        if let Some(seats) = streams.get_mut(&self.stream) {
-            seats.remove(&self.number);
-            if seats.is_empty() {
-                streams.remove(&self.stream);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -296,21 +189,20 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_those_who_have_left() {
-        let hub = Arc::new(Hub::new(10_000));
+        let hub = Arc::new(Hub::new(10_000, Arc::default()));
         let toto: ConsumerId = "toto".parse().unwrap();
-        let (seat, stream) = (hub.sit([toto.clone()].into()), hub.sit_at("s".parse().unwrap()));
+        let seat = hub.sit([toto.clone()].into());
         assert_eq!((hub.seats(), hub.followers(&toto)), (1, 1));
-        drop((seat, stream));
+        drop(seat);
         assert_eq!((hub.seats(), hub.followers(&toto)), (0, 0));
-        assert!(hub.streams().is_empty());
         assert!(hub.state().recent.consumers().is_empty());
     }
 
     #[test]
     fn events_that_are_half_published_are_never_looked_at() {
-        let name = "gateway::hub::tests::events_that_are_half_published_are_never_looked_at";
+        let name = "live::hub::tests::events_that_are_half_published_are_never_looked_at";
         ends_the_process(name, || {
-            let hub = Hub::new(10_000);
+            let hub = Hub::new(10_000, Arc::default());
             let published = catch_unwind(AssertUnwindSafe(|| {
                 hub.publish(|_| panic!("between two events"));
             }));
@@ -321,7 +213,7 @@ mod tests {
 
     #[test]
     fn history_of_a_log_that_was_replaced_is_not_taken_in() {
-        let hub = Hub::new(10_000);
+        let hub = Hub::new(10_000, Arc::default());
         let at = |head| Position { head: EventId::new(head), ..Position::default() };
         let past = || Past { upto: EventId::new(5), after: EventId::ZERO, rows: Vec::new() };
         let first = hub.restart(&at(5), String::new());

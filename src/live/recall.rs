@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use tracing::debug;
 
+use super::{
+    hub::Hub,
+    recent::{Past, Reach},
+};
 use crate::{
     consumer::ConsumerId,
     event::{EventId, Logged},
-    gateway::{
-        frame::{self, Encoder, Frame},
-        hub::Hub,
-        recent::{Past, Reach},
-    },
+    item::frame::{self, Encoder, Frame},
     store::{
         error::Chain,
         event_log::{EventRow, PageSize, Paging},

@@ -10,20 +10,22 @@ use tokio::select;
 pub use self::chunk::{Chunk, Kinds};
 use self::source::{Read, ReadPage, Reading, Wanted};
 use super::{
-    Gateway, amended,
     follower::{Follower, Live, Scan},
-    frame,
-    hub::{Seat, State},
-    output::{Output, Progress, Source},
+    hub::{Hub, Seat, State},
     recent::Recent,
-    signal::{GapReason, Signal},
 };
 use crate::{
     access::budget::{Account, Share},
     consumer::ConsumerId,
     cursor::Cursor,
     event::{EventId, Logged},
-    metrics::{Reason, State as Label},
+    item::{
+        frame,
+        output::{Output, Progress, Source},
+        signal::{GapReason, Signal},
+    },
+    metrics::{Metrics, Reason, State as Label},
+    read::amended::{self, Patcher},
     store::{event_log::Paging, history::History},
 };
 
@@ -40,9 +42,19 @@ pub struct Request {
     pub amended: bool,
 }
 
-/// See the module.
+/// What all subscriptions share.
+pub(super) struct Shared {
+    pub(super) hub: Arc<Hub>,
+    pub(super) history: Arc<History>,
+    pub(super) patcher: Arc<Patcher>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// One client's events. It waits for the client: nothing piles up here.
 pub struct Subscription {
-    gateway: Arc<Gateway>,
+    hub: Arc<Hub>,
+    patcher: Arc<Patcher>,
+    metrics: Arc<Metrics>,
     history: Arc<History>,
     seat: Seat,
     kinds: Option<Kinds>,
@@ -82,9 +94,10 @@ enum Step {
 }
 
 impl Subscription {
-    pub(super) fn new(gateway: Arc<Gateway>, request: Request) -> Self {
+    pub(super) fn new(shared: Shared, request: Request) -> Self {
+        let Shared { hub, history, patcher, metrics } = shared;
         Self {
-            seat: gateway.hub.sit(request.consumers.clone()),
+            seat: hub.sit(request.consumers.clone()),
             kinds: request.kinds.clone(),
             amended: request.amended,
             caught_up: false,
@@ -94,9 +107,11 @@ impl Subscription {
             paging: Paging::new(source::PAGE),
             account: None,
             sending: None,
-            gauge: Gauge::new(Arc::clone(&gateway)),
-            history: Arc::clone(&gateway.history),
-            gateway,
+            gauge: Gauge::new(Arc::clone(&metrics)),
+            history,
+            hub,
+            patcher,
+            metrics,
         }
     }
 
@@ -117,7 +132,7 @@ impl Subscription {
 
     /// Does what can be done without waiting.
     fn step(&mut self, out: &mut impl Output) -> Step {
-        let hub = Arc::clone(&self.gateway.hub);
+        let hub = Arc::clone(&self.hub);
         let state = hub.state();
         if state.closing {
             return Step::Over("shutdown");
@@ -172,7 +187,7 @@ impl Subscription {
         }
         let replaying = follower.wants().is_some();
         if resumed && !replaying {
-            self.gateway.metrics.resumed_from_recent.inc();
+            self.metrics.resumed_from_recent.inc();
         }
         if !resumed {
             out.signal(Signal::Cursor, Some(follower.cursor()));
@@ -186,7 +201,7 @@ impl Subscription {
     fn begin(&mut self, follower: Follower) {
         let replaying = follower.wants().is_some();
         if replaying {
-            self.gateway.metrics.replays.inc();
+            self.metrics.replays.inc();
         }
         self.gauge.set(if replaying { "replaying" } else { "live" });
         self.stage = Stage::Following { follower, pruned: None };
@@ -213,7 +228,7 @@ impl Subscription {
         let live = follower.live(&state.recent, |entry, cursor| {
             chunk.add(entry.frame.kind(), |out| out.shared(&entry.frame, cursor))
         });
-        self.gateway.metrics.deliveries.inc_by(chunk.events());
+        self.metrics.deliveries.inc_by(chunk.events());
         self.after_live(&state.recent, follower, live, out)
     }
 
@@ -225,7 +240,7 @@ impl Subscription {
         out: &mut impl Output,
     ) -> Step {
         if live == Live::Lagging {
-            self.gateway.metrics.slow_clients.inc();
+            self.metrics.slow_clients.inc();
             follower.rejoin(recent);
             self.begin(follower);
             return Step::Again;
@@ -263,7 +278,7 @@ impl Subscription {
 
     fn wanted(&self, scan: Scan, follower: &Follower) -> Wanted {
         let consumers = follower.consumers().into();
-        let patcher = self.amended.then(|| Arc::clone(&self.gateway.patcher));
+        let patcher = self.amended.then(|| Arc::clone(&self.patcher));
         let account = self.account.clone();
         Wanted::Page { scan, consumers, paging: self.paging, patcher, account }
     }
@@ -300,7 +315,7 @@ impl Subscription {
         request: &Request,
         out: &mut impl Output,
     ) -> Step {
-        let hub = Arc::clone(&self.gateway.hub);
+        let hub = Arc::clone(&self.hub);
         let state = hub.state();
         let from = request.cursor.as_ref().map_or(EventId::ZERO, Cursor::head);
         if drawn.is_none_or(|drawn| from <= drawn) {
@@ -347,8 +362,8 @@ impl Subscription {
                 }
             });
         });
-        self.gateway.metrics.replayed_rows.inc_by(page.rows.len() as u64);
-        self.gateway.metrics.deliveries.inc_by(chunk.events());
+        self.metrics.replayed_rows.inc_by(page.rows.len() as u64);
+        self.metrics.deliveries.inc_by(chunk.events());
         self.stage = Stage::Following { follower, pruned: Some(pruned) };
         if out.is_empty() {
             return Step::Again;
@@ -395,14 +410,14 @@ const CLIENT: &str = "client";
 
 /// Counts a subscription in the state that it is in, and its end.
 struct Gauge {
-    gateway: Arc<Gateway>,
+    metrics: Arc<Metrics>,
     state: &'static str,
     ended: &'static str,
 }
 
 impl Gauge {
-    fn new(gateway: Arc<Gateway>) -> Self {
-        let gauge = Self { gateway, state: "opening", ended: CLIENT };
+    fn new(metrics: Arc<Metrics>) -> Self {
+        let gauge = Self { metrics, state: "opening", ended: CLIENT };
         gauge.add(1);
         gauge
     }
@@ -416,7 +431,7 @@ impl Gauge {
     }
 
     fn add(&self, one: i64) {
-        let subscriptions = &self.gateway.metrics.subscriptions;
+        let subscriptions = &self.metrics.subscriptions;
         subscriptions.get_or_create(&Label { state: self.state }).inc_by(one);
     }
 }
@@ -425,6 +440,6 @@ impl Drop for Gauge {
     fn drop(&mut self) {
         self.add(-1);
         let reason = Reason { reason: self.ended };
-        self.gateway.metrics.disconnects.get_or_create(&reason).inc();
+        self.metrics.disconnects.get_or_create(&reason).inc();
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     backoff::{Backoff, Policy},
     cursor::Cursor,
     event::EventId,
-    gateway::Gateway,
+    read::Read,
     store::{error::Chain, history::HistoryError, pumps::Checkpoint},
 };
 
@@ -81,7 +81,7 @@ impl From<ResendError> for Interrupt {
 
 /// One pump with the lease of its aggregator.
 pub(super) struct Delivery<'a> {
-    gateway: &'a Arc<Gateway>,
+    read: &'a Arc<Read>,
     settings: &'a Settings,
     status: &'a Status,
     lease: &'a Lease,
@@ -96,14 +96,14 @@ pub(super) struct Delivery<'a> {
 
 impl<'a> Delivery<'a> {
     pub(super) fn new(
-        gateway: &'a Arc<Gateway>,
+        read: &'a Arc<Read>,
         settings: &'a Settings,
         status: &'a Status,
         lease: &'a Lease,
         leaving: &'a CancellationToken,
     ) -> Self {
         Self {
-            gateway,
+            read,
             settings,
             status,
             lease,
@@ -201,7 +201,7 @@ impl<'a> Delivery<'a> {
         }
         let at_hand = self.feed.as_mut().is_some_and(|feed| feed.seek(position));
         if !at_hand {
-            self.feed = Some(Feed::open(self.gateway, self.settings.shape.clone(), &checkpoint));
+            self.feed = Some(Feed::open(self.read, self.settings.shape.clone(), &checkpoint));
         }
         if checkpoint.booted {
             self.progress = None;
@@ -218,7 +218,7 @@ impl<'a> Delivery<'a> {
         if known.position.is_some() || self.settings.start == Start::Beginning {
             return Ok(Cursor::default());
         }
-        let now = self.leaving.run_until_cancelled(self.gateway.now()).await;
+        let now = self.leaving.run_until_cancelled(self.read.now()).await;
         now.flatten().ok_or(Interrupt::Leaving)
     }
 
@@ -235,7 +235,7 @@ impl<'a> Delivery<'a> {
         };
         let fields = &self.settings.shape.fields;
         let Some(id) = fields.id_of(&answer) else { return Ok(Seen::Unsaid) };
-        if let Some(event) = self.gateway.event(id).await? {
+        if let Some(event) = self.read.event(id).await? {
             return match fields.compare(&event, &answer) {
                 Likeness::Same => Ok(Seen::Ours(id)),
                 Likeness::Contradicts if fields.made(&answer) => Err(Interrupt::Diverged(id)),
@@ -286,7 +286,7 @@ impl<'a> Delivery<'a> {
 
     async fn resend(&mut self) -> Result<(), Interrupt> {
         let events = self.retries.borrow_and_update().clone();
-        Ok(self.refusals.resend(events, self.gateway, &mut self.aggregator).await?)
+        Ok(self.refusals.resend(events, self.read, &mut self.aggregator).await?)
     }
 
     /// What is posted next: a batch, or one event to an aggregator that is booted.

@@ -9,9 +9,9 @@ use tracing::warn;
 use super::fields::Fields;
 use crate::{
     event::EventId,
-    gateway::{
-        Gateway,
-        signal::GapReason,
+    item::signal::GapReason,
+    read::{
+        Read,
         strict::{Piece, Strict},
     },
     store::{history::WholeEvent, pumps::Checkpoint},
@@ -141,12 +141,12 @@ impl Drop for Feed {
 impl Feed {
     /// Begins to read behind this checkpoint.
     #[must_use]
-    pub fn open(gateway: &Arc<Gateway>, shape: Shape, checkpoint: &Checkpoint) -> Self {
+    pub fn open(read: &Arc<Read>, shape: Shape, checkpoint: &Checkpoint) -> Self {
         let (ready, batches) = mpsc::channel(AHEAD);
         let position = checkpoint.position.unwrap_or_default();
-        let mut log = gateway.strict_owed(checkpoint.cursor()).resumed_at(position);
+        let mut log = read.strict_owed(checkpoint.cursor()).resumed_at(position);
         let reading = tokio::spawn(async move {
-            if let Err(error) = read(&mut log, shape, &ready).await {
+            if let Err(error) = read_batches(&mut log, shape, &ready).await {
                 let _ = ready.send(Err(error)).await;
             }
         });
@@ -229,7 +229,7 @@ impl Feed {
     }
 }
 
-async fn read(
+async fn read_batches(
     log: &mut Strict,
     shape: Shape,
     ready: &mpsc::Sender<Result<Batch, ReadError>>,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     event::EventId,
-    gateway::Gateway,
+    read::Read,
     store::{history::HistoryError, pumps::Letter},
 };
 
@@ -142,12 +142,12 @@ impl<'a> Refusals<'a> {
     pub(super) async fn resend(
         &self,
         events: Vec<EventId>,
-        gateway: &Gateway,
+        read: &Read,
         aggregator: &mut Aggregator,
     ) -> Result<(), ResendError> {
         let position = self.lease.checkpoint().position.unwrap_or_default();
         for event in events.into_iter().filter(|event| *event <= position) {
-            let Some(whole) = gateway.event(event).await? else {
+            let Some(whole) = read.event(event).await? else {
                 self.give_back(event, "the event was pruned").await?;
                 continue;
             };

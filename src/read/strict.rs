@@ -12,11 +12,11 @@
 //! Any number of strict readers share the one tailer: they cost it nothing.
 //!
 //! ```no_run
-//! # use event_piper::{event::EventId, gateway::{Gateway, strict::Piece}};
+//! # use event_piper::{event::EventId, gateway::followed::FollowedLog, read::strict::Piece};
 //! # async fn handle(_: &event_piper::store::history::WholeEvent) {}
 //! # async fn store(_: EventId) {}
-//! # async fn follow(gateway: &Gateway, checkpoint: EventId) {
-//! let mut log = gateway.strict(checkpoint);
+//! # async fn follow(log: &FollowedLog, checkpoint: EventId) {
+//! let mut log = log.read().strict(checkpoint);
 //! while let Some(piece) = log.next().await {
 //!     match piece {
 //!         Piece::Events { events, upto } => {
@@ -34,19 +34,20 @@
 //! # }
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::sync::watch;
-use tracing::debug;
 
-use super::{hub::Horizon, signal::GapReason};
+use super::{
+    horizon::Horizon,
+    page::{persistently, room_for},
+};
 use crate::{
     access::budget::{Account, Share},
-    backoff::Policy,
     cursor::Cursor,
     event::EventId,
+    item::signal::GapReason,
     store::{
-        error::Chain,
         event_log::{PageSize, Paging},
         history::{History, HistoryError, WholeEvent, WholePage},
     },
@@ -119,9 +120,6 @@ pub enum Piece {
 
 /// A page: what a slow reader costs while it deals with it.
 const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
-
-/// Between attempts while PostgreSQL is away.
-const PAUSES: Policy = Policy::new(Duration::from_millis(50), Duration::from_secs(2));
 
 impl Strict {
     /// Without a cursor it begins at the end of the log.
@@ -330,27 +328,4 @@ fn is_whole(page: &WholePage, after: EventId, upto: EventId) -> bool {
     let last = page.events.last().map_or(after, |event| event.id);
     let upto = if page.last { upto } else { last };
     i64::try_from(page.events.len()) == Ok(upto.get() - after.get())
-}
-
-/// Waits for room for a page and for its last event, which is read whatever is before it.
-pub(super) async fn room_for(account: Option<&Account>, page: PageSize) -> Option<Share> {
-    let page = usize::try_from(page.bytes).unwrap_or(usize::MAX);
-    Some(account?.room(page + LAST_BYTES).await)
-}
-
-/// One that is written by other means than ours may be larger: it is counted once it was read.
-const LAST_BYTES: usize = 1 << 20;
-
-/// Asks until there is an answer.
-pub(super) async fn persistently<T, F: Future<Output = Result<T, HistoryError>>>(
-    mut ask: impl FnMut() -> F,
-) -> T {
-    let mut backoff = PAUSES.start();
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => debug!(error = %Chain(&error), "a reader waits for PostgreSQL"),
-        }
-        backoff.wait().await;
-    }
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use tokio::{select, sync::watch};
 
 use super::{
-    hub::{Horizon, StreamSeat},
-    strict::{persistently, room_for},
+    horizon::Horizon,
+    page::{persistently, room_for},
+    streams::StreamRegistration,
 };
 use crate::{
     access::budget::{Account, Share},
@@ -26,7 +27,7 @@ use crate::{
 pub struct Versions {
     history: Arc<History>,
     horizon: watch::Receiver<Horizon>,
-    seat: StreamSeat,
+    registration: StreamRegistration,
     stream: StreamName,
     /// The last version that was handed over, or is not there.
     after: i64,
@@ -60,12 +61,12 @@ impl Versions {
     pub(super) fn new(
         history: Arc<History>,
         horizon: watch::Receiver<Horizon>,
-        seat: StreamSeat,
+        registration: StreamRegistration,
         stream: StreamName,
         after: i64,
     ) -> Self {
         let (known, caught_up, account, page) = (false, false, None, None);
-        Self { history, horizon, seat, stream, after, known, caught_up, account, page }
+        Self { history, horizon, registration, stream, after, known, caught_up, account, page }
     }
 
     /// Reads in the name of this caller.
@@ -106,7 +107,7 @@ impl Versions {
                 return Some(Step::CaughtUp);
             }
             select! {
-                () = self.seat.woken() => {}
+                () = self.registration.woken() => {}
                 moved = self.horizon.changed(), if held => moved.ok()?,
             }
         }

@@ -23,7 +23,7 @@ pub enum Checks {
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Looks until it is dropped.
-pub(super) async fn watch(history: Arc<History>, health: Arc<Health>, checks: Checks) {
+pub async fn watch(history: Arc<History>, health: Arc<Health>, checks: Checks) {
     let mut known = Vec::new();
     loop {
         match history.unsafe_findings().await {

@@ -7,8 +7,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{
-    Refusal,
-    queue::Batch,
+    batch::Batch,
+    refusal::Refusal,
     request::{Ticket, Verdict},
 };
 use crate::{
@@ -370,7 +370,7 @@ fn sort(tickets: Vec<Ticket>, appended: &Appended) -> Sorted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{event::draft::Expected, gateway::writer::request::tests::ticket};
+    use crate::{event::draft::Expected, write::request::tests::ticket};
 
     #[test]
     fn what_must_not_be_written_by_half_is_written_whole() {

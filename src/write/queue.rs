@@ -6,102 +6,12 @@
 //! only lose against it, go along as [`Batch::shadows`], and hear what became of their stream
 //! when it is over.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-    time::Instant,
-};
-
-use tokio::{select, sync::mpsc, time::sleep_until};
-use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
+use std::{collections::VecDeque, time::Instant};
 
 use super::{
-    lane::{Done, Lanes},
+    batch::{Batch, Claims, MOST_EVENTS},
     request::Ticket,
 };
-use crate::{event::name::StreamName, metrics::Metrics};
-
-/// Requests that go together.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    /// Those that are written.
-    pub(super) tickets: Vec<Ticket>,
-    /// Those that are only told.
-    pub(super) shadows: Vec<Ticket>,
-    claims: Claims,
-    /// Streams that one of its requests expects something of.
-    expected: Claims,
-    events: usize,
-    bytes: usize,
-}
-
-/// Streams and uids that a transaction is about.
-#[derive(Debug, Default)]
-struct Claims {
-    streams: HashSet<StreamName>,
-    uids: HashSet<Uuid>,
-}
-
-/// A batch holds so much at most, unless its first request is larger: the longer a transaction
-/// takes, the longer it keeps readers waiting at its ids.
-const MOST_EVENTS: usize = 256;
-const MOST_BYTES: usize = 1 << 20;
-
-impl Batch {
-    fn has_room_for(&self, ticket: &Ticket) -> bool {
-        let events = self.events + ticket.missing().count();
-        self.tickets.is_empty()
-            || events <= MOST_EVENTS && self.bytes + ticket.bytes() <= MOST_BYTES
-    }
-
-    fn add(&mut self, ticket: Ticket) {
-        self.events += ticket.missing().count();
-        self.bytes += ticket.bytes();
-        self.claims.take(&ticket);
-        if ticket.expects() {
-            self.expected.take(&ticket);
-        }
-        self.tickets.push(ticket);
-    }
-
-    /// Whether a request can go together with those in the batch.
-    fn suits(&self, ticket: &Ticket) -> bool {
-        let fresh = !self.claims.has_uid_of(ticket);
-        let expects = ticket.expects() && self.claims.has_stream_of(ticket);
-        fresh && !expects && !self.expected.has_stream_of(ticket)
-    }
-
-    /// Whether a request can only lose against one in the batch.
-    fn shadows(&self, ticket: &Ticket) -> bool {
-        let rivals = ticket.expects() && self.expected.has_stream_of(ticket);
-        rivals && self.shadows.len() < MOST_EVENTS
-    }
-}
-
-impl Claims {
-    fn take(&mut self, ticket: &Ticket) {
-        self.streams.extend(ticket.streams().cloned());
-        self.uids.extend(ticket.uids());
-    }
-
-    fn has_any_of(&self, ticket: &Ticket) -> bool {
-        self.has_stream_of(ticket) || self.has_uid_of(ticket)
-    }
-
-    fn has_uid_of(&self, ticket: &Ticket) -> bool {
-        ticket.uids().any(|uid| self.uids.contains(&uid))
-    }
-
-    fn has_stream_of(&self, ticket: &Ticket) -> bool {
-        ticket.streams().any(|stream| self.streams.contains(stream))
-    }
-
-    fn release(&mut self, of: &Self) {
-        self.streams.retain(|stream| !of.streams.contains(stream));
-        self.uids.retain(|uid| !of.uids.contains(uid));
-    }
-}
 
 /// Requests in the order in which they came, and what is being written.
 #[derive(Debug, Default)]
@@ -148,7 +58,7 @@ impl Queue {
     }
 
     /// A batch is over, save for those requests of it that go again: they came first.
-    fn settle(&mut self, claims: &Claims, again: Vec<Ticket>) {
+    pub(super) fn settle(&mut self, claims: &Claims, again: Vec<Ticket>) {
         self.busy.release(claims);
         for ticket in again.into_iter().rev() {
             if ticket.rests_until.is_some() {
@@ -160,12 +70,12 @@ impl Queue {
     }
 
     /// When the next request has rested.
-    fn next_rested(&self) -> Option<Instant> {
+    pub(super) fn next_rested(&self) -> Option<Instant> {
         self.resting.iter().filter_map(|ticket| ticket.rests_until).min()
     }
 
     /// Those that have rested wait again, before those that came later.
-    fn wake(&mut self, now: Instant) {
+    pub(super) fn wake(&mut self, now: Instant) {
         let rested = |ticket: &mut Ticket| ticket.rests_until.is_some_and(|until| until <= now);
         for mut ticket in self.resting.extract_if(.., rested) {
             ticket.rests_until = None;
@@ -173,61 +83,8 @@ impl Queue {
         }
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.resting.len()
-    }
-}
-
-/// Gives each connection that is idle the next batch.
-pub(super) struct Dispatcher {
-    inbox: mpsc::UnboundedReceiver<Ticket>,
-    queue: Queue,
-    lanes: Lanes,
-    metrics: Arc<Metrics>,
-}
-
-impl Dispatcher {
-    pub(super) fn new(
-        inbox: mpsc::UnboundedReceiver<Ticket>,
-        lanes: Lanes,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { inbox, queue: Queue::default(), lanes, metrics }
-    }
-
-    /// Until `shutdown`, then until all that has come is answered.
-    pub(super) async fn run(mut self, shutdown: CancellationToken) {
-        loop {
-            let (ending, rested) = (shutdown.is_cancelled(), self.queue.next_rested());
-            let rests = rested.is_some();
-            let rested = sleep_until(rested.unwrap_or_else(Instant::now).into());
-            select! {
-                biased;
-                done = self.lanes.done() => self.take_back(done),
-                Some(ticket) = self.inbox.recv() => self.queue.push(ticket),
-                () = rested, if rests => {}
-                () = shutdown.cancelled(), if !ending => self.inbox.close(),
-            }
-            self.queue.wake(Instant::now());
-            while let Ok(ticket) = self.inbox.try_recv() {
-                self.queue.push(ticket);
-            }
-            while self.lanes.has_idle()
-                && let Some(batch) = self.queue.take()
-            {
-                self.lanes.give(batch);
-            }
-            let waiting = self.queue.len();
-            self.metrics.writing.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-            if shutdown.is_cancelled() && waiting == 0 && self.lanes.are_idle() {
-                return;
-            }
-        }
-    }
-
-    fn take_back(&mut self, done: Done) {
-        self.queue.settle(&done.batch.claims, done.again);
-        self.lanes.rest(done.lane);
     }
 }
 
@@ -236,9 +93,10 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::write::batch::MOST_BYTES;
     use crate::{
         event::draft::Expected,
-        gateway::writer::{
+        write::{
             Answer,
             request::tests::{ticket, ticket_of},
         },

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
-use super::{Answer, Refusal};
+use super::refusal::{Answer, Refusal};
 use crate::{
     backoff::Policy,
     event::{

@@ -54,7 +54,7 @@ async fn a_notification_that_hangs_stops_neither_clients_nor_writers() {
 async fn a_keeper_rings_for_what_it_has_waited_for() {
     let database = Database::create().await;
     let mut settings = Settings::default();
-    settings.gateway.hold = Hold::Unlimited;
+    settings.gateway.log.hold = Hold::Unlimited;
     let keeper = App::start_with(&database.url(), settings).await;
     let other = App::start(&database.url()).await;
     let mut its = keeper.follow("toto").await.joined().await;

@@ -299,7 +299,7 @@ async fn running(database: &Database) -> i64 {
 
 #[tokio::test]
 async fn one_callers_queries_take_a_part_of_the_turns_and_end_when_nobody_waits() {
-    let (database, app, signer) = app_with(|settings| settings.gateway.pool = 4).await;
+    let (database, app, signer) = app_with(|settings| settings.gateway.log.pool = 4).await;
     fill(&database, "s", 1, 10).await;
     let (bad, good) = (token(&signer, "bad", 3600), token(&signer, "good", 3600));
     let lock = database.connect().await;
@@ -329,7 +329,7 @@ async fn one_callers_queries_take_a_part_of_the_turns_and_end_when_nobody_waits(
 /// To amend an event it is read, and what amends it by now.
 #[tokio::test]
 async fn who_amends_reads_in_its_own_turns() {
-    let (database, app, signer) = app_with(|settings| settings.gateway.pool = 4).await;
+    let (database, app, signer) = app_with(|settings| settings.gateway.log.pool = 4).await;
     fill(&database, "s", 1, 10).await;
     let lock = database.connect().await;
     lock.batch_execute("begin; lock table events in access exclusive mode").await.unwrap();
@@ -362,7 +362,7 @@ fn reset(socket: TcpStream) {
 
 #[tokio::test]
 async fn a_caller_that_asks_and_leaves_has_no_more_than_its_turns() {
-    let (database, app, signer) = app_with(|settings| settings.gateway.pool = 4).await;
+    let (database, app, signer) = app_with(|settings| settings.gateway.log.pool = 4).await;
     fill(&database, "s", 1, 10).await;
     let bad = token(&signer, "bad", 3600);
     let lock = database.connect().await;

@@ -1,12 +1,16 @@
 //! What a gateway asks of PostgreSQL again and again reads the rows that it answers, and not the
 //! log: else delivery would stand still one day, in a log that has grown.
 
+use std::sync::Arc;
+
 use event_piper::{
     consumer::ConsumerId,
     cursor::Mark,
     event::{EventId, Logged, Xid},
-    gateway::strict::Piece,
+    gateway::followed::FollowedLog,
+    metrics::Metrics,
     order::{Late, Passed},
+    read::strict::Piece,
     store::{
         event_log::{EventLog, PageSize, Paging},
         history::History,
@@ -337,7 +341,7 @@ async fn of_packed_payloads_a_strict_reader_reads_each_about_once() {
     let all_are_read = async || (app.metric("head").await == PACKED).then_some(());
     eventually("the reader has read them", all_are_read).await;
     let before = proxy.sent();
-    let (mut log, mut read) = (app.gateway.strict(EventId::ZERO), 0);
+    let (mut log, mut read) = (app.gateway.read().strict(EventId::ZERO), 0);
     while read < PACKED {
         if let Piece::Events { events, .. } = log.next().await.expect("the gateway goes on") {
             read += events.len() as u64;
@@ -347,23 +351,27 @@ async fn of_packed_payloads_a_strict_reader_reads_each_about_once() {
     assert!(came < 3 * PACKED * PACKED_BYTES, "PostgreSQL sent {came} bytes");
 }
 
-/// A pump's gateway follows the log only to know how far it is settled.
+/// A pump follows the log only to know how far it is settled.
 #[tokio::test]
-async fn a_gateway_without_streams_reads_payloads_for_strict_readers_alone() {
+async fn a_pump_reads_payloads_for_strict_readers_alone() {
     let database = Database::create().await;
     let (proxy, url) = ChaosProxy::before(&database).await;
-    let mut settings = Settings::default();
-    settings.gateway.streams = false;
-    let app = App::start_with(&url, settings).await;
+    let (server, metrics) = (Server::parse(&url).unwrap(), Arc::new(Metrics::new()));
+    let settings = Settings::default().gateway.log;
+    let followed = FollowedLog::start(&server, &settings, &metrics);
+    eventually("the log is followed", async || followed.ready().ok()).await;
     let before = proxy.sent();
     write_packed(&database).await;
-    let all_are_read = async || (app.metric("head").await == PACKED).then_some(());
+    let packed = i64::try_from(PACKED).unwrap();
+    let all_are_read = async || (metrics.head.get() == packed).then_some(());
     eventually("the reader has passed them", all_are_read).await;
     let came = proxy.sent() - before;
     assert!(came < PACKED_BYTES, "PostgreSQL sent {came} bytes to a reader of places");
-    let mut log = app.gateway.strict(EventId::ZERO);
+    let mut log = followed.read().strict(EventId::ZERO);
     let Some(Piece::Events { events, .. }) = log.next().await else { panic!("there are events") };
     assert_eq!(events[0].payload.len() as u64, PACKED_BYTES + 2);
+    followed.stop().await;
+    assert!(log.next().await.is_none(), "a reader ends with the log");
 }
 
 /// Nothing is unpacked of what a page has no room for.

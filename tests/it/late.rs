@@ -67,7 +67,7 @@ async fn more_late_transactions_than_a_cursor_can_name_hold_delivery_back() {
 async fn an_unlimited_hold_is_strict_order() {
     let database = Database::create().await;
     let mut settings = Settings::default();
-    settings.gateway.hold = Hold::Unlimited;
+    settings.gateway.log.hold = Hold::Unlimited;
     let app = App::start_with(&database.url(), settings).await;
     let mut toto = app.follow("toto").await.joined().await;
     let slow = open_transaction(&database).await;
@@ -262,7 +262,7 @@ async fn over_a_slow_network_nothing_is_passed_over_between_two_queries() {
 async fn whoever_holds_locks_of_another_class_holds_nothing_back() {
     let database = Database::create().await;
     let mut settings = Settings::default();
-    settings.gateway.hold = Hold::Unlimited;
+    settings.gateway.log.hold = Hold::Unlimited;
     let app = App::start_with(&database.url(), settings).await;
     let mut toto = app.follow("toto").await.joined().await;
     let (stranger, writer) = (database.connect().await, database.connect().await);

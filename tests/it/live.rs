@@ -109,7 +109,7 @@ async fn what_is_said_puts_the_heartbeat_off() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     let heartbeat = Duration::from_secs(1);
-    settings.gateway.heartbeat = heartbeat;
+    settings.http.heartbeat = heartbeat;
     let app = App::start_with(&database.url(), settings).await;
     let mut toto = app.follow("toto").await.joined().await;
     let writer = database.connect().await;

@@ -17,7 +17,7 @@ use event_piper::{
     consumer::ConsumerId,
     cursor::Cursor,
     event::{EventId, Logged},
-    gateway::{
+    live::{
         follower::{Follower, Live},
         hub::{Hub, Seat},
         recent::Past,
@@ -27,7 +27,7 @@ use event_piper::{
 
 use self::world::{CONSUMERS, Row, World};
 
-/// A reader and its memory: what `gateway::tailer` does, as simply as can be.
+/// A reader and its memory: what `live` does, as simply as can be.
 struct Gateway {
     hub: Arc<Hub>,
     epoch: u64,
@@ -44,7 +44,7 @@ impl Gateway {
         let capacity = [0, 1_000, 3_000, 10_000, 30_000, 100_000][world.dice.usize(0..6)];
         let page = world.dice.usize(1..12);
         let mut gateway = Self {
-            hub: Arc::new(Hub::new(capacity)),
+            hub: Arc::new(Hub::new(capacity, Arc::default())),
             epoch: 0,
             position: Position::default(),
             recall: None,

@@ -1,6 +1,6 @@
 //! `POST /events`: one event or several, all or nothing, once.
 
-use event_piper::{access::Modes, gateway::writer};
+use event_piper::{access::Modes, write};
 use serde_json::json;
 
 use crate::support::{
@@ -244,7 +244,7 @@ async fn a_full_queue_is_said_at_once_and_nothing_of_it_is_written() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.gateway.writer =
-        Some(writer::Settings { connections: 1, queue: 4, bytes: 1 << 20, bytes_each: 1 << 20 });
+        Some(write::Settings { connections: 1, queue: 4, bytes: 1 << 20, bytes_each: 1 << 20 });
     let app = App::start_with(&database.url(), settings).await;
     let lock = database.connect().await;
     lock.batch_execute("begin; lock table events in exclusive mode").await.unwrap();

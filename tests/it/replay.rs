@@ -6,12 +6,12 @@ use event_piper::{
     consumer::ConsumerId,
     cursor::Cursor,
     event::EventId,
-    gateway::{
+    item::{
         frame::Frame,
         output::{Output, Progress, Source},
         signal::Signal,
-        subscription::{Request, Subscription},
     },
+    live::subscription::{Request, Subscription},
 };
 use tokio::time::sleep;
 
@@ -438,7 +438,7 @@ async fn what_was_read_ahead_long_ago_is_read_again() {
     fill(&database, 2500).await;
     let app = App::start_with(&database.url(), without_recent()).await;
     let consumer: ConsumerId = "toto".parse().unwrap();
-    let mut replay = app.gateway.subscribe(Request {
+    let mut replay = app.gateway.live().subscribe(Request {
         consumers: [consumer].into(),
         cursor: Some("0".parse().unwrap()),
         kinds: None,

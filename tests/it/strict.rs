@@ -5,10 +5,8 @@ use std::time::Duration;
 use event_piper::{
     cursor::Cursor,
     event::EventId,
-    gateway::{
-        signal::GapReason,
-        strict::{Piece, Strict},
-    },
+    item::signal::GapReason,
+    read::strict::{Piece, Strict},
 };
 use tokio::time::timeout;
 
@@ -71,7 +69,7 @@ async fn a_long_transaction_holds_strict_readers_back_and_its_events_come_in_the
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let (slow, quick) = (database.connect().await, database.connect().await);
-    let mut log = app.gateway.strict(EventId::ZERO);
+    let mut log = app.gateway.read().strict(EventId::ZERO);
     quick.batch_execute(INSERT).await.unwrap();
     slow.batch_execute("begin").await.unwrap();
     slow.batch_execute(INSERT).await.unwrap();
@@ -92,7 +90,7 @@ async fn rollbacks_and_prepared_transactions_leave_the_order_whole() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let (one, quick) = (database.connect().await, database.connect().await);
-    let mut log = app.gateway.strict(EventId::ZERO);
+    let mut log = app.gateway.read().strict(EventId::ZERO);
     one.batch_execute("begin").await.unwrap();
     one.batch_execute(INSERT).await.unwrap();
     quick.batch_execute(INSERT).await.unwrap();
@@ -117,7 +115,7 @@ async fn a_reader_that_starts_amid_a_long_transaction_waits_for_it() {
     slow.batch_execute(INSERT).await.unwrap();
     quick.batch_execute(INSERT).await.unwrap();
     let app = App::start(&database.url()).await;
-    let mut log = app.gateway.strict(EventId::ZERO);
+    let mut log = app.gateway.read().strict(EventId::ZERO);
     nothing_comes(&mut log).await;
     slow.batch_execute("commit").await.unwrap();
     assert_eq!(ids(&mut log, 2).await, [1, 2]);
@@ -139,9 +137,9 @@ async fn a_reader_that_begins_at_a_cursor_gets_what_that_owes() {
     quick.batch_execute(INSERT).await.unwrap();
     let at =
         |mark: i64| -> Cursor { format!("6~{}:{mark}", xid.get::<_, &str>(0)).parse().unwrap() };
-    assert_eq!(ids(&mut app.gateway.strict_owed(at(0)), 4).await, [1, 3, 5, 7]);
-    assert_eq!(ids(&mut app.gateway.strict_owed(at(1)), 3).await, [3, 5, 7]);
-    let mut resumed = app.gateway.strict_owed(at(0)).resumed_at(EventId::new(3));
+    assert_eq!(ids(&mut app.gateway.read().strict_owed(at(0)), 4).await, [1, 3, 5, 7]);
+    assert_eq!(ids(&mut app.gateway.read().strict_owed(at(1)), 3).await, [3, 5, 7]);
+    let mut resumed = app.gateway.read().strict_owed(at(0)).resumed_at(EventId::new(3));
     assert_eq!(ids(&mut resumed, 2).await, [5, 7], "what was handed over before comes no more");
 }
 
@@ -167,11 +165,11 @@ async fn many_writers_and_restarts_of_the_reader_leave_nothing_out() {
         }));
     }
     let mut got = Vec::new();
-    let mut log = app.gateway.strict(EventId::ZERO);
+    let mut log = app.gateway.read().strict(EventId::ZERO);
     while writers.iter().any(|writer| !writer.is_finished()) {
         if let Ok(Some(Piece::Events { events, upto })) = timeout(A_WHILE, log.next()).await {
             got.extend(events.iter().map(|event| event.id.get()));
-            log = app.gateway.strict(upto);
+            log = app.gateway.read().strict(upto);
         }
     }
     for writer in writers {
@@ -194,10 +192,10 @@ async fn what_was_pruned_is_told_once_and_the_rest_follows() {
         "begin; set local event_piper.prune = 'on'; delete from events where id in (2, 4); commit";
     client.batch_execute(prune).await.unwrap();
     let app = App::start(&database.url()).await;
-    let mut log = app.gateway.strict(EventId::new(1));
+    let mut log = app.gateway.read().strict(EventId::new(1));
     assert_eq!(gap(&mut log).await, (1, 4, GapReason::Pruned));
     assert_eq!(ids(&mut log, 7).await, [3, 5, 6, 7, 8, 9, 10]);
-    let mut abreast = app.gateway.strict(EventId::new(4));
+    let mut abreast = app.gateway.read().strict(EventId::new(4));
     assert_eq!(ids(&mut abreast, 6).await, [5, 6, 7, 8, 9, 10]);
 }
 
@@ -209,9 +207,9 @@ async fn a_log_that_was_replaced_is_told_and_goes_on_from_its_end() {
         client.batch_execute(INSERT).await.unwrap();
     }
     let app = App::start(&database.url()).await;
-    let mut foreign = app.gateway.strict(EventId::new(4711));
+    let mut foreign = app.gateway.read().strict(EventId::new(4711));
     assert_eq!(gap(&mut foreign).await, (4711, 5, GapReason::Reset));
-    let mut log = app.gateway.strict(EventId::ZERO);
+    let mut log = app.gateway.read().strict(EventId::ZERO);
     assert_eq!(ids(&mut log, 5).await, [1, 2, 3, 4, 5]);
     let reset = "begin; set local event_piper.prune = 'on';
                  truncate events restart identity; commit";
@@ -226,7 +224,7 @@ async fn a_reader_outlives_postgresql_and_ends_with_the_gateway() {
     let server = TestServer::start_own("").await;
     let database = Database::create_on_own(&server).await;
     let app = App::start(&database.url()).await;
-    let mut log = app.gateway.strict(EventId::ZERO);
+    let mut log = app.gateway.read().strict(EventId::ZERO);
     database.connect().await.batch_execute(INSERT).await.unwrap();
     assert_eq!(ids(&mut log, 1).await, [1]);
     server.restart(Stop::Immediate).await;

@@ -1,7 +1,7 @@
 //! Triggers, rules, and indexes of others on the table: each request succeeds or fails alone, once, and
 //! the answer says what happened.
 
-use event_piper::gateway::writer;
+use event_piper::write;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -36,7 +36,7 @@ impl World {
         client.batch_execute(STALL).await.unwrap();
         client.batch_execute(sql).await.unwrap();
         let mut settings = Settings::default();
-        let writer = writer::Settings { connections: 1, ..writer::Settings::default() };
+        let writer = write::Settings { connections: 1, ..write::Settings::default() };
         settings.gateway.writer = Some(writer);
         let app = App::start_with(&database.url(), settings).await;
         Self { app, client, _database: database }

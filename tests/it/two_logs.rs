@@ -43,7 +43,7 @@ async fn two_logs() -> (Database, [String; 2]) {
 
 fn strict() -> Settings {
     let mut settings = Settings::default();
-    settings.gateway.hold = Hold::Unlimited;
+    settings.gateway.log.hold = Hold::Unlimited;
     settings
 }
 

@@ -208,7 +208,7 @@ async fn the_place_of_a_client_that_has_gone_is_free_though_no_heartbeat_is_due(
     for path in STREAMS {
         let database = Database::create().await;
         let mut settings = Settings::default();
-        settings.gateway.heartbeat = Duration::from_hours(1);
+        settings.http.heartbeat = Duration::from_hours(1);
         settings.http.limits.streams = 1;
         let app = App::start_with(&database.url(), settings).await;
         let headers = [("Accept", "text/event-stream")];

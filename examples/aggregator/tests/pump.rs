@@ -11,7 +11,7 @@ use std::{
 
 use event_piper::{
     embedded,
-    gateway::{self, Gateway},
+    gateway::followed::{self, FollowedLog},
     metrics::Metrics,
     order::Hold,
     pump::{
@@ -23,6 +23,7 @@ use event_piper::{
         status::Status,
     },
     store::{migrate::migrate, server::Server},
+    tail::safety::Checks,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -132,21 +133,16 @@ async fn every_event_is_counted_once_whatever_happens_to_the_aggregator() {
     let mut aggregator = Aggregator::start("127.0.0.1:0", &file);
 
     let (metrics, leaving) = (Arc::new(Metrics::new()), CancellationToken::new());
-    let engine = gateway::Settings {
+    let reading = followed::Settings {
         hold: Hold::For(Duration::from_millis(20)),
-        heartbeat: Duration::from_secs(10),
-        streams: false,
-        recent: 0,
         pool: 2,
         queries_each: None,
-        drain: Duration::from_secs(1),
-        writer: None,
-        checks: gateway::safety::Checks::default(),
+        checks: Checks::default(),
     };
-    let gateway = Gateway::start(&server, engine, Arc::clone(&metrics));
+    let log = FollowedLog::start(&server, &reading, &metrics);
     let settings = settings(&aggregator.address);
     let status = Status::new(&settings.name, metrics);
-    let pump = Pump::new(&server, &gateway, settings, status);
+    let pump = Pump::new(&server, log.read(), settings, status);
     let pumping = tokio::spawn(pump.run(leaving.clone()));
 
     write(&server, 1000).await;
@@ -167,7 +163,7 @@ async fn every_event_is_counted_once_whatever_happens_to_the_aggregator() {
 
     leaving.cancel();
     pumping.await.unwrap();
-    gateway.stop().await;
+    log.stop().await;
     postgres.stop().await;
     fs::remove_dir_all(&folder).unwrap();
 }

@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     access::networks::{Networks, Peer},
-    gateway::Gateway,
+    gateway::followed::FollowedLog,
 };
 
 /// In these, an aggregator has all there is, or another pump sees to that.
@@ -25,7 +25,7 @@ const READY: [&str; 2] = ["live", "standby"];
 
 pub(super) async fn serve(
     listener: TcpListener,
-    gateway: Arc<Gateway>,
+    log: Arc<FollowedLog>,
     operators: Networks,
     leaving: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -38,7 +38,7 @@ pub(super) async fn serve(
         .route("/readyz", get(ready))
         .route("/manage/health", get(up))
         .route("/metrics", get(metrics))
-        .with_state(Health { gateway, operators });
+        .with_state(Health { log, operators });
     let router = router.into_make_service_with_connect_info::<SocketAddr>();
     let serving = axum::serve(listener, router).with_graceful_shutdown(leaving.cancelled_owned());
     serving.await.context("serving --health")
@@ -46,17 +46,17 @@ pub(super) async fn serve(
 
 #[derive(Clone)]
 struct Health {
-    gateway: Arc<Gateway>,
+    log: Arc<FollowedLog>,
     /// Who may see reasons, and the names of aggregators, which may be addresses.
     operators: Networks,
 }
 
 async fn ready(
-    State(Health { gateway, operators }): State<Health>,
+    State(Health { log, operators }): State<Health>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
 ) -> Response {
-    let pumps = gateway.metrics().pumps.states();
-    let reading = gateway.ready();
+    let pumps = log.metrics().pumps.states();
+    let reading = log.ready();
     let booted = pumps.values().all(|state| READY.contains(state));
     let sees_reasons = operators.contain(Peer::Ip(peer.ip()));
     let (status, word) = match (&reading, booted) {
@@ -73,7 +73,7 @@ async fn ready(
     (status, Json(shown)).into_response()
 }
 
-async fn metrics(State(Health { gateway, .. }): State<Health>) -> Response {
+async fn metrics(State(Health { log, .. }): State<Health>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], gateway.metrics().render()).into_response()
+    ([(header::CONTENT_TYPE, kind)], log.metrics().render()).into_response()
 }

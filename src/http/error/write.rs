@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 
 use super::Problem;
-use crate::gateway::writer::Refusal;
+use crate::write::Refusal;
 
 impl Problem {
     /// It cannot be, as things are.

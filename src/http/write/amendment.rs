@@ -46,7 +46,7 @@ async fn of_one_event(
     places: &[usize],
 ) -> Result<(), Unfit> {
     let first = places[0];
-    let history = app.gateway.history(who.name());
+    let history = app.gateway.read().history_for(who.name());
     let event = history.event(target).await.map_err(|error| (first, failed(target, &error)))?;
     let Some(event) = event else {
         return Err((first, missing(who, target)));
@@ -78,8 +78,11 @@ async fn of_one_event(
     if patches.is_empty() {
         return Ok(());
     }
-    let fits =
-        app.gateway.try_patches(who.name(), &event, patches, app.settings.limits.event).await;
+    let fits = app
+        .gateway
+        .read()
+        .try_patches(who.name(), &event, patches, app.settings.limits.event)
+        .await;
     let fits = fits.map_err(|error| (first, failed(target, &error)))?;
     fits.map_err(|(patch, why)| refuse(tried[patch], misfit(target, &why)))
 }

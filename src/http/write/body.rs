@@ -11,8 +11,8 @@ use tokio::{task::yield_now, time::timeout};
 
 use crate::{
     access::budget::Exhausted,
-    gateway::writer::Room,
     http::{app::Limits, error::Problem},
+    write::Room,
 };
 
 /// What a body is.

@@ -32,8 +32,8 @@ use super::{
 use crate::{
     access::{RetryAfter, principal::Principal},
     event::draft::Draft,
-    gateway::writer::{Room, Writer},
     http::{app::App, error::Problem, gate, write::event::Form},
+    write::{Room, Writer},
 };
 
 /// A batch: large enough that the wait for the disk is nothing, small enough that readers do

@@ -8,8 +8,8 @@ use std::{
 
 use slab::Slab;
 
-use super::{Sequence, claim::Claim};
-use crate::{consumer::ConsumerId, gateway::waiter::Waiter};
+use super::{claim::Claim, entry::Sequence};
+use crate::{consumer::ConsumerId, read::waiter::Waiter};
 
 /// What is kept for one consumer.
 #[derive(Debug)]

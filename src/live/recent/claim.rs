@@ -1,6 +1,6 @@
 //! What memory claims to be complete for.
 
-use super::Sequence;
+use super::entry::Sequence;
 use crate::{
     cursor::{Cursor, Mark},
     order::Position,

@@ -1,6 +1,11 @@
 //! What must hold of the recent events between any two of their methods.
 
-use super::{Recent, Sequence, backlog::Backlog, claim::Claim};
+use super::{
+    backlog::Backlog,
+    claim::Claim,
+    entry::{Entry, Sequence},
+    memory::Recent,
+};
 use crate::{consumer::ConsumerId, event::EventId};
 
 impl Recent {
@@ -69,7 +74,7 @@ impl Recent {
         assert!(early.is_none(), "{early:?} was delivered before what it should follow");
     }
 
-    fn entries_from(&self, place: Sequence) -> Vec<&super::Entry> {
+    fn entries_from(&self, place: Sequence) -> Vec<&Entry> {
         (place.max(self.begin)..self.end()).filter_map(|place| self.entry(place)).collect()
     }
 }

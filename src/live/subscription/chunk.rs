@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ops::ControlFlow};
 
-use crate::gateway::output::Output;
+use crate::item::output::Output;
 
 /// Types that a client wants to see, as they stand on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use crate::{
     access::budget::{Account, Share},
     consumer::ConsumerId,
     event::{EventId, Logged},
-    gateway::{
+    live::follower::Scan,
+    read::{
         amended::{Corrected, Corrections, Patcher},
-        follower::Scan,
-        strict::persistently,
+        page::persistently,
     },
     store::{
         event_log::{Page, PageSize, Paging},

@@ -4,18 +4,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
-use super::{super::Lost, Session, within};
+use super::{hold::Held, steps::Session};
 use crate::{
     event::{EventId, Xid},
     metrics::State,
     store::event_log::{EventLog, LogState},
+    tail::lost::{Lost, within},
 };
-
-/// A hole that delivery is being held for.
-pub(super) struct Held {
-    since: Instant,
-    said: bool,
-}
 
 /// Delivery that is held for longer than this is worth a line in the log.
 const LONG_HOLD: Duration = Duration::from_secs(1);
@@ -24,7 +19,7 @@ impl Session<'_> {
     /// A poll of the log is over.
     pub(super) async fn looked(&mut self) -> Result<(), Lost> {
         self.note_hold().await?;
-        self.tailer.health.moving(Instant::now());
+        self.health.moving(Instant::now());
         Ok(())
     }
 
@@ -35,13 +30,13 @@ impl Session<'_> {
         };
         if hole.since.elapsed() > LONG_HOLD {
             let by = self.who_writes(&hole.open).await?;
-            self.tailer.health.waiting(waiting_for(hole.open.len(), &by));
+            self.health.waiting(waiting_for(hole.open.len(), &by));
         }
         Ok(())
     }
 
     async fn note_hold(&mut self) -> Result<(), Lost> {
-        let metrics = &self.tailer.metrics;
+        let metrics = self.metrics;
         match (self.reader.waits_for(), &mut self.held) {
             (Some(hole), None) => {
                 metrics.holds.inc();
@@ -80,7 +75,7 @@ impl Session<'_> {
     }
 
     pub(super) fn note_state(&self, state: &LogState) {
-        let metrics = &self.tailer.metrics;
+        let metrics = self.metrics;
         metrics.notification_queue.set(state.notification_queue);
         if let (Some(drawn), Some(position)) = (state.drawn, self.reader.position()) {
             metrics.lag.set((drawn.get() - position.head.get()).max(0));
@@ -94,7 +89,7 @@ impl Session<'_> {
              backup; clients are told, and get what stands behind `origin`, up to which it is the \
              same"
         );
-        self.tailer.metrics.resets.inc();
+        self.metrics.resets.inc();
     }
 
     pub(super) fn say_doorbell(&self) {
@@ -102,7 +97,7 @@ impl Session<'_> {
         let states =
             [("asleep", keeper && asleep), ("awake", keeper && !asleep), ("following", !keeper)];
         for (state, holds) in states {
-            self.tailer.metrics.doorbell.get_or_create(&State { state }).set(holds.into());
+            self.metrics.doorbell.get_or_create(&State { state }).set(holds.into());
         }
     }
 }

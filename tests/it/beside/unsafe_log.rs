@@ -1,7 +1,7 @@
 //! What delivery rests on is missing: events could be lost without a sign of it. `serve` does not start, a
 //! gateway that runs is not ready, and both say what mends it.
 
-use event_piper::gateway::safety::Checks;
+use event_piper::tail::safety::Checks;
 
 use crate::support::{
     app::{App, Settings},
@@ -57,7 +57,7 @@ async fn a_gateway_on_a_log_that_can_lose_events_is_not_ready() {
     let client = database.connect().await;
     client.batch_execute("alter table events disable trigger events_doorbell").await.unwrap();
     let mut settings = Settings::default();
-    settings.gateway.checks = Checks::Warn;
+    settings.gateway.log.checks = Checks::Warn;
     App::start_with(&database.url(), settings).await;
 }
 

@@ -161,8 +161,8 @@ fn setting(name: &str) -> Option<usize> {
 
 async fn started() -> (crate::support::postgres::Database, App, Signer) {
     app_with(|settings| {
-        settings.gateway.pool = 8;
-        settings.gateway.queries_each = setting("EVENT_PIPER_QUERIES_EACH");
+        settings.gateway.log.pool = 8;
+        settings.gateway.log.queries_each = setting("EVENT_PIPER_QUERIES_EACH");
         (settings.http.limits.answers, settings.http.limits.answers_each) = (4 * EACH, EACH);
         let writer = settings.gateway.writer.as_mut().unwrap();
         (writer.bytes, writer.bytes_each) = (4 * EACH, EACH);

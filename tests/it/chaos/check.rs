@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
 };
 
-use event_piper::gateway::frame::compact;
+use event_piper::item::frame::compact;
 use tokio_postgres::Client;
 
 use super::{

@@ -1,6 +1,6 @@
 //! What was pruned before a client had it is told, wherever its cursor stands.
 
-use event_piper::{event::EventId, gateway::strict::Piece};
+use event_piper::{event::EventId, read::strict::Piece};
 
 use crate::support::{
     app::{App, Settings},
@@ -58,7 +58,7 @@ async fn what_was_pruned_at_the_end_of_the_log_is_told_after_a_restart() {
         let app = App::start(&database.url()).await;
         let told = format!(r#"{{"from":3,"to":{upto},"reason":"pruned"}}"#);
         assert_eq!(app.resume("toto", "3").await.signal("$gap").await.data, told);
-        let mut all = app.gateway.strict(EventId::new(3));
+        let mut all = app.gateway.read().strict(EventId::new(3));
         let piece = all.next().await;
         let gap = matches!(piece, Some(Piece::Gap { to, .. }) if to == EventId::new(upto));
         assert!(gap, "{piece:?}");
@@ -85,7 +85,7 @@ async fn notes_of_a_log_that_was_started_anew_tell_no_gap() {
         seen.retain(|event| event != "heartbeat" && !event.is_empty());
     }
     assert_eq!(seen, ["t", "t", "$caught-up"]);
-    let mut log = app.gateway.strict(EventId::ZERO);
+    let mut log = app.gateway.read().strict(EventId::ZERO);
     let first = log.next().await;
     assert!(matches!(first, Some(Piece::Events { .. })), "{first:?}");
 }

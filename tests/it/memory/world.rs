@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use event_piper::{
     consumer::ConsumerId,
     event::{EventId, Logged, Xid},
-    gateway::frame::{Encoder, Frame},
+    item::frame::{Encoder, Frame},
 };
 
 pub(super) const CONSUMERS: usize = 3;

@@ -14,12 +14,10 @@ use event_piper::{
     consumer::ConsumerId,
     cursor::{Cursor, Mark},
     event::{EventId, Logged},
-    gateway::{
+    item::{frame::Frame, output::Output, signal::Signal},
+    live::{
         follower::{Follower, Live, Scan},
-        frame::Frame,
         hub::{Hub, Seat},
-        output::Output,
-        signal::Signal,
         subscription::{Chunk, Kinds},
     },
 };
@@ -160,7 +158,7 @@ impl Client {
         let seat = hub.sit(consumers.clone());
         let state = hub.state();
         let (epoch, head) = (state.epoch, state.recent.position().head);
-        // As `gateway::subscription` does: what was never drawn is of a log that is no more.
+        // As `live::subscription` does: what was never drawn is of a log that is no more.
         let cursor = self.cursor.as_ref().map(|text| text.parse::<Cursor>().unwrap());
         let cursor = cursor.filter(|it| it.head() <= head || it.head() <= world.drawn());
         let at = cursor.as_ref().map(Cursor::head);
@@ -259,7 +257,7 @@ impl Client {
         }
     }
 
-    /// As `gateway::subscription` does.
+    /// As `live::subscription` does.
     fn restart(&mut self) {
         let Some(connection) = &mut self.connection else { return };
         let state = connection.hub.state();
@@ -273,7 +271,7 @@ impl Client {
         self.told = true;
     }
 
-    /// As `gateway::subscription` does.
+    /// As `live::subscription` does.
     fn take_page(&mut self, rows: &[Row], last: bool, pruned: EventId, world: &World) {
         let Some(connection) = &mut self.connection else { return };
         let from = connection.follower.complete_upto();

@@ -1,4 +1,4 @@
-//! What `gateway::tailer` does, before a simulated database: it carries out what the shipped
+//! What `tail` and `live` do, before a simulated database: it carries out what the shipped
 //! reader decides, and publishes into the shipped hub.
 
 use std::{
@@ -12,8 +12,8 @@ use std::{
 use event_piper::{
     consumer::ConsumerId,
     event::{EventId, Logged, Xid},
-    gateway::{
-        frame::{Encoder, Frame},
+    item::frame::{Encoder, Frame},
+    live::{
         hub::Hub,
         recent::{Past, Reach},
     },
@@ -85,7 +85,7 @@ impl Gateway {
         let mut gateway = Self {
             which,
             reader: Reader::new(hold, world.now),
-            hub: Arc::new(Hub::new(capacity)),
+            hub: Arc::new(Hub::new(capacity, Arc::default())),
             log: Rc::new(Cell::new(world.log)),
             asked_in: world.log,
             last_read: None,

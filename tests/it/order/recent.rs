@@ -5,9 +5,9 @@ use std::{ops::ControlFlow, sync::Arc};
 use event_piper::{
     consumer::ConsumerId,
     event::{EventId, Logged, Xid},
-    gateway::{
+    item::frame::{Encoder, Frame},
+    live::{
         follower::{Follower, Live},
-        frame::{Encoder, Frame},
         recent::{Past, Recent},
     },
     order::{Late, LateTransaction, Position},

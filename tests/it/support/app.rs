@@ -4,11 +4,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use event_piper::{
     access::{self, Access},
-    gateway::{self, Gateway},
+    gateway::{self, Gateway, followed},
     http::{self, Listener},
     metrics::Metrics,
     order::Hold,
     store::server::Server,
+    tail, write,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -39,19 +40,19 @@ impl Default for Settings {
     fn default() -> Self {
         let drain = Duration::from_secs(2);
         let gateway = gateway::Settings {
-            hold: Hold::For(Duration::from_millis(20)),
-            heartbeat: Duration::from_millis(500),
-            streams: true,
+            log: followed::Settings {
+                hold: Hold::For(Duration::from_millis(20)),
+                pool: 4,
+                queries_each: None,
+                checks: tail::safety::Checks::Enforce,
+            },
             recent: 64 << 20,
-            pool: 4,
-            queries_each: None,
-            drain,
-            writer: Some(gateway::writer::Settings::default()),
-            checks: gateway::safety::Checks::Enforce,
+            writer: Some(write::Settings::default()),
         };
         let http = http::Settings {
             cors_origins: Vec::new(),
             cors_headers: Vec::new(),
+            heartbeat: Duration::from_millis(500),
             drain,
             limits: http::Limits::default(),
             tls: None,
@@ -107,7 +108,7 @@ impl App {
     ) -> Self {
         let server = Server::parse(url).unwrap();
         let metrics = Arc::new(Metrics::new());
-        let gateway = Gateway::start(&server, settings.gateway, Arc::clone(&metrics));
+        let gateway = Gateway::start(&server, &settings.gateway, &metrics);
         let access = Access::start(settings.access, &server, Arc::clone(&metrics));
         let router = http::router(Arc::clone(&gateway), Arc::clone(&access), settings.http.clone());
         let (shutdown, http) = (CancellationToken::new(), settings.http);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{event::Xid, gateway::frame::Encoder, order::Late};
+use crate::{event::Xid, item::frame::Encoder, order::Late};
 
 struct Row(i64);
 

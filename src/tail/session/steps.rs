@@ -1,0 +1,253 @@
+//! One listening connection at work: carries out what the reader decides.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::try_join;
+use tokio::time::timeout_at;
+use tracing::info;
+
+use super::hold::Held;
+use crate::{
+    event::{EventId, Xid},
+    metrics::Metrics,
+    order::Passed,
+    reader::{LateRange, Polled, Reader, Step},
+    store::{
+        doorbell,
+        event_log::{EventLog, EventRow, PageSize, Paging},
+        listener::Listener,
+        server::Server,
+    },
+    tail::{
+        alarm::Alarm,
+        destination::Destination,
+        health::Health,
+        lost::{Lost, within},
+        ringer::Ringer,
+    },
+};
+
+/// What every session uses.
+#[derive(Debug)]
+pub(in crate::tail) struct Surroundings {
+    pub(in crate::tail) server: Server,
+    pub(in crate::tail) health: Arc<Health>,
+    pub(in crate::tail) metrics: Arc<Metrics>,
+}
+
+/// A connection that listens and reads. Its reader and its destination belong to the tail, and outlive it.
+pub(in crate::tail) struct Session<'a> {
+    pub(super) health: &'a Health,
+    pub(super) metrics: &'a Metrics,
+    pub(super) reader: &'a mut Reader<EventRow>,
+    pub(super) destination: &'a mut dyn Destination,
+    pub(super) listener: Listener,
+    pub(super) ringer: Ringer,
+    pub(super) log: EventLog,
+    pub(super) paging: Paging,
+    pub(super) alarm: Alarm,
+    pub(super) held: Option<Held>,
+}
+
+/// A page of the tail: so many rows at most, and so many stored bytes.
+const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
+
+impl<'a> Session<'a> {
+    /// Connects and listens: what comes after this is heard.
+    pub(in crate::tail) async fn open(
+        surroundings: &'a Surroundings,
+        reader: &'a mut Reader<EventRow>,
+        destination: &'a mut dyn Destination,
+    ) -> Result<Self, Lost> {
+        let Surroundings { server: own_server, health, metrics } = surroundings;
+        let server = own_server.named("event-piper listener");
+        let listener = within("connecting to PostgreSQL", Listener::connect(&server)).await?;
+        within("beginning to listen", listener.introduce()).await?;
+        let client = listener.client();
+        let prepare_log = async {
+            if destination.wants_payloads() {
+                EventLog::prepare(client).await
+            } else {
+                EventLog::prepare_for_places(client).await
+            }
+        };
+        let prepare = async { try_join!(prepare_log, doorbell::try_keep(client)) };
+        let (log, keeper) = within("preparing to read the log", Box::pin(prepare)).await?;
+        reader.connected(keeper, Instant::now());
+        let ringer = Ringer::new(own_server.named("event-piper ringer"), listener.ringer());
+        Ok(Self {
+            health,
+            metrics,
+            reader,
+            destination,
+            listener,
+            ringer,
+            log,
+            paging: Paging::new(PAGE),
+            alarm: Alarm::new(),
+            held: None,
+        })
+    }
+
+    /// Follows the log until the connection is lost.
+    pub(in crate::tail) async fn follow(&mut self) -> Result<Infallible, Lost> {
+        loop {
+            let step = self.reader.next(Instant::now());
+            self.carry_out(step).await?;
+        }
+    }
+
+    async fn carry_out(&mut self, step: Step<EventRow>) -> Result<(), Lost> {
+        match step {
+            // What is published is never lost with the connection: nothing is awaited here.
+            Step::Publish(publication) => self.publish(&publication),
+            Step::Restart { position, as_of, origin } => {
+                info!(head = %position.head, "reading the log from its end");
+                self.destination.restart(&position, as_of, origin);
+            }
+            Step::Tail { after } => return self.tail(after).await,
+            Step::Late(range) => return self.late(range).await,
+            Step::Passed(passed) => return self.passed(&passed).await,
+            Step::Poll { known } => return self.poll(&known).await,
+            Step::CheckErased => return self.forget_erased().await,
+            Step::Pause(pause) => return self.pause(pause).await,
+            Step::Listen(until) => return self.listen(until).await,
+            Step::Looked => return self.looked().await,
+            Step::Replaced { head, origin } => self.say_replaced(head, origin),
+            // Nobody waits for it: it may take as long as a stranger's commit.
+            Step::Ring => self.ringer.ring(),
+            Step::Unannounced => {
+                self.metrics.unannounced.inc();
+            }
+            step => return self.ask(step).await,
+        }
+        Ok(())
+    }
+
+    /// The short questions.
+    async fn ask(&mut self, step: Step<EventRow>) -> Result<(), Lost> {
+        let (log, client) = (&self.log, self.listener.client());
+        match step {
+            Step::Snapshot => {
+                let as_of = within("taking a snapshot", log.snapshot(client)).await?;
+                self.reader.snapshot(as_of);
+            }
+            Step::Newest => {
+                let newest = within("finding the newest event", log.newest(client)).await?;
+                self.reader.newest(newest, Instant::now());
+            }
+            Step::Writers => {
+                let writers = within("asking who writes", log.writers(client)).await?;
+                let xids = writers.iter().map(|writer| writer.xid).collect();
+                self.reader.writers(xids, Instant::now());
+            }
+            Step::Ended(xids) => {
+                let ended = self.ended(&xids).await?;
+                self.reader.ended(&ended, Instant::now());
+            }
+            Step::TryKeep => {
+                let keeper = doorbell::try_keep(client);
+                let keeper = within("trying to keep the bell", keeper).await?;
+                self.reader.kept(keeper, Instant::now());
+            }
+            Step::TrySleep => {
+                let asleep = within("falling asleep", doorbell::try_sleep(client)).await?;
+                self.reader.slept(asleep, Instant::now());
+                self.say_doorbell();
+            }
+            Step::Wake => {
+                within("waking up", doorbell::wake(client)).await?;
+                self.say_doorbell();
+            }
+            step => unreachable!("{step:?} is no question"),
+        }
+        Ok(())
+    }
+
+    async fn ended(&self, xids: &[Xid]) -> Result<Vec<Xid>, Lost> {
+        if xids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ended = self.log.ended(self.listener.client(), xids);
+        within("asking who has ended", ended).await
+    }
+
+    async fn tail(&mut self, after: EventId) -> Result<(), Lost> {
+        // Whoever rang before this read is heard by it.
+        if self.listener.forget() {
+            self.reader.rang();
+        }
+        let tail = self.log.tail(self.listener.client(), after, self.paging);
+        let page = within("reading the tail of the log", tail).await?;
+        if self.destination.wants_payloads() {
+            self.paging.learn(&page);
+        }
+        self.reader.tail(page.rows, page.last, Instant::now());
+        Ok(())
+    }
+
+    async fn late(&mut self, range: LateRange) -> Result<(), Lost> {
+        let xids: Vec<Xid> = range.transactions.iter().map(|late| late.xid).collect();
+        let (client, between) = (self.listener.client(), (range.after, range.upto));
+        let read = self.log.late_rows(client, &xids, between, PAGE);
+        let (page, upto) = within("reading what a late transaction wrote", read).await?;
+        self.reader.late_rows(page.rows, upto, Instant::now());
+        Ok(())
+    }
+
+    async fn passed(&mut self, passed: &[Passed]) -> Result<(), Lost> {
+        let rows = self.log.in_passed(self.listener.client(), passed);
+        let rows = within("auditing what was passed over", rows).await?;
+        self.reader.passed(rows);
+        Ok(())
+    }
+
+    /// Looks at what no bell announces, and proves that the connection lives.
+    async fn poll(&mut self, known: &[EventId]) -> Result<(), Lost> {
+        let state = self.log.state(self.listener.client(), known);
+        let state = within("the safety poll", state).await?;
+        if state.standby {
+            return Err(Lost::Standby);
+        }
+        self.note_state(&state);
+        let polled = Polled {
+            drawn: state.drawn,
+            others: state.others,
+            found: state.found,
+            ringing_waits: state.ringing_waits,
+        };
+        self.reader.polled(&polled, Instant::now());
+        self.say_doorbell();
+        Ok(())
+    }
+
+    /// Waits a moment, or until the bell rings.
+    async fn pause(&mut self, pause: Duration) -> Result<(), Lost> {
+        let heard = tokio::select! {
+            heard = self.listener.heard() => Some(heard),
+            () = self.alarm.after(pause) => None,
+        };
+        self.woken(heard).await
+    }
+
+    /// Waits for the bell, or the safety poll.
+    async fn listen(&mut self, until: Instant) -> Result<(), Lost> {
+        let until = tokio::time::Instant::from_std(until);
+        let heard = timeout_at(until, self.listener.heard()).await.ok();
+        self.woken(heard).await
+    }
+
+    async fn woken(&mut self, heard: Option<bool>) -> Result<(), Lost> {
+        if heard == Some(false) {
+            return Err(Lost::Closed);
+        }
+        self.note_start().await?;
+        let heard = self.listener.forget() || heard.is_some();
+        self.reader.woken(heard, Instant::now());
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! Gives each connection that is idle the next batch.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::{select, sync::mpsc, time::sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connection::{Done, Lanes},
+    queue::Queue,
+    request::Ticket,
+};
+use crate::metrics::Metrics;
+
+/// Gives each connection that is idle the next batch.
+pub(super) struct Dispatcher {
+    inbox: mpsc::UnboundedReceiver<Ticket>,
+    queue: Queue,
+    lanes: Lanes,
+    metrics: Arc<Metrics>,
+}
+
+impl Dispatcher {
+    pub(super) fn new(
+        inbox: mpsc::UnboundedReceiver<Ticket>,
+        lanes: Lanes,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { inbox, queue: Queue::default(), lanes, metrics }
+    }
+
+    /// Until `shutdown`, then until all that has come is answered.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            let (ending, rested) = (shutdown.is_cancelled(), self.queue.next_rested());
+            let rests = rested.is_some();
+            let rested = sleep_until(rested.unwrap_or_else(Instant::now).into());
+            select! {
+                biased;
+                done = self.lanes.done() => self.take_back(done),
+                Some(ticket) = self.inbox.recv() => self.queue.push(ticket),
+                () = rested, if rests => {}
+                () = shutdown.cancelled(), if !ending => self.inbox.close(),
+            }
+            self.queue.wake(Instant::now());
+            while let Ok(ticket) = self.inbox.try_recv() {
+                self.queue.push(ticket);
+            }
+            while self.lanes.has_idle()
+                && let Some(batch) = self.queue.take()
+            {
+                self.lanes.give(batch);
+            }
+            let waiting = self.queue.len();
+            self.metrics.writing.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+            if shutdown.is_cancelled() && waiting == 0 && self.lanes.are_idle() {
+                return;
+            }
+        }
+    }
+
+    fn take_back(&mut self, done: Done) {
+        self.queue.settle(&done.batch.claims, done.again);
+        self.lanes.rest(done.lane);
+    }
+}
