@@ -12,9 +12,10 @@ use axum::{
 use super::{
     app::App,
     error::Problem,
-    events,
+    event_stream,
     feed::{Feed, Log},
     guard,
+    last_event_id::last_event_id,
     query::{Parameter, Query},
     session::{self, Session},
 };
@@ -31,7 +32,7 @@ pub(super) async fn follow(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let after = events::last_event_id(&headers, &Query::of(&uri)?)?;
+    let after = last_event_id(&headers, &Query::of(&uri)?)?;
     let after = after.map(|text| {
         text.parse::<Cursor>().map_err(|_| {
             Problem::bad_request(format!(
@@ -42,7 +43,7 @@ pub(super) async fn follow(
     });
     let after = after.transpose()?;
     if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
-        return Ok(events::overloaded(events::FULL));
+        return Ok(event_stream::overloaded(event_stream::FULL));
     }
     let ending = match guard::open_stream(&app, &who) {
         Ok(ending) => ending,

@@ -7,7 +7,8 @@ use axum::{body::HttpBody, extract::Request, response::Response};
 use super::{
     app::App,
     error::Problem,
-    streams::PAGE_BYTES,
+    event_stream,
+    stream::PAGE_BYTES,
     taking::{Permitted, Taken, Taking},
 };
 use crate::{
@@ -63,7 +64,7 @@ impl Room {
             taking.permitted(permitted);
         }
         let exact = response.body().size_hint().exact().and_then(|it| usize::try_from(it).ok());
-        let share = share.filter(|_| !super::events::is_stream(&response)).map(|mut share| {
+        let share = share.filter(|_| !event_stream::is_stream(&response)).map(|mut share| {
             share.settle(exact.unwrap_or_default().max(LEAST_BYTES));
             share
         });

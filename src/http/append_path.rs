@@ -20,8 +20,9 @@ use super::{
     guard::guarded,
     named::Named,
     query::{Parameter, Query, takes},
+    stream::stream_name,
     streams::{Asked, page},
-    write::{self, encode, is_base64, stream_name},
+    write::{self, encode, is_base64},
 };
 use crate::{access::principal::Principal, item::frame, store::history::WholeEvent};
 

@@ -16,9 +16,10 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     http::{HeaderMap, HeaderValue, Request, Response, header},
+    response::IntoResponse,
 };
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -30,7 +31,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{chunked, session::Session, taking::Patience};
+use super::{chunked, event_stream, session::Session, taking::Patience};
 use crate::{crash::Lock, live::subscription::Subscription};
 
 /// A session that can be handed over to a bare socket.
@@ -45,13 +46,18 @@ pub(super) struct Detachable;
 pub(super) struct Detached(Arc<Lock<Option<Handed>>>);
 
 impl Detached {
-    pub(super) fn new(session: Session<Subscription>) -> Self {
+    fn new(session: Session<Subscription>) -> Self {
         Self(Arc::new(Lock::new(Some(Box::new(session)))))
     }
 
     fn take(&self) -> Option<Handed> {
         self.0.lock().take()
     }
+}
+
+/// The answer to a request whose connection is handed over with the session.
+pub(super) fn detached(session: Session<Subscription>) -> Response<Body> {
+    (event_stream::headers(), Extension(Detached::new(session))).into_response()
 }
 
 /// Answers the request, whose head takes `len` bytes that are still in the socket. Answers

@@ -1,11 +1,11 @@
 //! `GET /events`: the stream of a consumer's events; `GET /events/{id}`: one of them.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Extension,
     extract::State,
-    http::{HeaderMap, Uri, header},
+    http::{HeaderMap, Uri},
     response::{IntoResponse, Response},
 };
 use tracing::warn;
@@ -13,10 +13,10 @@ use tracing::warn;
 use super::{
     answer::Room,
     app::App,
-    direct::{Detachable, Detached},
-    encode::put_retry,
+    direct::{self, Detachable},
     error::Problem,
-    field, guard, identity,
+    event_stream, guard, identity,
+    last_event_id::last_event_id,
     named::Named,
     query::{Parameter, Query},
     session::{self, Session},
@@ -33,9 +33,6 @@ use crate::{
         history::{HistoryError, WholeEvent},
     },
 };
-
-/// The header in which an `EventSource` says how far it has got.
-pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// What the query of `GET /events` may say.
 pub(super) const FOLLOWED: &[Parameter] = &[
@@ -71,7 +68,7 @@ pub(super) async fn subscribe(
         limits.streams,
         limits.streams_of_a_consumer,
     ) {
-        return Ok(overloaded(FULL));
+        return Ok(event_stream::overloaded(event_stream::FULL));
     }
     let ending = match guard::open_stream(&app, &who) {
         Ok(ending) => ending,
@@ -82,7 +79,7 @@ pub(super) async fn subscribe(
     let subscription = subscription.counted_in(app.answers.account(&who));
     let session = Session::new(&app.settings, subscription, ending);
     Ok(match detachable {
-        Some(_) => session::detached(Detached::new(session)),
+        Some(_) => direct::detached(session),
         None => session::streamed(session),
     })
 }
@@ -142,15 +139,6 @@ fn cursor(headers: &HeaderMap, query: &Query) -> Result<Option<Cursor>, Problem>
     cursor.map_err(|invalid: InvalidCursor| Problem::bad_request(invalid.to_string()))
 }
 
-/// How far a client says that it has got, where it says so.
-pub(super) fn last_event_id(headers: &HeaderMap, query: &Query) -> Result<Option<String>, Problem> {
-    let text = match field::text(headers, LAST_EVENT_ID)? {
-        Some(text) => Some(text),
-        None => query.first("lastEventId"),
-    };
-    Ok(text.filter(|text| !text.is_empty()).map(ToOwned::to_owned))
-}
-
 fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
     let mut lists = query.all("types").peekable();
     if lists.peek().is_none() {
@@ -161,26 +149,6 @@ fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
         return Err(Problem::bad_request("?types= is a list of event types: types=insert,update"));
     }
     Ok(Some(kinds.into_iter().collect()))
-}
-
-/// The answer is an event stream.
-pub(super) fn is_stream(response: &Response) -> bool {
-    let kind = response.headers().get(header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes() == b"text/event-stream")
-}
-
-/// Who found no room may try again after this.
-pub(super) const FULL: Duration = Duration::from_secs(5);
-
-/// Asks the client to try again after so long, or up to twice that. An `EventSource` gives up for good at any
-/// status but 200, so this is one.
-pub(super) fn overloaded(wait: Duration) -> Response {
-    let wait = wait.max(Duration::from_secs(1));
-    let mut body = String::new();
-    put_retry(&mut body, wait, wait);
-    let headers =
-        [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    (headers, body).into_response()
 }
 
 /// An event is read by its consumer, in its stream, or among all: one of these rights is enough

@@ -19,7 +19,7 @@ use super::{
     app::App,
     class::{Class, WithoutProof},
     error::{Problem, Refusal},
-    events::{FULL, overloaded},
+    event_stream::{FULL, overloaded},
     gate, proof,
     taking::Permitted,
 };

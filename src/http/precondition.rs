@@ -6,7 +6,7 @@
 
 use axum::http::{HeaderMap, HeaderName, header};
 
-use super::{error::Problem, write::both};
+use super::error::Problem;
 use crate::event::draft::Expected;
 
 /// The two headers.
@@ -209,6 +209,16 @@ fn listed(mut rest: &str) -> Option<Vec<Tag>> {
 fn version(text: &str) -> Option<i64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
+}
+
+/// What is said twice holds twice.
+pub(super) fn both(one: Expected, other: Expected) -> Result<Expected, Problem> {
+    one.and(other).ok_or_else(|| {
+        Problem::conflict(
+            "what the address, the headers and the body expect of the stream cannot all be true: \
+             nothing was written",
+        )
+    })
 }
 
 #[cfg(test)]

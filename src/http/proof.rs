@@ -8,7 +8,9 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, header, uri::Authority},
 };
 
-use super::{class::Class, cors, error::Problem, events::LAST_EVENT_ID, identity, query::Query};
+use super::{
+    class::Class, cors, error::Problem, identity, last_event_id::LAST_EVENT_ID, query::Query,
+};
 use crate::access::{Access, Denied, Proof, networks::Peer};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

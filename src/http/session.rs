@@ -7,9 +7,7 @@
 use std::{convert::Infallible, mem, pin::Pin, time::Duration};
 
 use axum::{
-    Extension,
     body::Body,
-    http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -21,7 +19,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{app::Settings, direct::Detached, encode::Sse};
+use super::{app::Settings, encode::Sse, event_stream};
 use crate::{
     access::Ending,
     item::{
@@ -160,18 +158,5 @@ pub(super) fn streamed<S: Source + 'static>(session: Session<S>) -> Response {
         let bytes = session.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), session))
     });
-    (headers(), Body::new(StreamBody::new(frames))).into_response()
-}
-
-/// The same for a request whose connection is handed over with the session.
-pub(super) fn detached(session: Detached) -> Response {
-    (headers(), Extension(session)).into_response()
-}
-
-fn headers() -> [(HeaderName, HeaderValue); 3] {
-    [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-    ]
+    (event_stream::headers(), Body::new(StreamBody::new(frames))).into_response()
 }

@@ -10,28 +10,27 @@ use axum::{
 };
 use serde::Serialize;
 use tokio::task::spawn_blocking;
-use tracing::warn;
 
 use super::{
     answer::Room,
     app::App,
     class::accepts_events,
     error::Problem,
-    events,
+    event_stream,
     feed::{Feed, Log},
     guard,
+    last_event_id::last_event_id,
     named::Named,
     precondition::{Outcome, Preconditions},
     query::{Parameter, Query},
     session::{self, Session},
+    stream::{PAGE_BYTES, failed, last_version, stream_name, version_number},
     whole::Whole,
-    write::{stream_name, version_number},
 };
 use crate::{
     access::principal::Principal,
     event::name::StreamName,
     store::{
-        error::Chain,
         event_log::PageSize,
         history::{HistoryError, WholeEvent, WholePage},
     },
@@ -71,9 +70,6 @@ pub(super) struct Found {
 const BEHIND_ALL: u64 = 1 << 63;
 
 const USUAL: i64 = 20;
-/// A page is cut here, so that nobody holds much in memory; the next one goes on.
-pub(super) const PAGE_BYTES: i64 = 4 << 20;
-
 /// `GET /streams/{stream}`.
 pub(super) async fn read(
     State(app): State<Arc<App>>,
@@ -117,21 +113,6 @@ pub(super) async fn read(
 /// The stream's entity tag: its last version.
 fn tag(version: i64) -> [(HeaderName, String); 1] {
     [(header::ETAG, format!("\"{version}\""))]
-}
-
-/// The stream's last version; 0 while it has none.
-pub(super) async fn last_version(
-    app: &App,
-    who: &Principal,
-    stream: &StreamName,
-) -> Result<i64, Problem> {
-    let history = app.gateway.read().history_for(who.name());
-    history.last_version(stream).await.map_err(|error| failed(&error, stream))
-}
-
-fn failed(error: &HistoryError, stream: &StreamName) -> Problem {
-    warn!(error = %Chain(error), %stream, "reading a stream failed");
-    Problem::unavailable("PostgreSQL cannot be asked just now; try again")
 }
 
 /// A page of the stream.
@@ -192,7 +173,7 @@ impl Asked {
 
 /// The version that a client says it has got to.
 fn after(headers: &HeaderMap, query: &Query) -> Result<Option<i64>, Problem> {
-    match events::last_event_id(headers, query)? {
+    match last_event_id(headers, query)? {
         Some(text) if text == "0" => Ok(Some(0)),
         Some(text) => version_number(&text).map(Some),
         None => Ok(None),
@@ -212,7 +193,7 @@ fn follow(
         i64::try_from(first.saturating_sub(1)).unwrap_or(i64::MAX)
     };
     if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
-        return Ok(events::overloaded(events::FULL));
+        return Ok(event_stream::overloaded(event_stream::FULL));
     }
     let ending = match guard::open_stream(app, who) {
         Ok(ending) => ending,

@@ -27,14 +27,18 @@ pub(super) use self::{
 };
 use self::{event::Given, key::Key};
 use super::{
-    app::App, error::Problem, gate, named::Named, precondition::Preconditions,
-    streams::last_version,
+    app::App,
+    error::Problem,
+    gate,
+    named::Named,
+    precondition::{Preconditions, both},
+    stream::{last_version, stream_name, version_number},
 };
 use crate::{
     access::principal::Principal,
     event::{
         draft::{Draft, Expected, Place},
-        name::{InvalidName, StreamName},
+        name::StreamName,
     },
     store::append::Written,
     write::{Refusal, Room, Writer},
@@ -188,30 +192,6 @@ fn expect(drafts: &mut [Draft], mut expected: Expected) -> Result<(), Problem> {
         expected = expected.following();
     }
     Ok(())
-}
-
-/// What is said twice holds twice.
-pub(super) fn both(one: Expected, other: Expected) -> Result<Expected, Problem> {
-    one.and(other).ok_or_else(|| {
-        Problem::conflict(
-            "what the address, the headers and the body expect of the stream cannot all be true: \
-             nothing was written",
-        )
-    })
-}
-
-pub(super) fn stream_name(name: &str) -> Result<StreamName, Problem> {
-    name.parse().map_err(|invalid: InvalidName| {
-        Problem::bad_request(format!("the stream's name {invalid}"))
-    })
-}
-
-pub(super) fn version_number(text: &str) -> Result<i64, Problem> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let version = text.parse().ok().filter(|version| digits && *version >= 1);
-    version.ok_or_else(|| {
-        Problem::bad_request(format!("{text:?} is no version: versions count from 1"))
-    })
 }
 
 fn published(written: &[Written], one: bool) -> Response {

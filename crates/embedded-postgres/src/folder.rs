@@ -22,7 +22,10 @@ use nix::{
     unistd::geteuid,
 };
 
-use super::{Account, Binaries, EmbeddedError, NAME};
+use crate::{account::Account, binaries::Binaries, error::EmbeddedError};
+
+/// The database, and the role that owns it and everything else in the cluster.
+pub const NAME: &str = "event_piper";
 
 /// The longest path of a socket that every system takes, less `/.s.PGSQL.65535`.
 const LONGEST_SOCKET_DIR: usize = 103 - 16;

@@ -23,8 +23,9 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{
-    Binaries, EmbeddedError,
+use crate::{
+    binaries::Binaries,
+    error::EmbeddedError,
     folder::{Folder, file_error},
 };
 
