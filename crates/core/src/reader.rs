@@ -3,7 +3,7 @@
 //! A [`Reader`] has no I/O and no clock. [`Reader::next`] answers the next [`Step`]: a question
 //! for the database, rows to publish, a time to wait. Whoever drives it carries that out, and
 //! gives the answer to the method of the same name. The driver decides nothing; so the same
-//! reader follows a PostgreSQL log in `gateway::tailer`, and a simulated one in tests.
+//! reader follows a PostgreSQL log in `tail`, and a simulated one in tests.
 //!
 //! A reader outlives its connections. What it has decided to publish is published even when the
 //! connection is lost; every question is asked again on the next one.

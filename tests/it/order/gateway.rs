@@ -328,7 +328,7 @@ impl Gateway {
         }
     }
 
-    /// What `gateway::tailer::recall` does, a page at a time.
+    /// What `live::recall` does, a page at a time.
     pub(super) fn recall(&mut self, world: &mut World) {
         if world.now < self.recall_at {
             return;
