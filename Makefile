@@ -11,7 +11,7 @@ ROUNDS = 10
 # Which versions of PostgreSQL: make test-versions MAJORS="13 18"; all when empty
 MAJORS =
 
-.PHONY: help run build test soak proof lint fmt deny test-versions
+.PHONY: help run build test soak proof lint lint-all fmt deny test-versions
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
@@ -34,7 +34,7 @@ test: ## Formatting, lints, licences and all tests, against a real PostgreSQL an
 	@scripts/ensure-cargo-deny >/dev/null
 	@scripts/ensure-cargo-machete >/dev/null
 	@scripts/ensure-clients
-	$(MAKE) --no-print-directory lint deny
+	$(MAKE) --no-print-directory lint-all deny
 	cargo test --locked
 	cargo test --locked --package aggregator
 
@@ -50,11 +50,14 @@ proof: ## Each fault by itself, ROUNDS times, and a table of what was found
 	EVENT_PIPER_ROUNDS=$(ROUNDS) EVENT_PIPER_FAULTS=$(FAULTS) cargo test --release --locked --test it -- --nocapture \
 		chaos::gateways_fail chaos::postgresql_fails chaos::the_network
 
-lint: ## Formatting and lints, as they must be, and no dependency that nothing uses
+lint: ## Formatting and lints of the program, and no dependency that nothing uses
 	cargo fmt --all --check
 	@scripts/ensure-linker
 	"$$(scripts/ensure-cargo-machete)" --skip-target-dir
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --all-targets $(PACKAGES) -- -D warnings
+
+lint-all: PACKAGES = --workspace
+lint-all: lint ## The same, of the benchmarks and examples, too
 
 fmt: ## Format the code
 	cargo fmt --all
