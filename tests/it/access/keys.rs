@@ -4,7 +4,11 @@ use std::{net::SocketAddr, process::Output};
 
 use event_piper::access::{Modes, keys::NewKey};
 use serde_json::json;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    process::Command,
+};
 
 use super::issuer::bearer;
 use crate::{
@@ -12,7 +16,7 @@ use crate::{
     support::{
         app::{App, Settings},
         postgres::Database,
-        sse_client::{Stream, ask},
+        sse_client::{Stream, ask, post},
     },
 };
 
@@ -41,6 +45,26 @@ async fn status(address: SocketAddr, path: &str, key: &str) -> u16 {
     ask(address, "GET", path, &[("Authorization", &bearer(key))]).await.status
 }
 
+/// Whether a path is open to this key. The answer may be a stream: its first line is read.
+async fn allows(address: SocketAddr, path: &str, key: &str) -> bool {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let key = bearer(key);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: {key}\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut status = String::new();
+    BufReader::new(socket).read_line(&mut status).await.unwrap();
+    assert!(
+        status.starts_with("HTTP/1.1 200") || status.starts_with("HTTP/1.1 403"),
+        "{path}: {status}"
+    );
+    status.contains("200")
+}
+
+async fn write(address: SocketAddr, path: &str, body: &str, key: &str) -> u16 {
+    let headers = [("Authorization", &*bearer(key)), ("Content-Type", "application/json")];
+    post(address, path, &headers, body).await.status
+}
+
 #[tokio::test]
 async fn a_key_opens_what_it_was_made_for_at_once() {
     let (database, app) = app().await;
@@ -60,6 +84,36 @@ async fn a_key_opens_what_it_was_made_for_at_once() {
     }
     let own = create(&database, &["--name", "toto"]).await;
     Stream::open(app.address, "/events", &[("Authorization", &bearer(&own))]).await.joined().await;
+}
+
+#[tokio::test]
+async fn each_flag_of_a_key_gives_its_right_and_no_other() {
+    let (database, app) = app().await;
+    let reads = ["/events?consumer=shop", "/streams/s", "/all", "/", "/metrics"];
+    let flags: [(&[&str], [bool; 5]); 6] = [
+        (&["--read", "shop"], [true, false, false, false, false]),
+        (&["--read-streams", "s"], [false, true, false, false, false]),
+        (&["--all"], [false, false, true, false, false]),
+        (&["--console"], [false, false, false, true, false]),
+        (&["--metrics"], [false, false, false, false, true]),
+        (&["--write", "shop", "--write-streams", "s"], [false; 5]),
+    ];
+    for (flags, expected) in flags {
+        let key = create(&database, &[&["--name", "toto"], flags].concat()).await;
+        for (path, allowed) in reads.iter().zip(expected) {
+            assert_eq!(allows(app.address, path, &key).await, allowed, "{flags:?} at {path}");
+        }
+    }
+    let writes = [
+        ("/events", r#"{"type":"t","subscriber":"shop","payload":1}"#, "--write", "shop"),
+        ("/streams/s", r#"{"type":"t","payload":1}"#, "--write-streams", "s"),
+    ];
+    for (path, body, flag, what) in writes {
+        let right = create(&database, &["--name", "toto", flag, what]).await;
+        let wrong = create(&database, &["--name", "toto", flag, "other"]).await;
+        assert_eq!(write(app.address, path, body, &right).await / 100, 2, "{flag}");
+        assert_eq!(write(app.address, path, body, &wrong).await, 403, "{flag}");
+    }
 }
 
 #[tokio::test]
