@@ -3,14 +3,14 @@
 FROM rust:1-bookworm AS build
 WORKDIR /source
 COPY . .
-# The caches keep what was downloaded and built, so that a change builds only what it touches. They
-# are no part of the image, hence the copy.
+# The caches keep downloads and build results, so that a change rebuilds only what it affects. They
+# are not part of the image, so the program is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target \
     cargo build --release --locked --bin event-piper && \
     cp target/release/event-piper /event-piper
 
-# The example of an aggregator, for the demo profile of docker-compose.yml only.
+# The example aggregator, used only by the demo profile of docker-compose.yml.
 FROM build AS build-aggregator
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target \
@@ -26,8 +26,8 @@ VOLUME /data
 EXPOSE 8080
 ENTRYPOINT ["/usr/local/bin/aggregator"]
 
-# Certificates beside the base system, and a user without rights. There is no PostgreSQL in it, so
-# DATABASE_URL (or DATABASE_URL_FILE) has to name one.
+# Adds certificates and an unprivileged user to the base system. The image does not contain PostgreSQL,
+# so DATABASE_URL (or DATABASE_URL_FILE) must be set.
 FROM debian:bookworm-slim
 RUN apt-get update && \
     apt-get install --yes --no-install-recommends ca-certificates && \
@@ -37,7 +37,7 @@ USER event-piper
 COPY --from=build /event-piper /usr/local/bin/event-piper
 EXPOSE 4000
 STOPSIGNAL SIGTERM
-# Reads the same variables as serve, so it asks where that listens.
+# Reads the same environment variables as serve, so it checks the address that serve listens on.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=30s \
     CMD ["/usr/local/bin/event-piper", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/event-piper"]

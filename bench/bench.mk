@@ -1,12 +1,12 @@
-# The figures: `make bench` for all of them, `make bench-writers` and so on for one.
-# QUICK=1 takes minutes in place of an hour, and wider spreads.
+# Benchmarks: `make bench` measures all figures, `make bench-writers` and so on measure one.
+# QUICK=1 takes minutes instead of an hour, with wider spreads.
 
 BENCH = $(or $(CARGO_TARGET_DIR),target)/release/event-piper-bench
 BENCH_FIGURES = writers append latency fanout idle replay pump storm start ceiling
 
 .PHONY: bench bench-build $(BENCH_FIGURES:%=bench-%)
 
-bench: bench-build ## Every figure of docs/benchmarks.md, beside limits and peers (QUICK=1: short)
+bench: bench-build ## Measure all figures of docs/benchmarks.md, with limits and peers (QUICK=1: short)
 	$(BENCH)
 
 $(BENCH_FIGURES:%=bench-%): bench-%: bench-build

@@ -1,5 +1,5 @@
-/* A disk whose flush takes a while longer, for LD_PRELOAD: PostgreSQL flushes its log with
-   fdatasync (wal_sync_method's default on Linux), its files with fsync. */
+/* An LD_PRELOAD library that makes flushes slower, to imitate a slow disk. PostgreSQL flushes its WAL
+   with fdatasync (the default of wal_sync_method on Linux), and its data files with fsync. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>

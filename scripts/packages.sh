@@ -1,6 +1,6 @@
-# For the other scripts: how this system installs packages. Sourced, not run.
+# Functions for the other scripts that install packages. This file is sourced, not run.
 
-# Runs a command as root, if that is possible without asking anybody.
+# Runs a command as root. sudo may ask for a password only if standard input is a terminal.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
@@ -11,7 +11,7 @@ as_root() {
     fi
 }
 
-# The name of the package manager, or nothing.
+# Prints the name of the package manager, or nothing if there is none.
 manager() {
     for manager in apt-get dnf apk pacman zypper brew; do
         if command -v "$manager" >/dev/null; then
@@ -21,7 +21,7 @@ manager() {
     done
 }
 
-# Installs what the arguments name, with the manager of this system.
+# Installs the given packages with this system's package manager.
 install() {
     case "$(manager)" in
         apt-get)

@@ -1,5 +1,5 @@
-// What people write by hand: LISTEN, and pass every notification on to who it is for.
-// node relay.mjs <port> <database URL>
+// A typical hand-written relay: it listens, and forwards every notification to the consumer's clients.
+// Usage: node relay.mjs <port> <database URL>
 import http from 'node:http';
 import pg from 'pg';
 

@@ -1,9 +1,9 @@
-//! A small aggregator: counts events by subscriber and type, in a file of its own.
+//! A small example aggregator. It counts events by subscriber and type, in an `SQLite` file.
 //!
 //!     aggregator [ADDRESS] [FILE]        127.0.0.1:8080, aggregator.db
 //!
-//! It is what `event-piper pump` feeds, and shows all that an aggregator has to do: say what its
-//! latest event is, and apply each event once, by its id, however often it comes. `GET /` shows
+//! `event-piper pump` feeds it. The example shows everything that an aggregator must do: return its
+//! latest event, and apply each event once, by its id, even if it arrives several times. `GET /` returns
 //! the counts.
 
 mod store;
@@ -28,7 +28,7 @@ use tokio::{net::TcpListener, task::spawn_blocking};
 
 use self::store::{Latest, Store};
 
-/// What it has to know of an event.
+/// The fields of an event that the aggregator uses.
 #[derive(Deserialize)]
 struct Event {
     id: i64,
@@ -37,8 +37,8 @@ struct Event {
     subscriber: Option<String>,
 }
 
-/// More than a pump sends at once.
-const LARGEST_BODY: usize = 64 << 20;
+/// The maximum size of a request body, which is larger than any batch of a pump.
+const MAX_BODY_BYTES: usize = 64 << 20;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -51,50 +51,51 @@ async fn main() -> anyhow::Result<()> {
         .route("/events/latest", get(latest))
         .route("/events/batch", post(batch))
         .route("/events", post(one))
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Arc::new(Mutex::new(store)));
     let listener = TcpListener::bind(&address).await;
     let listener = listener.with_context(|| format!("listening on {address}"))?;
-    // Nobody need read it.
-    let _ = writeln!(io::stdout(), "the aggregator is at http://{}", listener.local_addr()?);
+    // Continue if standard output is closed.
+    let _ = writeln!(io::stdout(), "the aggregator listens on http://{}", listener.local_addr()?);
     Ok(axum::serve(listener, router).await?)
 }
 
 type Shared = State<Arc<Mutex<Store>>>;
 
-/// An answer, or what went wrong, which the pump logs and tries again.
+/// A response, or an error, which the pump logs before it retries.
 type Answer = Result<Response, (StatusCode, String)>;
 
-/// 200 with the latest event; 204 when it is booted and has none; 404 when it wants to be booted.
+/// 200 with the latest event, 204 if the aggregator is bootstrapped and has no event, 404 if it needs a
+/// bootstrap.
 async fn latest(State(store): Shared) -> Answer {
     let json = |body: String| ([(header::CONTENT_TYPE, "application/json")], body);
     Ok(match with(store, |store| store.latest()).await? {
         Latest::Event(body) => json(body).into_response(),
         Latest::None => StatusCode::NO_CONTENT.into_response(),
-        Latest::Unbooted => StatusCode::NOT_FOUND.into_response(),
+        Latest::NotBootstrapped => StatusCode::NOT_FOUND.into_response(),
     })
 }
 
-/// An array of events, all or nothing; an empty one says that these were all.
+/// Applies an array of events atomically. An empty array ends the bootstrap.
 async fn batch(State(store): Shared, Json(events): Json<Vec<Box<RawValue>>>) -> Answer {
     let events = events.iter().map(|event| parse(event)).collect::<Result<Vec<_>, _>>()?;
     with(store, move |store| store.apply(&events, events.is_empty())).await?;
     Ok(StatusCode::CREATED.into_response())
 }
 
-/// One event.
+/// Applies one event.
 async fn one(State(store): Shared, Json(event): Json<Box<RawValue>>) -> Answer {
     let event = parse(&event)?;
     let latest = with(Arc::clone(&store), |store| store.latest()).await?;
-    if matches!(latest, Latest::Unbooted) {
-        // It has lost its file, and the pump does not know it yet: it asks when this fails.
+    if matches!(latest, Latest::NotBootstrapped) {
+        // The file was lost, and the pump does not know yet. After this error, it requests the latest event.
         return Err((StatusCode::SERVICE_UNAVAILABLE, "bootstrap me first".into()));
     }
     with(store, move |store| store.apply(&[event], false)).await?;
     Ok(StatusCode::CREATED.into_response())
 }
 
-/// What all of it is for.
+/// Returns the counts as JSON.
 async fn counts(State(store): Shared) -> Answer {
     Ok(Json(with(store, |store| store.counts()).await?).into_response())
 }
@@ -105,7 +106,7 @@ fn parse(json: &RawValue) -> Result<(Event, String), (StatusCode, String)> {
     Ok((event, json.get().to_owned()))
 }
 
-/// The store waits for the disk, which is nothing for the threads that serve.
+/// Runs `work` on the store in a blocking thread, because the store waits for the disk.
 async fn with<T: Send + 'static>(
     store: Arc<Mutex<Store>>,
     work: impl FnOnce(&mut Store) -> rusqlite::Result<T> + Send + 'static,

@@ -1,5 +1,5 @@
-//! What the aggregator keeps: the events that it has applied, and what it made of them, changed
-//! together or not at all.
+//! The store of the aggregator: the events that it has applied, and the counts, updated in the same
+//! transaction.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
@@ -16,20 +16,20 @@ create table if not exists counts (
 create table if not exists booted (at text not null default current_timestamp);
 ";
 
-/// See the module.
+/// An open database.
 pub(crate) struct Store(Connection);
 
-/// What it has.
+/// The latest event of the store.
 pub(crate) enum Latest {
-    /// This event is the last one.
+    /// The latest event, as JSON.
     Event(String),
-    /// No event, and that is all there were.
+    /// The store is bootstrapped, and has no event.
     None,
-    /// Nothing: it has to be told of history first.
-    Unbooted,
+    /// The store needs a bootstrap.
+    NotBootstrapped,
 }
 
-/// How often something happened.
+/// The number of events of a subscriber and type.
 #[derive(Serialize)]
 pub(crate) struct Count {
     subscriber: String,
@@ -50,11 +50,10 @@ impl Store {
             return Ok(Latest::Event(body));
         }
         let booted = self.0.query_row("select exists (select 1 from booted)", [], |row| row.get(0));
-        Ok(if booted? { Latest::None } else { Latest::Unbooted })
+        Ok(if booted? { Latest::None } else { Latest::NotBootstrapped })
     }
 
-    /// Applies those events that are new. A pump delivers at least once: what comes again is
-    /// known by its id, and passed over.
+    /// Applies the events that are new. A pump delivers at least once, so events with a known id are skipped.
     pub(crate) fn apply(
         &mut self,
         events: &[(Event, String)],

@@ -1,4 +1,4 @@
-//! The aggregator at the end of a real pump, which reads from a real PostgreSQL.
+//! Runs the aggregator with a real pump, which reads from a real PostgreSQL.
 
 use std::{
     env, fs,
@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The program, on the same address and file each time. It ends with the test.
+/// The running program. A restart uses the same address and file. It is killed when it is dropped.
 struct Aggregator {
     child: Child,
     address: String,
@@ -45,7 +45,8 @@ impl Aggregator {
         let mut child = command.arg(address).arg(file).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().rsplit_once('/').expect("it says where it is").1.to_owned();
+        let address =
+            line.trim().rsplit_once('/').expect("the aggregator prints its address").1.to_owned();
         Self { child, address, file: file.to_owned() }
     }
 
@@ -59,7 +60,7 @@ impl Aggregator {
         *self = again;
     }
 
-    /// Waits until it has counted so many events of this type.
+    /// Waits until the aggregator has counted `count` events.
     async fn has(&self, count: i64) {
         let begun = Instant::now();
         loop {
@@ -121,7 +122,7 @@ async fn write(server: &Server, count: i32) {
 }
 
 #[tokio::test]
-async fn every_event_is_counted_once_whatever_happens_to_the_aggregator() {
+async fn each_event_is_counted_once_across_aggregator_failures() {
     let folder = env::temp_dir().join(format!("ep-example-{}", std::process::id()));
     fs::create_dir(&folder).unwrap();
     let data_dir = folder.join("postgres");
@@ -147,12 +148,12 @@ async fn every_event_is_counted_once_whatever_happens_to_the_aggregator() {
 
     write(&server, 1000).await;
     aggregator.has(1000).await;
-    // It dies, and finds what it had.
+    // The aggregator is killed, and restarts with its file.
     aggregator.kill();
     write(&server, 10).await;
     aggregator.restart();
     aggregator.has(1010).await;
-    // It dies, and finds nothing.
+    // The aggregator is killed, and restarts without its file.
     aggregator.kill();
     for name in ["aggregator.db", "aggregator.db-wal", "aggregator.db-shm"] {
         let _ = fs::remove_file(folder.join(name));
