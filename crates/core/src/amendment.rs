@@ -10,7 +10,9 @@
 //! of work for all amendments of an event, and a bound on the size and depth of what comes out. Both are
 //! counted in steps and bytes, not in time, so that what was accepted once is accepted always.
 
+mod error;
 mod json;
+mod limits;
 mod work;
 
 use json_patch::{
@@ -20,12 +22,15 @@ use json_patch::{
 };
 use serde_json::Value;
 
-pub use self::json::canonical;
+pub use self::{
+    error::{Misfit, Unamended},
+    json::canonical,
+};
 use self::{
     json::{is_same, read, unmarked_text, without_marks},
+    limits::{MAX_BYTES, MAX_DEPTH, MAX_OPERATIONS},
     work::{Exhausted, Size, Work},
 };
-use crate::event::EventId;
 
 /// A payload at work.
 #[derive(Clone, Debug)]
@@ -35,57 +40,6 @@ pub struct Draft {
     /// It has no more bytes and values than this.
     size: Size,
 }
-
-/// Why a patch cannot be applied.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Misfit {
-    /// The payload or the patch cannot be worked on.
-    #[error("it cannot be read: {0}")]
-    Unreadable(String),
-    /// It is an array, and no JSON Patch.
-    #[error("it is an array, and no JSON Patch: {0}")]
-    NoPatch(String),
-    /// It has too many operations.
-    #[error("it has {0} operations, and a JSON Patch has at most {MAX_OPERATIONS}")]
-    TooManyOperations(usize),
-    /// All amendments of the event together are too much to apply.
-    #[error("to apply all amendments of the event takes too much work")]
-    TooMuchWork,
-    /// The corrected payload would be too large.
-    #[error(
-        "the corrected payload would be larger than {MAX_BYTES} bytes, or have too many values"
-    )]
-    TooLarge,
-    /// An operation does not fit the payload.
-    #[error("operation {number} ({path:?}): {why}")]
-    Operation {
-        /// Which, counted from 1.
-        number: usize,
-        /// What it points to.
-        path: String,
-        /// Why it does not fit.
-        why: String,
-    },
-}
-
-/// An amendment that cannot be applied.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("amendment {amendment} does not apply: {misfit}")]
-pub struct Unamended {
-    /// Which.
-    pub amendment: EventId,
-    /// Why.
-    pub misfit: Misfit,
-}
-
-/// As deep as values may be nested: what reads JSON here goes no deeper either.
-const MAX_DEPTH: usize = 127;
-/// As many operations as one JSON Patch may have.
-const MAX_OPERATIONS: usize = 10_000;
-/// As many bytes as a payload may have that is corrected, and the payload that comes out.
-const MAX_BYTES: usize = 8 << 20;
-/// As many values: each takes some 60 bytes in memory.
-const MAX_VALUES: usize = 1 << 20;
 
 impl Draft {
     /// Begins with the payload as it was written.
@@ -224,12 +178,6 @@ impl From<Misfit> for Unfit {
     }
 }
 
-impl From<Exhausted> for Misfit {
-    fn from(Exhausted: Exhausted) -> Self {
-        Self::TooMuchWork
-    }
-}
-
 fn goes_no_deeper(depth: usize) -> Result<(), Unfit> {
     if depth <= MAX_DEPTH {
         return Ok(());
@@ -241,7 +189,7 @@ fn goes_no_deeper(depth: usize) -> Result<(), Unfit> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{limits::MAX_VALUES, *};
 
     fn amended(payload: &str, patches: &[&str]) -> Result<String, String> {
         let mut draft = Draft::of(payload).map_err(|misfit| misfit.to_string())?;

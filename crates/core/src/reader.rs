@@ -11,210 +11,30 @@
 mod anchors;
 mod auditor;
 mod hole;
+mod late_reads;
 mod late_rows;
 mod polling;
+mod state;
 mod step;
 mod vigil;
 
-use std::{
-    collections::VecDeque,
-    mem,
-    time::{Duration, Instant},
-};
+use std::{mem, time::Instant};
 
-use self::{
-    anchors::Anchors,
-    auditor::Auditor,
-    late_rows::LateReads,
-    vigil::{Vigil, Wait},
-};
 pub use self::{
-    late_rows::LateRange,
+    late_reads::LateRange,
+    state::Reader,
     step::{Origin, Polled, Publication, Step},
+};
+use self::{
+    state::{At, Look},
+    vigil::{BELL_ON_ITS_WAY, growing_pause},
 };
 use crate::{
     event::{EventId, Logged, Xid},
-    order::{Advance, Hold, Hole, Order, Passed, Position, Start},
+    order::{Advance, Start},
 };
 
-/// See the module.
-#[derive(Debug)]
-pub struct Reader<E> {
-    hold: Hold,
-    /// None until it has started, and when the log was replaced.
-    order: Option<Order>,
-    at: At,
-    /// What was decided, and is to be carried out before anything else is asked.
-    steps: VecDeque<Step<E>>,
-    vigil: Vigil,
-    auditor: Auditor,
-    late_reads: LateReads,
-    anchors: Anchors,
-    /// The log was found to be another one: up to here it is the same.
-    origin: EventId,
-    next_poll: Instant,
-    /// Other readers are connected that this one wakes, when it keeps the bell.
-    others: bool,
-    /// The greatest id that was seen, delivered or not.
-    seen: EventId,
-    /// The same, when the current poll of the log began.
-    seen_before: EventId,
-    /// What the current poll of the log has come to so far.
-    look: Look,
-    woken: Woken,
-    /// When it was last asked what became visible behind a hole.
-    looked_behind_hole: Instant,
-    /// The head before a hole that was given a moment to fill by itself.
-    patient_at: Option<EventId>,
-    /// Rows may be there that nothing stands before, though a hole is waited for: more than one page
-    /// of them, or those of a late transaction that has ended since the tail was read.
-    may_move: bool,
-    /// A transaction that was waited for at a hole has ended since the tail was read. Readers that have
-    /// passed over it have to hear of that, whether or not its rows can go here.
-    awaited_ended: bool,
-}
-
-/// Where the reader is in its work: which answer it needs next.
-#[derive(Debug)]
-enum At {
-    /// It starts: a snapshot, before which nothing will have been read.
-    Snapshot,
-    /// It starts: the newest id.
-    Newest { as_of: String },
-    /// It starts: who writes. Asked after the newest id: a transaction that is not among the
-    /// writers then has no id up to that, or is visible.
-    FirstWriters { as_of: String, head: EventId },
-    /// It starts, once the writers that it found have ended, or the hold has run out.
-    Starting { as_of: String, start: Start },
-    /// It waits before it asks again which of those writers have ended.
-    StartPause { as_of: String, start: Start, pause: Duration },
-    /// A poll of the log begins.
-    Top,
-    /// The safety poll.
-    Poll,
-    /// Whether it may keep the bell.
-    Keep,
-    /// What stands where these ids were passed over.
-    Audit(Vec<Passed>),
-    /// Which of those who may fill the hole have ended.
-    Hole,
-    /// The rows behind the head.
-    Tail,
-    /// It came to a hole; more rows stood behind that page. The newest id.
-    HoleEnd { upto: EventId },
-    /// It came to a hole: who writes.
-    HoleWriters { upto: EventId },
-    /// Which of those writers have ended.
-    NewHole,
-    /// The greatest id that is visible behind the hole by now.
-    BehindHole,
-    /// Who may write up to there.
-    BehindHoleWriters { upto: EventId },
-    /// Which late transactions have ended.
-    Late,
-    /// Some rows of a late transaction that has ended.
-    LateRows(LateRange),
-    /// The poll of the log is over.
-    Rest,
-    /// The safety poll found events; the bell may be about to ring for them.
-    Unannounced,
-    /// Whether it may fall asleep.
-    FallAsleep,
-    /// It waits this long, or for the bell.
-    Pause(Duration),
-    /// It waits for the bell, or the safety poll.
-    Listen,
-}
-
-/// What a poll of the log came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    /// There is more to read.
-    More,
-    /// A hole is waited for.
-    Held,
-    /// All that is visible has been read.
-    Whole,
-}
-
-/// What ended a wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Woken {
-    Bell,
-    Itself,
-    SafetyPoll,
-}
-
 impl<E: Logged> Reader<E> {
-    /// A reader that has not started. It needs to be [connected](Self::connected).
-    #[must_use]
-    pub fn new(hold: Hold, now: Instant) -> Self {
-        Self {
-            hold,
-            order: None,
-            at: At::Snapshot,
-            steps: VecDeque::new(),
-            vigil: Vigil::new(false, now),
-            auditor: Auditor::default(),
-            late_reads: LateReads::default(),
-            anchors: Anchors::default(),
-            origin: EventId::ZERO,
-            next_poll: now,
-            others: true,
-            seen: EventId::ZERO,
-            seen_before: EventId::ZERO,
-            look: Look::Whole,
-            woken: Woken::Itself,
-            looked_behind_hole: now,
-            patient_at: None,
-            may_move: false,
-            awaited_ended: false,
-        }
-    }
-
-    /// A connection was opened that listens; `keeper` says that it keeps the bell. The reader
-    /// goes on where it was.
-    pub fn connected(&mut self, keeper: bool, now: Instant) {
-        // What the reader takes for published has to be published; all else is decided again.
-        let stays = |step: &Step<E>| {
-            matches!(step, Step::Publish(_) | Step::Restart { .. } | Step::Replaced { .. })
-        };
-        self.steps.retain(stays);
-        if let Some(order) = &mut self.order {
-            order.forget_holes();
-        }
-        self.at = if self.order.is_some() { At::Top } else { At::Snapshot };
-        self.vigil = Vigil::new(keeper, now);
-        self.late_reads = LateReads::default();
-        self.next_poll = now;
-        self.others = true;
-        self.seen = self.order.as_ref().map_or(EventId::ZERO, |order| order.position().head);
-        self.woken = Woken::Itself;
-        self.patient_at = None;
-    }
-
-    /// Where the reader is; none until it has started, and while it starts in a log that was
-    /// replaced.
-    #[must_use]
-    pub fn position(&self) -> Option<&Position> {
-        self.order.as_ref().map(Order::position)
-    }
-
-    /// What is waited for: a hole, or the writers that were found at the start.
-    #[must_use]
-    pub fn waits_for(&self) -> Option<&Hole> {
-        match &self.at {
-            At::Starting { start, .. } | At::StartPause { start, .. } => Some(start.hole()),
-            _ => self.order.as_ref()?.hole(),
-        }
-    }
-
-    /// Whether it keeps the bell, and whether it sleeps.
-    #[must_use]
-    pub fn doorbell(&self) -> (bool, bool) {
-        (self.vigil.keeper, self.vigil.is_asleep())
-    }
-
     /// What to do now.
     pub fn next(&mut self, now: Instant) -> Step<E> {
         loop {
@@ -245,7 +65,7 @@ impl<E: Logged> Reader<E> {
             At::Tail => Step::Tail { after: self.order().position().head },
             At::Late => Step::Ended(self.late_reads.open(&self.order().position().late)),
             At::LateRows(range) => Step::Late(range.clone()),
-            At::Unannounced => Step::Pause(polling::BELL_ON_ITS_WAY),
+            At::Unannounced => Step::Pause(BELL_ON_ITS_WAY),
             At::FallAsleep => Step::TrySleep,
             At::Listen => Step::Listen(self.next_poll),
             At::Top | At::Rest => return None,
@@ -353,7 +173,7 @@ impl<E: Logged> Reader<E> {
 
     fn start(&mut self, as_of: String, mut start: Start, open: Vec<Xid>, now: Instant) {
         let Some(order) = start.settle(open, now) else {
-            let pause = polling::growing_pause(now - start.hole().since);
+            let pause = growing_pause(now - start.hole().since);
             self.at = At::StartPause { as_of, start, pause };
             return;
         };
@@ -418,13 +238,5 @@ impl<E: Logged> Reader<E> {
         if self.vigil.keeper && self.others {
             self.steps.push_back(Step::Ring);
         }
-    }
-
-    fn order(&self) -> &Order {
-        self.order.as_ref().expect("it has started")
-    }
-
-    fn order_mut(&mut self) -> &mut Order {
-        self.order.as_mut().expect("it has started")
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::Misfit;
+use super::error::Misfit;
 
 /// What a number begins with while it is worked on, as a character and in JSON.
 const MARK: char = '\0';

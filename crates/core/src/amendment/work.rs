@@ -4,7 +4,7 @@ use std::ops::Add;
 
 use serde_json::Value;
 
-use super::{MAX_BYTES, MAX_VALUES};
+use super::limits::{MAX_BYTES, MAX_VALUES};
 
 /// The work that is left. One step is about a value that is looked at, or four bytes that are read:
 /// some nanoseconds. What may be done for one event takes a fraction of a second.

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{
-    EventId,
+    id::EventId,
     json::Json,
     name::{Kind, StreamName},
     timestamp::Timestamp,

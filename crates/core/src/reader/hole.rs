@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{At, Look, Reader};
+use super::state::{At, Look, Reader};
 use crate::event::{EventId, Logged};
 
 impl<E: Logged> Reader<E> {

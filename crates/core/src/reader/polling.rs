@@ -2,20 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::{At, Look, Origin, Polled, Publication, Reader, Step, Wait, Woken, auditor};
+use super::{
+    auditor,
+    late_reads::LateReads,
+    state::{At, Look, Reader, Woken},
+    step::{Origin, Polled, Publication, Step},
+    vigil::{Wait, growing_pause},
+};
 use crate::{event::Logged, order::Order};
 
 /// The safety poll finds what no bell announced, and proves that the connection lives.
 const SAFETY_POLL: Duration = Duration::from_secs(1);
-
-/// A notification that was sent with a row arrives this soon after the row is visible.
-pub(super) const BELL_ON_ITS_WAY: Duration = Duration::from_millis(50);
-
-/// Whoever waits long for a transaction can wait a little longer: the database is asked less and
-/// less often, and what is waited for comes at most a tenth later.
-pub(super) fn growing_pause(waited: Duration) -> Duration {
-    (waited / 10).clamp(Duration::from_millis(1), Duration::from_millis(100))
-}
 
 impl<E: Logged> Reader<E> {
     /// What the safety poll found.
@@ -33,7 +30,7 @@ impl<E: Logged> Reader<E> {
             self.origin = self.anchors.keep(&polled.found);
             self.steps.push_back(Step::Replaced { head, origin: self.origin });
             self.auditor.forget();
-            self.late_reads = super::LateReads::default();
+            self.late_reads = LateReads::default();
             // On the next connection, too, it starts again: nothing else would tell it then.
             self.order = None;
             self.at = At::Snapshot;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::LateRange;
+use super::late_reads::LateRange;
 use crate::{
     event::{EventId, Logged, Xid},
     order::{Passed, Position},

@@ -2,6 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+/// A notification that was sent with a row arrives this soon after the row is visible.
+pub(super) const BELL_ON_ITS_WAY: Duration = Duration::from_millis(50);
+
+/// Whoever waits long for a transaction can wait a little longer: the database is asked less and
+/// less often, and what is waited for comes at most a tenth later.
+pub(super) fn growing_pause(waited: Duration) -> Duration {
+    (waited / 10).clamp(Duration::from_millis(1), Duration::from_millis(100))
+}
+
 /// What the reader knows of its own wakefulness; it decides how to wait.
 #[derive(Debug)]
 pub(super) struct Vigil {
