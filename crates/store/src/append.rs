@@ -19,12 +19,19 @@ use tokio::{time::timeout, try_join};
 use tokio_postgres::{Client, Row as DatabaseRow, Statement};
 use uuid::Uuid;
 
-pub use self::{failure::Failure, neighbours::Constraint, row::Row};
+pub use self::{
+    failure::Failure,
+    neighbours::Constraint,
+    row::{Row, Written},
+};
 use self::{neighbours::Neighbours, values::Values};
-use super::{server::Server, session::Purpose};
-use crate::event::{
-    EventId,
-    draft::{Draft, Expected, Place},
+use crate::{
+    event::{
+        EventId,
+        draft::{Draft, Expected, Place},
+    },
+    server::Server,
+    session::Purpose,
 };
 
 /// A connection that writes.
@@ -36,15 +43,6 @@ pub struct Appender {
     placed: Statement,
     find: Statement,
     neighbours: Neighbours,
-}
-
-/// An event that was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// Its place in the log.
-    pub id: EventId,
-    /// Its place in its stream.
-    pub version: Option<i64>,
 }
 
 /// How events are written that go together.

@@ -25,7 +25,7 @@ const PASSED_ON: [&str; 18] = [
     "channel_binding",
     "load_balance_hosts",
 ];
-/// What [`super::tls`] reads.
+/// What [`crate::tls`] reads.
 const TAKEN_OUT: [&str; 2] = ["sslmode", "sslrootcert"];
 /// What libpq knows, and we do not: safe to name in an error.
 const KNOWN_ELSEWHERE: [&str; 14] = [

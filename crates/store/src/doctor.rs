@@ -1,5 +1,6 @@
 //! Examines a database: will every event arrive, and if not, what mends it?
 
+mod finding;
 mod log;
 mod rights;
 mod session;
@@ -7,53 +8,14 @@ mod system;
 
 use tokio_postgres::Client;
 
-use super::{
+use self::finding::Examined;
+pub use self::finding::{Finding, Severity};
+use crate::{
     error::Chain,
     server::Server,
     session::{Purpose, settle},
     shape::{self, NoLog},
 };
-
-/// What one examination found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// What was examined.
-    pub subject: &'static str,
-    /// What is the case.
-    pub found: String,
-    /// What to do about it; empty when all is well.
-    pub mend: String,
-}
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// All is well.
-    Ok,
-    /// Events arrive, but something will hurt.
-    Warning,
-    /// Events get lost, or do not arrive.
-    Fatal,
-}
-
-impl Finding {
-    fn ok(subject: &'static str, found: impl Into<String>) -> Self {
-        Self { severity: Severity::Ok, subject, found: found.into(), mend: String::new() }
-    }
-
-    fn warning(subject: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, subject, found: found.into(), mend: mend.into() }
-    }
-
-    fn fatal(subject: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { severity: Severity::Fatal, subject, found: found.into(), mend: mend.into() }
-    }
-}
-
-/// An examination can fail by itself; that is a finding, too.
-type Examined = Result<Finding, tokio_postgres::Error>;
 
 /// Examines everything that delivery rests on, with the rights that the gateway has. Changes
 /// nothing. Never fails: a database that cannot be reached is a finding.

@@ -11,7 +11,7 @@
 
 use tokio_postgres::Client;
 
-use super::session::{self, Purpose};
+use crate::session::{self, Purpose};
 
 /// SQL for the first integer of the log's locks, as its writers take them. It is looked up each time: a
 /// reader that looked at other locks than writers take would pass over rows.

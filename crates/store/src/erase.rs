@@ -7,14 +7,14 @@
 
 use tokio_postgres::{Client, types::ToSql};
 
-use super::{
+use crate::event::EventId;
+use crate::{
     event_log,
     server::Server,
     session::Purpose,
     shape::{self, NoLog},
     upkeep::{self, PAGE, Step},
 };
-use crate::event::EventId;
 
 /// Whose events are erased.
 #[derive(Clone, Debug, PartialEq, Eq)]

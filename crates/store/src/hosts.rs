@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Config, config::Host};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
-use super::{error::Chain, server::Connection};
+use crate::{error::Chain, server::Connection};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 

@@ -6,7 +6,7 @@ use deadpool_postgres::{Object, Pool, PoolError};
 use tokio::time::timeout;
 use tokio_postgres::{GenericClient, Row};
 
-use super::server::Server;
+use crate::server::Server;
 
 /// A key as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_postgres::{AsyncMessage, Client};
 use tracing::debug;
 
-use super::{
+use crate::{
     doorbell::{CHANNEL, LOCKS, READER},
     server::Server,
     session::{self, Purpose},

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, GenericClient, error::SqlState};
 
-use super::{
+use crate::{
     restored::{self, Restored},
     server::Server,
     session::{self, Purpose},

@@ -15,14 +15,14 @@ use std::{
 use tokio::time::sleep;
 use tokio_postgres::{Client, types::ToSql};
 
-use super::{
+use crate::event::EventId;
+use crate::{
     doorbell::{LOCKS, PRUNE, PRUNE_OID},
     server::Server,
     session::Purpose,
     shape::{self, NoLog},
     upkeep::{self, PAGE, Step},
 };
-use crate::event::EventId;
 
 /// What shall go: an event that is old enough, and of its stream not one of the newest.
 #[derive(Clone, Debug)]

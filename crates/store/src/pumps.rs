@@ -5,13 +5,13 @@ use std::fmt::{self, Display, Formatter};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Row, types::ToSql};
 
-use super::{
+use crate::{cursor::Cursor, event::EventId};
+use crate::{
     doorbell::LOCKS,
     event_log,
     server::Server,
     session::{self, Purpose},
 };
-use crate::{cursor::Cursor, event::EventId};
 
 const ENROL: &str = "insert into event_piper_pumps (name) values ($1) on conflict do nothing";
 const NUMBER: &str = "select pump.number from event_piper_pumps pump where pump.name = $1";

@@ -7,8 +7,8 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use super::{error::Chain, server::Server};
 use crate::backoff::Policy;
+use crate::{error::Chain, server::Server};
 
 /// Between attempts.
 const PAUSES: Policy = Policy::new(Duration::from_millis(100), Duration::from_secs(5));

@@ -18,7 +18,7 @@ macro_rules! of_another_cluster {
 
 use tokio_postgres::{Client, error::SqlState};
 
-use super::session::{self, Purpose};
+use crate::session::{self, Purpose};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 

@@ -17,7 +17,7 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{
+use crate::{
     connection_string::ConnectionString,
     hosts,
     session::{self, Purpose},

@@ -3,8 +3,19 @@
 use tokio_postgres::Row as DatabaseRow;
 use uuid::Uuid;
 
-use super::Written;
-use crate::event::draft::{Draft, Expected, Place};
+use crate::event::{
+    EventId,
+    draft::{Draft, Expected, Place},
+};
+
+/// An event that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Its place in the log.
+    pub id: EventId,
+    /// Its place in its stream.
+    pub version: Option<i64>,
+}
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

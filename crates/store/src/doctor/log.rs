@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::{Examined, Finding};
+use super::finding::{Examined, Finding};
 use crate::{migrate::doorbell_body, restored, shape::NoLog};
 
 /// `pg_trigger.tgtype` of BEFORE INSERT FOR EACH STATEMENT.

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::{Examined, Finding};
+use super::finding::{Examined, Finding};
 use crate::{doorbell::LOCKS, migrate::SHARES_ITS_LOCKS};
 
 /// Functions of the log's schema that run with their owner's rights and that others can turn against the

@@ -5,7 +5,7 @@ use std::{future::poll_fn, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 
-use super::{Examined, Finding};
+use super::finding::{Examined, Finding};
 use crate::server::{Connection, Server};
 
 /// A notification takes about a millisecond; a server this slow is a finding in itself.

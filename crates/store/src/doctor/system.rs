@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::{Examined, Finding};
+use super::finding::{Examined, Finding};
 use crate::{
     error::Chain,
     migrate::{MigrateError, OLDEST_SERVER, Status, check},

@@ -1,6 +1,6 @@
 //! How many rows to ask for, so that the server does not send what would be let go of.
 
-use super::{Page, PageSize};
+use super::rows::{Page, PageSize};
 
 /// Pages of rows, of which nobody knows how large they are: it asks for few at first, for more while
 /// all of them fit, and for as many as fit once some did not.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
-use super::{Result, values::Json};
+use super::values::Json;
 use crate::{
     consumer::ConsumerId,
     event::{EventId, Logged, Xid},
@@ -130,7 +130,7 @@ pub(crate) async fn rows(
     statement: &Statement,
     values: &[&(dyn ToSql + Sync)],
     bytes: i64,
-) -> Result<Vec<Row>> {
+) -> Result<Vec<Row>, tokio_postgres::Error> {
     let arriving = client.query_raw(statement, values.iter().copied()).await?;
     let mut arriving = std::pin::pin!(arriving);
     let (mut rows, mut room) = (Vec::new(), usize::try_from(bytes).unwrap_or(usize::MAX));

@@ -1,5 +1,7 @@
 //! The texts of the queries on the log.
 
+use super::columns::{delivered, delivered_small, measured};
+
 /// Who a backend is, as far as everybody may know.
 pub(super) const BACKENDS: &str = "
 select format('%s (%s, %s)', pid, coalesce(nullif(application_name, ''), 'no application_name'),

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use super::columns::whole;
 use crate::event_log::{DRAWN, delivered, delivered_small, measured};
 
 /// Rows of these consumers in id order: for each the next ones by its own index, then the

@@ -5,7 +5,10 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::{History, HistoryError};
+use super::{
+    columns::whole,
+    queries::{History, HistoryError},
+};
 use crate::{
     cursor::Mark,
     event::{EventId, Xid, name::StreamName},
