@@ -150,7 +150,7 @@ async fn a_refusal_is_shown_in_the_gateways_words() {
     browser.goto(&format!("http://{}/?consumer=toto&from=yesterday", app.address)).await;
     browser.until(STATE, json!("failed")).await;
     let problem = browser.eval("return document.querySelector('#problem').textContent").await;
-    assert!(problem.as_str().unwrap().contains("\"yesterday\" is no cursor"), "{problem}");
+    assert!(problem.as_str().unwrap().contains("\"yesterday\" is not a cursor"), "{problem}");
     app.stop().await;
 }
 

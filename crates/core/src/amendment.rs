@@ -1,14 +1,14 @@
-//! What an event says once it is corrected.
+//! Applies amendments to the payload of an event.
 //!
-//! An amendment's payload is the patch: an array is a JSON Patch (RFC 6902), anything else a
-//! merge patch (RFC 7396). Amendments apply in the order of their ids, all of them or none.
+//! The payload of an amendment is the patch: an array is a JSON Patch (RFC 6902), anything else a merge patch
+//! (RFC 7396). Amendments apply in the order of their ids, all of them or none.
 //!
-//! Numbers keep every digit: while a payload is worked on, each stands as a text that begins
-//! with a NUL, which no text in PostgreSQL's `jsonb` does.
+//! Numbers keep every digit. While a payload is patched, each number is a string that begins with a NUL,
+//! which no string in PostgreSQL's `jsonb` does.
 //!
-//! Writers choose payload and patches, and readers make the gateway apply them. So there is one budget
-//! of work for all amendments of an event, and a bound on the size and depth of what comes out. Both are
-//! counted in steps and bytes, not in time, so that what was accepted once is accepted always.
+//! Writers choose payloads and patches, and readers make the gateway apply them. So all amendments of an
+//! event share one budget of work, and the size and depth of the result are limited. Both are counted in
+//! steps and bytes, not in time, so that what was accepted once is always accepted.
 
 mod error;
 mod json;
@@ -32,12 +32,12 @@ use self::{
     work::{Exhausted, Size, Work},
 };
 
-/// A payload at work.
+/// A payload that is being patched.
 #[derive(Clone, Debug)]
 pub struct Draft {
     value: Value,
     work: Work,
-    /// It has no more bytes and values than this.
+    /// An upper bound of the payload's size.
     size: Size,
 }
 
@@ -53,7 +53,11 @@ impl Draft {
         Ok(Self { value: read(payload)?, work, size })
     }
 
-    /// Applies one patch. After an error the draft is of no use.
+    /// Applies one patch.
+    ///
+    /// # Errors
+    ///
+    /// After an error the payload is partly patched, and of no further use.
     pub fn apply(&mut self, patch: &str) -> Result<(), Misfit> {
         self.work.read(patch)?;
         self.grow(Size::of_text(patch))?;
@@ -74,7 +78,7 @@ impl Draft {
         Ok(())
     }
 
-    /// The payload as corrected, as compact JSON.
+    /// The patched payload, as compact JSON.
     pub fn finish(self) -> Result<String, Misfit> {
         let payload = without_marks(&self.value.to_string());
         if payload.len() > MAX_BYTES { Err(Misfit::TooLarge) } else { Ok(payload) }
@@ -91,7 +95,7 @@ impl Draft {
                 self.work.step(it.from.len())?;
                 self.shift(&it.from)?;
                 self.shift(&it.path)?;
-                // What goes no deeper need not be measured.
+                // A value that goes no deeper need not be measured.
                 if it.path.count() > it.from.count() {
                     self.measure(&it.from, &it.path)?;
                 }
@@ -107,14 +111,15 @@ impl Draft {
         patch_unsafe(&mut self.value, once).map_err(|error| Unfit::Why(error.kind.to_string()))
     }
 
-    /// A value of the patch goes there.
+    /// Checks an operation that puts a value of the patch at this path.
     fn put(&mut self, path: &PointerBuf, value: &Value) -> Result<(), Unfit> {
         self.shift(path)?;
         let (_, depth) = self.work.measure(value)?;
         goes_no_deeper(path.count() + depth)
     }
 
-    /// A value of the payload goes to another place. Where there is none, nothing goes.
+    /// Checks an operation that puts a value of the payload at another path. Returns the size of the value;
+    /// zero where there is none.
     fn measure(&mut self, from: &PointerBuf, path: &PointerBuf) -> Result<Size, Unfit> {
         let Ok(value) = from.resolve(&self.value) else { return Ok(Size::default()) };
         let (size, depth) = self.work.measure(value)?;
@@ -122,14 +127,14 @@ impl Draft {
         Ok(size)
     }
 
-    /// Where an array gains or loses an element, those behind it move.
+    /// Counts the elements behind the one that an array gains or loses, since they move.
     fn shift(&mut self, path: &PointerBuf) -> Result<(), Exhausted> {
         let parent = path.split_back().and_then(|(parent, _)| parent.resolve(&self.value).ok());
         self.work.step(parent.and_then(Value::as_array).map_or(0, Vec::len))
     }
 
-    /// The payload may have grown by so much. It is measured only when that may matter; meanwhile it
-    /// takes no more than twice the room.
+    /// Records that the payload may have grown by this size. The payload is measured only when that may
+    /// matter; until then it takes at most twice the allowed size.
     fn grow(&mut self, by: Size) -> Result<(), Misfit> {
         self.size = self.size + by;
         if self.size.exceeds(2) {
@@ -141,17 +146,17 @@ impl Draft {
         Ok(())
     }
 
-    /// As the standard says, numbers are the same when they are of the same value.
+    /// Compares numbers by their value, as the standard demands.
     fn test(&self, path: &Pointer, expected: &Value) -> Result<(), Unfit> {
         match path.resolve(&self.value) {
             Ok(found) if is_same(found, expected) => Ok(()),
-            Ok(_) => Err(Unfit::Why("the value is another one".into())),
+            Ok(_) => Err(Unfit::Why("the value is different".into())),
             Err(_) => Err(Unfit::Why("there is no such value".into())),
         }
     }
 }
 
-/// Why an operation does not fit.
+/// An error of one operation.
 enum Unfit {
     Why(String),
     Misfit(Misfit),
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_merge_patch_standard() {
+    fn applies_the_example_of_the_merge_patch_standard() {
         let payload = r#"{"title": "Goodbye!", "author": {"givenName": "John", "familyName": "Doe"},
             "tags": ["example", "sample"], "content": "This will be unchanged"}"#;
         let patch = r#"{"title": "Hello!", "phoneNumber": "+01-123-456-7890",
@@ -212,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_patch_does_all_that_its_standard_has() {
+    fn applies_all_operations_of_a_json_patch() {
         let payload = r#"{"a": {"b": [1, 2]}, "c": "x"}"#;
         let patch = r#"[{"op": "test", "path": "/a/b/1", "value": 2.0},
             {"op": "add", "path": "/a/b/-", "value": 3}, {"op": "remove", "path": "/c"},
@@ -226,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_makes_nothing_deeper_than_can_be_read() {
+    fn a_patch_cannot_exceed_the_depth_limit() {
         let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
         let path = "/0".repeat(63);
         let add =
@@ -236,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn no_digit_is_lost() {
+    fn numbers_keep_every_digit() {
         let payload = r#"{"n": 12345678901234567890.10, "m": [-0.50, 1e400], "s": "1.50 -7 e"}"#;
         let patch = r#"{"k": 3.000000000000000000000001}"#;
         let expected = r#"{"k":3.000000000000000000000001,"m":[-0.50,1e400],"n":12345678901234567890.10,"s":"1.50 -7 e"}"#;
@@ -244,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_tested_by_their_value() {
+    fn tests_numbers_by_their_value() {
         let test = |value| format!(r#"[{{"op": "test", "path": "/n", "value": {value}}}]"#);
         for (written, tested, fits) in [
             ("1", "1.0", true),
@@ -270,16 +275,16 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_says_why() {
+    fn errors_say_which_operation_fails_and_why() {
         for (patch, why) in [
             (r#"[{"op": "remove", "path": "/b"}]"#, "operation 1 (\"/b\")"),
             (
                 r#"[{"op": "add", "path": "/b", "value": 1}, {"op": "test", "path": "/a", "value": 2}]"#,
-                "operation 2 (\"/a\"): the value is another one",
+                "operation 2 (\"/a\"): the value is different",
             ),
             (r#"[{"op": "test", "path": "/x", "value": 2}]"#, "there is no such value"),
-            (r#"[{"op": "dance", "path": "/a"}]"#, "no JSON Patch"),
-            ("[1]", "no JSON Patch"),
+            (r#"[{"op": "dance", "path": "/a"}]"#, "not a JSON Patch"),
+            ("[1]", "not a JSON Patch"),
             (r#"{"a": "\u0000b"}"#, "begins with U+0000"),
             ("{", "cannot be read"),
         ] {
@@ -290,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_of_copies_and_towers_end_somewhere() {
+    fn limits_copies_of_copies_and_nesting() {
         let double = r#"[{"op": "copy", "from": "", "path": "/b"}, {"op": "copy", "from": "", "path": "/c"}]"#;
         let error = amended(r#"{"a": 1}"#, &[double; 200]).unwrap_err();
         assert!(error.contains("would be"), "{error}");
@@ -302,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_the_same_has_one_canonical_text() {
+    fn equal_values_have_one_canonical_text() {
         for (one, other, same) in [
             (r#"{"a": 1, "b": [1.0, "1"]}"#, r#"{"b":[1e0,"1"],"a":1.00}"#, true),
             ("-0", "0.0", true),
@@ -315,7 +320,7 @@ mod tests {
         }
     }
 
-    /// Two values that change places again and again, one of them deeper than the other.
+    /// Moves a large value to a deeper place and back, again and again.
     #[test]
     fn all_operations_share_one_budget() {
         let large = vec!["1"; 100_000].join(",");
@@ -328,25 +333,28 @@ mod tests {
         assert!(error.contains("too much work"), "{error}");
         let one = patch(10);
         let error = amended(&payload, &[&*one; 400]).unwrap_err();
-        assert!(error.contains("too much work"), "the patches share it: {error}");
+        assert!(error.contains("too much work"), "all patches share the budget: {error}");
         let shift = r#"{"op": "move", "from": "/a/0", "path": "/a/-"}"#;
         let shifts = format!("[{}]", vec![shift; 9000].join(","));
         let error = amended(&payload, &[&shifts]).unwrap_err();
-        assert!(error.contains("too much work"), "elements that move cost, too: {error}");
+        assert!(error.contains("too much work"), "moved elements count, too: {error}");
         let tests = vec![r#"{"op": "remove", "path": "/a/0"}"#; 10_001].join(",");
         let error = amended(&payload, &[&format!("[{tests}]")]).unwrap_err();
         assert!(error.contains("10001 operations"), "{error}");
     }
 
     #[test]
-    fn what_comes_out_is_no_larger_than_what_goes_in_may_be() {
+    fn limits_the_size_of_the_patched_payload() {
         let long = "x".repeat(1 << 20);
         let patches: Vec<String> = (0..9).map(|n| format!(r#"{{"{n}": "{long}"}}"#)).collect();
         let patches: Vec<&str> = patches.iter().map(String::as_str).collect();
         assert!(amended("{}", &patches[..7]).is_ok());
         assert_eq!(amended("{}", &patches), Err(Misfit::TooLarge.to_string()));
         let same: Vec<&str> = vec![patches[0]; 30];
-        assert!(amended("{}", &same).is_ok(), "it is about what is left, not what was sent");
+        assert!(
+            amended("{}", &same).is_ok(),
+            "the size of the result counts, not that of the patches"
+        );
         assert!(amended(&format!("[{}1]", "1,".repeat(MAX_VALUES)), &["1"]).is_err());
         let copy = r#"[{"op": "copy", "from": "/a", "path": "/b"}]"#;
         let copies: Vec<String> = (0..40).map(|n| copy.replace("/b", &format!("/{n}"))).collect();
@@ -357,14 +365,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_nothing_amends_is_what_it_was(text in "\\PC*", number in any::<f64>(), deep in 0..9) {
+        fn an_unpatched_payload_is_unchanged(text in "\\PC*", number in any::<f64>(), deep in 0..9) {
             let value = serde_json::json!({ text.as_str(): [text, number, deep, { "x": null }] });
             let written = value.to_string();
             prop_assert_eq!(Draft::of(&written).unwrap().finish(), Ok(written));
         }
 
         #[test]
-        fn no_text_makes_it_panic(payload in "[\\[\\]{}\",:0-9eE.+\\\\u-]{0,30}", patch in "\\PC{0,30}") {
+        fn does_not_panic_on_any_text(payload in "[\\[\\]{}\",:0-9eE.+\\\\u-]{0,30}", patch in "\\PC{0,30}") {
             if let Ok(mut draft) = Draft::of(&payload) {
                 let _ = draft.apply(&patch);
             }

@@ -1,22 +1,22 @@
-//! Who events are for.
+//! Consumers: who events are for.
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use crate::event::name::{self, InvalidName};
 
-/// The name of a consumer: not empty, at most [`ConsumerId::MAX_BYTES`], one line.
+/// The name of a consumer: one line, not blank, at most [`ConsumerId::MAX_BYTES`].
 /// Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsumerId(Arc<str>);
 
-/// Why a text is no consumer's name.
+/// A text is not a valid name of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the consumer's name {0}")]
 pub struct InvalidConsumer(pub InvalidName);
 
 impl ConsumerId {
-    /// The longest name, in bytes of UTF-8.
-    pub const MAX_BYTES: usize = name::MOST_BYTES;
+    /// The greatest length of a name, in bytes of UTF-8.
+    pub const MAX_BYTES: usize = name::MAX_NAME_BYTES;
 
     /// The name.
     #[must_use]
@@ -24,8 +24,8 @@ impl ConsumerId {
         &self.0
     }
 
-    /// The name of a row that is in the table already. Rows of the predecessor may bear
-    /// names that would not be accepted today; they match nobody, and harm nobody.
+    /// The name in a row that is in the table already. Rows of the predecessor may have
+    /// names that are not valid today. They match no subscription, and do no harm.
     #[must_use]
     pub fn logged(name: &str) -> Self {
         Self(name.into())
@@ -35,10 +35,10 @@ impl ConsumerId {
 impl FromStr for ConsumerId {
     type Err = InvalidConsumer;
 
-    /// Nothing but white space is nothing.
+    /// White space alone counts as empty.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let said = if name.trim().is_empty() { "" } else { name };
-        name::check(said).map(|()| Self(said.into())).map_err(InvalidConsumer)
+        let name = if name.trim().is_empty() { "" } else { name };
+        name::check(name).map(|()| Self(name.into())).map_err(InvalidConsumer)
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_line_that_says_something() {
+    fn a_name_is_one_line_and_not_blank() {
         assert_eq!("toto".parse::<ConsumerId>().unwrap().as_str(), "toto");
         assert!("Żółć 日本 👋".parse::<ConsumerId>().is_ok());
         let refused = |name: &str| name.parse::<ConsumerId>().unwrap_err().0;

@@ -1,10 +1,9 @@
-//! How far a client has got: what the `id:` of a frame says, and what a client sends back
-//! as `Last-Event-ID`.
+//! Cursors: how far a client has got. A cursor is the `id:` of a frame, and what a client sends back as
+//! `Last-Event-ID`.
 //!
-//! On the wire a cursor is a plain row id nearly always: `1057`. While a transaction is
-//! late it also says how far the client has got in that: `1057~81342:1031`. The `id:` of a
-//! late transaction's event names that event first: `1050@1060~81342:1050`. Clients treat
-//! all of it as opaque.
+//! On the wire a cursor is nearly always a plain row id: `1057`. While a transaction is late, the cursor also
+//! says how far the client has got in that transaction: `1057~81342:1031`. The `id:` of a late transaction's
+//! event names that event first: `1050@1060~81342:1050`. Clients treat a cursor as opaque.
 
 use std::{fmt, str::FromStr};
 
@@ -13,8 +12,8 @@ use crate::{
     order::{Late, LateTransaction, Position},
 };
 
-/// Everything up to `head` was delivered, except events of a marked transaction with an id
-/// above its mark.
+/// Says which events were delivered: everything up to `head`, except events of a marked transaction with an
+/// id above its mark.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     head: EventId,
@@ -24,15 +23,14 @@ pub struct Cursor {
 /// How far the client has got in one late transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// The transaction.
+    /// The transaction's id.
     pub xid: Xid,
-    /// Its events up to this id were delivered.
+    /// The events of the transaction up to this id were delivered.
     pub upto: EventId,
 }
 
 impl Cursor {
-    /// Where a client starts that has no cursor: after all that was delivered by now, before
-    /// all that is late.
+    /// The cursor of a client that starts now: behind all that was delivered, before all that is late.
     #[must_use]
     pub fn now(position: &Position) -> Self {
         let late = position.late.as_slice().iter();
@@ -40,19 +38,19 @@ impl Cursor {
         Self { head: position.head, marks }
     }
 
-    /// Where a client is that has everything up to this id, and nothing else.
+    /// The cursor of a client that has everything up to this id, and nothing else.
     #[must_use]
     pub fn behind(head: EventId) -> Self {
         Self { head, marks: Vec::new() }
     }
 
-    /// Everything up to here was delivered, save by marked transactions.
+    /// Everything up to this id was delivered, except events of marked transactions.
     #[must_use]
     pub fn head(&self) -> EventId {
         self.head
     }
 
-    /// Everything up to here was delivered, without exception.
+    /// Everything up to this id was delivered, without exception.
     #[must_use]
     pub fn settled(&self) -> EventId {
         let marks = self.marks.iter().map(|mark| mark.upto);
@@ -65,31 +63,31 @@ impl Cursor {
         &self.marks
     }
 
-    /// Whether the client still has to get this event.
+    /// Whether this event is still owed to the client.
     #[must_use]
     pub fn admits(&self, event: &impl Logged) -> bool {
         event.id() > self.head || self.mark(event.xid()).is_some_and(|upto| event.id() > upto)
     }
 
-    /// Moves over an event that was admitted; `late` is what was late as of that event.
+    /// Moves past an event that was admitted. `late` are the transactions that were late at that event.
     pub fn advance(&mut self, event: &impl Logged, late: &Late) {
         if event.id() > self.head {
             self.advance_to(event.id(), late);
         }
-        // What a late transaction wrote comes in the order of its ids, at or above the head too.
+        // Events of a late transaction come in the order of their ids, also at or above the head.
         if let Ok(at) = self.find(event.xid()) {
             self.marks[at].upto = event.id();
         }
     }
 
-    /// Moves up to where the reader is, when the client has been given all until there.
+    /// Moves up to the reader's position, once the client has got everything up to there.
     pub fn catch_up(&mut self, position: &Position) {
         if position.head > self.head {
             self.advance_to(position.head, &position.late);
         }
     }
 
-    /// Takes back what was delivered above this id: the log is another one there.
+    /// Moves back to this id, because the log is another one above it.
     pub fn go_back(&mut self, upto: EventId) {
         self.head = self.head.min(upto);
         for mark in &mut self.marks {
@@ -97,13 +95,12 @@ impl Cursor {
         }
     }
 
-    /// A transaction that is late from here on is marked with the *old* head: the client
-    /// has none of its events above that. What it wrote before `since` came, or comes, as
-    /// everybody's events do.
+    /// Marks each transaction that is late from here on with the *old* head: the client has none of its
+    /// events above that. Events that the transaction wrote before `since` are delivered in the usual order.
     fn advance_to(&mut self, head: EventId, late: &Late) {
         if !(late.is_empty() && self.marks.is_empty()) {
             let mark = |late: &LateTransaction| {
-                // Above the head it has nothing, whatever another instance had delivered by then.
+                // The client has no events above its head, whatever another instance had delivered by then.
                 let upto = self.mark(late.xid).unwrap_or(self.head).min(self.head);
                 Mark { xid: late.xid, upto: upto.max(late.since) }
             };
@@ -118,7 +115,7 @@ impl Cursor {
         self.marks.is_empty() && self.head == id
     }
 
-    /// The cursor as the `id:` of the event that it has just moved over.
+    /// The cursor as the `id:` of the event that it has just moved past.
     #[must_use]
     pub fn at(&self, id: EventId) -> impl fmt::Display {
         fmt::from_fn(move |f| {
@@ -145,11 +142,13 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// Why a text is no cursor.
+/// A text is not a cursor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is no cursor: send back an `id:` that this server sent, or 0 for the beginning")]
+#[error(
+    "{given:?} is not a cursor: send back an `id:` that this server sent, or 0 for the beginning"
+)]
 pub struct InvalidCursor {
-    /// What was given, cut to a length that is safe to show.
+    /// The text, cut to 80 characters.
     pub given: String,
 }
 
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_on_the_wire() {
+    fn cursors_have_these_forms_on_the_wire() {
         let mut cursor: Cursor = "1040".parse().unwrap();
         cursor.advance(&Row(1057, 7), &Late::default());
         assert_eq!(cursor.at(EventId::new(1057)).to_string(), "1057");
@@ -206,7 +205,7 @@ mod tests {
         let mut cursor: Cursor = "1031".parse().unwrap();
         cursor.advance(&Row(1060, 7), &late(&[81342]));
         assert_eq!(cursor.at(EventId::new(1060)).to_string(), "1060~81342:1031");
-        assert!(cursor.admits(&Row(1050, 81342)), "the late transaction's event is owed");
+        assert!(cursor.admits(&Row(1050, 81342)), "the late transaction's event is still owed");
         assert!(!cursor.admits(&Row(1050, 7)), "everything else up to the head was delivered");
 
         cursor.advance(&Row(1050, 81342), &Late::default());
@@ -214,19 +213,22 @@ mod tests {
         assert!(!cursor.admits(&Row(1050, 81342)), "once");
     }
 
-    /// One instance may deliver a late transaction's events from another id on than another one.
+    /// Instances may begin to deliver a late transaction's events at different ids.
     #[test]
-    fn a_mark_that_another_instance_set_above_the_head_withholds_nothing() {
+    fn a_mark_of_another_instance_above_the_head_withholds_nothing() {
         let since = EventId::new(30);
         let late: Late = [LateTransaction { xid: Xid::new(7), since }].into_iter().collect();
         let mut cursor: Cursor = "10~7:50".parse().unwrap();
         cursor.advance(&Row(60, 8), &late);
         assert_eq!(cursor.to_string(), "60~7:30");
-        assert!(cursor.admits(&Row(40, 7)), "it is late here, and comes when it ends");
+        assert!(
+            cursor.admits(&Row(40, 7)),
+            "the transaction is late here, and its events come when it ends"
+        );
     }
 
     #[test]
-    fn what_is_no_cursor_is_refused() {
+    fn rejects_what_is_not_a_cursor() {
         for wrong in [
             "",
             "x",
@@ -246,9 +248,9 @@ mod tests {
             "1~2:3:4",
             "١",
         ] {
-            assert!(wrong.parse::<Cursor>().is_err(), "{wrong:?} was taken");
+            assert!(wrong.parse::<Cursor>().is_err(), "{wrong:?} was accepted");
         }
-        assert_eq!("9~5:1~3:2".parse(), "9~3:2~5:1".parse::<Cursor>(), "in whatever order");
+        assert_eq!("9~5:1~3:2".parse(), "9~3:2~5:1".parse::<Cursor>(), "in any order");
         let marked =
             |most: usize| (0..most).fold(String::from("9"), |text, xid| format!("{text}~{xid}:1"));
         assert!(marked(Late::MOST_AT_START).parse::<Cursor>().is_ok());
@@ -277,7 +279,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_parser_panic(text in "[0-9~:@+ -]{0,40}|\\PC{0,20}") {
+        fn does_not_panic_on_any_text(text in "[0-9~:@+ -]{0,40}|\\PC{0,20}") {
             let _ = text.parse::<Cursor>();
         }
     }

@@ -1,4 +1,4 @@
-//! What an event is: the words every other module speaks.
+//! Events and what they consist of.
 
 pub mod draft;
 mod id;

@@ -1,11 +1,11 @@
-//! What EventPiper decides: which events are owed to whom, and in what order.
+//! The decisions of EventPiper: which events each client gets, and in what order.
 //!
-//! Everything here is a function of its arguments. There is no I/O, no clock and no SQL, so that the random
-//! schedules of the tests drive the very types that follow a PostgreSQL log.
+//! Everything here is a function of its arguments. There is no I/O, no clock and no SQL, so the random
+//! schedules of the tests drive the same types that follow a PostgreSQL log.
 //!
-//! In reading order: [`event`] and [`consumer`] are the words; [`order`] says when a row may be delivered,
-//! [`cursor`] what a client still has to get, [`reader`] what a reader of the log does next; [`amendment`] applies
-//! corrections, and [`sse`] parses and writes the wire format.
+//! In reading order: [`event`] and [`consumer`] define the terms; [`order`] decides when a row may be
+//! delivered, [`cursor`] what a client still has to get, and [`reader`] what a reader of the log does next;
+//! [`amendment`] applies corrections, and [`sse`] parses the wire format.
 
 pub mod amendment;
 pub mod consumer;

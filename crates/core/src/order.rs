@@ -1,15 +1,16 @@
-//! What follows what: which rows of the log may be delivered now, and in what order.
+//! Decides which rows of the log may be delivered now, and in what order.
 //!
-//! A sequence hands out ids before COMMIT, so an id that is missing may be a rollback's, or
-//! belong to a transaction that is still open. [`Order`] delivers while ids are contiguous;
-//! at a hole it asks who may still fill it, waits for those at most the [`Hold`], and passes
-//! over what is still open then: that transaction is [`Late`], and its events follow when it
-//! ends. It is told what was read, when, and which transactions are open; it never asks.
+//! A sequence hands out ids before COMMIT. So a missing id may be a rollback's, or may belong to a
+//! transaction that is still open. [`Order`] delivers rows while ids are contiguous. At a hole it asks which
+//! transactions may still fill it, and waits for them at most as long as the [`Hold`]. A transaction that is
+//! still open then is passed over: it is [`Late`], and its events follow when it ends. `Order` is told what
+//! was read, when, and which transactions are open; it has no I/O.
 //!
-//! The one rule that everything hangs on: *locks first, then a fresh read*. A transaction
-//! releases its locks only after its rows are visible, so rows that are read after the locks
-//! were seen released contain all that it wrote.
+//! Everything rests on one rule: *locks first, then a fresh read*. A transaction releases its locks only
+//! after its rows are visible. So rows that are read after its locks were seen released contain all that it
+//! wrote.
 
+mod hole;
 mod late;
 
 use std::{
@@ -17,35 +18,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use hole::{Hold, Hole};
 pub use late::{Late, LateTransaction};
 
 use crate::event::{EventId, Logged, Xid};
 
-/// How long a hole in the ids may hold back the events behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// At most this long; then the open transaction is *late*, and its events follow.
-    For(Duration),
-    /// Until the transaction ends: strict id order.
-    Unlimited,
-}
-
-impl Hold {
-    fn has_run_out(self, held: Duration) -> bool {
-        self.left(held).is_zero()
-    }
-
-    /// How much longer it may hold what was held so long.
-    fn left(self, held: Duration) -> Duration {
-        match self {
-            Self::For(limit) => limit.saturating_sub(held),
-            Self::Unlimited => Duration::MAX,
-        }
-    }
-}
-
-/// Where a reader is in the log: everything up to `head` is delivered, dead, or belongs to
-/// a late transaction.
+/// A reader's position in the log: every row up to `head` is delivered, missing for good, or written by a
+/// late transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// The greatest id that was passed.
@@ -55,8 +34,8 @@ pub struct Position {
 }
 
 impl Position {
-    /// Nothing at or before this can appear any more: what is there now is all there will
-    /// ever be. Readers that want strict order go no further.
+    /// The id up to which the log is complete: no row can appear at or before it any more. Readers that need
+    /// strict order read no further.
     #[must_use]
     pub fn horizon(&self) -> EventId {
         let late = self.late.as_slice().iter().map(|late| late.since);
@@ -64,48 +43,26 @@ impl Position {
     }
 }
 
-/// The reader's state. Feed it pages of rows ([`advance`](Self::advance)); while it has a
-/// hole, say who can fill it ([`found_hole`](Self::found_hole)) and who of those is still
-/// open ([`settle`](Self::settle)); tell it when a late transaction has ended
+/// The state of a reader. Its user feeds it pages of rows ([`advance`](Self::advance)). While there is a
+/// hole, the user says which transactions may fill it ([`found_hole`](Self::found_hole)) and which of them
+/// are still open ([`settle`](Self::settle)). It also says when a late transaction has ended
 /// ([`ended`](Self::ended)).
 #[derive(Debug)]
 pub struct Order {
     hold: Hold,
     position: Position,
-    /// Nothing up to here can still appear, save by late transactions.
+    /// No row can appear at or before this id any more, except rows of late transactions.
     settled: EventId,
     hole: Option<Hole>,
-    /// What became visible behind the hole while that was waited for, oldest first: each waits for the
-    /// transactions that were open then, from that time on. So nothing waits for two holds.
+    /// What became visible behind the hole while the hole was waited for, oldest first. Each entry waits for
+    /// the transactions that were open when it was found, from that time on, so that nothing waits for two
+    /// holds.
     next_holes: VecDeque<Hole>,
     passed: VecDeque<Passed>,
 }
 
-/// Ids that are missing up to `upto`, and the transactions that may still fill them.
-#[derive(Clone, Debug)]
-pub struct Hole {
-    /// None of the open transactions has an id at or before this.
-    pub after: EventId,
-    /// The greatest id that was visible when the hole was found.
-    pub upto: EventId,
-    /// Those that held an id, or could draw one, at that time, and have not ended since.
-    pub open: Vec<Xid>,
-    /// When it was found.
-    pub since: Instant,
-}
-
-impl Hole {
-    /// Whether the wait is over: nobody is left to wait for, or the hold has run out and
-    /// those who are left can all be remembered as late.
-    fn settles(&self, hold: Hold, late: &Late, most: usize, now: Instant) -> bool {
-        let held = now.saturating_duration_since(self.since);
-        let fits = late.len() + self.open.len() <= most;
-        self.open.is_empty() || (hold.has_run_out(held) && fits)
-    }
-}
-
-/// A reader that is about to start after all that is visible. It waits for the writers
-/// that it finds, as at a hole, so that only those are late that really are slow.
+/// A reader that is about to start behind all that is visible. It waits for the writers that it finds, as at
+/// a hole, so that only transactions are late that really are slow.
 #[derive(Debug)]
 pub struct Start {
     hold: Hold,
@@ -113,22 +70,22 @@ pub struct Start {
 }
 
 impl Start {
-    /// Begins after `head`, the greatest visible id; `writers` are the transactions that
-    /// held an id, or could draw one, after that was read.
+    /// Begins behind `head`, the greatest visible id. `writers` are the transactions that held an id, or
+    /// could draw one, after that id was read.
     #[must_use]
     pub fn after(head: EventId, writers: Vec<Xid>, hold: Hold, now: Instant) -> Self {
-        // Nothing is known of the ids before the head: a writer's may be anywhere.
+        // Nothing is known of the ids before the head: a writer may have any of them.
         let hole = Hole { after: EventId::ZERO, upto: head, open: writers, since: now };
         Self { hold, hole }
     }
 
-    /// Who is waited for.
+    /// The writers that are waited for.
     #[must_use]
     pub fn hole(&self) -> &Hole {
         &self.hole
     }
 
-    /// Says which of the writers are `still_open`; answers the reader once it may start.
+    /// Takes those of the writers that are `still_open`. Returns the reader once it may start.
     pub fn settle(&mut self, still_open: Vec<Xid>, now: Instant) -> Option<Order> {
         self.hole.open = still_open;
         let none = Late::default();
@@ -139,31 +96,31 @@ impl Start {
     }
 }
 
-/// Ids that were passed over as dead: an auditor looks at them again, later.
+/// A range of ids that were passed over as dead. The auditor checks them again, later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed {
     /// The first missing id.
     pub from: EventId,
     /// The last missing id.
     pub to: EventId,
-    /// The late transactions that some of them may belong to.
+    /// The transactions that were late then. Some of the ids may be theirs.
     pub late: Late,
 }
 
 impl Passed {
-    /// Whether this row may well turn up here: its transaction was late, and known to be.
+    /// Whether this row is expected here, because its transaction was late.
     #[must_use]
     pub fn expects(&self, row: &impl Logged) -> bool {
         (self.from..=self.to).contains(&row.id()) && self.late.has(row)
     }
 }
 
-/// What became of a page of rows.
+/// The result of a page of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advance {
-    /// All of it was passed.
-    Whole,
-    /// A hole stands before the rest. `upto` is the last id of the page.
+    /// All rows of the page were passed.
+    All,
+    /// There is a hole before the other rows.
     Hole {
         /// The last id of the page.
         upto: EventId,
@@ -171,18 +128,19 @@ pub enum Advance {
 }
 
 impl Order {
-    /// As many ids passed over as dead as are remembered for the auditor: rollback storms
-    /// beyond that go unaudited, not unbounded.
+    /// The most ranges that are remembered for the auditor. Ids of a rollback storm beyond that are not
+    /// audited.
     const MAX_PASSED: usize = 4096;
 
-    /// As many times in a hold is asked what became visible behind a hole, unless that is too often.
+    /// How often in one hold to ask what became visible behind a hole, unless that is too often.
     const NEXT_HOLES: u32 = 8;
-    const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
-    /// What counts as a hold where that is unlimited.
+    /// The shortest time between two such questions.
+    const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+    /// The hold that this is calculated from where the hold is unlimited.
     const LONG_HOLD: Duration = Duration::from_secs(1);
 
-    /// A reader that goes on after a stored `checkpoint` in strict order: nothing is ever
-    /// late, so a plain number is all that it has to remember.
+    /// Creates a reader that continues behind a stored `checkpoint` in strict order: no transaction is ever
+    /// late, so a plain id is all that has to be stored.
     #[must_use]
     pub fn strict(checkpoint: EventId) -> Self {
         Self::new(Position { head: checkpoint, late: Late::default() }, Hold::Unlimited)
@@ -194,7 +152,7 @@ impl Order {
         Self { hold, position, settled, hole: None, next_holes, passed }
     }
 
-    /// Where the reader is.
+    /// The reader's position.
     #[must_use]
     pub fn position(&self) -> &Position {
         &self.position
@@ -206,26 +164,26 @@ impl Order {
         self.hole.as_ref()
     }
 
-    /// Forgets what is waited for: it is found again, if it is still there. The log may have been
-    /// restored since, and have less than up to there.
+    /// Forgets the holes. They are found again if they are still there. The log may have been restored in the
+    /// meantime, and not reach that far.
     pub fn forget_holes(&mut self) {
         self.hole = None;
         self.next_holes.clear();
         self.settled = self.position.head;
     }
 
-    /// How much longer the hole can hold anything back; without one, for ever.
+    /// How much longer the hole can hold rows back; [`Duration::MAX`] without one.
     #[must_use]
     pub fn hold_left(&self, now: Instant) -> Duration {
         let held = |hole: &Hole| now.saturating_duration_since(hole.since);
         self.hole.as_ref().map_or(Duration::MAX, |hole| self.hold.left(held(hole)))
     }
 
-    /// Passes `rows`, read after the head in id order, while nothing can be missing before
-    /// them, and answers those that may go. `last_page` says that no row stood behind these
-    /// when they were read.
+    /// Passes `rows`, which were read behind the head in id order, as long as no row can be missing before
+    /// them. Returns those that may be delivered. `last_page` says that there was no row behind these when
+    /// they were read.
     ///
-    /// While a hole is waited for, only rows before it move.
+    /// While a hole is waited for, only rows before it are passed.
     pub fn advance<E: Logged>(&mut self, mut rows: Vec<E>, last_page: bool) -> (Vec<E>, Advance) {
         let upto = rows.last().map_or(self.position.head, Logged::id);
         let mut at_hole = false;
@@ -236,47 +194,47 @@ impl Order {
         if !at_hole && last_page {
             self.pass_to(self.settled);
         }
-        // It may have been filled, and another one stand behind it, which others may fill.
+        // The hole may have been filled, and another one follow that other transactions may fill.
         while self.hole.take_if(|hole| hole.upto <= self.position.head).is_some() {
             self.take_next_hole();
         }
-        (rows, if at_hole { Advance::Hole { upto } } else { Advance::Whole })
+        (rows, if at_hole { Advance::Hole { upto } } else { Advance::All })
     }
 
-    /// Whether nothing can be missing before this row.
+    /// Whether no row can be missing before this one.
     fn reaches(&mut self, row: &impl Logged) -> bool {
         if row.id() > self.settled {
-            // Rows come in id order: all that are visible up to `settled` have come.
+            // Rows come in id order: all visible ones up to `settled` have come.
             self.pass_to(self.settled);
         }
         row.id() <= self.settled || row.id() == self.position.head.next()
     }
 
-    /// Moves the head over this row; answers whether it may go.
+    /// Moves the head to this row. Returns whether the row may be delivered.
     fn pass(&mut self, row: &impl Logged) -> bool {
         self.pass_to(row.id().previous());
         self.position.head = row.id();
         !self.position.late.has(row)
     }
 
-    /// Remembers a hole that [`advance`](Self::advance) came to; `writers` are the
-    /// transactions that held an id, or could draw one, *after* that page was read.
+    /// Remembers a hole that [`advance`](Self::advance) found. `writers` are the transactions that held an
+    /// id, or could draw one, *after* that page was read.
     pub fn found_hole(&mut self, upto: EventId, writers: Vec<Xid>, now: Instant) {
         let open = writers.into_iter().filter(|xid| !self.position.late.contains(*xid)).collect();
         self.hole = Some(Hole { after: self.position.head, upto, open, since: now });
     }
 
-    /// How long after the hole was found, or this was asked last, to ask what became visible behind it.
+    /// How long after the hole was found, or after the last answer, to ask what became visible behind it.
     #[must_use]
     pub fn looks_behind_hole_after(&self) -> Duration {
         let limit = match self.hold {
             Hold::For(limit) => limit,
             Hold::Unlimited => Self::LONG_HOLD,
         };
-        (limit / Self::NEXT_HOLES).max(Self::BETWEEN_LOOKS)
+        (limit / Self::NEXT_HOLES).max(Self::MIN_CHECK_INTERVAL)
     }
 
-    /// Whether rows up to this id are to be remembered as behind the hole: they are behind all that is waited
+    /// Whether to remember rows up to this id as behind the hole: they are behind everything that is waited
     /// for, and there is room.
     #[must_use]
     pub fn wants_behind_hole(&self, id: EventId) -> bool {
@@ -285,18 +243,18 @@ impl Order {
         room && last.is_some_and(|last| id > last.upto)
     }
 
-    /// Remembers that rows up to `upto` have become visible behind the hole; `writers` are the transactions
+    /// Remembers that rows up to `upto` have become visible behind the hole. `writers` are the transactions
     /// that held an id, or could draw one, *after* that was seen.
     pub fn found_behind_hole(&mut self, upto: EventId, writers: Vec<Xid>, now: Instant) {
         let Some(last) = self.next_holes.back().or(self.hole.as_ref()) else { return };
-        // Those that held an id up to there are waited for already.
+        // Transactions that held an id up to there are waited for already.
         let after = last.upto;
         self.next_holes.push_back(Hole { after, upto, open: writers, since: now });
     }
 
-    /// Says which of the hole's transactions are `still_open`. When none is, or the hold
-    /// has run out, the hole is settled, what is still open is late, and `true` says: read
-    /// again, from the head, now.
+    /// Takes those of the hole's transactions that are `still_open`. The hole is settled when none is, or
+    /// when the hold has run out; transactions that are still open then are late. Returns whether it is
+    /// settled. If so, read again from the head at once.
     pub fn settle(&mut self, still_open: Vec<Xid>, now: Instant) -> bool {
         let Some(hole) = &mut self.hole else { return false };
         hole.open = still_open;
@@ -310,7 +268,7 @@ impl Order {
         true
     }
 
-    /// Goes on with what became visible behind the hole that was waited for.
+    /// Continues with what became visible behind the hole that was waited for.
     fn take_next_hole(&mut self) {
         while let Some(mut next) = self.next_holes.pop_front() {
             next.open.retain(|xid| !self.position.late.contains(*xid));
@@ -322,18 +280,18 @@ impl Order {
         }
     }
 
-    /// These late transactions are no longer in progress, and their rows with an id up to
-    /// `upto` were read *after* that was known, and delivered.
+    /// Records that these late transactions are no longer in progress, and that their rows up to `upto` were
+    /// read *after* that was known, and delivered.
     pub fn delivered_late(&mut self, xids: &[Xid], upto: EventId) {
         self.position.late = self.position.late.delivered(xids, upto);
     }
 
-    /// The same of all its rows with an id up to the head: it is late no more.
+    /// Records the same for all rows of a transaction up to the head: it is no longer late.
     pub fn ended(&mut self, xid: Xid) {
         self.position.late = self.position.late.without(xid);
     }
 
-    /// The ids passed over as dead since this was asked last.
+    /// Takes the ranges that were passed over as dead since the last call.
     pub fn take_passed(&mut self) -> VecDeque<Passed> {
         std::mem::take(&mut self.passed)
     }
@@ -369,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_waits_for_writers_as_long_as_the_hold() {
+    fn a_start_waits_for_writers_until_the_hold_runs_out() {
         let now = Instant::now();
         let start = |hold| Start::after(EventId::new(10), xids(&[7]), hold, now);
         assert!(start(Hold::For(HOLD)).settle(xids(&[7]), now + HOLD / 2).is_none());
@@ -383,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_that_is_late_already_holds_nothing_back() {
+    fn a_late_transaction_holds_nothing_back() {
         let now = Instant::now();
         let mut order = late(now);
         let rows = || vec![Row(12, 9)];
@@ -391,17 +349,17 @@ mod tests {
         assert_eq!(order.advance(rows(), true).1, Advance::Hole { upto });
         order.found_hole(upto, xids(&[7, 8]), now);
         assert_eq!(order.hole().unwrap().open, xids(&[8]));
-        assert!(order.settle(Vec::new(), now), "8 has ended, and nobody waits for 7");
+        assert!(order.settle(Vec::new(), now), "8 has ended, and 7 is not waited for");
         let (went, advance) = order.advance(rows(), true);
-        assert_eq!(advance, Advance::Whole);
+        assert_eq!(advance, Advance::All);
         assert_eq!(went.iter().map(|row| row.0).collect::<Vec<_>>(), [12]);
         let since = EventId::ZERO;
         let seven = LateTransaction { xid: Xid::new(7), since };
-        assert_eq!(order.position().late.as_slice(), [seven], "it is late since it was first");
+        assert_eq!(order.position().late.as_slice(), [seven], "it is late since the first time");
     }
 
     #[test]
-    fn a_hole_that_was_filled_is_forgotten_when_another_one_stands_behind_it() {
+    fn a_filled_hole_is_forgotten_when_another_one_follows() {
         let now = Instant::now();
         let mut order = Order::strict(EventId::ZERO);
         let upto = EventId::new(2);
@@ -410,11 +368,11 @@ mod tests {
         assert!(!order.settle(xids(&[7]), now), "7 may still have 1");
         let (went, advance) = order.advance(vec![Row(1, 8), Row(2, 9), Row(4, 9)], true);
         assert_eq!((went.len(), advance), (2, Advance::Hole { upto: EventId::new(4) }));
-        assert!(order.hole().is_none(), "whoever has 3 may have begun since");
+        assert!(order.hole().is_none(), "the transaction that has 3 may have begun since");
     }
 
     #[test]
-    fn as_many_may_be_late_as_a_cursor_can_name_and_one_more_is_waited_for() {
+    fn no_more_are_late_than_a_cursor_can_name() {
         let now = Instant::now();
         let writers: Vec<u64> = (100..=100 + u64::try_from(Late::MAX).unwrap()).collect();
         // Transaction 7 is late already.
@@ -428,20 +386,20 @@ mod tests {
     }
 
     #[test]
-    fn as_many_holes_are_remembered_for_the_auditor_and_no_more() {
+    fn a_bounded_number_of_ranges_is_kept_for_the_auditor() {
         let now = Instant::now();
         let mut order = Order::strict(EventId::ZERO);
         let many = i64::try_from(Order::MAX_PASSED).unwrap() + 100;
         let rows: Vec<_> = (1..=many).map(|id| Row(2 * id, 9)).collect();
         order.found_hole(EventId::new(2 * many), Vec::new(), now);
         assert!(order.settle(Vec::new(), now));
-        assert_eq!(order.advance(rows, true).1, Advance::Whole);
+        assert_eq!(order.advance(rows, true).1, Advance::All);
         assert_eq!(order.take_passed().len(), Order::MAX_PASSED);
-        assert!(order.take_passed().is_empty(), "they are told once");
+        assert!(order.take_passed().is_empty(), "each range is returned once");
     }
 
     #[test]
-    fn what_a_late_transaction_wrote_where_it_was_passed_over_is_no_surprise() {
+    fn rows_of_a_late_transaction_are_expected_where_it_was_passed_over() {
         let mut order = late(Instant::now());
         order.found_hole(EventId::new(13), Vec::new(), Instant::now());
         order.settle(Vec::new(), Instant::now());

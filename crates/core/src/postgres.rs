@@ -1,4 +1,4 @@
-//! Ids and JSON as they travel to PostgreSQL and back.
+//! Ids and JSON in PostgreSQL's binary format.
 
 use std::error::Error;
 
@@ -46,7 +46,7 @@ impl ToSql for Xid {
     to_sql_checked!();
 }
 
-/// `jsonb` as it travels: a version, and the text.
+/// The binary format of `jsonb`: a version, and the text.
 impl ToSql for Json {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         out.put_u8(1);

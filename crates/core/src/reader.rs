@@ -1,12 +1,12 @@
-//! What a reader of the log does next: the one place that decides it.
+//! Decides what a reader of the log does next. No other place decides it.
 //!
-//! A [`Reader`] has no I/O and no clock. [`Reader::next`] answers the next [`Step`]: a question
-//! for the database, rows to publish, a time to wait. Whoever drives it carries that out, and
-//! gives the answer to the method of the same name. The driver decides nothing; so the same
-//! reader follows a PostgreSQL log in `tail`, and a simulated one in tests.
+//! A [`Reader`] has no I/O and no clock. [`Reader::next`] returns the next [`Step`]: a question for the
+//! database, rows to publish, or a time to wait. The driver carries the step out, passes the answer to the
+//! method that the step names, and decides nothing itself. So the same reader follows a PostgreSQL log in
+//! `tail`, and a simulated one in the tests.
 //!
-//! A reader outlives its connections. What it has decided to publish is published even when the
-//! connection is lost; every question is asked again on the next one.
+//! A reader outlives its connections. When a connection is lost, what the reader has decided to publish is
+//! published all the same; every question is asked again on the next connection.
 
 mod anchors;
 mod auditor;
@@ -26,7 +26,7 @@ pub use self::{
     step::{Origin, Polled, Publication, Step},
 };
 use self::{
-    state::{At, Look},
+    state::{At, PollOutcome},
     vigil::{BELL_ON_ITS_WAY, growing_pause},
 };
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
 };
 
 impl<E: Logged> Reader<E> {
-    /// What to do now.
+    /// Returns what to do now.
     pub fn next(&mut self, now: Instant) -> Step<E> {
         loop {
             if let Some(step) = self.steps.pop_front() {
@@ -48,7 +48,7 @@ impl<E: Logged> Reader<E> {
         }
     }
 
-    /// What has to be asked or waited for here, if anything.
+    /// The question or the wait that the current state needs, if any.
     fn ask(&self) -> Option<Step<E>> {
         Some(match &self.at {
             At::Snapshot => Step::Snapshot,
@@ -72,55 +72,56 @@ impl<E: Logged> Reader<E> {
         })
     }
 
-    /// Goes on where nothing has to be asked.
+    /// Moves on from a state that needs no answer.
     fn proceed(&mut self, now: Instant) {
         match self.at {
             At::Top if now >= self.next_poll => self.at = At::Poll,
-            At::Top => self.begin_look(),
+            At::Top => self.begin_poll(),
             _ => self.rest(now),
         }
     }
 
     // Starting.
 
-    /// Behind this snapshot of the log, nothing has been read.
+    /// Answers [`Step::Snapshot`]: nothing that this snapshot of the log does not see has been read.
     pub fn snapshot(&mut self, as_of: String) {
         self.at = At::Newest { as_of };
     }
 
-    /// The greatest visible id.
+    /// Answers [`Step::Newest`]: the greatest visible id.
     pub fn newest(&mut self, newest: EventId, now: Instant) {
         self.at = match mem::replace(&mut self.at, At::Top) {
             At::Newest { as_of } => At::FirstWriters { as_of, head: newest },
-            // All that is visible by now waits for the same writers, and for them only once.
+            // All that is visible by now waits for the same writers, and only once.
             At::HoleEnd { upto } => At::HoleWriters { upto: upto.max(newest) },
             At::BehindHole => return self.behind_hole(newest, now),
             at => at,
         };
     }
 
-    /// The transactions that hold an id, or could draw one.
+    /// Answers [`Step::Writers`]: the transactions that hold an id, or could draw one.
     pub fn writers(&mut self, writers: Vec<Xid>, now: Instant) {
         match mem::replace(&mut self.at, At::Top) {
             At::FirstWriters { as_of, head } => {
                 let start = Start::after(head, writers, self.hold, now);
                 self.at = At::Starting { as_of, start };
-                self.skip_if_nobody(now);
+                self.skip_if_none_open(now);
             }
             At::HoleWriters { upto } => {
                 self.order_mut().found_hole(upto, writers, now);
                 self.at = At::NewHole;
-                self.skip_if_nobody(now);
+                self.skip_if_none_open(now);
             }
             At::BehindHoleWriters { upto } => {
                 self.order_mut().found_behind_hole(upto, writers, now);
-                self.look_at_late();
+                self.check_late();
             }
             at => self.at = at,
         }
     }
 
-    /// Which of those that were asked about are in progress no more; what they wrote is visible.
+    /// Answers [`Step::Ended`]: which of the transactions are no longer in progress. What they wrote is
+    /// visible.
     pub fn ended(&mut self, ended: &[Xid], now: Instant) {
         let still = |open: &[Xid]| -> Vec<Xid> {
             open.iter().copied().filter(|xid| !ended.contains(xid)).collect()
@@ -135,7 +136,7 @@ impl<E: Logged> Reader<E> {
                 let (before, open) = (waited_for.len(), still(waited_for));
                 let some_ended = open.len() < before;
                 let settled = self.order_mut().settle(open, now);
-                // Without either, a read could find nothing that may be passed.
+                // If neither is the case, a read would find nothing that may be passed.
                 if settled || some_ended {
                     self.awaited_ended |= some_ended;
                     self.at = At::Tail;
@@ -145,13 +146,13 @@ impl<E: Logged> Reader<E> {
             }
             At::NewHole => {
                 let open = self.order().hole().map_or(Vec::new(), |hole| still(&hole.open));
-                // Most holes are a rollback's, or were filled meanwhile: nobody is waited for.
+                // Most holes are a rollback's, or were filled meanwhile: no transaction is waited for.
                 if self.order_mut().settle(open, now) {
-                    self.look = Look::More;
-                    self.look_at_late();
+                    self.outcome = PollOutcome::More;
+                    self.check_late();
                 } else {
-                    // Whoever filled the hole between the page and this is not waited for: what
-                    // it wrote is read now.
+                    // A transaction that filled the hole after the page was read is not waited for: its rows
+                    // are read now.
                     self.at = At::Tail;
                 }
             }
@@ -164,8 +165,8 @@ impl<E: Logged> Reader<E> {
         }
     }
 
-    /// Who waits for nobody need not ask which of them have ended.
-    fn skip_if_nobody(&mut self, now: Instant) {
+    /// Where no transaction is waited for, there is no need to ask which ones have ended.
+    fn skip_if_none_open(&mut self, now: Instant) {
         if self.waits_for().is_some_and(|hole| hole.open.is_empty()) {
             self.ended(&[], now);
         }
@@ -184,27 +185,28 @@ impl<E: Logged> Reader<E> {
         self.at = At::Top;
     }
 
-    // A poll of the log.
+    // Polling.
 
-    fn begin_look(&mut self) {
-        self.look = Look::Whole;
+    fn begin_poll(&mut self) {
+        self.outcome = PollOutcome::CaughtUp;
         self.seen_before = self.seen;
-        // At a hole a read can find something to pass only when one of those who may fill it
-        // has ended.
+        // At a hole, a read finds something to pass only when one of the transactions that may fill it has
+        // ended.
         let may_move = mem::take(&mut self.may_move);
         self.at = if self.order().hole().is_some() && !may_move { At::Hole } else { At::Tail };
     }
 
-    /// The rows behind the head, in id order; `last_page` says that no row stood behind them.
+    /// Answers [`Step::Tail`]: the rows behind the head, in id order. `last_page` says that there was no row
+    /// behind them.
     pub fn tail(&mut self, rows: Vec<E>, last_page: bool, now: Instant) {
-        self.vigil.rows(rows.len(), now);
-        self.look = if last_page { Look::Whole } else { Look::More };
+        self.policy.record_rows(rows.len(), now);
+        self.outcome = if last_page { PollOutcome::CaughtUp } else { PollOutcome::More };
         let last = rows.last().map(Logged::id);
         if let Some(row) = rows.last() {
             self.anchors.remember(row);
         }
         let advance = self.advance(rows, last_page, now);
-        self.may_move |= advance == Advance::Whole && !last_page;
+        self.may_move |= advance == Advance::All && !last_page;
         let newest = last.map_or(self.seen, |last| last.max(self.seen));
         if mem::take(&mut self.awaited_ended) || newest > self.seen {
             self.seen = newest;
@@ -212,14 +214,14 @@ impl<E: Logged> Reader<E> {
         }
         match advance {
             Advance::Hole { upto } if self.order().hole().is_none() => {
-                self.doubt(upto, last_page);
+                self.check_new_hole(upto, last_page);
             }
-            _ => self.look_at_late(),
+            _ => self.check_late(),
         }
     }
 
-    /// Publishes what may go of a page. That is due even if no row of it may: clients' cursors
-    /// follow the head.
+    /// Publishes those rows of a page that may go. The position is published even if no row may go, because
+    /// clients' cursors follow the head.
     fn advance(&mut self, rows: Vec<E>, last_page: bool, now: Instant) -> Advance {
         let order = self.order.as_mut().expect("it has started");
         let before = order.position().head;
@@ -232,10 +234,10 @@ impl<E: Logged> Reader<E> {
         advance
     }
 
-    /// Something new was seen, and other readers have to hear of it.
+    /// Records that something new was seen, and wakes the other readers if this one is the keeper.
     fn news(&mut self, now: Instant) {
-        self.vigil.news(now);
-        if self.vigil.keeper && self.others {
+        self.policy.record_news(now);
+        if self.policy.keeper && self.other_readers {
             self.steps.push_back(Step::Ring);
         }
     }

@@ -1,4 +1,4 @@
-//! Takes an event stream apart (WHATWG HTML, section 9.2.6), in whatever pieces it comes.
+//! Parses an event stream (WHATWG HTML, section 9.2.6) that comes in pieces of any size.
 
 use std::{mem, time::Duration};
 
@@ -6,42 +6,42 @@ use memchr::memchr2;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// What a stream says.
+/// An item of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// Something happened.
+    /// An event.
     Event(Event),
-    /// When to come back, should the connection be lost.
+    /// The time to wait before reconnecting after the connection was lost.
     Retry(Duration),
 }
 
 /// One event of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The last id that the stream has told, this event's own or an earlier one's.
+    /// The last id of the stream: that of this event, or of an earlier one.
     pub id: String,
-    /// Its type; `message` when the stream named none.
+    /// The event's type; `message` if the stream named none.
     pub kind: String,
-    /// Its lines of data.
+    /// The lines of data, joined by line feeds.
     pub data: String,
 }
 
 impl Event {
-    /// Whether it is the gateway's heartbeat, and no event of somebody's whose type is called that:
-    /// the payload of an event is JSON, and a bare word is not.
+    /// Whether this is the gateway's heartbeat, and not an event whose type has the same name: the payload of
+    /// an event is JSON, and a bare word is not.
     #[must_use]
     pub fn is_heartbeat(&self) -> bool {
         self.kind == "heartbeat" && self.data == "thump"
     }
 }
 
-/// Reads one connection's stream. What is left in it when the connection ends is no event:
-/// it was cut off, and comes again.
+/// Parses the stream of one connection. An incomplete frame at the end of the connection is no event: it was
+/// cut off, and is sent again.
 #[derive(Debug, Default)]
 pub struct Parser {
     line: Vec<u8>,
     begun: bool,
-    /// A line feed that comes next belongs to the carriage return before it.
+    /// A line feed that comes next belongs to the preceding carriage return.
     after_return: bool,
     kind: String,
     data: String,
@@ -50,20 +50,20 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// A parser for a connection that resumes after this id. A frame without an id of its
-    /// own keeps it, so that a stream which begins with a mere `retry:` does not lose it.
+    /// A parser for a connection that resumes behind this id. Frames without an id keep it, so that a stream
+    /// that begins with a `retry:` does not lose it.
     #[must_use]
     pub fn resuming(last_id: String) -> Self {
         Self { id: last_id.clone(), last_id, ..Self::default() }
     }
 
-    /// What to send as `Last-Event-ID`, when all that was parsed until now has been dealt with.
+    /// What to send as `Last-Event-ID` once all that was parsed has been processed.
     #[must_use]
     pub fn last_id(&self) -> &str {
         &self.last_id
     }
 
-    /// Parses what has come; answers what is complete by now.
+    /// Parses more bytes. Returns the items that are complete now.
     pub fn push(&mut self, mut bytes: &[u8]) -> Vec<Item> {
         let mut items = Vec::new();
         if let [first, rest @ ..] = bytes
@@ -109,7 +109,7 @@ impl Parser {
             }
             "id" if !value.contains('\0') => value.clone_into(&mut self.id),
             "retry" => return retry(value).map(Item::Retry),
-            // Comments, and what is of no meaning yet.
+            // Comments, and fields that are not defined.
             _ => {}
         }
         None
@@ -119,7 +119,7 @@ impl Parser {
         self.last_id.clone_from(&self.id);
         let kind = mem::take(&mut self.kind);
         let mut data = mem::take(&mut self.data);
-        // Every line of data has put a line feed behind it; no line at all is no event.
+        // Each line of data has appended a line feed. A frame without any is no event.
         data.pop()?;
         let kind = if kind.is_empty() { "message".into() } else { kind };
         Some(Event { id: self.id.clone(), kind, data })
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_standard() {
+    fn parses_the_examples_of_the_standard() {
         let stocks = "data: YHOO\ndata: +2\ndata: 10\n\n";
         assert_eq!(parse(stocks), [event("", "message", "YHOO\n+2\n10")]);
         let ids = ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n";
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_the_gateway() {
+    fn parses_an_event_of_the_gateway() {
         let frames = "retry: 1500\n\nid: 7~9:3\nevent: insert\ndata: {\"a\": \"b: c\"}\n\n";
         let expected = [
             Item::Retry(Duration::from_millis(1500)),
@@ -174,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_counts_at_the_beginning_only() {
+    fn ignores_a_byte_order_mark_only_at_the_beginning() {
         assert_eq!(parse("\u{feff}data: x\n\n"), [event("", "message", "x")]);
         assert_eq!(parse("\u{feff}\u{feff}data: x\n\n"), []);
         assert_eq!(parse("\n\u{feff}data: x\n\n"), []);
     }
 
     #[test]
-    fn an_id_with_a_nul_and_a_retry_with_more_than_digits_are_ignored() {
+    fn ignores_an_id_with_a_nul_and_a_retry_that_is_no_number() {
         assert_eq!(parse("id: 1\nid: 2\u{0}\ndata: x\n\n"), [event("1", "message", "x")]);
         for wrong in ["retry: 1s\n", "retry: -1\n", "retry: +1\n", "retry:\n", "retry: 1 \n"] {
             assert_eq!(parse(wrong), [], "{wrong:?}");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_id_moves_with_whole_frames_only() {
+    fn the_last_id_moves_only_at_the_end_of_a_frame() {
         let mut parser = Parser::resuming("41".into());
         parser.push(b"retry: 5\n\n");
         assert_eq!(parser.last_id(), "41");
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn nobodys_bytes_are_taken_for_a_line_end() {
+    fn joins_line_ends_and_replaces_invalid_utf8() {
         let mut parser = Parser::default();
         assert_eq!(parser.push(b"data: a\r"), []);
         assert_eq!(parser.push(b""), []);
@@ -215,7 +215,7 @@ mod tests {
         );
     }
 
-    /// The standard's words, one after the other, on a stream that is there as a whole.
+    /// Parses a complete stream by the standard's words, one after the other.
     fn by_the_book(bytes: &[u8]) -> (Vec<Item>, String) {
         let text = String::from_utf8_lossy(bytes);
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -288,7 +288,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
-        fn cut_anywhere_it_says_what_the_standard_says(
+        fn parses_by_the_standard_wherever_the_stream_is_cut(
             fragments in prop::collection::vec(fragment(), 0..40),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
         ) {

@@ -1,4 +1,4 @@
-//! Why a patch, or an amendment, cannot be applied.
+//! The errors of patches and amendments.
 
 use super::{
     limits::{MAX_BYTES, MAX_OPERATIONS},
@@ -9,31 +9,31 @@ use crate::event::EventId;
 /// Why a patch cannot be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
-    /// The payload or the patch cannot be worked on.
+    /// The payload or the patch cannot be parsed.
     #[error("it cannot be read: {0}")]
     Unreadable(String),
-    /// It is an array, and no JSON Patch.
-    #[error("it is an array, and no JSON Patch: {0}")]
+    /// The patch is an array, but not a JSON Patch.
+    #[error("it is an array, but not a JSON Patch: {0}")]
     NoPatch(String),
-    /// It has too many operations.
+    /// The patch has too many operations: this many.
     #[error("it has {0} operations, and a JSON Patch has at most {MAX_OPERATIONS}")]
     TooManyOperations(usize),
-    /// All amendments of the event together are too much to apply.
-    #[error("to apply all amendments of the event takes too much work")]
+    /// The amendments of the event together take more work than is allowed.
+    #[error("applying all amendments of the event takes too much work")]
     TooMuchWork,
     /// The corrected payload would be too large.
     #[error(
         "the corrected payload would be larger than {MAX_BYTES} bytes, or have too many values"
     )]
     TooLarge,
-    /// An operation does not fit the payload.
+    /// An operation cannot be applied to the payload.
     #[error("operation {number} ({path:?}): {why}")]
     Operation {
-        /// Which, counted from 1.
+        /// The number of the operation in the patch, counted from 1.
         number: usize,
-        /// What it points to.
+        /// The JSON Pointer of the operation.
         path: String,
-        /// Why it does not fit.
+        /// Why it cannot be applied.
         why: String,
     },
 }
@@ -42,9 +42,9 @@ pub enum Misfit {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("amendment {amendment} does not apply: {misfit}")]
 pub struct Unamended {
-    /// Which.
+    /// The amendment's id.
     pub amendment: EventId,
-    /// Why.
+    /// Why it cannot be applied.
     pub misfit: Misfit,
 }
 

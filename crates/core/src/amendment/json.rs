@@ -1,15 +1,15 @@
-//! JSON in which every digit of a number is kept: each number is a text that begins with a NUL.
+//! JSON in which numbers keep every digit: each number is a string that begins with a NUL.
 
 use serde_json::Value;
 
 use super::error::Misfit;
 
-/// What a number begins with while it is worked on, as a character and in JSON.
+/// The mark that a number begins with while a payload is patched, as a character and in JSON.
 const MARK: char = '\0';
 const MARKED: &str = "\"\\u0000";
 
-/// The same text for all JSON texts that say the same, as `jsonb` compares them. One that is nested too
-/// deep to be read stays as it is.
+/// Returns the same text for all JSON texts that are equal as `jsonb`. A text that is nested too deep to be
+/// parsed is returned as it is.
 #[must_use]
 pub fn canonical(json: &str) -> String {
     let Ok(mut value) = read(json) else { return json.to_owned() };
@@ -44,7 +44,7 @@ pub(super) fn unmarked_text(error: &serde_json::Error) -> String {
     error.to_string().replace(MARK, "")
 }
 
-/// Each number as a marked text.
+/// Turns each number into a marked string.
 fn with_marks(json: &str) -> String {
     let mut out = String::with_capacity(json.len() + json.len() / 4);
     let mut rest = json;
@@ -62,7 +62,7 @@ fn with_marks(json: &str) -> String {
     out + rest
 }
 
-/// Each marked text as the number that it was.
+/// Turns each marked string back into a number.
 pub(super) fn without_marks(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let mut rest = json;
@@ -77,7 +77,7 @@ pub(super) fn without_marks(json: &str) -> String {
     out + rest
 }
 
-/// The length of the JSON string that this begins with, both quotes included.
+/// The length of the JSON string at the start of the text, both quotes included.
 fn string_end(text: &str) -> usize {
     let mut escaped = false;
     for (at, byte) in text.bytes().enumerate().skip(1) {
@@ -119,7 +119,7 @@ pub(super) fn is_same(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// A number's value: its sign, its digits without zeros around them, and the power of ten of the last.
+/// A number's value: its sign, its digits without zeros at both ends, and the power of ten of the last digit.
 #[derive(PartialEq, Eq)]
 struct Number {
     negative: bool,
@@ -138,7 +138,7 @@ impl Number {
             return Self { negative: false, digits: String::new(), exponent: 0 };
         }
         let length = |text: &str| i64::try_from(text.len()).unwrap_or(i64::MAX);
-        // PostgreSQL takes no exponent that is larger than this.
+        // PostgreSQL accepts no larger exponent.
         let exponent = i64::from(exponent.parse::<i32>().unwrap_or(i32::MAX));
         Self {
             negative: whole.starts_with('-'),

@@ -1,10 +1,10 @@
-//! What a patch may have, and what may come out.
+//! Limits of patches, and of payloads that are patched.
 
-/// As deep as values may be nested: what reads JSON here goes no deeper either.
+/// The greatest depth of nested values. The JSON parser has the same limit.
 pub(super) const MAX_DEPTH: usize = 127;
-/// As many operations as one JSON Patch may have.
+/// The most operations in one JSON Patch.
 pub(super) const MAX_OPERATIONS: usize = 10_000;
-/// As many bytes as a payload may have that is corrected, and the payload that comes out.
+/// The most bytes of a payload, before and after it is patched.
 pub(super) const MAX_BYTES: usize = 8 << 20;
-/// As many values: each takes some 60 bytes in memory.
+/// The most values in a payload. Each takes some 60 bytes in memory.
 pub(super) const MAX_VALUES: usize = 1 << 20;

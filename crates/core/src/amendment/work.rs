@@ -1,4 +1,4 @@
-//! What it costs to apply the amendments of one event, and how large the payload becomes.
+//! Counts the work of applying the amendments of one event, and the size of the payload.
 
 use std::ops::Add;
 
@@ -6,19 +6,19 @@ use serde_json::Value;
 
 use super::limits::{MAX_BYTES, MAX_VALUES};
 
-/// The work that is left. One step is about a value that is looked at, or four bytes that are read:
-/// some nanoseconds. What may be done for one event takes a fraction of a second.
+/// The budget of work. A step is about one value that is visited or four bytes that are parsed, and takes
+/// some nanoseconds. The whole budget takes a fraction of a second.
 #[derive(Clone, Debug)]
 pub(super) struct Work {
     steps_left: usize,
 }
 
-/// There is no work left to do.
+/// The budget is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exhausted;
 
-/// Steps that the amendments of one event take together: a payload of the usual largest size may be read,
-/// and 30 MB of patches, or it may be walked through some ten times.
+/// The steps for all amendments of one event: enough to parse a payload of the default limit and 30 MB of
+/// patches, or to visit all values of the payload about ten times.
 const MAX_STEPS: usize = 8_000_000;
 const BYTES_A_STEP: usize = 4;
 
@@ -29,17 +29,17 @@ impl Default for Work {
 }
 
 impl Work {
-    /// So many bytes or elements are passed over.
+    /// Counts bytes or elements that are skipped.
     pub(super) fn step(&mut self, count: usize) -> Result<(), Exhausted> {
         self.take(1 + count / BYTES_A_STEP)
     }
 
-    /// A text is read.
+    /// Counts a text that is parsed.
     pub(super) fn read(&mut self, text: &str) -> Result<(), Exhausted> {
         self.step(text.len())
     }
 
-    /// How large a value is, and how deep.
+    /// Counts and measures a value. Returns its size and its depth.
     pub(super) fn measure(&mut self, value: &Value) -> Result<(Size, usize), Exhausted> {
         self.take(1)?;
         let (mut size, mut depth) = (Size { bytes: 2, values: 1 }, 0);
@@ -81,7 +81,7 @@ impl Work {
     }
 }
 
-/// How large a payload is.
+/// The size of a payload.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Size {
     bytes: usize,
@@ -89,13 +89,13 @@ pub(super) struct Size {
 }
 
 impl Size {
-    /// Of a text, where each comma, colon and bracket may stand beside a value.
+    /// The size of a text: each comma, bracket and brace may begin a value.
     pub(super) fn of_text(text: &str) -> Self {
         let beside = |byte: &u8| matches!(byte, b',' | b'[' | b'{');
         Self { bytes: text.len(), values: 1 + text.bytes().filter(|it| beside(it)).count() }
     }
 
-    /// Whether it is more than so many times what it may be.
+    /// Whether the size is more than this multiple of the limits.
     pub(super) fn exceeds(self, times: usize) -> bool {
         self.bytes > times * MAX_BYTES || self.values > times * MAX_VALUES
     }

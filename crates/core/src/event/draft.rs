@@ -10,25 +10,25 @@ use super::{
 };
 use crate::consumer::ConsumerId;
 
-/// All that a writer says of an event. The rest is given by the database: its id, its
-/// transaction, its version, and the time where the writer names none.
+/// The part of an event that its writer determines. The database adds the id, the transaction, the version,
+/// and the time if the writer gives none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
-    /// What happened.
+    /// The event's type.
     pub kind: Kind,
-    /// The consumer it is for; none: of a stream only.
+    /// The consumer that the event is for. `None`: the event belongs to a stream only.
     pub subscriber: Option<ConsumerId>,
-    /// Any JSON.
+    /// The payload: any JSON.
     pub payload: Json,
-    /// When it happened; none: now.
+    /// When the event happened. `None`: now.
     pub timestamp: Option<Timestamp>,
-    /// The writer's own id: written twice is written once.
+    /// The writer's own id of the event. An event with the same `uid` is written only once.
     pub uid: Option<Uuid>,
-    /// Whatever the writer notes.
+    /// Whatever the writer notes about the event.
     pub metadata: Option<Json>,
-    /// The stream it is of, if it is of one.
+    /// The stream that the event belongs to, if any.
     pub place: Option<Place>,
-    /// The event whose payload it corrects, if it does: its own is the patch.
+    /// The event whose payload this event amends, if any. Then the payload of this event is the patch.
     pub amends: Option<EventId>,
 }
 
@@ -37,24 +37,24 @@ pub struct Draft {
 pub struct Place {
     /// The stream.
     pub stream: StreamName,
-    /// What the writer expects to find there.
+    /// What the writer expects of the stream.
     pub expected: Expected,
 }
 
-/// What a writer expects of a stream: if it is otherwise, nothing is written.
+/// What a writer expects of a stream. If the expectation is not met, nothing is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Whatever is there: the event becomes the next version.
+    /// Nothing: the event becomes the next version.
     Any,
-    /// Something is there: the event becomes the next version.
+    /// The stream has events: the event becomes the next version.
     Exists,
-    /// The event becomes this version: the one before it is the stream's last. 1: the stream
-    /// has no event yet.
+    /// The event becomes this version, so the preceding one is the stream's last. 1 means that the stream has
+    /// no event yet.
     Version(i64),
 }
 
 impl Expected {
-    /// What is expected by both; nothing when they contradict each other.
+    /// Combines both expectations. Returns `None` if they contradict each other.
     #[must_use]
     pub fn and(self, other: Self) -> Option<Self> {
         match (self, other) {
@@ -67,7 +67,7 @@ impl Expected {
         }
     }
 
-    /// What an event expects that follows one with this expectation in the same request.
+    /// The expectation of the event that follows this one in the same request.
     #[must_use]
     pub fn following(self) -> Self {
         match self {
@@ -78,27 +78,27 @@ impl Expected {
 }
 
 impl Draft {
-    /// What it takes in memory, about.
+    /// The approximate size in memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let metadata = self.metadata.as_ref().map_or(0, |json| json.as_str().len());
         size_of::<Self>() + self.payload.as_str().len() + metadata
     }
 
-    /// What it costs whoever writes and sends it, about.
+    /// The approximate cost of writing and sending the event, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         size_of::<Self>().saturating_add(self.printed_len())
     }
 
-    /// How many bytes its payload and metadata take as readers get them.
+    /// The bytes of payload and metadata as readers get them.
     #[must_use]
     pub fn printed_len(&self) -> usize {
         let metadata = self.metadata.as_ref().map_or(0, Json::printed_len);
         self.payload.printed_len().saturating_add(metadata)
     }
 
-    /// The stream it is of.
+    /// The stream that the event belongs to, if any.
     #[must_use]
     pub fn stream(&self) -> Option<&StreamName> {
         self.place.as_ref().map(|place| &place.stream)

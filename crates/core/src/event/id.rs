@@ -1,9 +1,9 @@
-//! What identifies a row of the log: its id, and the transaction that wrote it.
+//! What identifies a row of the log: its id and its transaction.
 
 use std::{fmt, num::ParseIntError, str::FromStr};
 
-/// The place of an event in the log: the `id` of its row. Ids start at 1 and are drawn
-/// before COMMIT, so they say nothing about the order in which rows become visible.
+/// The place of an event in the log: the `id` of its row. Ids start at 1. They are drawn before COMMIT, so
+/// they say nothing about the order in which rows become visible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(i64);
 
@@ -17,7 +17,7 @@ impl EventId {
         Self(id)
     }
 
-    /// The number, as PostgreSQL has it.
+    /// The number, as PostgreSQL stores it.
     #[must_use]
     pub const fn get(self) -> i64 {
         self.0
@@ -45,7 +45,7 @@ impl fmt::Display for EventId {
 impl FromStr for EventId {
     type Err = ParseIntError;
 
-    /// Digits only: no sign, no white space.
+    /// Accepts digits only: no sign, no white space.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = if text.starts_with(['+', '-']) { "" } else { text };
         digits.parse().map(Self)
@@ -63,14 +63,14 @@ impl Xid {
         Self(xid)
     }
 
-    /// The number, as PostgreSQL has it.
+    /// The number, as PostgreSQL stores it.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// Widens a 32-bit `xid`, as the lock table shows it, by a full id that was assigned at
-    /// about the same time: less than 2^31 transactions apart.
+    /// Widens a 32-bit `xid`, as the lock table shows it. `near` is a full id that was assigned at about the
+    /// same time: less than 2^31 transactions apart.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -98,9 +98,9 @@ impl FromStr for Xid {
     }
 }
 
-/// Something that stands in the log: all that the rules of order ask of a row.
+/// A row of the log, as far as the rules of order are concerned.
 pub trait Logged {
-    /// Its id.
+    /// The row's id.
     fn id(&self) -> EventId;
     /// The transaction that wrote it.
     fn xid(&self) -> Xid;
@@ -111,15 +111,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_digits_and_fits() {
+    fn parses_ids() {
         assert_eq!("42".parse(), Ok(EventId::new(42)));
         for wrong in ["", "-1", "+1", " 1", "1 ", "0x1", "9223372036854775808", "1e3"] {
-            assert!(wrong.parse::<EventId>().is_err(), "{wrong:?} was taken");
+            assert!(wrong.parse::<EventId>().is_err(), "{wrong:?} was accepted");
         }
     }
 
     #[test]
-    fn a_short_xid_is_widened_across_the_wrap() {
+    fn widens_an_xid_across_the_wrap() {
         let near = Xid::new((7 << 32) + 5);
         assert_eq!(Xid::widen(3, near), Xid::new((7 << 32) + 3));
         assert_eq!(Xid::widen(9, near), Xid::new((7 << 32) + 9));

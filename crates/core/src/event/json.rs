@@ -1,55 +1,55 @@
-//! JSON as a writer sent it, every digit of it, once it is known that PostgreSQL keeps it whole.
+//! JSON as a writer sent it, with every digit, after a check that PostgreSQL can store it without loss.
 //!
-//! `jsonb` refuses some of what RFC 8259 allows, and silently drops all but the last of members
-//! with the same name. Both are refused here, with a sentence that says what and why, before
-//! they can spoil a transaction that others share, or lose anything.
+//! `jsonb` refuses some texts that RFC 8259 allows, and silently drops all but the last of several members
+//! with the same name. Both are refused here, with an error that says what is wrong, so that they cannot
+//! spoil a transaction that other requests share, and nothing is lost.
 
 use std::{borrow::Cow, collections::HashSet};
 
-/// A JSON text that `jsonb` takes, and keeps whole.
+/// A JSON text that `jsonb` stores without loss.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Json {
     text: Box<str>,
-    /// By how much it grows when its numbers are written out.
+    /// By how many bytes the text grows when its numbers are written out.
     growth: usize,
 }
 
-/// Why a JSON text cannot be kept whole.
+/// A JSON text that cannot be stored without loss.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidJson {
-    /// Arrays and objects in each other.
-    #[error("is nested more than {MOST_DEEP} deep")]
+    /// Arrays and objects are nested too deep.
+    #[error("is nested more than {MAX_DEPTH} deep")]
     TooDeep,
-    /// Two members of an object bear one name.
+    /// Two members of an object have this name.
     #[error("has two members named {0:?} in one object: only one of them could be kept")]
     Duplicate(String),
-    /// PostgreSQL has no place for it.
+    /// A string contains U+0000.
     #[error("contains the character U+0000 (\\u0000), which PostgreSQL cannot store in JSON")]
     Nul,
-    /// Half of a character.
-    #[error("contains half of a surrogate pair (such as \\ud800), which is no character")]
+    /// A string contains an unpaired surrogate.
+    #[error("contains half of a surrogate pair (such as \\ud800), which is not a character")]
     Surrogate,
-    /// More digits than `numeric` has.
+    /// This number has more digits than `numeric` can store.
     #[error("contains a number with more digits than PostgreSQL can store: {0}")]
     Number(String),
 }
 
-/// PostgreSQL's own limit rests on its stack; this is well before it, and beyond what people
-/// write.
-const MOST_DEEP: usize = 128;
-/// PostgreSQL's `numeric`: as many digits before the decimal point, and as many behind it.
-const MOST_DIGITS: (i64, i64) = (131_072, 16_383);
-/// Of what was refused as much is shown.
-const SHOWN: usize = 40;
+/// The greatest depth. PostgreSQL's own limit depends on its stack; this is well below it, and beyond what
+/// people write.
+const MAX_DEPTH: usize = 128;
+/// The most digits of PostgreSQL's `numeric`: before the decimal point, and behind it.
+const MAX_DIGITS: (i64, i64) = (131_072, 16_383);
+/// How many characters of a refused text an error shows.
+const SHOWN_CHARS: usize = 40;
 
 impl Json {
-    /// Examines `text`, which must be well-formed JSON: a parser has seen it.
+    /// Checks `text`, which must be well-formed JSON: a parser has accepted it.
     pub fn examine(text: &str) -> Result<Self, InvalidJson> {
         let growth = Examination { rest: text, open: Vec::new(), growth: 0 }.run()?;
         Ok(Self { text: text.trim().into(), growth })
     }
 
-    /// A JSON string of this text.
+    /// Creates a JSON string with this text.
     #[must_use]
     pub fn string(text: &str) -> Self {
         Self { text: serde_json::Value::from(text).to_string().into(), growth: 0 }
@@ -61,8 +61,8 @@ impl Json {
         &self.text
     }
 
-    /// How many bytes it takes once its numbers are written out, as PostgreSQL prints them, and
-    /// readers get them: `1e131071` becomes 131,072 digits.
+    /// The length in bytes once numbers are written out, as PostgreSQL prints them and readers get them:
+    /// `1e131071` becomes 131,072 digits.
     #[must_use]
     pub fn printed_len(&self) -> usize {
         self.text.len().saturating_add(self.growth)
@@ -72,9 +72,9 @@ impl Json {
 /// One pass over the text.
 struct Examination<'a> {
     rest: &'a str,
-    /// What is open around here; of an object the names so far.
+    /// The arrays and objects that are open here. For an object: the names of its members so far.
     open: Vec<Option<HashSet<Cow<'a, str>>>>,
-    /// By how much numbers grow that were written in short.
+    /// By how many bytes numbers grow that were written with an exponent.
     growth: usize,
 }
 
@@ -97,7 +97,7 @@ impl<'a> Examination<'a> {
     }
 
     fn enter(&mut self, names: Option<HashSet<Cow<'a, str>>>) -> Result<(), InvalidJson> {
-        if self.open.len() >= MOST_DEEP {
+        if self.open.len() >= MAX_DEPTH {
             return Err(InvalidJson::TooDeep);
         }
         self.open.push(names);
@@ -105,7 +105,7 @@ impl<'a> Examination<'a> {
         Ok(())
     }
 
-    /// A string: the name of a member, if a colon follows.
+    /// Reads a string: the name of a member, if a colon follows.
     fn string(&mut self) -> Result<(), InvalidJson> {
         let (string, rest) = self.rest.split_at(string_len(self.rest));
         self.rest = rest.trim_start_matches([' ', '\t', '\r', '\n']);
@@ -113,7 +113,7 @@ impl<'a> Examination<'a> {
         let names = self.open.last_mut().and_then(Option::as_mut);
         let Some(names) = names.filter(|_| self.rest.starts_with(':')) else { return Ok(()) };
         if names.contains(&text) {
-            return Err(InvalidJson::Duplicate(text.chars().take(SHOWN).collect()));
+            return Err(InvalidJson::Duplicate(text.chars().take(SHOWN_CHARS).collect()));
         }
         names.insert(text);
         Ok(())
@@ -126,11 +126,11 @@ impl<'a> Examination<'a> {
         let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let len = |digits: &str| i64::try_from(digits.len()).unwrap_or(i64::MAX);
-        // So long an exponent is beyond all limits.
+        // An exponent that does not fit is beyond all limits.
         let exponent = exponent.parse::<i32>().map_or(i64::from(i32::MAX), i64::from);
         let (before, behind) = (len(whole) + exponent, len(fraction) - exponent);
-        if before > MOST_DIGITS.0 || behind > MOST_DIGITS.1 {
-            return Err(InvalidJson::Number(number.chars().take(SHOWN).collect()));
+        if before > MAX_DIGITS.0 || behind > MAX_DIGITS.1 {
+            return Err(InvalidJson::Number(number.chars().take(SHOWN_CHARS).collect()));
         }
         let printed = before.max(1) + behind.max(0);
         self.growth += usize::try_from(printed).unwrap_or(0).saturating_sub(number.len());
@@ -138,7 +138,7 @@ impl<'a> Examination<'a> {
     }
 }
 
-/// The text of a string literal. Most have no escapes, and are borrowed.
+/// The text of a string literal. Most literals have no escapes, and are borrowed.
 fn unescaped(literal: &str) -> Result<Cow<'_, str>, InvalidJson> {
     let inner = literal.trim_matches('"');
     if !literal.contains('\\') {
@@ -148,7 +148,7 @@ fn unescaped(literal: &str) -> Result<Cow<'_, str>, InvalidJson> {
     if text.contains('\0') { Err(InvalidJson::Nul) } else { Ok(Cow::Owned(text)) }
 }
 
-/// The length of the string literal that `text` begins with, both quotes included.
+/// The length of the string literal at the start of `text`, both quotes included.
 fn string_len(text: &str) -> usize {
     let bytes = text.as_bytes();
     let mut at = 1;
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_kept_is_kept_as_it_is() {
+    fn keeps_valid_json_unchanged() {
         for text in [
             "null",
             "1e400",
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_lost_or_refused_later_is_refused() {
+    fn rejects_json_that_postgresql_refuses_or_changes() {
         use InvalidJson::{Duplicate, Nul, Number, Surrogate, TooDeep};
         assert_eq!(check(r#"{"a":1,"b":{"c":1,"c" :2}}"#), Err(Duplicate("c".into())));
         assert_eq!(check(r#"{"a":1,"\u0061":2}"#), Err(Duplicate("a".into())));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_in_short_count_as_they_are_written_out() {
+    fn counts_numbers_as_they_are_written_out() {
         let printed = |text: &str| Json::examine(text).unwrap().printed_len();
         assert_eq!(printed("[1,2.50,-3]"), "[1,2.50,-3]".len());
         assert_eq!(printed("1e131071"), 131_072);
@@ -210,7 +210,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "[\\[\\]{}\",:\\\\ue0-9.\u{e9} -]{0,60}") {
+        fn does_not_panic_on_any_text(text in "[\\[\\]{}\",:\\\\ue0-9.\u{e9} -]{0,60}") {
             let _ = check(&text);
         }
     }

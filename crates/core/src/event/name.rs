@@ -1,28 +1,29 @@
-//! What a name is: an event's type, the stream that it is of, and who it is for.
+//! Names: an event's type, its stream, and its consumer.
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
-/// The longest name, in bytes of UTF-8: an index row has to hold it.
-pub const MOST_BYTES: usize = 1024;
+/// The greatest length of a name, in bytes of UTF-8: an index row has to hold it.
+pub const MAX_NAME_BYTES: usize = 1024;
 
-/// Why a text is no name.
+/// Why a text is not a valid name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
-    /// Nothing.
+    /// The text is empty.
     #[error("is empty")]
     Empty,
-    /// More than an index row holds.
-    #[error("is longer than {MOST_BYTES} bytes")]
+    /// The text is longer than an index row can hold.
+    #[error("is longer than {MAX_NAME_BYTES} bytes")]
     TooLong,
-    /// A line break, a tab, a NUL: such a name could forge a line in a frame or a log.
+    /// The text contains a line break, a tab, a NUL or another control character, which could forge a line in
+    /// a frame or a log.
     #[error("contains a control character")]
     Control,
-    /// A type that begins with `$`.
+    /// The text begins with `$`, which is reserved in types.
     #[error("begins with $: such types are the gateway's own")]
     Reserved,
 }
 
-/// An event's type: one line, and none of the gateway's own.
+/// An event's type: one line, and not one of the gateway's own types.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kind(Box<str>);
 
@@ -56,7 +57,7 @@ impl StreamName {
         &self.0
     }
 
-    /// The name of a row that is in the table already.
+    /// The name in a row that is in the table already, which is not checked.
     #[must_use]
     pub fn logged(name: &str) -> Self {
         Self(name.into())
@@ -83,11 +84,11 @@ impl fmt::Display for StreamName {
     }
 }
 
-/// Whether this is one line that says something, and not too long.
+/// Checks that a name is not empty, not too long, and one line.
 pub fn check(name: &str) -> Result<(), InvalidName> {
     if name.is_empty() {
         Err(InvalidName::Empty)
-    } else if name.len() > MOST_BYTES {
+    } else if name.len() > MAX_NAME_BYTES {
         Err(InvalidName::TooLong)
     } else if name.chars().any(char::is_control) {
         Err(InvalidName::Control)
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_line_and_a_type_is_not_the_gateways() {
+    fn checks_names_and_reserves_dollar_types() {
         assert!("orders/1 Żółć".parse::<StreamName>().is_ok());
         assert!("$x".parse::<StreamName>().is_ok(), "only types are reserved");
         assert_eq!("$x".parse::<Kind>(), Err(InvalidName::Reserved));

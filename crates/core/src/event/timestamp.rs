@@ -1,15 +1,15 @@
-//! When something happened, as a writer says it.
+//! When an event happened, as its writer states it.
 
 use std::{ops::RangeInclusive, str::FromStr};
 
-/// A point in time in RFC 3339: a date, a time and an offset, such as
-/// `2024-05-01T12:00:00.5+02:00`. PostgreSQL reads it as it is, to the microsecond.
+/// A point in time in RFC 3339: a date, a time and an offset, such as `2024-05-01T12:00:00.5+02:00`.
+/// PostgreSQL stores it to the microsecond.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timestamp(Box<str>);
 
-/// A text is no point in time.
+/// The text is not a point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is no date and time with an offset, such as 2024-05-01T12:00:00Z")]
+#[error("is not a date and time with an offset, such as 2024-05-01T12:00:00Z")]
 pub struct InvalidTimestamp;
 
 impl Timestamp {
@@ -41,7 +41,7 @@ fn date_time(rest: &mut &str) -> Option<()> {
     skip(rest, ":")?;
     number(rest, 2, 0..=59)?;
     skip(rest, ":")?;
-    // A leap second: PostgreSQL takes it for the first second of the next minute.
+    // A leap second: PostgreSQL reads it as the first second of the next minute.
     number(rest, 2, 0..=60)?;
     if skip(rest, ".").is_some() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
@@ -55,7 +55,7 @@ fn offset(rest: &mut &str) -> Option<()> {
         return Some(());
     }
     skip(rest, "+").or_else(|| skip(rest, "-"))?;
-    // PostgreSQL knows no offset beyond this.
+    // PostgreSQL accepts no greater offset.
     number(rest, 2, 0..=15)?;
     skip(rest, ":")?;
     number(rest, 2, 0..=59).map(drop)
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timestamp_is_rfc_3339() {
+    fn accepts_rfc_3339_only() {
         for right in [
             "2024-02-29T12:00:00Z",
             "2024-05-01t12:00:00.123456789z",
@@ -113,7 +113,7 @@ mod tests {
             "0000-05-01T12:00:00Z",
             "２024-05-01T12:00:00Z",
         ] {
-            assert!(wrong.parse::<Timestamp>().is_err(), "{wrong} was taken");
+            assert!(wrong.parse::<Timestamp>().is_err(), "{wrong} was accepted");
         }
     }
 }

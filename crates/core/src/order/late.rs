@@ -1,47 +1,47 @@
-//! Which open transactions were passed over.
+//! The open transactions that were passed over.
 
 use std::sync::Arc;
 
 use crate::event::{EventId, Logged, Xid};
 
-/// The transactions that were still open when the hold ran out. Their events were passed
-/// over, and follow when they commit. A snapshot that is cheap to clone and to share.
+/// The transactions that were still open when the hold ran out. Their events were passed over, and follow
+/// when they commit. A snapshot, cheap to clone and to share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Late(Option<Arc<[LateTransaction]>>);
 
 /// One transaction that was passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LateTransaction {
-    /// Which.
+    /// The transaction's id.
     pub xid: Xid,
-    /// It has no event at or before this id that was not delivered. At first that is the head
-    /// when it was passed over. A row at or before it that bears this transaction's number was
-    /// delivered when the head passed it, or has the number of another cluster.
+    /// The transaction has no event at or before this id that was not delivered. At first this is the head
+    /// when the transaction was passed over. A row at or before this id with the same transaction id was
+    /// delivered when the head passed it, or comes from another cluster.
     pub since: EventId,
 }
 
 impl Late {
-    /// The most transactions that may be late at once: with more, delivery is held instead,
-    /// so that a cursor stays short enough for a header.
+    /// The most transactions that may be late at once. With more, delivery is held instead, so that a cursor
+    /// stays short enough for a header.
     pub const MAX: usize = 16;
 
-    /// The most at a start. Until it has started, a gateway serves not even old history, so it
-    /// starts beside more, and its cursors are longer for as long as they stay open.
+    /// The most transactions that may be late at a start. A gateway that has not started serves nothing, not
+    /// even history. So it starts with more late transactions, and its cursors are longer until these end.
     pub const MOST_AT_START: usize = 64;
 
-    /// Whether no transaction is late: nearly always.
+    /// Whether no transaction is late, which is the usual case.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// How many are late.
+    /// The number of late transactions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.as_slice().len()
     }
 
-    /// Those that are late, ascending by xid.
+    /// The late transactions, ascending by xid.
     #[must_use]
     pub fn as_slice(&self) -> &[LateTransaction] {
         self.0.as_deref().unwrap_or_default()
@@ -53,20 +53,20 @@ impl Late {
         self.get(xid).is_some()
     }
 
-    /// Whether this row is one of a late transaction's that are still to be delivered.
+    /// Whether this row was written by a late transaction and is still to be delivered.
     #[must_use]
     pub fn has(&self, row: &impl Logged) -> bool {
         self.get(row.xid()).is_some_and(|late| row.id() > late.since)
     }
 
-    /// The transaction, where it is late.
+    /// Returns the transaction if it is late.
     #[must_use]
     pub fn get(&self, xid: Xid) -> Option<LateTransaction> {
         let late = self.as_slice();
         late.binary_search_by_key(&xid, |late| late.xid).ok().map(|at| late[at])
     }
 
-    /// These, and `open`, which have no event at or before `since`.
+    /// Returns these and the `open` transactions, which have no event at or before `since`.
     #[must_use]
     pub(super) fn with(&self, open: &[Xid], since: EventId) -> Self {
         let new = open.iter().filter(|xid| !self.contains(**xid));
@@ -74,7 +74,7 @@ impl Late {
         self.as_slice().iter().copied().chain(new).collect()
     }
 
-    /// These, when what `xids` wrote was delivered up to this id.
+    /// Returns these after the rows of `xids` up to this id were delivered.
     #[must_use]
     pub(super) fn delivered(&self, xids: &[Xid], upto: EventId) -> Self {
         let late = self.as_slice().iter().map(|&late| {
@@ -84,7 +84,7 @@ impl Late {
         late.collect()
     }
 
-    /// These without `ended`.
+    /// Returns these without `ended`.
     #[must_use]
     pub(super) fn without(&self, ended: Xid) -> Self {
         self.as_slice().iter().copied().filter(|late| late.xid != ended).collect()

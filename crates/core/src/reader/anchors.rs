@@ -1,14 +1,14 @@
-//! Rows that were read, by which the log is known again.
+//! Rows that were read, by which the reader recognises the log.
 //!
-//! A log that was truncated and filled again, or restored from a backup, may reach beyond the
-//! head. Then the same id has a row of another transaction.
+//! A log that was truncated and filled again, or restored from a backup, may reach beyond the head. Then
+//! another transaction's row has the same id.
 
 use crate::event::{EventId, Logged, Xid};
 
-/// Some of the rows that were read, ascending by id: many of the last ones, few of the older.
+/// Some of the rows that were read, in id order: many of the newest, few of the older ones.
 ///
-/// Those that were found the last time are kept until they are looked for again, however much is
-/// read meanwhile: that may be of another log already.
+/// Rows that were found at the last comparison are kept until the next one, however much is read in the
+/// meantime, since that may already be of another log.
 #[derive(Debug, Default)]
 pub(super) struct Anchors {
     found: Vec<(EventId, Xid)>,
@@ -16,10 +16,10 @@ pub(super) struct Anchors {
 }
 
 impl Anchors {
-    /// As many of each.
-    const MOST: usize = 16;
+    /// The most rows that are kept in each list.
+    const MAX_ANCHORS: usize = 16;
 
-    /// Remembers a row behind all that are remembered.
+    /// Remembers a row, unless it is not behind all that are remembered.
     pub(super) fn remember(&mut self, row: &impl Logged) {
         if self.all().last().is_some_and(|(id, _)| *id >= row.id()) {
             return;
@@ -32,14 +32,14 @@ impl Anchors {
         self.found.iter().chain(&self.since)
     }
 
-    /// The ids to look for: these, or the head's while there are none.
+    /// The ids to look for: those of the anchors, or the head while there are none.
     pub(super) fn ids(&self, head: EventId) -> Vec<EventId> {
         let ids: Vec<EventId> = self.all().map(|(id, _)| *id).collect();
         if ids.is_empty() { vec![head] } else { ids }
     }
 
-    /// Takes note of what stands at these ids. Answers whether the log is another one; a row that
-    /// is gone may have been pruned, and proves nothing.
+    /// Compares the anchors with the rows that were found at their ids. Returns whether the log is another
+    /// one. A row that is gone may have been pruned, and proves nothing.
     pub(super) fn compare(&mut self, found: &[(EventId, Xid)]) -> bool {
         if self.all().any(|anchor| differs(anchor, found)) {
             return true;
@@ -52,8 +52,8 @@ impl Anchors {
         false
     }
 
-    /// Keeps only rows of what both logs have in common; answers the id of the last one. What was
-    /// read behind a row that differs was of the new log already.
+    /// Keeps only the rows that both logs have in common. Returns the id of the last one. Rows behind the
+    /// first one that differs were read from the new log already.
     pub(super) fn keep(&mut self, found: &[(EventId, Xid)]) -> EventId {
         let same = self.all().take_while(|anchor| !differs(anchor, found));
         self.found = same.filter(|anchor| found.contains(anchor)).copied().collect();
@@ -62,16 +62,16 @@ impl Anchors {
     }
 }
 
-/// Lets go of every other one where there are too many; of the first and the last never.
+/// Drops every other anchor while there are too many, but never the first and the last.
 fn thin(anchors: &mut Vec<(EventId, Xid)>) {
-    while anchors.len() > Anchors::MOST {
+    while anchors.len() > Anchors::MAX_ANCHORS {
         let last = anchors.len() - 1;
         let mut at = 0..;
         anchors.retain(|_| at.next().is_some_and(|at| at % 2 == 0 || at == last));
     }
 }
 
-/// Whether another transaction's row stands there.
+/// Whether another transaction's row has this id.
 fn differs((id, xid): &(EventId, Xid), found: &[(EventId, Xid)]) -> bool {
     found.iter().any(|it| it.0 == *id && it.1 != *xid)
 }
@@ -82,19 +82,19 @@ mod tests {
     use crate::event::testing::Row;
 
     #[test]
-    fn few_rows_are_remembered_the_first_and_the_last_among_them() {
+    fn keeps_few_rows_and_always_the_first_and_the_last() {
         let mut anchors = Anchors::default();
         for id in 1..=1000 {
             anchors.remember(&Row(id, 7));
         }
         let ids = anchors.ids(EventId::ZERO);
-        assert!(ids.len() <= Anchors::MOST);
+        assert!(ids.len() <= Anchors::MAX_ANCHORS);
         assert_eq!(ids.first(), Some(&EventId::new(1)));
         assert_eq!(ids.last(), Some(&EventId::new(1000)));
     }
 
     #[test]
-    fn what_was_found_is_looked_for_again_however_much_is_read_meanwhile() {
+    fn rows_that_were_found_are_compared_again_after_much_is_read() {
         let mut anchors = Anchors::default();
         anchors.remember(&Row(1, 7));
         anchors.remember(&Row(2, 8));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_another_transaction_is_of_another_log_and_a_missing_one_proves_nothing() {
+    fn another_transactions_row_proves_another_log() {
         let at = |id, xid| (EventId::new(id), Xid::new(xid));
         let mut anchors = Anchors::default();
         for row in [Row(1, 7), Row(2, 8), Row(3, 9)] {

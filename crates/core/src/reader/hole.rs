@@ -1,19 +1,20 @@
-//! What a reader does at a hole: asks who may fill it, and meanwhile what becomes visible behind it.
+//! What a reader does at a hole: it asks which transactions may fill it, and what becomes visible behind it
+//! in the meantime.
 
 use std::time::Instant;
 
-use super::state::{At, Look, Reader};
+use super::state::{At, PollOutcome, Reader};
 use crate::event::{EventId, Logged};
 
 impl<E: Logged> Reader<E> {
-    /// With many writers at it, most holes fill by themselves within a moment. To ask who writes
-    /// takes every partition of the lock table, which those very writers need, so a hole is
-    /// looked at twice before that is asked.
-    pub(super) fn doubt(&mut self, upto: EventId, last_page: bool) {
+    /// Asks which transactions may fill a new hole. While many writers are active, most holes fill by
+    /// themselves within a moment, and the question takes every partition of the lock table, which those same
+    /// writers need. So a busy reader asks only when the hole is still there at the next poll.
+    pub(super) fn check_new_hole(&mut self, upto: EventId, last_page: bool) {
         let head = self.order().position().head;
-        if self.vigil.patient() && self.patient_at.replace(head) != Some(head) {
-            self.look = Look::Held;
-            self.look_at_late();
+        if self.policy.holes_fill_quickly() && self.deferred_hole.replace(head) != Some(head) {
+            self.outcome = PollOutcome::Held;
+            self.check_late();
         } else if last_page {
             self.at = At::HoleWriters { upto };
         } else {
@@ -24,11 +25,12 @@ impl<E: Logged> Reader<E> {
     /// Nothing has changed at the hole. What becomes visible behind it meanwhile is not read yet, but waits
     /// from now on, and other readers have to hear of it.
     pub(super) fn wait_at_hole(&mut self, now: Instant) {
-        let since = self.order().hole().map_or(now, |hole| hole.since).max(self.looked_behind_hole);
+        let since =
+            self.order().hole().map_or(now, |hole| hole.since).max(self.checked_behind_hole);
         if now.saturating_duration_since(since) < self.order().looks_behind_hole_after() {
-            return self.look_at_late();
+            return self.check_late();
         }
-        self.looked_behind_hole = now;
+        self.checked_behind_hole = now;
         self.at = At::BehindHole;
     }
 
@@ -40,7 +42,7 @@ impl<E: Logged> Reader<E> {
         if self.order().wants_behind_hole(newest) {
             self.at = At::BehindHoleWriters { upto: newest };
         } else {
-            self.look_at_late();
+            self.check_late();
         }
     }
 }

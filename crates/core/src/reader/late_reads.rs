@@ -7,32 +7,32 @@ use crate::{
     order::{Late, LateTransaction},
 };
 
-/// Which rows of late transactions to read: of each those above its `since`.
+/// Which rows of late transactions to read: those above the `since` of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LateRange {
     /// The transactions.
     pub transactions: Vec<LateTransaction>,
-    /// Rows above this id.
+    /// Rows above this id ...
     pub after: EventId,
-    /// And up to this one.
+    /// ... and up to this one.
     pub upto: EventId,
 }
 
 /// Late transactions that have ended, and whose rows are being delivered.
 #[derive(Debug, Default)]
 pub(super) struct LateReads {
-    /// Those that ended together are read together. They take turns.
+    /// Transactions that ended together are read together. The groups take turns.
     together: VecDeque<Vec<Xid>>,
 }
 
 impl LateReads {
-    /// The late transactions that are not known to have ended.
+    /// Returns the late transactions that are not known to have ended.
     pub(super) fn open(&self, late: &Late) -> Vec<Xid> {
         let xids = late.as_slice().iter().map(|late| late.xid);
         xids.filter(|xid| !self.together.iter().flatten().any(|ended| ended == xid)).collect()
     }
 
-    /// These have ended: their rows are to be delivered. Answers whether there are any.
+    /// Queues those late transactions that have ended, to deliver their rows. Returns whether there are any.
     pub(super) fn begin(&mut self, late: &Late, ended: &[Xid]) -> bool {
         let ended: Vec<Xid> = ended.iter().copied().filter(|xid| late.contains(*xid)).collect();
         let any = !ended.is_empty();
@@ -49,7 +49,7 @@ impl LateReads {
         Some(LateRange { transactions, after, upto: head })
     }
 
-    /// Takes the transactions whose rows were read; the next ones are read next.
+    /// Takes the transactions whose rows were read. The next group is read next.
     pub(super) fn take_turn(&mut self) -> Vec<Xid> {
         self.together.pop_front().unwrap_or_default()
     }

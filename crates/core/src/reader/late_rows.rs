@@ -1,9 +1,9 @@
-//! Delivers what transactions wrote that were late, and have ended: some rows with each poll of
-//! the log, so that a large one is never in the way of everybody else's events.
+//! Delivers the rows of late transactions that have ended: some rows with each poll of the log, so that a
+//! large transaction does not delay other events.
 
 use std::time::Instant;
 
-use super::state::{At, Look, Reader};
+use super::state::{At, PollOutcome, Reader};
 use super::step::{Origin, Publication, Step};
 use crate::{
     event::{EventId, Logged},
@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl<E: Logged> Reader<E> {
-    /// Goes on with late transactions, when the tail has been looked at.
-    pub(super) fn look_at_late(&mut self) {
+    /// Continues with late transactions after the tail was read.
+    pub(super) fn check_late(&mut self) {
         let open = self.late_reads.open(&self.order().position().late);
         if open.is_empty() { self.read_late() } else { self.at = At::Late }
     }
@@ -23,8 +23,8 @@ impl<E: Logged> Reader<E> {
         self.at = range.map_or(At::Rest, At::LateRows);
     }
 
-    /// Some rows of late transactions, in id order, that stand in the range that was asked for;
-    /// all there are up to `upto`, which is the end of the range when these are the last.
+    /// Answers [`Step::Late`]: rows of late transactions in the range that was asked for, in id order. They
+    /// are all rows up to `upto`, which is the end of the range if there are no more.
     pub fn late_rows(&mut self, mut rows: Vec<E>, upto: EventId, now: Instant) {
         let At::LateRows(range) = &self.at else { return };
         let its: Late = range.transactions.iter().copied().collect();
@@ -33,7 +33,7 @@ impl<E: Logged> Reader<E> {
         let xids = self.late_reads.take_turn();
         let order = self.order_mut();
         if last {
-            // Rows above the head are read with the tail: these are late no more.
+            // Rows above the head are read with the tail, so these transactions are no longer late.
             for &xid in &xids {
                 order.ended(xid);
             }
@@ -49,13 +49,13 @@ impl<E: Logged> Reader<E> {
         self.at = At::Rest;
     }
 
-    /// Whether something is left to do at once.
-    pub(super) fn look_came_to(&self) -> Look {
-        match self.look {
-            _ if !self.late_reads.is_empty() => Look::More,
-            _ if self.order().hole().is_some() && self.may_move => Look::More,
-            _ if self.order().hole().is_some() => Look::Held,
-            look => look,
+    /// The result of this poll: whether something is left to do at once.
+    pub(super) fn poll_outcome(&self) -> PollOutcome {
+        match self.outcome {
+            _ if !self.late_reads.is_empty() => PollOutcome::More,
+            _ if self.order().hole().is_some() && self.may_move => PollOutcome::More,
+            _ if self.order().hole().is_some() => PollOutcome::Held,
+            outcome => outcome,
         }
     }
 }

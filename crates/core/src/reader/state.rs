@@ -10,123 +10,124 @@ use super::{
     auditor::Auditor,
     late_reads::{LateRange, LateReads},
     step::Step,
-    vigil::Vigil,
+    vigil::PollPolicy,
 };
 use crate::{
     event::{EventId, Logged},
     order::{Hold, Hole, Order, Passed, Position, Start},
 };
 
-/// See the module.
+/// Decides what a reader of the log does next. See the [module](crate::reader).
 #[derive(Debug)]
 pub struct Reader<E> {
     pub(super) hold: Hold,
-    /// None until it has started, and when the log was replaced.
+    /// `None` until the reader has started, and after the log was replaced.
     pub(super) order: Option<Order>,
     pub(super) at: At,
-    /// What was decided, and is to be carried out before anything else is asked.
+    /// Steps that were decided, and are carried out before anything else is asked.
     pub(super) steps: VecDeque<Step<E>>,
-    pub(super) vigil: Vigil,
+    pub(super) policy: PollPolicy,
     pub(super) auditor: Auditor,
     pub(super) late_reads: LateReads,
     pub(super) anchors: Anchors,
-    /// The log was found to be another one: up to here it is the same.
+    /// When the log was found to be another one: the id up to which both are the same.
     pub(super) origin: EventId,
     pub(super) next_poll: Instant,
-    /// Other readers are connected that this one wakes, when it keeps the bell.
-    pub(super) others: bool,
+    /// Whether other readers are connected, which this one wakes while it is the keeper.
+    pub(super) other_readers: bool,
     /// The greatest id that was seen, delivered or not.
     pub(super) seen: EventId,
-    /// The same, when the current poll of the log began.
+    /// The value of `seen` when the current poll began.
     pub(super) seen_before: EventId,
-    /// What the current poll of the log has come to so far.
-    pub(super) look: Look,
-    pub(super) woken: Woken,
-    /// When it was last asked what became visible behind a hole.
-    pub(super) looked_behind_hole: Instant,
+    /// The result of the current poll so far.
+    pub(super) outcome: PollOutcome,
+    pub(super) wake_reason: WakeReason,
+    /// When the reader last asked what became visible behind a hole.
+    pub(super) checked_behind_hole: Instant,
     /// The head before a hole that was given a moment to fill by itself.
-    pub(super) patient_at: Option<EventId>,
-    /// Rows may be there that nothing stands before, though a hole is waited for: more than one page
-    /// of them, or those of a late transaction that has ended since the tail was read.
+    pub(super) deferred_hole: Option<EventId>,
+    /// Whether rows may be deliverable although a hole is waited for: more than one page of them stands
+    /// before it, or a late transaction has ended since the tail was read.
     pub(super) may_move: bool,
-    /// A transaction that was waited for at a hole has ended since the tail was read. Readers that have
-    /// passed over it have to hear of that, whether or not its rows can go here.
+    /// Whether a transaction that a hole waits for has ended since the tail was read. Readers that have
+    /// passed over it have to learn of that, whether or not this reader can deliver its rows yet.
     pub(super) awaited_ended: bool,
 }
 
 /// Where the reader is in its work: which answer it needs next.
 #[derive(Debug)]
 pub(super) enum At {
-    /// It starts: a snapshot, before which nothing will have been read.
+    /// Starting: a snapshot that is older than everything that will be read.
     Snapshot,
-    /// It starts: the newest id.
+    /// Starting: the newest id.
     Newest { as_of: String },
-    /// It starts: who writes. Asked after the newest id: a transaction that is not among the
-    /// writers then has no id up to that, or is visible.
+    /// Starting: which transactions write. They are asked for after the newest id: a transaction that is not
+    /// among them has no id up to that one, or is visible.
     FirstWriters { as_of: String, head: EventId },
-    /// It starts, once the writers that it found have ended, or the hold has run out.
+    /// Starting: which of those writers have ended. The reader starts when all have, or when the hold has run
+    /// out.
     Starting { as_of: String, start: Start },
-    /// It waits before it asks again which of those writers have ended.
+    /// Starting: a pause before it asks again which of those writers have ended.
     StartPause { as_of: String, start: Start, pause: Duration },
-    /// A poll of the log begins.
+    /// The beginning of a poll.
     Top,
-    /// The safety poll.
+    /// The result of the safety poll.
     Poll,
-    /// Whether it may keep the bell.
+    /// Whether this reader becomes the keeper of the bell.
     Keep,
-    /// What stands where these ids were passed over.
+    /// The rows with ids that were passed over as dead.
     Audit(Vec<Passed>),
-    /// Which of those who may fill the hole have ended.
+    /// Which of the transactions that may fill the hole have ended.
     Hole,
     /// The rows behind the head.
     Tail,
-    /// It came to a hole; more rows stood behind that page. The newest id.
+    /// At a new hole, with more rows behind that page: the newest id.
     HoleEnd { upto: EventId },
-    /// It came to a hole: who writes.
+    /// At a new hole: which transactions write.
     HoleWriters { upto: EventId },
-    /// Which of those writers have ended.
+    /// At a new hole: which of those writers have ended.
     NewHole,
     /// The greatest id that is visible behind the hole by now.
     BehindHole,
-    /// Who may write up to there.
+    /// Which transactions may have ids up to there.
     BehindHoleWriters { upto: EventId },
     /// Which late transactions have ended.
     Late,
     /// Some rows of a late transaction that has ended.
     LateRows(LateRange),
-    /// The poll of the log is over.
+    /// The end of a poll.
     Rest,
-    /// The safety poll found events; the bell may be about to ring for them.
+    /// The safety poll has found events; a ring for them may be on its way.
     Unannounced,
-    /// Whether it may fall asleep.
+    /// Whether the bell could be taken, to fall asleep.
     FallAsleep,
-    /// It waits this long, or for the bell.
+    /// The end of this pause, or a ring.
     Pause(Duration),
-    /// It waits for the bell, or the safety poll.
+    /// A ring, or the time of the next safety poll.
     Listen,
 }
 
-/// What a poll of the log came to.
+/// The result of a poll of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum PollOutcome {
     /// There is more to read.
     More,
     /// A hole is waited for.
     Held,
     /// All that is visible has been read.
-    Whole,
+    CaughtUp,
 }
 
-/// What ended a wait.
+/// What ended the last wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Woken {
+pub(super) enum WakeReason {
     Bell,
-    Itself,
+    Timer,
     SafetyPoll,
 }
 
 impl<E: Logged> Reader<E> {
-    /// A reader that has not started. It needs to be [connected](Self::connected).
+    /// Creates a reader that has not started. It needs to be [connected](Self::connected).
     #[must_use]
     pub fn new(hold: Hold, now: Instant) -> Self {
         Self {
@@ -134,28 +135,28 @@ impl<E: Logged> Reader<E> {
             order: None,
             at: At::Snapshot,
             steps: VecDeque::new(),
-            vigil: Vigil::new(false, now),
+            policy: PollPolicy::new(false, now),
             auditor: Auditor::default(),
             late_reads: LateReads::default(),
             anchors: Anchors::default(),
             origin: EventId::ZERO,
             next_poll: now,
-            others: true,
+            other_readers: true,
             seen: EventId::ZERO,
             seen_before: EventId::ZERO,
-            look: Look::Whole,
-            woken: Woken::Itself,
-            looked_behind_hole: now,
-            patient_at: None,
+            outcome: PollOutcome::CaughtUp,
+            wake_reason: WakeReason::Timer,
+            checked_behind_hole: now,
+            deferred_hole: None,
             may_move: false,
             awaited_ended: false,
         }
     }
 
-    /// A connection was opened that listens; `keeper` says that it keeps the bell. The reader
-    /// goes on where it was.
+    /// Begins on a new connection that listens; `keeper` says whether this reader is the keeper of the bell
+    /// on it. A reader that has started continues from its position.
     pub fn connected(&mut self, keeper: bool, now: Instant) {
-        // What the reader takes for published has to be published; all else is decided again.
+        // Steps that the reader counts as published have to be carried out. All else is decided again.
         let stays = |step: &Step<E>| {
             matches!(step, Step::Publish(_) | Step::Restart { .. } | Step::Replaced { .. })
         };
@@ -164,23 +165,23 @@ impl<E: Logged> Reader<E> {
             order.forget_holes();
         }
         self.at = if self.order.is_some() { At::Top } else { At::Snapshot };
-        self.vigil = Vigil::new(keeper, now);
+        self.policy = PollPolicy::new(keeper, now);
         self.late_reads = LateReads::default();
         self.next_poll = now;
-        self.others = true;
+        self.other_readers = true;
         self.seen = self.order.as_ref().map_or(EventId::ZERO, |order| order.position().head);
-        self.woken = Woken::Itself;
-        self.patient_at = None;
+        self.wake_reason = WakeReason::Timer;
+        self.deferred_hole = None;
     }
 
-    /// Where the reader is; none until it has started, and while it starts in a log that was
-    /// replaced.
+    /// The reader's position. `None` until it has started, and while it starts in a log that replaced another
+    /// one.
     #[must_use]
     pub fn position(&self) -> Option<&Position> {
         self.order.as_ref().map(Order::position)
     }
 
-    /// What is waited for: a hole, or the writers that were found at the start.
+    /// The hole that is waited for, or the writers that were found at the start.
     #[must_use]
     pub fn waits_for(&self) -> Option<&Hole> {
         match &self.at {
@@ -189,10 +190,10 @@ impl<E: Logged> Reader<E> {
         }
     }
 
-    /// Whether it keeps the bell, and whether it sleeps.
+    /// Whether this reader is the keeper of the bell, and whether it is asleep.
     #[must_use]
     pub fn doorbell(&self) -> (bool, bool) {
-        (self.vigil.keeper, self.vigil.is_asleep())
+        (self.policy.keeper, self.policy.is_asleep())
     }
 
     pub(super) fn order(&self) -> &Order {

@@ -1,4 +1,4 @@
-//! What a reader asks for.
+//! The steps that a reader asks its driver to carry out.
 
 use std::time::{Duration, Instant};
 
@@ -8,94 +8,93 @@ use crate::{
     order::{Passed, Position},
 };
 
-/// The next thing to do. Where it names a method, the answer goes there.
+/// The next thing to do. Where a step names a method, the answer goes to that method.
 #[derive(Debug)]
 pub enum Step<E> {
-    /// Take a snapshot of the log: [`snapshot`](super::Reader::snapshot).
+    /// Take a snapshot of the log. Answer: [`snapshot`](super::Reader::snapshot).
     Snapshot,
-    /// Ask for the greatest visible id: [`newest`](super::Reader::newest).
+    /// Ask for the greatest visible id. Answer: [`newest`](super::Reader::newest).
     Newest,
-    /// Ask which transactions hold an id, or could draw one:
-    /// [`writers`](super::Reader::writers).
+    /// Ask which transactions hold an id, or could draw one. Answer: [`writers`](super::Reader::writers).
     Writers,
-    /// Ask which of these have ended: [`ended`](super::Reader::ended).
+    /// Ask which of these transactions have ended. Answer: [`ended`](super::Reader::ended).
     Ended(Vec<Xid>),
-    /// Read a page of rows: [`tail`](super::Reader::tail).
+    /// Read a page of rows. Answer: [`tail`](super::Reader::tail).
     Tail {
-        /// Behind this id.
+        /// Rows behind this id.
         after: EventId,
     },
-    /// Read some rows of late transactions: [`late_rows`](super::Reader::late_rows).
+    /// Read some rows of late transactions. Answer: [`late_rows`](super::Reader::late_rows).
     Late(LateRange),
-    /// Look for rows at ids that were passed over: [`passed`](super::Reader::passed).
+    /// Look for rows at ids that were passed over. Answer: [`passed`](super::Reader::passed).
     Passed(Vec<Passed>),
-    /// Look at what no bell announces: [`polled`](super::Reader::polled).
+    /// Run the safety poll, which finds what no ring announces. Answer: [`polled`](super::Reader::polled).
     Poll {
-        /// Rows that were read: whether they are still there is asked, too.
+        /// Ids of rows that were read: the answer says which of them are still there.
         known: Vec<EventId>,
     },
-    /// Let go of what is kept in memory of events that were changed. No answer.
+    /// Evict events from memory that were changed in the table. No answer.
     CheckErased,
-    /// Try to become the keeper of the bell: [`kept`](super::Reader::kept).
+    /// Try to become the keeper of the bell. Answer: [`kept`](super::Reader::kept).
     TryKeep,
-    /// Try to take the bell: [`slept`](super::Reader::slept).
+    /// Try to take the bell. Answer: [`slept`](super::Reader::slept).
     TrySleep,
     /// Give the bell back. No answer.
     Wake,
     /// Wake the other readers. No answer.
     Ring,
-    /// Begin here: all that is in memory is of another log. No answer.
+    /// Begin at this position: all events in memory are of another log. No answer.
     Restart {
-        /// Where the reader is.
+        /// The reader's position.
         position: Position,
-        /// A snapshot that is older than anything that it will read.
+        /// A snapshot that is older than everything that will be read.
         as_of: String,
-        /// Whoever was there before goes on behind this id.
+        /// Subscribers of the log before continue behind this id.
         origin: EventId,
     },
-    /// Publish these rows and this position, in one piece. No answer.
+    /// Publish these rows and this position, atomically. No answer.
     Publish(Publication<E>),
-    /// A poll of the log is over. No answer.
+    /// A poll of the log has ended. No answer.
     Looked,
-    /// The log is another one, or an older one. No answer.
+    /// The log was replaced by another one, or by an older state of itself. No answer.
     Replaced {
         /// The greatest id that was passed.
         head: EventId,
-        /// Up to here it is the same.
+        /// The id up to which both logs are the same.
         origin: EventId,
     },
-    /// The safety poll found events that no bell had announced. No answer.
+    /// The safety poll found events that no ring had announced. No answer.
     Unannounced,
-    /// Wait this long, or for the bell: [`woken`](super::Reader::woken).
+    /// Wait this long, or for a ring. Answer: [`woken`](super::Reader::woken).
     Pause(Duration),
-    /// Wait until then, or for the bell: [`woken`](super::Reader::woken).
+    /// Wait until then, or for a ring. Answer: [`woken`](super::Reader::woken).
     Listen(Instant),
 }
 
-/// Rows that may go to clients, and where the reader is after them.
+/// Rows that may go to subscribers, and the reader's position after them.
 #[derive(Debug)]
 pub struct Publication<E> {
     /// The rows, in id order.
     pub rows: Vec<E>,
-    /// Where the reader is after all of them.
+    /// The position after all of them.
     pub position: Position,
-    /// Where they come from.
+    /// How the rows were found.
     pub origin: Origin,
 }
 
-/// Where rows come from.
+/// How rows were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// They were read behind the head.
     Tail,
     /// A late transaction wrote them.
     Late,
-    /// They turned up where nothing could be any more.
+    /// They have ids that had been passed over as dead.
     Found,
 }
 
 impl<E: Logged> Publication<E> {
-    /// Where the reader is after this row.
+    /// The reader's position after this row.
     #[must_use]
     pub fn position_after(&self, row: &E) -> Position {
         match self.origin {
@@ -105,15 +104,15 @@ impl<E: Logged> Publication<E> {
     }
 }
 
-/// What the safety poll found.
+/// The answer to the safety poll.
 #[derive(Clone, Debug)]
 pub struct Polled {
-    /// The last id that was drawn, where that can be known.
+    /// The last id that was drawn. `None` where the role may not see the sequence.
     pub drawn: Option<EventId>,
-    /// Other readers are connected.
+    /// Whether other readers are connected.
     pub others: bool,
-    /// Of the rows that were asked about, those that are there, and whose they are.
+    /// Those of the known rows that are there, and the transactions that wrote them.
     pub found: Vec<(EventId, Xid)>,
-    /// Who rings has to wait.
+    /// Whether some transaction that notifies has to wait for another one to commit.
     pub ringing_waits: bool,
 }
