@@ -78,7 +78,7 @@ async fn a_gateway_that_starts_beside_many_open_transactions_serves_what_is_sett
 #[tokio::test]
 async fn a_gateway_says_for_how_many_transactions_its_start_waits() {
     let database = Database::create().await;
-    let mut open = open_transactions(&database, Late::MOST_AT_START + 1).await;
+    let mut open = open_transactions(&database, Late::MAX_AT_START + 1).await;
     let app = App::launch(&database.url(), Settings::default()).await;
     let expected = format!("waiting for {} open transactions", open.len());
     let reason = async || app.gateway.ready().err().filter(|why| why.contains(&expected));

@@ -173,7 +173,7 @@ fn parse(text: &str) -> Option<Cursor> {
     let mut marks = parts.map(parse_mark).collect::<Option<Vec<_>>>()?;
     marks.sort_unstable_by_key(|mark| mark.xid);
     let twice = marks.windows(2).any(|pair| pair[0].xid == pair[1].xid);
-    let sound = marks.len() <= Late::MOST_AT_START && !twice;
+    let sound = marks.len() <= Late::MAX_AT_START && !twice;
     sound.then_some(Cursor { head: head.parse().ok()?, marks })
 }
 
@@ -253,8 +253,8 @@ mod tests {
         assert_eq!("9~5:1~3:2".parse(), "9~3:2~5:1".parse::<Cursor>(), "in any order");
         let marked =
             |most: usize| (0..most).fold(String::from("9"), |text, xid| format!("{text}~{xid}:1"));
-        assert!(marked(Late::MOST_AT_START).parse::<Cursor>().is_ok());
-        assert!(marked(Late::MOST_AT_START + 1).parse::<Cursor>().is_err());
+        assert!(marked(Late::MAX_AT_START).parse::<Cursor>().is_ok());
+        assert!(marked(Late::MAX_AT_START + 1).parse::<Cursor>().is_err());
         let long = "é".repeat(10_000).parse::<Cursor>().unwrap_err();
         assert_eq!(long.given.chars().count(), 80);
     }

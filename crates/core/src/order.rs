@@ -89,7 +89,7 @@ impl Start {
     pub fn settle(&mut self, still_open: Vec<Xid>, now: Instant) -> Option<Order> {
         self.hole.open = still_open;
         let none = Late::default();
-        self.hole.settles(self.hold, &none, Late::MOST_AT_START, now).then(|| {
+        self.hole.settles(self.hold, &none, Late::MAX_AT_START, now).then(|| {
             let late = none.with(&self.hole.open, self.hole.after);
             Order::new(Position { head: self.hole.upto, late }, self.hold)
         })

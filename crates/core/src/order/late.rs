@@ -27,7 +27,7 @@ impl Late {
 
     /// The most transactions that may be late at a start. A gateway that has not started serves nothing, not
     /// even history. So it starts with more late transactions, and its cursors are longer until these end.
-    pub const MOST_AT_START: usize = 64;
+    pub const MAX_AT_START: usize = 64;
 
     /// Whether no transaction is late, which is the usual case.
     #[must_use]
