@@ -9,6 +9,7 @@ pub mod budget;
 mod crypto;
 mod denied;
 pub mod hosts;
+mod id;
 pub mod jwks;
 mod kept;
 pub mod keys;

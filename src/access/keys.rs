@@ -2,8 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,8 +15,9 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::{info, warn};
 
+pub use super::id::KeyId;
 use super::{
-    Denied,
+    denied::Denied,
     kept::{Floor, Kept, NotFetched},
     principal::{Kind, Principal},
     rights::Rights,
@@ -35,26 +34,6 @@ pub(super) const PREFIX: &str = "ep_";
 const FLOOR: Floor = Floor::fixed(Duration::from_millis(200));
 /// 256 random bits.
 const SECRET: usize = 32;
-
-/// Names a key. It may be shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct KeyId(u64);
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl FromStr for KeyId {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let plain = text.len() == 16 && text.bytes().all(|it| it.is_ascii_hexdigit());
-        let number = u64::from_str_radix(text, 16).map_err(drop)?;
-        plain.then_some(Self(number)).ok_or(())
-    }
-}
 
 /// A key that was just made: the only time that it can be seen whole.
 pub struct NewKey {

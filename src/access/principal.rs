@@ -2,7 +2,11 @@
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use super::{jwks::IssuerKey, keys::KeyId, rights::Rights, ticket::TicketId};
+use super::{
+    id::{KeyId, TicketId},
+    jwks::IssuerKey,
+    rights::Rights,
+};
 use crate::consumer::ConsumerId;
 
 /// How somebody proved who they are.

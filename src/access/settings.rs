@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{Limits, hosts::Hosts, networks::Networks, rights::Rights, token::Issuer};
+use super::{hosts::Hosts, networks::Networks, rights::Rights, throttle::Limits, token::Issuer};
 
 /// See the module.
 #[derive(Clone, Debug)]

@@ -21,8 +21,9 @@ use ring::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+pub use super::id::TicketId;
 use super::{
-    Denied,
+    denied::Denied,
     jwks::IssuerKey,
     principal::{Kind, Principal, Root},
     rights::Rights,
@@ -39,16 +40,6 @@ const LONGEST: usize = 4 << 10;
 const MOST_USED: usize = 200_000;
 /// What the key signs here, so that it signs nothing else in the same words.
 const DOMAIN: &[u8] = b"event-piper ticket 1\0";
-
-/// Names a ticket. It may be shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct TicketId([u8; 12]);
-
-impl fmt::Display for TicketId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
-}
 
 /// A ticket that was just made.
 pub struct Issued {

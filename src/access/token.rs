@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 use tracing::warn;
 
 use super::{
-    Denied, crypto,
+    crypto,
+    denied::Denied,
     jwks::{IssuerKey, Key, Keys, KeysError, Source},
     principal::{Kind, Principal},
     rights::{Rights, what_is_wrong},
