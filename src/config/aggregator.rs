@@ -2,30 +2,21 @@
 //! `[[aggregator]]` of the file, by the same names.
 
 pub(super) mod settings;
+mod value;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-
-use reqwest::Url;
-use secrecy::SecretString;
+use std::{path::Path, sync::Arc};
 
 use super::{
     environment::Environment,
     flags::AggregatorFlags,
     sources::{self, plain},
-    value::Expected,
     values::{Given, Source, Values, known},
 };
 use crate::{
     pump::{
-        CatchUp, OnRefusal, Settings,
+        Settings,
         aggregator::Target,
         feed::{BatchSize, Filter, Shape},
-        fields::Fields,
-        resume::Start,
-        sign::SigningKey,
         tls::{self, TlsError},
     },
     store::error::Chain,
@@ -180,101 +171,5 @@ fn written(value: toml::Value) -> Option<String> {
     pairs.collect()
 }
 
-fn base(text: &str) -> Result<Url, Expected> {
-    let url: Option<Url> = text.parse().ok();
-    let plain = |url: &Url| {
-        url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-    };
-    let is_http = |url: &Url| url.has_host() && ["http", "https"].contains(&url.scheme());
-    url.filter(|url| plain(url) && is_http(url))
-        .ok_or_else(|| "a URL such as http://host:8080/, with no user, query or fragment".into())
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "one of several that may be refused")]
-fn text(text: &str) -> Result<String, Expected> {
-    Ok(text.to_owned())
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "one of several that may be refused")]
-fn file(text: &str) -> Result<PathBuf, Expected> {
-    Ok(text.into())
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "one of several that may be refused")]
-fn list(text: &str) -> Result<Vec<String>, Expected> {
-    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-    Ok(items.map(ToOwned::to_owned).collect())
-}
-
-fn fields(text: &str) -> Result<Fields, Expected> {
-    text.parse().map_err(|error| format!("fields: {error}"))
-}
-
-fn token(text: &str) -> Result<SecretString, Expected> {
-    let right = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-    let expected = || "a token of printable ASCII, without blanks".to_owned();
-    right.then(|| text.into()).ok_or_else(expected)
-}
-
-fn signing_key(text: &str) -> Result<SigningKey, Expected> {
-    SigningKey::parse(text).ok_or_else(|| "whsec_ and 24 to 64 bytes in Base64".into())
-}
-
-fn path(text: &str) -> Result<String, Expected> {
-    let path = text.trim_start_matches('/');
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~%".contains(&byte);
-    let right = !path.is_empty() && path.bytes().all(plain);
-    if right { Ok(path.to_owned()) } else { Err("a path such as events/import".into()) }
-}
-
-fn start(text: &str) -> Result<Start, Expected> {
-    match text {
-        "beginning" => Ok(Start::Beginning),
-        "now" => Ok(Start::Now),
-        _ => Err("beginning or now".into()),
-    }
-}
-
-fn catch_up(text: &str) -> Result<CatchUp, Expected> {
-    match text {
-        "events" => Ok(CatchUp::Events),
-        "batches" => Ok(CatchUp::Batches),
-        _ => Err("events or batches".into()),
-    }
-}
-
-fn on_refusal(text: &str) -> Result<OnRefusal, Expected> {
-    match text {
-        "stop" => Ok(OnRefusal::Stop),
-        "set-aside" => Ok(OnRefusal::SetAside),
-        _ => Err("stop or set-aside".into()),
-    }
-}
-
 #[cfg(test)]
 mod every;
-
-#[cfg(test)]
-mod tests {
-    use super::{super::value::tests::check, *};
-
-    #[test]
-    fn an_aggregators_address_holds_no_secret_and_nothing_behind_its_path() {
-        let wrong = ["h", "ftp://h/", "http://u@h/", "http://:p@h/", "http://h/?a", "http://h/#a"];
-        check(base, &["http://h:8080/a", "https://h"], &wrong);
-    }
-
-    #[test]
-    fn batches_go_to_a_plain_path() {
-        assert_eq!(path("/events/import"), Ok("events/import".into()));
-        check(path, &["a"], &["", "/", "a b", "a?b", "a\r\nb", "é"]);
-    }
-
-    #[test]
-    fn a_token_is_one_word() {
-        check(token, &["a.b-c"], &["", "a b", "a\r\nb", "é"]);
-    }
-}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, error::Error as ClapError};
 
-use super::{aggregator, setting::Key, settings};
+use super::{aggregator::settings::ALL as OF_AGGREGATORS, setting::Key, settings};
 
 /// What was given on the command line, by name, not looked at yet. No `Debug`: there are secrets.
 #[derive(Clone, Default)]
@@ -37,7 +37,7 @@ impl clap::FromArgMatches for Flags {
 
 impl clap::Args for AggregatorFlags {
     fn augment_args(command: Command) -> Command {
-        let flags = aggregator::settings::ALL.iter().copied().flat_map(flags);
+        let flags = OF_AGGREGATORS.iter().copied().flat_map(flags);
         command.args(flags.map(|flag| flag.help_heading("Aggregator")))
     }
 
@@ -48,7 +48,7 @@ impl clap::Args for AggregatorFlags {
 
 impl clap::FromArgMatches for AggregatorFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, ClapError> {
-        Ok(Self(given(aggregator::settings::ALL, matches)))
+        Ok(Self(given(OF_AGGREGATORS, matches)))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), ClapError> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs};
 
 use super::{
-    aggregator,
+    aggregator::settings::ALL as OF_AGGREGATORS,
     environment::Environment,
     flags::Flags,
     setting::Key,
@@ -117,7 +117,7 @@ pub(super) fn of_environment(keys: &[&'static Key], environment: &Environment) -
 
 /// Every variable that a setting or a pump has.
 fn variables() -> Vec<&'static str> {
-    settings::ALL.iter().chain(aggregator::settings::ALL).map(|key| key.variable).collect()
+    settings::ALL.iter().chain(OF_AGGREGATORS).map(|key| key.variable).collect()
 }
 
 /// A value of the file as it would be written in a flag.

@@ -7,9 +7,10 @@ use clap::{Args, FromArgMatches};
 use rustls::ClientConfig;
 use secrecy::ExposeSecret;
 
-use super::{
-    super::{Config, Flags, WrongSettings, every::By, setting::Key, tests::File},
-    *,
+use super::*;
+use crate::{
+    config::{Config, Flags, WrongSettings, every::By, setting::Key, tests::File},
+    pump::{CatchUp, OnRefusal, resume::Start, sign::SigningKey},
 };
 
 type Arrived = fn(&Settings) -> bool;

@@ -5,14 +5,16 @@ use std::{path::PathBuf, time::Duration};
 use reqwest::Url;
 use secrecy::SecretString;
 
-use super::{
-    super::{
+use super::value::{
+    base, catch_up, fields, file, list, on_refusal, path, signing_key, start, text, token,
+};
+use crate::{
+    config::{
         setting::{Optional, SecretFile, Setting, listed, optional, secret_file, setting},
         value,
     },
-    base, catch_up, fields, file, list, on_refusal, path, signing_key, start, text, token,
+    pump::{CatchUp, OnRefusal, fields::Fields, resume::Start, sign::SigningKey},
 };
-use crate::pump::{CatchUp, OnRefusal, fields::Fields, resume::Start, sign::SigningKey};
 
 listed! { ALL:
     const TO: Optional<Url> = optional("to", "EVENT_PIPER_PUMP_TO", "URL", base, "The aggregator: what stands before events/latest").hidden();
