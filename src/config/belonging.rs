@@ -1,7 +1,7 @@
 //! Settings that mean something only together with another one. What decides who may do what is
 //! refused where it would be ignored; of the rest the log says that it has no effect.
 
-use super::{access, setting::Key, settings, value, values::Values};
+use super::{access::value as access, setting::Key, settings, value, values::Values};
 
 /// Settings of `--auth jwt`.
 const OF_JWT: [&Key; 11] = [

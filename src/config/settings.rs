@@ -6,7 +6,10 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use super::{
-    access::{self, Chosen, Written},
+    access::{
+        issuer::{self, Written},
+        value::{self as access, Chosen},
+    },
     setting::{Optional, SecretFile, Setting, listed, optional, secret_file, setting},
     value,
 };
@@ -38,7 +41,7 @@ listed! { ALL:
     const JWT_KEY_FILE: Optional<PathBuf> = optional("jwt-key-file", "EVENT_PIPER_JWT_KEY_FILE", "FILE", value::path, "The issuer's public key, as PEM, JWK or JWKS");
     const JWT_SECRET: Optional<SecretString> = optional("jwt-secret", "EVENT_PIPER_JWT_SECRET", "SECRET", access::secret, "What the issuer signs with HS256, better in a file").secret(&JWT_SECRET_FILE);
     const JWT_SECRET_FILE: SecretFile = secret_file("jwt-secret-file", "EVENT_PIPER_JWT_SECRET_FILE", "A file that holds this secret");
-    const JWT_ISSUERS_FILE: Optional<Vec<Written>> = optional("jwt-issuers-file", "EVENT_PIPER_JWT_ISSUERS_FILE", "FILE", access::several, "A TOML file of issuers, where there are several");
+    const JWT_ISSUERS_FILE: Optional<Vec<Written>> = optional("jwt-issuers-file", "EVENT_PIPER_JWT_ISSUERS_FILE", "FILE", issuer::several, "A TOML file of issuers, where there are several");
     const JWT_CONSUMER_CLAIM: Setting<String> = setting("jwt-consumer-claim", "EVENT_PIPER_JWT_CONSUMER_CLAIM", "CLAIM", "sub", access::name, "The claim that names the consumer");
     const JWT_RIGHTS_CLAIM: Setting<String> = setting("jwt-rights-claim", "EVENT_PIPER_JWT_RIGHTS_CLAIM", "CLAIM", "event_piper", access::name, "The claim that says what else may be read and written");
     const JWT_LEEWAY: Setting<Duration> = setting("jwt-leeway", "EVENT_PIPER_JWT_LEEWAY", "DURATION", "5s", access::leeway, "How far the issuer's clock may differ");
