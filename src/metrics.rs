@@ -1,6 +1,7 @@
 //! What is counted, in the names of the Prometheus conventions.
 
 pub mod pump;
+mod registering;
 pub mod writing;
 
 use std::sync::atomic::AtomicU64;
@@ -13,13 +14,11 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::{Metric, Registry},
+    registry::Registry,
 };
 
-use self::writing::Writing;
-
-/// A gauge that holds fractions.
-pub type Fraction = Gauge<f64, AtomicU64>;
+pub use self::registering::Fraction;
+use self::{registering::Adder, writing::Writing};
 
 /// Every metric of one gateway.
 #[derive(Debug)]
@@ -220,14 +219,5 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes all");
         text
-    }
-}
-
-/// Registers clones, which share their numbers.
-struct Adder<'a>(&'a mut Registry);
-
-impl Adder<'_> {
-    fn metric(&mut self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
-        self.0.register(name, help, metric.clone());
     }
 }

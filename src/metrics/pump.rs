@@ -9,7 +9,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 
-use super::{Adder, Fraction};
+use super::registering::{Adder, Fraction};
 
 /// Whose pump.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

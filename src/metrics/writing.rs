@@ -10,7 +10,7 @@ use prometheus_client::{
     },
 };
 
-use super::Adder;
+use super::registering::Adder;
 
 /// The metrics of writing through a gateway.
 #[derive(Debug)]
