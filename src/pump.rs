@@ -13,6 +13,7 @@ pub mod lease;
 mod progress;
 mod refusals;
 pub mod resume;
+mod settings;
 pub mod sign;
 pub mod status;
 pub mod tls;
@@ -22,52 +23,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    aggregator::Target, delivery::Delivery, feed::Shape, lease::Lease, resume::Start,
-    status::Status,
-};
+pub use self::settings::{CatchUp, OnRefusal, Settings};
+use self::{delivery::Delivery, lease::Lease, status::Status};
 use crate::{read::Read, store::server::Server};
-
-/// What to do with an event that the aggregator refuses again and again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnRefusal {
-    /// Wait before it until somebody decides.
-    #[default]
-    Stop,
-    /// Note it as a dead letter, and go on behind it.
-    SetAside,
-}
-
-/// How a booted aggregator gets several events that wait for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CatchUp {
-    /// One by one, as every aggregator takes them.
-    #[default]
-    Events,
-    /// In batches, for an aggregator to which a batch is not the beginning of a bootstrap.
-    Batches,
-}
-
-/// What an operator can turn on one pump.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The name of lease and checkpoint.
-    pub name: String,
-    /// The aggregator.
-    pub target: Target,
-    /// Which events it gets, and how.
-    pub shape: Shape,
-    /// Where it begins, when neither side knows.
-    pub start: Start,
-    /// The longest pause between attempts.
-    pub longest_pause: Duration,
-    /// So many refusals of one event, and it counts as refused.
-    pub refusals: u32,
-    /// What happens then.
-    pub on_refusal: OnRefusal,
-    /// How it catches up.
-    pub catch_up: CatchUp,
-}
 
 /// At the end a request that is under way is waited for, but no longer than this.
 const FAREWELL: Duration = Duration::from_secs(5);

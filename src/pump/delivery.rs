@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    CatchUp, Settings,
     aggregator::{Aggregator, Failure, Latest, Refusal},
     feed::{Feed, Portion, ReadError},
     fields::Likeness,
@@ -25,6 +24,7 @@ use super::{
     progress::Progress,
     refusals::{Refusals, ResendError, Verdict},
     resume::{Seen, Start, resume},
+    settings::{CatchUp, Settings},
     status::{State, Status},
 };
 use crate::{

@@ -7,10 +7,10 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::{
-    OnRefusal, Settings,
     aggregator::{Aggregator, Failure, Refusal},
     feed::Portion,
     lease::{self, Lease, LeaseError},
+    settings::{OnRefusal, Settings},
     status::{State, Status},
 };
 use crate::{
