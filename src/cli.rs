@@ -2,13 +2,17 @@
 
 mod append;
 mod banner;
+mod database;
+mod database_url;
 mod doctor;
 mod erase;
 mod healthcheck;
 mod invocation;
 mod keys;
+mod load;
 mod migrate;
 mod output;
+mod prepare;
 mod prune;
 mod psql;
 mod pump;
@@ -20,15 +24,12 @@ mod upkeep;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use tracing::warn;
 
+use self::{database::on_database, load::load};
 use crate::{
-    config::{self, Config, Database, Flags, WrongSettings},
-    crash,
-    embedded::{self, Embedded},
-    store::{reachable, server::Server},
+    config::{self, Flags, WrongSettings},
+    store::server::Server,
     telemetry,
 };
 
@@ -133,96 +134,6 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Append(args) => {
             config::check_environment()?;
             append::append(args).await
-        }
-    }
-}
-
-fn load(flags: Flags) -> Result<Config, WrongSettings> {
-    Ok(start_logging(Config::load(flags)?))
-}
-
-/// Logs as these settings say, and first of all what has no effect of them.
-fn start_logging(config: Config) -> Config {
-    telemetry::init(&config.telemetry);
-    config.unused.iter().for_each(|sentence| warn!("{sentence}"));
-    config
-}
-
-/// Runs a command on the database of these settings, which must be there.
-async fn on_database(
-    config: Config,
-    command: impl AsyncFnOnce(&Server) -> anyhow::Result<ExitCode>,
-) -> anyhow::Result<ExitCode> {
-    let database = reach_existing(config.database).await?;
-    let done = command(&database.server).await;
-    database.close().await;
-    done
-}
-
-/// A database to connect to, and the server that we brought for it, if we did.
-struct Open {
-    server: Server,
-    embedded: Option<Embedded>,
-}
-
-impl Open {
-    async fn close(self) {
-        if let Some(embedded) = self.embedded {
-            embedded.stop().await;
-        }
-    }
-}
-
-/// A database that is there already. To look for one never creates one: a folder that is misspelt
-/// would become an empty log, and that would be looked at.
-async fn reach_existing(database: Database) -> anyhow::Result<Open> {
-    if let Database::Embedded(settings) = &database {
-        require_cluster(settings)?;
-    }
-    reach(database).await
-}
-
-fn require_cluster(settings: &embedded::Settings) -> anyhow::Result<()> {
-    let folder = settings.data_dir.display();
-    let exists = embedded::exists(settings);
-    if !exists.with_context(|| format!("looking for the embedded PostgreSQL in {folder}"))? {
-        bail!(
-            "there is no database: no --database-url (DATABASE_URL) is given, and there is no \
-             embedded PostgreSQL in {folder}. Name the database, or the folder with --data-dir; \
-             event-piper serve creates a new one"
-        );
-    }
-    Ok(())
-}
-
-/// The embedded PostgreSQL as it runs, under a gateway maybe, else started for the occasion.
-async fn reach(database: Database) -> anyhow::Result<Open> {
-    if let Database::Embedded(settings) = &database
-        && let Some(url) = embedded::running_url(settings)
-    {
-        return Ok(Open { server: Server::parse(&url)?, embedded: None });
-    }
-    open(database).await
-}
-
-/// Waits for a server that is not there yet; a refusal is final.
-async fn wait_for(server: &Server) -> anyhow::Result<()> {
-    let refusal = || format!("PostgreSQL refuses the connection to {server}");
-    reachable::wait(server).await.with_context(refusal)
-}
-
-/// The server that is named, or the embedded one, started.
-async fn open(database: Database) -> anyhow::Result<Open> {
-    match database {
-        Database::Url { server, .. } => Ok(Open { server: *server, embedded: None }),
-        Database::Embedded(settings) => {
-            let mut embedded = embedded::start(settings).await?;
-            let abandoned = embedded.abandoned();
-            tokio::spawn(async {
-                abandoned.await;
-                crash::end("nothing keeps PostgreSQL running any more")
-            });
-            Ok(Open { server: Server::parse(embedded.url())?, embedded: Some(embedded) })
         }
     }
 }

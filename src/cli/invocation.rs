@@ -2,7 +2,7 @@
 
 use std::env;
 
-use super::psql;
+use super::database_url::apart;
 use crate::{
     config::{Config, Database},
     embedded,
@@ -25,7 +25,7 @@ pub(super) fn of(database: &Database, command: &str) -> String {
             }
         }
         Database::Url { server, url } => {
-            let bare = psql::apart(url).map_or_else(|_| server.to_string(), |(bare, _)| bare);
+            let bare = apart(url).map_or_else(|_| server.to_string(), |(bare, _)| bare);
             words.push("--database-url".into());
             words.push(quoted(&bare));
         }

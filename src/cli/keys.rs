@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Subcommand;
 
-use super::{on_database, output};
+use super::{database::on_database, load::load, output};
 use crate::{
     access::{
         keys::{KeyId, NewKey},
@@ -79,12 +79,12 @@ impl Command {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Create { granted, flags } => {
-                let config = super::load(flags)?;
+                let config = load(flags)?;
                 on_database(config, async |server| create(server, &granted).await).await
             }
-            Self::List(flags) => on_database(super::load(flags)?, list).await,
+            Self::List(flags) => on_database(load(flags)?, list).await,
             Self::Revoke { id, flags } => {
-                let config: Config = super::load(flags)?;
+                let config: Config = load(flags)?;
                 on_database(config, async |server| revoke(server, &id).await).await
             }
         }

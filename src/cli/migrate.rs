@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{output, reach};
+use super::{database::reach, output};
 use crate::{
     config::Config,
     store::{migrate, server::Server},

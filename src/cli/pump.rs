@@ -10,7 +10,12 @@ use clap::Subcommand;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{load, on_database, reach_existing, serve, start_logging};
+use super::{
+    database::{on_database, reach_existing},
+    load::{load, start_logging},
+    prepare::prepare,
+    signals::until_signals,
+};
 use crate::{
     config::{AggregatorFlags, Config, Flags, commands},
     crash::vital,
@@ -70,7 +75,7 @@ pub(super) async fn pump(args: Args) -> anyhow::Result<ExitCode> {
             let config = start_logging(Config::load_for_pumps(args.flags, args.aggregator)?);
             let leaving = CancellationToken::new();
             let work = Box::pin(run(config, args.health, leaving.clone()));
-            serve::until_signals(work, leaving).await
+            until_signals(work, leaving).await
         }
         Some(Action::List(flags)) => on_database(load(flags)?, letters::list).await,
         Some(Action::Retry { flags, name, events }) => {
@@ -105,7 +110,7 @@ async fn prepare_and_pump(
     health: Option<TcpListener>,
     leaving: CancellationToken,
 ) -> anyhow::Result<()> {
-    let prepared = leaving.run_until_cancelled(serve::prepare(server, config)).await;
+    let prepared = leaving.run_until_cancelled(prepare(server, config)).await;
     if prepared.transpose()?.is_none() {
         return Ok(());
     }

@@ -1,54 +1,26 @@
 //! `event-piper serve`: the database, the schema, the gateway; and in reverse at the end.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{banner::Banner, invocation, open, signals::Signals, wait_for};
+use super::{banner::Banner, database::open, prepare::prepare, pump, signals::until_signals};
 use crate::{
     access::Access,
-    backoff::Policy,
     config::Config,
     gateway::Gateway,
     http::{self, Listener, tls::Tls},
     metrics::Metrics,
-    store::{doctor, migrate, reachable, server::Server, shape},
-    tail::safety::Checks,
+    store::server::Server,
 };
 
 pub(super) async fn serve(mut config: Config) -> anyhow::Result<ExitCode> {
     fit_open_files(&mut config);
     let shutdown = CancellationToken::new();
     until_signals(Box::pin(run(config, shutdown.clone())), shutdown).await
-}
-
-/// Works until a signal. The first one drains; a second one leaves at once, and whatever is
-/// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
-pub(super) async fn until_signals(
-    work: impl Future<Output = anyhow::Result<()>>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::new()?;
-    tokio::pin!(work);
-    tokio::select! {
-        outcome = &mut work => return done(outcome),
-        name = signals.next() => info!("{name}: draining; once more leaves at once"),
-    }
-    shutdown.cancel();
-    tokio::select! {
-        outcome = &mut work => done(outcome),
-        name = signals.next() => {
-            warn!("{name} again: leaving at once");
-            Ok(ExitCode::FAILURE)
-        }
-    }
-}
-
-fn done(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
-    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 async fn run(mut config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -90,70 +62,6 @@ async fn prepare_and_serve(
     Ok(())
 }
 
-/// Waits for a server that is not there yet, brings the schema up to date, and makes sure that delivery can
-/// rest on it. A server that goes away meanwhile is waited for again.
-pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
-    let mut backoff = PREPARE_AGAIN.start();
-    loop {
-        wait_for(server).await?;
-        match prepare_once(server, config).await {
-            // A migration left nothing behind: the next attempt goes on where this one was.
-            Err(error) if reachable::is_passing(error.as_ref()) => {
-                warn!("PostgreSQL went away during the start, will try again: {error:#}");
-                backoff.wait().await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-async fn prepare_once(server: &Server, config: &Config) -> anyhow::Result<()> {
-    if config.migrate {
-        let done = migrate::migrate(server).await.context("bringing the schema up to date")?;
-        done.applied.iter().for_each(|name| info!("applied migration {name}"));
-        if let Some(said) = done.restored.to_words() {
-            warn!("{said}");
-        }
-    } else {
-        require_log(server, config).await?;
-    }
-    check(server, config).await
-}
-
-/// Refuses to start where events could be lost without a sign of it, unless the settings say otherwise.
-async fn check(server: &Server, config: &Config) -> anyhow::Result<()> {
-    let client = server.client().await.context("checking what delivery rests on")?;
-    shape::find(&client).await?;
-    let found =
-        doctor::unsafe_findings(&client).await.context("checking what delivery rests on")?;
-    if config.gateway.log.checks == Checks::Warn || found.is_empty() {
-        return Ok(());
-    }
-    let mend = |sentence: &str| invocation::in_sentence(config, sentence);
-    let found: Vec<_> = found
-        .iter()
-        .map(|it| format!("{}: {}. {}", it.subject, it.found, mend(&it.mend)))
-        .collect();
-    bail!(
-        "events could be lost: {} To start all the same, in an emergency: --safety-checks warn",
-        found.join(" ")
-    )
-}
-
-/// With `--no-migrate` somebody else makes the schema, and must have done so.
-async fn require_log(server: &Server, config: &Config) -> anyhow::Result<()> {
-    if !migrate::is_there(server).await.context("looking for the table events")? {
-        let migrate = invocation::of(&config.database, "migrate");
-        bail!(
-            "there is no table events, and --no-migrate leaves the schema as it is: run {migrate}"
-        );
-    }
-    Ok(())
-}
-
-/// After PostgreSQL went away during the start.
-const PREPARE_AGAIN: Policy = Policy::new(Duration::from_millis(250), Duration::from_secs(5));
-
 /// Serves until `shutdown`, then until the streams are drained.
 async fn run_gateway(
     server: &Server,
@@ -163,8 +71,7 @@ async fn run_gateway(
 ) {
     let metrics = Arc::new(Metrics::new());
     let gateway = Gateway::start(server, &config.gateway, &metrics);
-    let pumps =
-        super::pump::start(server, gateway.read(), &config.aggregators, &metrics, &shutdown);
+    let pumps = pump::start(server, gateway.read(), &config.aggregators, &metrics, &shutdown);
     let access = Access::start(config.access.clone(), server, Arc::clone(&metrics));
     let router = http::router(Arc::clone(&gateway), Arc::clone(&access), config.http.clone());
     let goodbye = async {

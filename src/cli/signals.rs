@@ -1,7 +1,11 @@
 //! The signals that ask a program to leave.
 
+use std::process::ExitCode;
+
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 /// SIGTERM and SIGINT, from now on.
 pub(super) struct Signals {
@@ -38,4 +42,30 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// Works until a signal. The first one drains; a second one leaves at once, and whatever is
+/// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
+pub(super) async fn until_signals(
+    work: impl Future<Output = anyhow::Result<()>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    tokio::pin!(work);
+    tokio::select! {
+        outcome = &mut work => return done(outcome),
+        name = signals.next() => info!("{name}: draining; once more leaves at once"),
+    }
+    shutdown.cancel();
+    tokio::select! {
+        outcome = &mut work => done(outcome),
+        name = signals.next() => {
+            warn!("{name} again: leaving at once");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn done(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    outcome.map(|()| ExitCode::SUCCESS)
 }

@@ -1,0 +1,91 @@
+//! The database of a command: one that is named, or the embedded PostgreSQL.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use crate::{
+    config::{Config, Database},
+    crash,
+    embedded::{self, Embedded},
+    store::{reachable, server::Server},
+};
+
+/// Runs a command on the database of these settings, which must be there.
+pub(super) async fn on_database(
+    config: Config,
+    command: impl AsyncFnOnce(&Server) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let database = reach_existing(config.database).await?;
+    let done = command(&database.server).await;
+    database.close().await;
+    done
+}
+
+/// A database to connect to, and the server that we brought for it, if we did.
+pub(super) struct Open {
+    pub(super) server: Server,
+    embedded: Option<Embedded>,
+}
+
+impl Open {
+    pub(super) async fn close(self) {
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await;
+        }
+    }
+}
+
+/// A database that is there already. To look for one never creates one: a folder that is misspelt
+/// would become an empty log, and that would be looked at.
+pub(super) async fn reach_existing(database: Database) -> anyhow::Result<Open> {
+    if let Database::Embedded(settings) = &database {
+        require_cluster(settings)?;
+    }
+    reach(database).await
+}
+
+pub(super) fn require_cluster(settings: &embedded::Settings) -> anyhow::Result<()> {
+    let folder = settings.data_dir.display();
+    let exists = embedded::exists(settings);
+    if !exists.with_context(|| format!("looking for the embedded PostgreSQL in {folder}"))? {
+        bail!(
+            "there is no database: no --database-url (DATABASE_URL) is given, and there is no \
+             embedded PostgreSQL in {folder}. Name the database, or the folder with --data-dir; \
+             event-piper serve creates a new one"
+        );
+    }
+    Ok(())
+}
+
+/// The embedded PostgreSQL as it runs, under a gateway maybe, else started for the occasion.
+pub(super) async fn reach(database: Database) -> anyhow::Result<Open> {
+    if let Database::Embedded(settings) = &database
+        && let Some(url) = embedded::running_url(settings)
+    {
+        return Ok(Open { server: Server::parse(&url)?, embedded: None });
+    }
+    open(database).await
+}
+
+/// Waits for a server that is not there yet; a refusal is final.
+pub(super) async fn wait_for(server: &Server) -> anyhow::Result<()> {
+    let refusal = || format!("PostgreSQL refuses the connection to {server}");
+    reachable::wait(server).await.with_context(refusal)
+}
+
+/// The server that is named, or the embedded one, started.
+pub(super) async fn open(database: Database) -> anyhow::Result<Open> {
+    match database {
+        Database::Url { server, .. } => Ok(Open { server: *server, embedded: None }),
+        Database::Embedded(settings) => {
+            let mut embedded = embedded::start(settings).await?;
+            let abandoned = embedded.abandoned();
+            tokio::spawn(async {
+                abandoned.await;
+                crash::end("nothing keeps PostgreSQL running any more")
+            });
+            Ok(Open { server: Server::parse(embedded.url())?, embedded: Some(embedded) })
+        }
+    }
+}
