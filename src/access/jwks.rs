@@ -1,20 +1,20 @@
 //! The keys that an issuer signs with: from a file, a setting, or its JWKS address.
 
+mod key_set;
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use jsonwebtoken::{
-    Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
-    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
-};
+use jsonwebtoken::Algorithm;
 use reqwest::{Client, Url, redirect};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
 
+pub use self::key_set::Fingerprint;
+pub(super) use self::key_set::Key;
+use self::key_set::KeySet;
 use super::kept::{Floor, Kept, NotFetched};
 use crate::{backoff::Policy, web};
 
@@ -40,8 +40,6 @@ const FLOOR: Floor = Floor {
 const WITHIN: Duration = Duration::from_secs(5);
 /// A set of keys is a few kilobytes.
 const LARGEST: usize = 256 << 10;
-/// An issuer has two or three at a time.
-const MOST: usize = 64;
 
 /// Why keys cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +92,7 @@ impl From<NotFetched<KeysError>> for KeysError {
 pub fn check_file(path: &Path) -> Result<(), KeysError> {
     let failed = |source| KeysError::Read { path: path.to_owned(), source };
     let text = std::fs::read(path).map_err(failed)?;
-    if KeySet::parse(&text).keys.is_empty() {
+    if KeySet::parse(&text).is_empty() {
         return Err(KeysError::None { place: path.display().to_string() });
     }
     Ok(())
@@ -106,43 +104,6 @@ pub(super) struct Keys {
     source: Source,
     client: Client,
     kept: Kept<KeySet>,
-}
-
-/// What one fetch brought. Two are the same when their texts are.
-#[derive(Debug)]
-pub(super) struct KeySet {
-    keys: Vec<Key>,
-    text: [u8; 32],
-}
-
-impl PartialEq for KeySet {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-/// A key, and what it may be used for: never more than one family of algorithms.
-#[derive(Clone, Debug)]
-pub(super) struct Key {
-    id: Option<String>,
-    pub(super) public: DecodingKey,
-    /// None of a secret, of which nothing is shown to anybody.
-    pub(super) print: Option<Fingerprint>,
-    algorithms: Vec<Algorithm>,
-}
-
-/// Tells a key from every other by what it is, whatever it is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fingerprint([u8; 12]);
-
-impl Fingerprint {
-    fn of(key: &DecodingKey) -> Self {
-        let hash = match key.kind() {
-            DecodingKeyKind::SecretOrDer(der) => Sha256::digest(der),
-            DecodingKeyKind::RsaModulusExponent { n, e } => Sha256::digest([&n[..], e].concat()),
-        };
-        Self(std::array::from_fn(|at| hash[at]))
-    }
 }
 
 /// A public key of an issuer's.
@@ -236,7 +197,7 @@ impl Keys {
             }
         };
         let keys = KeySet::parse(&text);
-        if keys.keys.is_empty() { Err(KeysError::None { place }) } else { Ok(keys) }
+        if keys.is_empty() { Err(KeysError::None { place }) } else { Ok(keys) }
     }
 
     async fn download(&self, url: &Url) -> Result<Vec<u8>, KeysError> {
@@ -260,154 +221,14 @@ impl Keys {
     }
 }
 
-impl KeySet {
-    fn of_secret(secret: &SecretString) -> Self {
-        let key = DecodingKey::from_secret(secret.expose_secret().as_bytes());
-        let algorithms = AlgorithmFamily::Hmac.algorithms().to_vec();
-        let key = Key { id: None, public: key, print: None, algorithms };
-        Self { keys: vec![key], text: [0; 32] }
-    }
-
-    /// Those that can be used, of what may hold others too.
-    fn parse(text: &[u8]) -> Self {
-        let keys = match serde_json::from_slice::<Value>(text) {
-            Ok(mut json) => match json.get_mut("keys").map(Value::take) {
-                Some(Value::Array(keys)) => keys.into_iter().take(MOST).filter_map(jwk).collect(),
-                Some(_) => Vec::new(),
-                None => jwk(json).into_iter().collect(),
-            },
-            Err(_) => pem(text).into_iter().collect(),
-        };
-        Self { keys, text: Sha256::digest(text).into() }
-    }
-
-    fn has(&self, print: Fingerprint) -> bool {
-        self.keys.iter().any(|key| key.print == Some(print))
-    }
-
-    /// A key without a name is for tokens with a name that no other has; a token without one
-    /// needs the only key there is for its algorithm.
-    fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<Key> {
-        let mut fitting = self.keys.iter().filter(|key| key.algorithms.contains(&algorithm));
-        match id {
-            Some(_) => {
-                let named = fitting.clone().find(|key| key.id.as_deref() == id);
-                named.or_else(|| fitting.find(|key| key.id.is_none())).cloned()
-            }
-            None => fitting.next().filter(|_| fitting.next().is_none()).cloned(),
-        }
-    }
-}
-
-/// A key to check signatures with. A secret has no place in a published set.
-fn jwk(json: Value) -> Option<Key> {
-    let jwk: Jwk = serde_json::from_value(json).ok()?;
-    if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
-        return None;
-    }
-    let mut algorithms = match &jwk.algorithm {
-        AlgorithmParameters::RSA(_) => AlgorithmFamily::Rsa.algorithms().to_vec(),
-        AlgorithmParameters::EllipticCurve(it) if it.curve == EllipticCurve::P256 => {
-            vec![Algorithm::ES256]
-        }
-        AlgorithmParameters::EllipticCurve(it) if it.curve == EllipticCurve::P384 => {
-            vec![Algorithm::ES384]
-        }
-        AlgorithmParameters::OctetKeyPair(it) if it.curve == EllipticCurve::Ed25519 => {
-            vec![Algorithm::EdDSA]
-        }
-        _ => return None,
-    };
-    if let Some(only) = jwk.common.key_algorithm {
-        algorithms.retain(|algorithm| is(only, *algorithm));
-    }
-    let key = DecodingKey::from_jwk(&jwk).ok()?;
-    let print = Some(Fingerprint::of(&key));
-    let key = Key { id: jwk.common.key_id, public: key, print, algorithms };
-    (!key.algorithms.is_empty()).then_some(key)
-}
-
-fn is(only: KeyAlgorithm, algorithm: Algorithm) -> bool {
-    only.to_string() == format!("{algorithm:?}")
-}
-
-fn pem(text: &[u8]) -> Option<Key> {
-    let rsa = || {
-        let key = DecodingKey::from_rsa_pem(text).ok()?;
-        Some((key, AlgorithmFamily::Rsa.algorithms().to_vec()))
-    };
-    let curve = || {
-        let key = DecodingKey::from_ec_pem(text).ok()?;
-        // An uncompressed point: its length tells the curve.
-        let algorithm = match key.try_get_as_bytes().ok()?.len() {
-            65 => Algorithm::ES256,
-            97 => Algorithm::ES384,
-            _ => return None,
-        };
-        Some((key, vec![algorithm]))
-    };
-    let edwards = || Some((DecodingKey::from_ed_pem(text).ok()?, vec![Algorithm::EdDSA]));
-    let (key, algorithms) = rsa().or_else(curve).or_else(edwards)?;
-    Some(Key { id: None, print: Some(Fingerprint::of(&key)), public: key, algorithms })
-}
-
 #[cfg(test)]
 mod tests {
     use axum::{Router, http::StatusCode, response::Redirect, routing::get};
-    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
     use tokio::net::TcpListener;
 
     use super::*;
 
-    #[test]
-    fn a_pem_file_is_for_the_algorithms_of_its_key_only() {
-        for (kind, algorithm) in [
-            (&PKCS_ECDSA_P256_SHA256, Algorithm::ES256),
-            (&PKCS_ECDSA_P384_SHA384, Algorithm::ES384),
-            (&PKCS_ED25519, Algorithm::EdDSA),
-        ] {
-            let pair = KeyPair::generate_for(kind).unwrap();
-            let keys = KeySet::parse(pair.public_key_pem().as_bytes());
-            assert!(keys.find(Some("any"), algorithm).is_some(), "{algorithm:?}");
-            for other in [Algorithm::HS256, Algorithm::RS256] {
-                assert!(keys.find(None, other).is_none(), "{algorithm:?} as {other:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn of_a_set_only_public_keys_for_signatures_count() {
-        let json = r#"{"keys": [
-            {"kty": "RSA", "kid": "enc", "use": "enc", "alg": "RSA-OAEP", "n": "AQAB", "e": "AQAB"},
-            {"kty": "RSA", "kid": "sealed", "use": "enc", "n": "AQAB", "e": "AQAB"},
-            {"kty": "RSA", "kid": "sealer", "use": "enc", "alg": "RS256", "n": "AQAB", "e": "AQAB"},
-            {"kty": "oct", "kid": "secret", "k": "c2VjcmV0"},
-            {"kty": "XYZ", "kid": "new"},
-            {"kty": "EC", "kid": "odd", "crv": "P-521", "x": "AQAB", "y": "AQAB"},
-            {"kty": "RSA", "kid": "a", "alg": "RS256", "n": "AQAB", "e": "AQAB"},
-            {"kty": "RSA", "kid": "b", "use": "sig", "n": "AQAB", "e": "AQAB"}
-        ]}"#;
-        let keys = KeySet::parse(json.as_bytes());
-        assert_eq!(keys.keys.len(), 2);
-        assert!(keys.find(Some("a"), Algorithm::RS256).is_some());
-        assert!(keys.find(Some("a"), Algorithm::PS256).is_none(), "the key says which");
-        assert!(keys.find(Some("b"), Algorithm::PS256).is_some());
-        assert!(keys.find(Some("secret"), Algorithm::HS256).is_none());
-        assert!(keys.find(Some("c"), Algorithm::RS256).is_none());
-        assert!(keys.find(None, Algorithm::RS256).is_none(), "two would do: which?");
-        assert!(keys.find(None, Algorithm::PS256).is_some());
-    }
-
     const SET: &str = r#"{"keys": [{"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB"}]}"#;
-
-    #[test]
-    fn an_issuer_has_so_many_keys_and_no_more() {
-        let key = r#"{"kty": "RSA", "n": "AQAB", "e": "AQAB"}"#;
-        let keys = KeySet::parse(format!("[{}]", [key; MOST + 1].join(",")).as_bytes());
-        assert!(keys.keys.is_empty(), "an array alone is no set");
-        let set = format!(r#"{{"keys": [{}]}}"#, [key; MOST + 1].join(","));
-        assert_eq!(KeySet::parse(set.as_bytes()).keys.len(), MOST);
-    }
 
     #[tokio::test]
     async fn only_a_whole_set_of_keys_from_the_address_itself_takes_the_place_of_what_is_known() {
@@ -436,12 +257,5 @@ mod tests {
             assert_eq!(keys.are_known(), counts, "{path}");
         }
         serving.abort();
-    }
-
-    #[test]
-    fn what_is_no_key_is_none() {
-        for text in ["", "{}", "[]", r#"{"keys": 1}"#, "-----BEGIN PUBLIC KEY-----", "secret"] {
-            assert!(KeySet::parse(text.as_bytes()).keys.is_empty(), "{text}");
-        }
     }
 }
