@@ -1,11 +1,11 @@
 //! What writers may do to the table, and what the database refuses.
 
-use std::time::Duration;
+mod doorbell;
 
 use event_piper::store::error::Chain;
 use tokio_postgres::{Client, error::SqlState};
 
-use crate::support::{eventually, postgres::Database};
+use crate::support::postgres::Database;
 
 async fn log() -> (Database, Client) {
     let database = Database::create().await;
@@ -19,14 +19,6 @@ async fn text(client: &Client, sql: &str) -> Option<String> {
 
 async fn refusal(client: &Client, sql: &str) -> String {
     Chain(&client.batch_execute(sql).await.unwrap_err()).to_string()
-}
-
-/// Locks of the doorbell's class that are held in this database, as `objid mode` in order.
-async fn locks(client: &Client) -> String {
-    let held = "select coalesce(string_agg(objid || ' ' || mode, ', ' order by objid, mode), '')
-        from pg_locks where locktype = 'advisory' and classid = 17744 and granted
-        and database = (select oid from pg_database where datname = current_database())";
-    text(client, held).await.unwrap()
 }
 
 const EVENT: &str = "insert into events (type, subscriber, payload) values ('insert', 'toto', '1')";
@@ -168,55 +160,6 @@ async fn a_version_of_a_stream_is_written_once() {
 }
 
 #[tokio::test]
-async fn a_writer_holds_the_bell_until_its_end_and_then_nothing() {
-    let (database, writer) = log().await;
-    let watcher = database.connect().await;
-    writer.batch_execute(&format!("begin; {EVENT}; {EVENT}")).await.unwrap();
-    assert_eq!(locks(&watcher).await, "1 ShareLock");
-    writer.batch_execute("rollback").await.unwrap();
-    assert_eq!(locks(&watcher).await, "");
-}
-
-#[tokio::test]
-async fn a_writer_rings_only_when_a_reader_sleeps() {
-    let (database, writer) = log().await;
-    let mut heard = Listener::new(&database).await;
-    writer.batch_execute(EVENT).await.unwrap();
-    heard.client.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
-    writer.batch_execute(&format!("begin; {EVENT}")).await.unwrap();
-    assert_eq!(locks(&database.connect().await).await, "1 ExclusiveLock, 2 ShareLock");
-    writer.batch_execute("commit").await.unwrap();
-    heard.one().await;
-    heard.none().await;
-}
-
-#[tokio::test]
-async fn even_a_replica_session_rings() {
-    let (database, writer) = log().await;
-    let mut heard = Listener::new(&database).await;
-    heard.client.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
-    writer.batch_execute("set session_replication_role = replica").await.unwrap();
-    writer.batch_execute(EVENT).await.unwrap();
-    heard.one().await;
-}
-
-#[tokio::test]
-async fn a_prepared_transaction_needs_the_bell_off_and_then_holds_its_lock() {
-    let (database, writer) = log().await;
-    let mut heard = Listener::new(&database).await;
-    heard.client.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
-    let name = database.name();
-    let prepare = format!("begin; {EVENT}; prepare transaction '{name}'");
-    assert!(refusal(&writer, &prepare).await.contains("NOTIFY"));
-    writer.batch_execute("rollback; set event_piper.bell = 'off'").await.unwrap();
-    writer.batch_execute(&prepare).await.unwrap();
-    assert_eq!(locks(&writer).await, "1 ExclusiveLock, 2 ShareLock");
-    writer.batch_execute(&format!("commit prepared '{name}'")).await.unwrap();
-    assert_eq!(locks(&writer).await, "1 ExclusiveLock");
-    heard.none().await;
-}
-
-#[tokio::test]
 async fn the_log_is_append_only() {
     let (_database, client) = log().await;
     client.batch_execute(EVENT).await.unwrap();
@@ -353,57 +296,6 @@ async fn prunes_at_the_same_time_keep_the_greatest() {
     futures::future::join_all(prunes).await;
     let sum = "select count(*) || ' ' || min(upto) || ' ' || max(upto) from events_pruned";
     assert_eq!(text(&client, sum).await.as_deref(), Some("50 951 1000"));
-}
-
-/// A session that listens to `new_events`.
-struct Listener {
-    client: Client,
-    heard: tokio::sync::mpsc::UnboundedReceiver<String>,
-}
-
-impl Listener {
-    async fn new(database: &Database) -> Self {
-        let (client, mut connection) =
-            tokio_postgres::connect(&database.url(), tokio_postgres::NoTls).await.unwrap();
-        let (sender, heard) = tokio::sync::mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            let next = |cx: &mut std::task::Context<'_>| connection.poll_message(cx);
-            let mut next = next;
-            while let Some(Ok(message)) = std::future::poll_fn(&mut next).await {
-                if let tokio_postgres::AsyncMessage::Notification(notification) = message {
-                    let _ = sender.send(notification.channel().to_owned());
-                }
-            }
-        });
-        client.batch_execute("listen new_events").await.unwrap();
-        Self { client, heard }
-    }
-
-    async fn one(&mut self) {
-        let heard = eventually("the bell", async || self.heard.try_recv().ok()).await;
-        assert_eq!(heard, "new_events");
-    }
-
-    /// A notification of our own comes after all others that were sent before.
-    async fn none(&mut self) {
-        self.client.batch_execute("listen mine; notify mine").await.unwrap();
-        let next = tokio::time::timeout(Duration::from_secs(30), self.heard.recv()).await;
-        assert_eq!(next.unwrap().as_deref(), Some("mine"));
-    }
-}
-
-/// Readers that find somebody with a lock ask for the transaction, too.
-#[tokio::test]
-async fn a_writer_has_its_transaction_before_it_has_a_lock() {
-    let (_database, client) = log().await;
-    let behind = "create function behind() returns trigger language plpgsql as $$ begin
-            if pg_current_xact_id_if_assigned() is null then raise 'no transaction yet'; end if;
-            return null;
-        end $$;
-        create trigger events_zzz before insert on events
-        for each statement execute function behind()";
-    client.batch_execute(behind).await.unwrap();
-    client.batch_execute(EVENT).await.unwrap();
 }
 
 /// Whoever reads these tables relies on what is in them.

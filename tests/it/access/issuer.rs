@@ -29,6 +29,7 @@ use tokio::{net::TcpListener, task::AbortHandle};
 use crate::support::{
     app::{App, Settings},
     postgres::Database,
+    sse_client::{Answer, Stream},
 };
 
 pub(crate) const NAME: &str = "https://issuer.example/";
@@ -268,4 +269,12 @@ async fn jwks(State(published): State<Arc<Published>>) -> Result<Json<Value>, St
     published.asked.fetch_add(1, Ordering::SeqCst);
     let keys = published.keys.lock().unwrap().clone();
     keys.map(Json).ok_or(StatusCode::SERVICE_UNAVAILABLE)
+}
+
+pub(super) async fn with(app: &App, path: &str, token: &str) -> Answer {
+    app.get(path, &[("Authorization", &bearer(token))]).await
+}
+
+pub(super) async fn follow(app: &App, path: &str, token: &str) -> Stream {
+    Stream::open(app.address, path, &[("Authorization", &bearer(token))]).await.joined().await
 }
