@@ -9,8 +9,8 @@ use super::{database::wait_for, invocation};
 use crate::{
     backoff::Policy,
     config::Config,
-    tail::safety::Checks,
     store::{doctor, migrate, reachable, server::Server, shape},
+    tail::safety::Checks,
 };
 
 /// After PostgreSQL went away during the start.
