@@ -15,6 +15,7 @@ mod refusals;
 pub mod resume;
 mod settings;
 pub mod sign;
+pub mod sink;
 pub mod status;
 pub mod tls;
 
@@ -24,7 +25,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub use self::settings::{CatchUp, OnRefusal, Settings};
-use self::{delivery::Delivery, lease::Lease, status::Status};
+use self::{aggregator::Aggregator, delivery::Delivery, lease::Lease, status::Status};
 use crate::{read::Read, store::server::Server};
 
 /// At the end a request that is under way is waited for, but no longer than this.
@@ -60,7 +61,9 @@ impl Pump {
     }
 
     async fn deliver(&self, lease: &Lease, leaving: &CancellationToken) {
-        let delivery = Delivery::new(&self.read, &self.settings, &self.status, lease, leaving);
+        let sink = Aggregator::new(self.settings.target.clone());
+        let delivery =
+            Delivery::new(sink, &self.read, &self.settings, &self.status, lease, leaving);
         let overdue = async {
             leaving.cancelled().await;
             sleep(FAREWELL).await;

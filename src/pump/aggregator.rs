@@ -24,7 +24,6 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -34,7 +33,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 pub use self::refusal::Refusal;
-use super::{feed::Portion, sign::SigningKey};
+use super::{
+    sign::SigningKey,
+    sink::{Form, Latest, Refused, Sink, SinkError},
+};
 
 /// Where an aggregator is, and how it is spoken to.
 #[derive(Clone, Debug)]
@@ -55,17 +57,6 @@ pub struct Target {
     pub key: Option<SigningKey>,
     /// How long a request may take, from its beginning to the end of its answer.
     pub timeout: Duration,
-}
-
-/// What an aggregator has.
-#[derive(Debug)]
-pub enum Latest {
-    /// 404: nothing, it wants to be bootstrapped.
-    Nothing,
-    /// 204: it needs no bootstrap, and does not say more.
-    Unsaid,
-    /// 200: this event, or something else.
-    Event(Value),
 }
 
 /// Why a request has not done what it should.
@@ -155,19 +146,26 @@ impl Reply {
     }
 }
 
-impl Aggregator {
-    /// Not connected yet.
-    #[must_use]
-    pub fn new(target: Target) -> Self {
-        Self { target, connection: None, keeps: true, lone: 0 }
+impl From<Failure> for SinkError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Closed => Self::Closed,
+            Failure::Answered(refusal) => Self::Refused(Refused {
+                says: refusal.to_string(),
+                is_about_events: refusal.is_about_the_events(),
+                retry_after: refusal.retry_after,
+            }),
+            failure => Self::Failed(failure.into()),
+        }
     }
+}
 
-    /// Asks what it has.
-    pub async fn latest(&mut self) -> Result<Latest, Failure> {
+impl Sink for Aggregator {
+    async fn latest(&mut self) -> Result<Latest, SinkError> {
         let path = "events/latest";
         let reply = match self.request(Method::GET, path, "latest", Bytes::new()).await {
             // It was opened for this: there is nothing to be asked again at once.
-            Err(Failure::Closed) => return Err(self.target.unreachable(turned_away())),
+            Err(Failure::Closed) => return Err(self.target.unreachable(turned_away()).into()),
             reply => reply?,
         };
         match reply.status {
@@ -177,34 +175,31 @@ impl Aggregator {
             }
             StatusCode::NO_CONTENT => Ok(Latest::Unsaid),
             StatusCode::NOT_FOUND => Ok(Latest::Nothing),
-            _ => Err(reply.refusal(&Method::GET, path).into()),
+            _ => Err(Failure::from(reply.refusal(&Method::GET, path)).into()),
         }
     }
 
-    /// Gives it some events.
-    pub async fn post_portion(&mut self, portion: &Portion) -> Result<(), Failure> {
-        let (id, body) = (portion.id(), portion.body.clone());
-        if portion.alone {
-            self.post_event(&id, body).await
-        } else {
-            self.post_batch(&id, body).await
+    async fn deliver(&mut self, id: &str, body: Bytes, form: Form) -> Result<(), SinkError> {
+        match form {
+            Form::Event => self.post("events", id, body).await?,
+            Form::Batch => {
+                let path = self.target.batch_path.clone();
+                self.post(&path, id, body).await?;
+            }
         }
+        Ok(())
     }
 
-    /// Gives it an array of events.
-    pub async fn post_batch(&mut self, id: &str, body: Bytes) -> Result<(), Failure> {
-        let path = self.target.batch_path.clone();
-        self.post(&path, id, body).await
-    }
-
-    /// Gives it one event.
-    pub async fn post_event(&mut self, id: &str, body: Bytes) -> Result<(), Failure> {
-        self.post("events", id, body).await
-    }
-
-    /// Forgets the connection: nobody knows what still travels on it.
-    pub fn hang_up(&mut self) {
+    fn disconnect(&mut self) {
         self.connection = None;
+    }
+}
+
+impl Aggregator {
+    /// Not connected yet.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self { target, connection: None, keeps: true, lone: 0 }
     }
 
     async fn post(&mut self, path: &str, id: &str, body: Bytes) -> Result<(), Failure> {

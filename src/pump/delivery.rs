@@ -1,6 +1,6 @@
-//! Gives an aggregator its events, for as long as the lease is held.
+//! Gives a sink its events, for as long as the lease is held.
 //!
-//! It begins by asking the aggregator what it has, and does so again whenever it cannot be sure:
+//! It begins by asking the sink what it has, and does so again whenever it cannot be sure:
 //! after every failure, when a connection has ended, and when it has been quiet for a while.
 //! Therefore nothing has to be concluded from a request without an answer.
 
@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -17,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    aggregator::{Aggregator, Failure, Latest, Refusal},
     feed::{Feed, Portion, ReadError},
     fields::Likeness,
     lease::{self, Lease, LeaseError},
@@ -25,6 +25,7 @@ use super::{
     refusals::{Refusals, ResendError, Verdict},
     resume::{Seen, Start, resume},
     settings::{CatchUp, Settings},
+    sink::{Form, Latest, Refused, Sink, SinkError},
     status::{State, Status},
 };
 use crate::{
@@ -50,7 +51,7 @@ enum Interrupt {
     #[error("asking again")]
     AskAgain,
     #[error(transparent)]
-    Aggregator(#[from] Failure),
+    Sink(#[from] SinkError),
     #[error(transparent)]
     Reading(#[from] ReadError),
     #[error(transparent)]
@@ -72,7 +73,7 @@ enum Interrupt {
 impl From<ResendError> for Interrupt {
     fn from(error: ResendError) -> Self {
         match error {
-            ResendError::Aggregator(failure) => failure.into(),
+            ResendError::Sink(error) => error.into(),
             ResendError::Lease(error) => error.into(),
             ResendError::History(error) => error.into(),
         }
@@ -80,13 +81,13 @@ impl From<ResendError> for Interrupt {
 }
 
 /// One pump with the lease of its aggregator.
-pub(super) struct Delivery<'a> {
+pub(super) struct Delivery<'a, S> {
     read: &'a Arc<Read>,
     settings: &'a Settings,
     status: &'a Status,
     lease: &'a Lease,
     leaving: &'a CancellationToken,
-    aggregator: Aggregator,
+    sink: S,
     feed: Option<Feed>,
     backoff: Backoff,
     retries: watch::Receiver<Vec<EventId>>,
@@ -94,8 +95,9 @@ pub(super) struct Delivery<'a> {
     progress: Option<Progress>,
 }
 
-impl<'a> Delivery<'a> {
+impl<'a, S: Sink> Delivery<'a, S> {
     pub(super) fn new(
+        sink: S,
         read: &'a Arc<Read>,
         settings: &'a Settings,
         status: &'a Status,
@@ -108,7 +110,7 @@ impl<'a> Delivery<'a> {
             status,
             lease,
             leaving,
-            aggregator: Aggregator::new(settings.target.clone()),
+            sink,
             feed: None,
             backoff: PAUSES.up_to(settings.longest_pause).start(),
             retries: lease.retries(),
@@ -128,7 +130,7 @@ impl<'a> Delivery<'a> {
         loop {
             let Err(interrupt) = self.engage().await;
             match interrupt {
-                Interrupt::AskAgain | Interrupt::Aggregator(Failure::Closed) => {
+                Interrupt::AskAgain | Interrupt::Sink(SinkError::Closed) => {
                     debug!(aggregator = %self.settings.name, why = %interrupt, "asks again");
                 }
                 Interrupt::Leaving => return Ok(()),
@@ -148,13 +150,13 @@ impl<'a> Delivery<'a> {
     /// Notes a failure, and answers how long to wait.
     fn failed(&mut self, interrupt: &Interrupt) -> Duration {
         self.status.failed();
-        self.aggregator.hang_up();
+        self.sink.disconnect();
         let (state, asked, pause) = match interrupt {
             Interrupt::Diverged(_) | Interrupt::Reading(ReadError::WentBack { .. }) => {
                 (State::Stopped, None, Some(self.settings.longest_pause))
             }
-            Interrupt::Aggregator(Failure::Answered(refusal)) => {
-                (State::BackingOff, refusal.retry_after, None)
+            Interrupt::Sink(SinkError::Refused(refused)) => {
+                (State::BackingOff, refused.retry_after, None)
             }
             _ => (State::BackingOff, None, None),
         };
@@ -182,7 +184,7 @@ impl<'a> Delivery<'a> {
         if self.feed.is_none() {
             self.status.enter(State::Asking);
         }
-        let latest = self.aggregator.latest().await?;
+        let latest = self.sink.latest().await?;
         let seen = self.seen(latest).await?;
         let known = self.lease.checkpoint();
         let newest = lease::within("finding the end of the log", self.lease.seat().end_of_log());
@@ -286,7 +288,7 @@ impl<'a> Delivery<'a> {
 
     async fn resend(&mut self) -> Result<(), Interrupt> {
         let events = self.retries.borrow_and_update().clone();
-        Ok(self.refusals.resend(events, self.read, &mut self.aggregator).await?)
+        Ok(self.refusals.resend(events, self.read, &mut self.sink).await?)
     }
 
     /// What is posted next: a batch, or one event to an aggregator that is booted.
@@ -300,7 +302,8 @@ impl<'a> Delivery<'a> {
 
     async fn post(&mut self, portion: Portion) -> Result<(), Interrupt> {
         self.lease.assure().await?;
-        match self.aggregator.post_portion(&portion).await {
+        let (id, body) = (portion.id(), portion.body.clone());
+        match self.sink.deliver(&id, body, portion.form()).await {
             Ok(()) => {
                 self.backoff.succeeded();
                 self.status.delivered(portion.count, u64::from(!portion.alone));
@@ -308,17 +311,17 @@ impl<'a> Delivery<'a> {
                 self.confirm(portion.count, Some(portion.last));
                 Ok(())
             }
-            Err(Failure::Answered(refusal)) if refusal.is_about_the_events() => {
-                self.refuse(&portion, refusal).await
+            Err(SinkError::Refused(refused)) if refused.is_about_events => {
+                self.refuse(&portion, refused).await
             }
             Err(failure) => Err(failure.into()),
         }
     }
 
-    async fn refuse(&mut self, portion: &Portion, refusal: Refusal) -> Result<(), Interrupt> {
+    async fn refuse(&mut self, portion: &Portion, refusal: Refused) -> Result<(), Interrupt> {
         match self.refusals.judge(portion, &refusal).await? {
             Verdict::Again if portion.count > 1 => {}
-            Verdict::Again => return Err(Failure::from(refusal).into()),
+            Verdict::Again => return Err(SinkError::Refused(refusal).into()),
             Verdict::GoOn => self.confirm(portion.count, None),
             Verdict::Stop => {
                 self.lease.save().await?;
@@ -358,7 +361,7 @@ impl<'a> Delivery<'a> {
         let position = self.lease.checkpoint().position.unwrap_or_default();
         let id = format!("booted-{position}");
         self.lease.assure().await?;
-        self.aggregator.post_batch(&id, bytes::Bytes::from_static(b"[]")).await?;
+        self.sink.deliver(&id, Bytes::from_static(b"[]"), Form::Batch).await?;
         self.backoff.succeeded();
         self.lease.note(Checkpoint { booted: true, ..self.lease.checkpoint() });
         self.lease.save().await?;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::warn;
 
-use super::fields::Fields;
+use super::{fields::Fields, sink::Form};
 use crate::{
     event::EventId,
     item::signal::GapReason,
@@ -115,6 +115,12 @@ pub struct Portion {
 }
 
 impl Portion {
+    /// One event's object, or an array.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        if self.alone { Form::Event } else { Form::Batch }
+    }
+
     /// What the request is known by, also when it comes again.
     #[must_use]
     pub fn id(&self) -> String {

@@ -7,10 +7,10 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::{
-    aggregator::{Aggregator, Failure, Refusal},
     feed::Portion,
     lease::{self, Lease, LeaseError},
     settings::{OnRefusal, Settings},
+    sink::{Form, Refused, Sink, SinkError},
     status::{State, Status},
 };
 use crate::{
@@ -37,7 +37,7 @@ pub(super) enum Verdict {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResendError {
     #[error(transparent)]
-    Aggregator(#[from] Failure),
+    Sink(#[from] SinkError),
     #[error(transparent)]
     Lease(#[from] LeaseError),
     #[error(transparent)]
@@ -81,7 +81,7 @@ impl<'a> Refusals<'a> {
     pub(super) async fn judge(
         &mut self,
         portion: &Portion,
-        refusal: &Refusal,
+        refusal: &Refused,
     ) -> Result<Verdict, LeaseError> {
         self.status.refused();
         if portion.count > 1 {
@@ -116,7 +116,7 @@ impl<'a> Refusals<'a> {
     pub(super) async fn decision(
         &self,
         event: EventId,
-        refusal: &Refusal,
+        refusal: &Refused,
     ) -> Result<bool, LeaseError> {
         let name = &self.settings.name;
         self.status.enter(State::Stopped);
@@ -143,7 +143,7 @@ impl<'a> Refusals<'a> {
         &self,
         events: Vec<EventId>,
         read: &Read,
-        aggregator: &mut Aggregator,
+        sink: &mut impl Sink,
     ) -> Result<(), ResendError> {
         let position = self.lease.checkpoint().position.unwrap_or_default();
         for event in events.into_iter().filter(|event| *event <= position) {
@@ -154,14 +154,14 @@ impl<'a> Refusals<'a> {
             let mut body = Vec::new();
             self.settings.shape.fields.put(&mut body, &whole);
             self.lease.assure().await?;
-            match aggregator.post_event(&event.to_string(), body.into()).await {
+            match sink.deliver(&event.to_string(), body.into(), Form::Event).await {
                 Ok(()) => {
                     info!(aggregator = %self.settings.name, %event, "delivered after all");
                     self.status.delivered(1, 0);
                     let forget = self.lease.seat().forget(event, event);
                     lease::within("forgetting a dead letter", forget).await?;
                 }
-                Err(Failure::Answered(refusal)) if refusal.is_about_the_events() => {
+                Err(SinkError::Refused(refusal)) if refusal.is_about_events => {
                     self.status.refused();
                     self.give_back(event, &refusal.to_string()).await?;
                 }
