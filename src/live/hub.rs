@@ -91,7 +91,7 @@ impl Hub {
         state.clean_as_of = as_of;
         state.epoch += 1;
         let epoch = state.epoch;
-        self.tell_all(state);
+        self.notify_all(state);
         epoch
     }
 
@@ -99,17 +99,17 @@ impl Hub {
     pub fn close(&self) {
         let mut state = self.state();
         state.closing = true;
-        self.tell_all(state);
+        self.notify_all(state);
     }
 
     /// Lets `publish` add to the recent events, and tells those who follow.
     pub fn publish(&self, publish: impl FnOnce(&mut Recent)) {
         let mut state = self.state();
         publish(&mut state.recent);
-        let told = state.recent.take_told();
+        let waiters = state.recent.take_to_notify();
         self.show(state);
-        for waiter in told {
-            waiter.tell();
+        for waiter in waiters {
+            waiter.notify();
         }
     }
 
@@ -140,11 +140,11 @@ impl Hub {
         drop(state);
     }
 
-    fn tell_all(&self, state: MutexGuard<'_, State>) {
+    fn notify_all(&self, state: MutexGuard<'_, State>) {
         let all: Vec<_> = state.recent.all_followers().cloned().collect();
         self.show(state);
         for waiter in all {
-            waiter.tell();
+            waiter.notify();
         }
     }
 }
@@ -167,9 +167,9 @@ impl Seat {
         &self.hub
     }
 
-    /// Waits until there is something to look at; see [`Waiter::told`].
+    /// Waits until there is something to look at; see [`Waiter::notified`].
     pub async fn woken(&self) {
-        self.waiter.told().await;
+        self.waiter.notified().await;
     }
 }
 

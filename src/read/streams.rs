@@ -36,13 +36,13 @@ impl Streams {
             return;
         }
         let touched = streams.filter_map(|name| readers.by_stream.get(name));
-        touched.flat_map(HashMap::values).for_each(|waiter| waiter.tell());
+        touched.flat_map(HashMap::values).for_each(|waiter| waiter.notify());
     }
 
     /// Notifies every reader.
     pub fn notify_all(&self) {
         let readers = self.readers();
-        readers.by_stream.values().flat_map(HashMap::values).for_each(|waiter| waiter.tell());
+        readers.by_stream.values().flat_map(HashMap::values).for_each(|waiter| waiter.notify());
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {
@@ -60,9 +60,9 @@ pub struct StreamRegistration {
 }
 
 impl StreamRegistration {
-    /// Waits until there may be something to read; see [`Waiter::told`].
+    /// Waits until there may be something to read; see [`Waiter::notified`].
     pub async fn woken(&self) {
-        self.waiter.told().await;
+        self.waiter.notified().await;
     }
 }
 

@@ -12,28 +12,28 @@ use futures::task::AtomicWaker;
 /// be found elsewhere.
 #[derive(Debug, Default)]
 pub struct Waiter {
-    told: AtomicBool,
+    notified: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Waiter {
     /// Wakes who waits, or who will wait next.
-    pub fn tell(&self) {
-        self.told.store(true, Ordering::Release);
+    pub fn notify(&self) {
+        self.notified.store(true, Ordering::Release);
         self.waker.wake();
     }
 
     /// Waits to be told; returns at once if that happened since the last wait, so that a look before
     /// waiting misses nothing.
-    pub async fn told(&self) {
-        let told = || self.told.swap(false, Ordering::AcqRel);
+    pub async fn notified(&self) {
+        let notified = || self.notified.swap(false, Ordering::AcqRel);
         poll_fn(|context| {
-            if told() {
+            if notified() {
                 return Poll::Ready(());
             }
             self.waker.register(context.waker());
             // It may have been told between the two.
-            if told() { Poll::Ready(()) } else { Poll::Pending }
+            if notified() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -50,17 +50,17 @@ mod tests {
     #[tokio::test]
     async fn who_is_told_before_waiting_does_not_wait_and_waits_again_after() {
         let waiter = Arc::new(Waiter::default());
-        waiter.tell();
-        waiter.tell();
-        assert!(waiter.told().now_or_never().is_some());
-        assert!(waiter.told().now_or_never().is_none(), "told twice is told");
+        waiter.notify();
+        waiter.notify();
+        assert!(waiter.notified().now_or_never().is_some());
+        assert!(waiter.notified().now_or_never().is_none(), "told twice is told");
         let waits = tokio::spawn({
             let waiter = Arc::clone(&waiter);
-            async move { waiter.told().await }
+            async move { waiter.notified().await }
         });
         tokio::task::yield_now().await;
         assert!(!waits.is_finished());
-        waiter.tell();
+        waiter.notify();
         waits.await.unwrap();
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct Backlog {
     /// Those who follow; as long as there is one, the backlog stays.
     followers: Slab<Arc<Waiter>>,
     /// In this round they were put among those to be told.
-    told_in: Option<u64>,
+    notified_in: Option<u64>,
 }
 
 impl Backlog {
@@ -49,7 +49,7 @@ impl Backlog {
 pub(super) struct Backlogs {
     each: HashMap<ConsumerId, Backlog>,
     /// Those who are to be told of something new, each once for a consumer.
-    to_tell: Vec<Arc<Waiter>>,
+    to_notify: Vec<Arc<Waiter>>,
     /// Counts up whenever these are taken.
     round: u64,
 }
@@ -79,16 +79,16 @@ impl Backlogs {
     /// The same; those who follow it are to be told.
     pub(super) fn with_news(&mut self, consumer: &ConsumerId, everybody: &Claim) -> &mut Backlog {
         let backlog = of(&mut self.each, consumer, everybody);
-        if backlog.told_in.replace(self.round) != Some(self.round) {
-            self.to_tell.extend(backlog.followers.iter().map(|(_, waiter)| Arc::clone(waiter)));
+        if backlog.notified_in.replace(self.round) != Some(self.round) {
+            self.to_notify.extend(backlog.followers.iter().map(|(_, waiter)| Arc::clone(waiter)));
         }
         backlog
     }
 
     /// Takes those who are to be told, since they were taken last.
-    pub(super) fn take_told(&mut self) -> Vec<Arc<Waiter>> {
+    pub(super) fn take_to_notify(&mut self) -> Vec<Arc<Waiter>> {
         self.round += 1;
-        mem::take(&mut self.to_tell)
+        mem::take(&mut self.to_notify)
     }
 
     /// Somebody follows this consumer; answers the seat.
@@ -138,6 +138,6 @@ fn of<'a>(
         places: VecDeque::new(),
         claim: everybody.clone(),
         followers: Slab::new(),
-        told_in: None,
+        notified_in: None,
     })
 }

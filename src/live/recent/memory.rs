@@ -274,8 +274,8 @@ impl Recent {
 
     /// Takes those who are to be told that there is something new for them, since they were taken
     /// last.
-    pub fn take_told(&mut self) -> Vec<Arc<Waiter>> {
-        self.backlogs.take_told()
+    pub fn take_to_notify(&mut self) -> Vec<Arc<Waiter>> {
+        self.backlogs.take_to_notify()
     }
 
     /// The place from which a client with this cursor can go on without the table; `None`

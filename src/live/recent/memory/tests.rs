@@ -106,21 +106,21 @@ fn those_who_follow_are_told_once_a_round() {
     recent.follow(&names[..2], &both);
     let seats = recent.follow(&names[..1], &one);
     recent.follow(&names[2..], &neither);
-    let told = |recent: &mut Recent, who| {
-        recent.take_told().iter().filter(|told| Arc::ptr_eq(told, who)).count()
+    let notified = |recent: &mut Recent, who| {
+        recent.take_to_notify().iter().filter(|waiter| Arc::ptr_eq(waiter, who)).count()
     };
     for (who, times, id) in [(&both, 2, 1), (&one, 1, 4), (&neither, 0, 7)] {
         publish(&mut recent, "a", id);
         publish(&mut recent, "b", id + 1);
         publish(&mut recent, "a", id + 2);
-        assert_eq!(told(&mut recent, who), times);
+        assert_eq!(notified(&mut recent, who), times);
     }
-    assert!(recent.take_told().is_empty());
+    assert!(recent.take_to_notify().is_empty());
     recent.let_go(&HashSet::from([names[1].clone()]), &at(10));
-    assert_eq!(told(&mut recent, &both), 1);
+    assert_eq!(notified(&mut recent, &both), 1);
     recent.unfollow(&names[..1], &seats);
     publish(&mut recent, "a", 11);
-    assert_eq!(told(&mut recent, &one), 0);
+    assert_eq!(notified(&mut recent, &one), 0);
 }
 
 /// The ten events before event 11, the newest first.
