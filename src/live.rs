@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     broadcast::Broadcast,
-    hub::{Hub, Seat},
+    hub::{Hub, Registration},
     subscription::{Request, Shared, Subscription},
 };
 use crate::{
@@ -67,17 +67,17 @@ impl Live {
         Subscription::new(Shared { hub, history, patcher, metrics }, request)
     }
 
-    /// A seat for one who reads by other means than a subscription, so that it is counted.
+    /// A registration for one who reads by other means than a subscription, so that it is counted.
     #[must_use]
-    pub fn occupy(&self) -> Seat {
-        self.hub.sit([].into())
+    pub fn register_stream(&self) -> Registration {
+        self.hub.register([].into())
     }
 
     /// Whether one more subscription to these consumers keeps within the limits: on streams in
     /// all, and on those that follow one consumer. Counts it, if not.
     #[must_use]
     pub fn has_room(&self, consumers: &[ConsumerId], streams: usize, of_one: usize) -> bool {
-        let full = if self.hub.seats() >= streams {
+        let full = if self.hub.open_streams() >= streams {
             "streams"
         } else if consumers.iter().any(|consumer| self.hub.followers(consumer) >= of_one) {
             "streams-of-a-consumer"

@@ -54,6 +54,6 @@ pub(super) async fn follow(
         None => app.gateway.read().strict_from_now(),
     };
     let strict = strict.on_behalf_of(who.name()).counted_in(app.answers.account(&who));
-    let feed = Feed::new(app.gateway.live().occupy(), Log::All(Box::new(strict)));
+    let feed = Feed::new(app.gateway.live().register_stream(), Log::All(Box::new(strict)));
     Ok(session::streamed(Session::new(&app.settings, feed, ending)))
 }

@@ -10,7 +10,7 @@ use crate::{
         output::{Output, Progress, Source},
         signal::{GapReason, Signal},
     },
-    live::hub::Seat,
+    live::hub::Registration,
     read::{
         strict::{Piece, Strict},
         versions::{Step, Versions},
@@ -79,15 +79,15 @@ impl Log {
 /// See the module.
 pub(super) struct Feed {
     /// It is counted among the streams for as long as this lives.
-    _seat: Seat,
+    _registration: Registration,
     cursor: Option<Cursor>,
     /// The log, being read. It is not given up between two calls: what it had read would be lost.
     reading: Option<BoxFuture<'static, (Log, Option<Read>)>>,
 }
 
 impl Feed {
-    pub(super) fn new(seat: Seat, log: Log) -> Self {
-        Self { _seat: seat, cursor: log.cursor(), reading: Some(read(log)) }
+    pub(super) fn new(registration: Registration, log: Log) -> Self {
+        Self { _registration: registration, cursor: log.cursor(), reading: Some(read(log)) }
     }
 }
 

@@ -201,7 +201,7 @@ fn follow(
     };
     let versions = app.gateway.read().versions(stream, after).on_behalf_of(who.name());
     let versions = versions.counted_in(app.answers.account(who));
-    let feed = Feed::new(app.gateway.live().occupy(), Log::Stream(Box::new(versions)));
+    let feed = Feed::new(app.gateway.live().register_stream(), Log::Stream(Box::new(versions)));
     Ok(session::streamed(Session::new(&app.settings, feed, ending)))
 }
 

@@ -22,7 +22,7 @@ use crate::{
 pub struct Hub {
     state: Lock<State>,
     horizons: Arc<Horizons>,
-    seats: AtomicUsize,
+    open_streams: AtomicUsize,
 }
 
 /// What is behind the hub's lock. The lock is held for moments: never across an await.
@@ -67,7 +67,7 @@ impl Hub {
                 closing: false,
             }),
             horizons,
-            seats: AtomicUsize::new(0),
+            open_streams: AtomicUsize::new(0),
         }
     }
 
@@ -113,18 +113,18 @@ impl Hub {
         }
     }
 
-    /// Takes a seat for a subscription that follows these consumers.
-    pub fn sit(self: &Arc<Self>, consumers: Box<[ConsumerId]>) -> Seat {
-        self.seats.fetch_add(1, Ordering::Relaxed);
+    /// Takes a registration for a subscription that follows these consumers.
+    pub fn register(self: &Arc<Self>, consumers: Box<[ConsumerId]>) -> Registration {
+        self.open_streams.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::default();
-        let seats = self.state().recent.follow(&consumers, &waiter);
-        Seat { hub: Arc::clone(self), consumers, seats, waiter }
+        let keys = self.state().recent.follow(&consumers, &waiter);
+        Registration { hub: Arc::clone(self), consumers, keys, waiter }
     }
 
     /// How many subscriptions there are.
     #[must_use]
-    pub fn seats(&self) -> usize {
-        self.seats.load(Ordering::Relaxed)
+    pub fn open_streams(&self) -> usize {
+        self.open_streams.load(Ordering::Relaxed)
     }
 
     /// How many of them follow this consumer.
@@ -152,15 +152,15 @@ impl Hub {
 /// A subscription's place in the hub: while it sits, the hub keeps it awake and its backlog
 /// known.
 #[derive(Debug)]
-pub struct Seat {
+pub struct Registration {
     hub: Arc<Hub>,
     consumers: Box<[ConsumerId]>,
     /// At each of them.
-    seats: Box<[usize]>,
+    keys: Box<[usize]>,
     waiter: Arc<Waiter>,
 }
 
-impl Seat {
+impl Registration {
     /// The hub.
     #[must_use]
     pub fn hub(&self) -> &Hub {
@@ -173,10 +173,10 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Registration {
     fn drop(&mut self) {
-        self.hub.seats.fetch_sub(1, Ordering::Relaxed);
-        self.hub.state().recent.unfollow(&self.consumers, &self.seats);
+        self.hub.open_streams.fetch_sub(1, Ordering::Relaxed);
+        self.hub.state().recent.unfollow(&self.consumers, &self.keys);
     }
 }
 
@@ -191,10 +191,10 @@ mod tests {
     fn nothing_is_kept_of_those_who_have_left() {
         let hub = Arc::new(Hub::new(10_000, Arc::default()));
         let toto: ConsumerId = "toto".parse().unwrap();
-        let seat = hub.sit([toto.clone()].into());
-        assert_eq!((hub.seats(), hub.followers(&toto)), (1, 1));
-        drop(seat);
-        assert_eq!((hub.seats(), hub.followers(&toto)), (0, 0));
+        let registration = hub.register([toto.clone()].into());
+        assert_eq!((hub.open_streams(), hub.followers(&toto)), (1, 1));
+        drop(registration);
+        assert_eq!((hub.open_streams(), hub.followers(&toto)), (0, 0));
         assert!(hub.state().recent.consumers().is_empty());
     }
 

@@ -11,7 +11,7 @@ pub use self::chunk::{Chunk, Kinds};
 use self::source::{Read, ReadPage, Reading, Wanted};
 use super::{
     follower::{Follower, Live, Scan},
-    hub::{Hub, Seat, State},
+    hub::{Hub, Registration, State},
     recent::Recent,
 };
 use crate::{
@@ -56,7 +56,7 @@ pub struct Subscription {
     patcher: Arc<Patcher>,
     metrics: Arc<Metrics>,
     history: Arc<History>,
-    seat: Seat,
+    registration: Registration,
     kinds: Option<Kinds>,
     amended: bool,
     /// The client was told that it has all that it missed.
@@ -97,7 +97,7 @@ impl Subscription {
     pub(super) fn new(shared: Shared, request: Request) -> Self {
         let Shared { hub, history, patcher, metrics } = shared;
         Self {
-            seat: hub.sit(request.consumers.clone()),
+            registration: hub.register(request.consumers.clone()),
             kinds: request.kinds.clone(),
             amended: request.amended,
             caught_up: false,
@@ -157,7 +157,7 @@ impl Subscription {
                 self.reading = None;
                 self.take(read, out)
             }
-            () = self.seat.woken() => Step::Again,
+            () = self.registration.woken() => Step::Again,
         }
     }
 

@@ -19,7 +19,7 @@ use event_piper::{
     event::{EventId, Logged},
     live::{
         follower::{Follower, Live},
-        hub::{Hub, Seat},
+        hub::{Hub, Registration},
         recent::Past,
     },
     order::{Late, LateTransaction, Position},
@@ -52,7 +52,7 @@ impl Gateway {
             page,
         };
         // Some come before the reader has started.
-        let early = world.chance(0.3).then(|| gateway.hub.sit(some(world)));
+        let early = world.chance(0.3).then(|| gateway.hub.register(some(world)));
         gateway.restart(world);
         drop(early.filter(|_| world.chance(0.5)));
         gateway
@@ -188,7 +188,7 @@ struct Client {
     which: usize,
     epoch: u64,
     follower: Follower,
-    seat: Seat,
+    registration: Registration,
 }
 
 /// Reads what there is, and makes sure that it is what was owed. Answers the cursors on the way;
@@ -294,17 +294,17 @@ impl Game {
         let consumers = some(&mut self.world);
         let which = self.world.dice.usize(0..2);
         let gateway = &self.gateways[which];
-        let seat = gateway.hub.sit(consumers.clone());
+        let registration = gateway.hub.register(consumers.clone());
         let follower = Follower::join(&gateway.hub.state().recent, consumers, None);
         self.said.push(follower.cursor().to_string());
-        self.clients.push(Client { which, epoch: gateway.epoch, follower, seat });
+        self.clients.push(Client { which, epoch: gateway.epoch, follower, registration });
     }
 
     fn clients_read(&mut self) {
         let (world, gateways, said) = (&mut self.world, &self.gateways, &mut self.said);
         self.clients.retain_mut(|client| {
             let gateway = &gateways[client.which];
-            let other = !std::ptr::eq(client.seat.hub(), &raw const *gateway.hub);
+            let other = !std::ptr::eq(client.registration.hub(), &raw const *gateway.hub);
             if other || client.epoch != gateway.epoch {
                 return false;
             }

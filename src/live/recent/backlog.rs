@@ -91,8 +91,8 @@ impl Backlogs {
         mem::take(&mut self.to_notify)
     }
 
-    /// Somebody follows this consumer; answers the seat.
-    pub(super) fn sit(
+    /// Somebody follows this consumer; answers the key.
+    pub(super) fn register(
         &mut self,
         consumer: &ConsumerId,
         waiter: &Arc<Waiter>,
@@ -101,10 +101,10 @@ impl Backlogs {
         self.of(consumer, everybody).followers.insert(Arc::clone(waiter))
     }
 
-    /// Somebody leaves this seat.
-    pub(super) fn leave(&mut self, consumer: &ConsumerId, seat: usize) {
+    /// Somebody leaves this key.
+    pub(super) fn unregister(&mut self, consumer: &ConsumerId, key: usize) {
         if let Some(backlog) = self.each.get_mut(consumer) {
-            backlog.followers.try_remove(seat);
+            backlog.followers.try_remove(key);
         }
         self.forget_if_idle(consumer);
     }

@@ -249,15 +249,18 @@ impl Recent {
     }
 
     /// A subscription follows these consumers from now on, and is told of what is new for them.
-    /// Answers its seat at each, to be given back.
+    /// Answers its key at each, to be given back.
     pub fn follow(&mut self, consumers: &[ConsumerId], waiter: &Arc<Waiter>) -> Box<[usize]> {
-        consumers.iter().map(|consumer| self.backlogs.sit(consumer, waiter, &self.claim)).collect()
+        consumers
+            .iter()
+            .map(|consumer| self.backlogs.register(consumer, waiter, &self.claim))
+            .collect()
     }
 
-    /// A subscription no longer follows these consumers, at which it had these seats.
-    pub fn unfollow(&mut self, consumers: &[ConsumerId], seats: &[usize]) {
-        for (consumer, &seat) in consumers.iter().zip(seats) {
-            self.backlogs.leave(consumer, seat);
+    /// A subscription no longer follows these consumers, at which it had these keys.
+    pub fn unfollow(&mut self, consumers: &[ConsumerId], keys: &[usize]) {
+        for (consumer, &key) in consumers.iter().zip(keys) {
+            self.backlogs.unregister(consumer, key);
         }
     }
 

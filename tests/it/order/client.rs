@@ -17,7 +17,7 @@ use event_piper::{
     item::{frame::Frame, output::Output, signal::Signal},
     live::{
         follower::{Follower, Live, Scan},
-        hub::{Hub, Seat},
+        hub::{Hub, Registration},
         subscription::{Chunk, Kinds},
     },
 };
@@ -67,7 +67,7 @@ pub(super) struct Connection {
     epoch: u64,
     log: Rc<Cell<usize>>,
     joined: usize,
-    seat: Seat,
+    registration: Registration,
     follower: Follower,
     /// A page that is on its way.
     page: Option<(Vec<Row>, bool, EventId)>,
@@ -155,7 +155,7 @@ impl Client {
         }
         let (hub, log) = (Arc::clone(&gateway.hub), Rc::clone(&gateway.log));
         let consumers: Box<[ConsumerId]> = self.follows.iter().map(|&at| consumer(at)).collect();
-        let seat = hub.sit(consumers.clone());
+        let registration = hub.register(consumers.clone());
         let state = hub.state();
         let (epoch, head) = (state.epoch, state.recent.position().head);
         // As `live::subscription` does: what was never drawn is of a log that is no more.
@@ -174,7 +174,7 @@ impl Client {
         self.cursor = Some(follower.cursor().to_string());
         let (joined, page, pruned) = (log.get(), None, None);
         let connection =
-            Connection { which, hub, epoch, log, joined, seat, follower, page, pruned };
+            Connection { which, hub, epoch, log, joined, registration, follower, page, pruned };
         self.connection = Some(connection);
         self.told = true;
         self.listen();
@@ -208,7 +208,7 @@ impl Client {
     fn listen(&mut self) {
         let waker = Waker::from(Arc::new(Told(self.at)));
         while let Some(connection) = &self.connection {
-            let told = pin!(connection.seat.woken()).poll(&mut Context::from_waker(&waker));
+            let told = pin!(connection.registration.woken()).poll(&mut Context::from_waker(&waker));
             if told.is_pending() {
                 return;
             }

@@ -26,7 +26,7 @@ fn publish(recent: &mut Recent, whose: &str, id: i64) {
 fn it_keeps_no_more_than_it_may_and_nothing_of_those_who_are_gone() {
     let mut recent = Recent::new(10_000, at(0));
     let toto: ConsumerId = "toto".parse().unwrap();
-    let seats = recent.follow(std::slice::from_ref(&toto), &Arc::default());
+    let keys = recent.follow(std::slice::from_ref(&toto), &Arc::default());
     for id in 1..1000 {
         publish(&mut recent, &format!("consumer {id}"), id);
         assert!(recent.bytes() <= 10_000);
@@ -34,7 +34,7 @@ fn it_keeps_no_more_than_it_may_and_nothing_of_those_who_are_gone() {
     let most = 10_000 / Recent::OVERHEAD;
     assert!(recent.consumers().len() <= most + 1, "{}", recent.consumers().len());
     assert!(recent.consumers().contains(&toto), "who is followed stays");
-    recent.unfollow(std::slice::from_ref(&toto), &seats);
+    recent.unfollow(std::slice::from_ref(&toto), &keys);
     assert!(!recent.consumers().contains(&toto));
 }
 
@@ -104,7 +104,7 @@ fn those_who_follow_are_told_once_a_round() {
     let names = ["a", "b", "c"].map(|name| name.parse().unwrap());
     let [both, one, neither] = [0; 3].map(|_| Arc::<Waiter>::default());
     recent.follow(&names[..2], &both);
-    let seats = recent.follow(&names[..1], &one);
+    let keys = recent.follow(&names[..1], &one);
     recent.follow(&names[2..], &neither);
     let notified = |recent: &mut Recent, who| {
         recent.take_to_notify().iter().filter(|waiter| Arc::ptr_eq(waiter, who)).count()
@@ -118,7 +118,7 @@ fn those_who_follow_are_told_once_a_round() {
     assert!(recent.take_to_notify().is_empty());
     recent.let_go(&HashSet::from([names[1].clone()]), &at(10));
     assert_eq!(notified(&mut recent, &both), 1);
-    recent.unfollow(&names[..1], &seats);
+    recent.unfollow(&names[..1], &keys);
     publish(&mut recent, "a", 11);
     assert_eq!(notified(&mut recent, &one), 0);
 }
