@@ -8,9 +8,9 @@ mod broadcast;
 mod erased;
 pub mod follower;
 pub mod hub;
-mod recall;
 pub mod recent;
 pub mod subscription;
+mod warm_up;
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{erased, hub::Hub, recall::recall};
+use super::{erased, hub::Hub, warm_up::warm_up};
 use crate::{
     consumer::ConsumerId,
     event::EventId,
@@ -65,9 +65,9 @@ impl Destination for Broadcast {
         let epoch = self.hub.restart_behind(origin, position, as_of);
         self.streams.notify_all();
         let (history, hub) = (Arc::clone(&self.history), Arc::clone(&self.hub));
-        let recall = recall(history, hub, position.head, epoch);
+        let warm_up = warm_up(history, hub, position.head, epoch);
         let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move { shutdown.run_until_cancelled(recall).await });
+        self.tasks.spawn(async move { shutdown.run_until_cancelled(warm_up).await });
     }
 
     fn publish(&mut self, publication: &Publication<EventRow>) {

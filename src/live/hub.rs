@@ -41,10 +41,10 @@ pub struct State {
 }
 
 impl State {
-    /// Takes in history of the log of this epoch, as [`Recent::recall`] does. A log that was
+    /// Takes in history of the log of this epoch, as [`Recent::warm_up`] does. A log that was
     /// replaced meanwhile has nothing to do with it.
-    pub fn recall(&mut self, epoch: u64, past: Past) -> bool {
-        self.epoch == epoch && self.recent.recall(past)
+    pub fn warm_up(&mut self, epoch: u64, past: Past) -> bool {
+        self.epoch == epoch && self.recent.warm_up(past)
     }
 
     fn horizon(&self) -> Horizon {
@@ -218,7 +218,7 @@ mod tests {
         let past = || Past { upto: EventId::new(5), after: EventId::ZERO, rows: Vec::new() };
         let first = hub.restart(&at(5), String::new());
         let second = hub.restart(&at(5), String::new());
-        assert!(!hub.state().recall(first, past()));
-        assert!(hub.state().recall(second, past()));
+        assert!(!hub.state().warm_up(first, past()));
+        assert!(hub.state().warm_up(second, past()));
     }
 }

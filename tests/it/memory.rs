@@ -33,7 +33,7 @@ struct Gateway {
     epoch: u64,
     position: Position,
     /// Where the next page of history begins, while there is more.
-    recall: Option<EventId>,
+    warming_up: Option<EventId>,
     /// A page that was read, and is not yet in memory.
     under_way: Option<(u64, Past)>,
     page: usize,
@@ -47,7 +47,7 @@ impl Gateway {
             hub: Arc::new(Hub::new(capacity, Arc::default())),
             epoch: 0,
             position: Position::default(),
-            recall: None,
+            warming_up: None,
             under_way: None,
             page,
         };
@@ -64,18 +64,18 @@ impl Gateway {
         let late = world.open.keys().map(|xid| late(*xid, 0)).collect();
         self.position = Position { head, late };
         self.epoch = self.hub.restart(&self.position, String::new());
-        self.recall = Some(head);
+        self.warming_up = Some(head);
         self.check();
     }
 
     /// Takes in the page of history that is under way, or reads the next one.
-    fn recall(&mut self, world: &World) {
+    fn warm_up(&mut self, world: &World) {
         if let Some((epoch, past)) = self.under_way.take() {
             let after = past.after;
-            let wants_more = self.hub.state().recall(epoch, past);
+            let wants_more = self.hub.state().warm_up(epoch, past);
             let more = wants_more && after > EventId::ZERO && epoch == self.epoch;
-            self.recall = more.then_some(after);
-        } else if let Some(upto) = self.recall.take() {
+            self.warming_up = more.then_some(after);
+        } else if let Some(upto) = self.warming_up.take() {
             let rows: Vec<Row> = world.rows_down_from(upto).take(self.page).collect();
             let read = match rows.last() {
                 Some(row) if rows.len() == self.page => row.id().previous(),
@@ -254,7 +254,7 @@ impl Game {
             match world.dice.u8(0..20) {
                 0..8 => gateway.read_on(world),
                 8..12 => gateway.follow_up(world),
-                12..18 => gateway.recall(world),
+                12..18 => gateway.warm_up(world),
                 _ => {}
             }
         }

@@ -110,7 +110,7 @@ impl Stage {
             self.move_writers();
         } else if next == gateway_at {
             self.gateways[gateway].act(&mut self.world);
-            self.gateways[gateway].recall(&mut self.world);
+            self.gateways[gateway].warm_up(&mut self.world);
         } else {
             self.move_clients();
         }

@@ -21,7 +21,7 @@ pub struct Entry {
     pub(super) consumer: ConsumerId,
 }
 
-/// A page of history, to be [recalled](Recent::recall).
+/// A page of history, to be [loaded into memory](Recent::warm_up).
 #[derive(Debug)]
 pub struct Past {
     /// All events up to this id ...

@@ -26,7 +26,7 @@ impl Recent {
     pub fn check(&self) {
         self.check_claim(&self.claim);
         assert!(self.claim.from() >= self.begin, "what was let go of is claimed");
-        if self.recalling {
+        if self.warming_up {
             assert_eq!(self.claim.from(), self.begin, "history joins what is claimed");
         }
         self.check_log();

@@ -33,10 +33,10 @@ pub struct Recent {
     pub(super) claim: Claim,
     pub(super) position: Position,
     /// Nothing was let go of since the reader started, so history can be put before the log.
-    pub(super) recalling: bool,
+    pub(super) warming_up: bool,
 }
 
-/// History that is recalled goes before the first place, so that is not 0.
+/// History that is loaded goes before the first place, so that is not 0.
 const FIRST: Sequence = 1 << 40;
 
 impl Recent {
@@ -54,7 +54,7 @@ impl Recent {
             capacity,
             claim: Claim::new(FIRST, position.clone()),
             position,
-            recalling: true,
+            warming_up: true,
         }
     }
 
@@ -95,12 +95,12 @@ impl Recent {
     /// Takes in history of before the reader started, so that clients which come back after a
     /// restart need no query. Pages come in descending order, each where the one before it ends.
     /// Answers whether it wants the next one.
-    pub fn recall(&mut self, past: Past) -> bool {
+    pub fn warm_up(&mut self, past: Past) -> bool {
         let Past { upto, mut after, rows } = past;
         // Whatever was let go of, or has been changed since this page was read, would be missing
         // between it and what is kept.
-        if !self.recalling || upto != self.claim.after().head {
-            self.recalling = false;
+        if !self.warming_up || upto != self.claim.after().head {
+            self.warming_up = false;
             return false;
         }
         // As in a replay that joined at the start: what was late then comes live.
@@ -114,7 +114,7 @@ impl Recent {
             }
             if self.bytes + frame.len() + Self::OVERHEAD > self.capacity {
                 after = head;
-                self.recalling = false;
+                self.warming_up = false;
                 break;
             }
             self.put_first(&consumer, frame, Position { head, late: late.clone() });
@@ -125,7 +125,7 @@ impl Recent {
             backlog.claim.clone_from(&self.claim);
         }
         self.check_if_cheap();
-        self.recalling
+        self.warming_up
     }
 
     fn put_first(&mut self, consumer: &ConsumerId, frame: Frame, position: Position) {
@@ -152,7 +152,7 @@ impl Recent {
         self.begin = self.end();
         self.log.clear();
         self.bytes = 0;
-        self.recalling = true;
+        self.warming_up = true;
         self.position.clone_from(position);
         self.claim = Claim::new(self.begin, position.clone());
         self.backlogs.forget_unfollowed();
@@ -181,7 +181,7 @@ impl Recent {
     /// reads it from there. Answers for how many of them something was kept.
     pub fn forget(&mut self, consumers: &HashSet<ConsumerId>) -> usize {
         // The next page of history may have been read before the change.
-        self.recalling = false;
+        self.warming_up = false;
         let keeps = |consumer: &&ConsumerId| {
             self.backlogs.get(consumer).is_some_and(|backlog| !backlog.places.is_empty())
         };
@@ -198,7 +198,7 @@ impl Recent {
     fn drop_entries<'a>(&mut self, consumers: impl Iterator<Item = &'a ConsumerId>) {
         let claim = Claim::new(self.end(), self.position.clone());
         self.claim.raise(&claim);
-        self.recalling = false;
+        self.warming_up = false;
         for consumer in consumers {
             let Some(backlog) = self.backlogs.get_mut(consumer) else { continue };
             for place in backlog.places.drain(..) {
@@ -225,7 +225,7 @@ impl Recent {
         let place = self.begin;
         self.begin += 1;
         self.bytes -= Self::OVERHEAD;
-        self.recalling = false;
+        self.warming_up = false;
         let Some(Entry { position, frame, consumer, .. }) = oldest else {
             assert!(self.claim.from() > place, "an entry that is missing is claimed");
             return;

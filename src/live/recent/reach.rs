@@ -7,7 +7,7 @@ use crate::event::{EventId, Logged};
 pub struct Reach {
     /// All that there ever was above this id, up to the end of the page, is in the page.
     pub after: EventId,
-    /// Where the next page ends, if there is more to recall.
+    /// Where the next page ends, if there is more to load.
     pub next: Option<EventId>,
 }
 

@@ -46,8 +46,8 @@ pub(super) struct Gateway {
     doing: Doing,
     pub(super) next_at: Instant,
     pub(super) page: usize,
-    /// What was read back so far, while there is more to recall.
-    recalled: Option<(u64, EventId)>,
+    /// What was read back so far, while there is more to load.
+    warming_up: Option<(u64, EventId)>,
     recall_at: Instant,
     clean_as_of: usize,
     pub(super) started: bool,
@@ -93,7 +93,7 @@ impl Gateway {
             doing: Doing::Nothing,
             next_at: world.now,
             page: world.dice.usize(1..20),
-            recalled: None,
+            warming_up: None,
             recall_at: world.now,
             clean_as_of: 0,
             started: false,
@@ -156,7 +156,7 @@ impl Gateway {
                 Step::Publish(publication) => self.publish(&publication, world),
                 Step::Restart { position, origin, .. } => {
                     let epoch = self.hub.restart_behind(origin, &position, String::new());
-                    self.recalled = Some((epoch, position.head));
+                    self.warming_up = Some((epoch, position.head));
                     self.started = true;
                     self.log.set(world.log);
                     (self.last_read, self.last_known) = (None, None);
@@ -328,21 +328,21 @@ impl Gateway {
         }
     }
 
-    /// What `live::recall` does, a page at a time.
-    pub(super) fn recall(&mut self, world: &mut World) {
+    /// What `live::warm_up` does, a page at a time.
+    pub(super) fn warm_up(&mut self, world: &mut World) {
         if world.now < self.recall_at {
             return;
         }
         self.recall_at = world.now + world.some(2_000);
-        let Some((epoch, upto)) = self.recalled.take() else { return };
+        let Some((epoch, upto)) = self.warming_up.take() else { return };
         let rows: Vec<Row> =
             world.rows.range(..=upto.get()).rev().map(|(_, row)| *row).take(self.page).collect();
         let last = rows.len() < self.page;
         let Reach { after, next } = Reach::of(&rows, last, upto, world.pruned_upto());
         let kept = rows.iter().filter(|row| row.id() > after);
         let rows = kept.map(|row| (consumer(row.consumer), frame(row))).collect();
-        let wants_more = self.hub.state().recall(epoch, Past { upto, after, rows });
-        self.recalled = next.filter(|_| wants_more).map(|next| (epoch, next));
+        let wants_more = self.hub.state().warm_up(epoch, Past { upto, after, rows });
+        self.warming_up = next.filter(|_| wants_more).map(|next| (epoch, next));
     }
 }
 

@@ -31,7 +31,7 @@ fn what_is_recalled_reaches_those_whose_consumer_was_followed_before_the_start()
         let row = Row { id, xid: 3, ..Row::default() };
         (toto[0].clone(), Encoder::default().encode(&row, "t", b"{}"))
     };
-    recent.recall(past(8, vec![frame(10), frame(9)]));
+    recent.warm_up(past(8, vec![frame(10), frame(9)]));
     for cursor in ["8", "8~3:8"] {
         let mut follower = Follower::join(&recent, toto.clone(), cursor.parse().ok());
         let mut got = Vec::new();
@@ -55,10 +55,10 @@ fn what_is_not_recalled_comes_from_the_table() {
     };
     let start = Position { head: EventId::new(10), late: Late::default() };
     let mut recent = Recent::new(100_000, start.clone());
-    recent.recall(past(9, vec![frame(10)]));
+    recent.warm_up(past(9, vec![frame(10)]));
     let of_one = recent.bytes();
     let mut recent = Recent::new(of_one, start);
-    assert!(!recent.recall(past(8, vec![frame(10), frame(9)])), "it is full");
+    assert!(!recent.warm_up(past(8, vec![frame(10), frame(9)])), "it is full");
     for (cursor, from_table) in [("9", false), ("8", true)] {
         let follower = Follower::join(&recent, toto.clone(), cursor.parse().ok());
         assert_eq!(follower.wants().is_some(), from_table, "after {cursor}");

@@ -134,15 +134,15 @@ fn history() -> Past {
 }
 
 #[test]
-fn of_history_as_much_is_recalled_as_there_is_room_for() {
+fn of_history_as_much_is_loaded_as_there_is_room_for() {
     let mut roomy = Recent::new(1 << 20, at(10));
-    assert!(roomy.recall(history()));
+    assert!(roomy.warm_up(history()));
     let toto: [ConsumerId; 1] = ["toto".parse().unwrap()];
     assert!(roomy.seek(&"0".parse().unwrap(), &toto).is_some());
 
     let capacity = roomy.bytes() / 2 + Recent::OVERHEAD / 2;
     let mut recent = Recent::new(capacity, at(10));
-    assert!(!recent.recall(history()), "there is more");
+    assert!(!recent.warm_up(history()), "there is more");
     assert!(recent.bytes() <= capacity);
     assert_eq!(recent.seek(&"4".parse().unwrap(), &toto), None);
     let place = recent.seek(&"5".parse().unwrap(), &toto).unwrap();
@@ -154,7 +154,7 @@ fn of_history_as_much_is_recalled_as_there_is_room_for() {
 fn once_something_was_let_go_of_no_history_comes_back() {
     let mut recent = Recent::new(1 << 20, at(10));
     recent.forget(&HashSet::new());
-    assert!(!recent.recall(history()));
+    assert!(!recent.warm_up(history()));
     assert_eq!(recent.bytes(), 0);
 }
 

@@ -20,14 +20,14 @@ use crate::{
     },
 };
 
-/// A page of what is recalled.
+/// A page of the history that is loaded.
 const PAGE: PageSize = PageSize { rows: 2000, bytes: 1 << 20 };
 
 /// Reads back from `start`, where the reader began, until the recent events are full. It is a
 /// convenience: where it fails, clients read from the table.
-pub(super) async fn recall(history: Arc<History>, hub: Arc<Hub>, start: EventId, epoch: u64) {
+pub(super) async fn warm_up(history: Arc<History>, hub: Arc<Hub>, start: EventId, epoch: u64) {
     if let Err(error) = read_back(&history, &hub, start, epoch).await {
-        debug!(error = %Chain(&error), "cannot recall recent events");
+        debug!(error = %Chain(&error), "cannot load recent events into memory");
     }
 }
 
@@ -45,7 +45,7 @@ async fn read_back(
         let pruned = history.ever_pruned().await?;
         let Reach { after, next } = Reach::of(&page.rows, page.last, upto, pruned);
         let past = Past { upto, after, rows: encoded(&page.rows, after) };
-        let wants_more = hub.state().recall(epoch, past);
+        let wants_more = hub.state().warm_up(epoch, past);
         let Some(next) = next.filter(|_| wants_more) else { break };
         upto = next;
     }
