@@ -87,6 +87,6 @@ impl Destination for Broadcast {
     }
 
     fn changed(&mut self, changed: Changed) {
-        erased::forget(&self.hub, changed);
+        erased::invalidate(&self.hub, changed);
     }
 }

@@ -8,7 +8,7 @@ use super::hub::Hub;
 use crate::store::event_log::Changed;
 
 /// Evicts what is kept of the events of these consumers: their clients read it from the table.
-pub(super) fn forget(hub: &Hub, Changed { whose, as_of }: Changed) {
+pub(super) fn invalidate(hub: &Hub, Changed { whose, as_of }: Changed) {
     let mut state = hub.state();
     let whose: Option<HashSet<_>> = match whose {
         Some(whose) if whose.is_empty() => None,
@@ -17,7 +17,7 @@ pub(super) fn forget(hub: &Hub, Changed { whose, as_of }: Changed) {
     };
     if let Some(whose) = whose {
         // Even if nothing is kept for them: history of theirs may be on its way into memory.
-        let consumers = state.recent.forget(&whose);
+        let consumers = state.recent.invalidate(&whose);
         if consumers > 0 {
             info!(consumers, "events were changed: memory forgets those of their consumers");
         }

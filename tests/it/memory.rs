@@ -285,7 +285,7 @@ impl Game {
     fn erase(&mut self) {
         let Some(consumer) = self.world.erase() else { return };
         for gateway in &self.gateways {
-            gateway.hub.state().recent.forget(&[consumer.clone()].into());
+            gateway.hub.state().recent.invalidate(&[consumer.clone()].into());
             gateway.check();
         }
     }

@@ -106,7 +106,7 @@ impl Backlogs {
         if let Some(backlog) = self.each.get_mut(consumer) {
             backlog.followers.try_remove(key);
         }
-        self.forget_if_idle(consumer);
+        self.remove_if_idle(consumer);
     }
 
     /// Those who follow, of whatever consumers.
@@ -115,7 +115,7 @@ impl Backlogs {
     }
 
     /// Of a consumer without events and followers nothing is kept.
-    pub(super) fn forget_if_idle(&mut self, consumer: &ConsumerId) {
+    pub(super) fn remove_if_idle(&mut self, consumer: &ConsumerId) {
         let idle = |backlog: &Backlog| backlog.followers.is_empty() && backlog.places.is_empty();
         if self.each.get(consumer).is_some_and(idle) {
             self.each.remove(consumer);
@@ -123,7 +123,7 @@ impl Backlogs {
     }
 
     /// Keeps only those that somebody follows.
-    pub(super) fn forget_unfollowed(&mut self) {
+    pub(super) fn retain_followed(&mut self) {
         self.each.retain(|_, backlog| !backlog.followers.is_empty());
     }
 }

@@ -155,7 +155,7 @@ impl Recent {
         self.warming_up = true;
         self.position.clone_from(position);
         self.claim = Claim::new(self.begin, position.clone());
-        self.backlogs.forget_unfollowed();
+        self.backlogs.retain_followed();
         for backlog in self.backlogs.values_mut() {
             backlog.places.clear();
             backlog.claim.clone_from(&self.claim);
@@ -179,7 +179,7 @@ impl Recent {
 
     /// The table no longer says what is kept for these consumers: whoever still lacks some of it
     /// reads it from there. Answers for how many of them something was kept.
-    pub fn forget(&mut self, consumers: &HashSet<ConsumerId>) -> usize {
+    pub fn invalidate(&mut self, consumers: &HashSet<ConsumerId>) -> usize {
         // The next page of history may have been read before the change.
         self.warming_up = false;
         let keeps = |consumer: &&ConsumerId| {
@@ -207,7 +207,7 @@ impl Recent {
                 self.bytes -= entry.frame.len();
             }
             backlog.claim.raise(&claim);
-            self.backlogs.forget_if_idle(consumer);
+            self.backlogs.remove_if_idle(consumer);
         }
         while self.log.front().is_some_and(Option::is_none) {
             self.drop_oldest();
@@ -236,7 +236,7 @@ impl Recent {
         assert_eq!(backlog.places.pop_front(), Some(place), "the oldest entry is its oldest");
         backlog.claim.raise(&claim);
         self.claim.raise(&claim);
-        self.backlogs.forget_if_idle(&consumer);
+        self.backlogs.remove_if_idle(&consumer);
     }
 
     pub(super) fn entry(&self, place: Sequence) -> Option<&Entry> {

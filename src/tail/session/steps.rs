@@ -113,7 +113,7 @@ impl<'a> Session<'a> {
             Step::Late(range) => return self.late(range).await,
             Step::Passed(passed) => return self.passed(&passed).await,
             Step::Poll { known } => return self.poll(&known).await,
-            Step::CheckErased => return self.forget_erased().await,
+            Step::CheckErased => return self.check_erased().await,
             Step::Pause(pause) => return self.pause(pause).await,
             Step::Listen(until) => return self.listen(until).await,
             Step::Looked => return self.looked().await,

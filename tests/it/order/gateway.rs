@@ -164,7 +164,7 @@ impl Gateway {
                     world.open_at_start.extend(open);
                     self.check_horizon(world);
                 }
-                Step::CheckErased => self.forget_erased(world),
+                Step::CheckErased => self.check_erased(world),
                 Step::Looked | Step::Unannounced | Step::Replaced { .. } => {}
                 Step::Pause(pause) => {
                     self.doing = Doing::Waiting;
@@ -319,12 +319,12 @@ impl Gateway {
         assert!(open.is_none() || !self.is_of(world), "{open:?} can still appear before {horizon}");
     }
 
-    fn forget_erased(&mut self, world: &World) {
+    fn check_erased(&mut self, world: &World) {
         let whose: HashSet<ConsumerId> =
             world.erased[self.clean_as_of..].iter().map(|&at| consumer(at)).collect();
         self.clean_as_of = world.erased.len();
         if !whose.is_empty() {
-            self.hub.state().recent.forget(&whose);
+            self.hub.state().recent.invalidate(&whose);
         }
     }
 

@@ -46,7 +46,7 @@ fn what_was_forgotten_stays_so_when_older_events_are_let_go() {
     publish(&mut recent, "a", 1);
     publish(&mut recent, "b", 2);
     let b: ConsumerId = "b".parse().unwrap();
-    recent.forget(&HashSet::from([b.clone()]));
+    recent.invalidate(&HashSet::from([b.clone()]));
     publish(&mut recent, "a", 3);
     publish(&mut recent, "a", 4);
     assert_eq!(recent.seek(&"1".parse().unwrap(), &[b]), None, "event 2 is in the table only");
@@ -59,7 +59,7 @@ fn what_is_forgotten_again_and_again_keeps_no_places() {
     let b: HashSet<ConsumerId> = HashSet::from(["b".parse().unwrap()]);
     for id in 2..1000 {
         publish(&mut recent, "b", id);
-        recent.forget(&b);
+        recent.invalidate(&b);
         assert!(recent.log.len() * Recent::OVERHEAD <= recent.bytes());
         assert!(recent.bytes() <= 10_000);
     }
@@ -153,7 +153,7 @@ fn of_history_as_much_is_loaded_as_there_is_room_for() {
 #[test]
 fn once_something_was_let_go_of_no_history_comes_back() {
     let mut recent = Recent::new(1 << 20, at(10));
-    recent.forget(&HashSet::new());
+    recent.invalidate(&HashSet::new());
     assert!(!recent.warm_up(history()));
     assert_eq!(recent.bytes(), 0);
 }
