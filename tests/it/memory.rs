@@ -142,7 +142,7 @@ impl Gateway {
             let position = self.position.clone();
             if world.chance(0.2) {
                 let whose = its.iter().map(Row::consumer).collect();
-                self.hub.publish(|recent| recent.let_go(&whose, &position));
+                self.hub.publish(|recent| recent.evict(&whose, &position));
             } else {
                 self.hub.publish(|recent| {
                     for row in &its {

@@ -165,7 +165,7 @@ impl Recent {
 
     /// Up to `position`, more of these consumers' events have become visible than can be kept:
     /// whoever is owed some of them reads on from the table.
-    pub fn let_go(&mut self, consumers: &HashSet<ConsumerId>, position: &Position) {
+    pub fn evict(&mut self, consumers: &HashSet<ConsumerId>, position: &Position) {
         // They have a place, so that a follower that has read all before it is behind.
         self.bytes += Self::OVERHEAD;
         self.log.push_back(None);

@@ -92,7 +92,7 @@ fn who_is_owed_what_was_let_go_reads_it_from_the_table() {
     publish(&mut recent, "toto", 1);
     publish(&mut recent, "other", 2);
     let live = recent.end();
-    recent.let_go(&toto.iter().cloned().collect(), &at(2));
+    recent.evict(&toto.iter().cloned().collect(), &at(2));
     assert!(recent.read(&toto, live).is_none(), "who has all before it lacks what was let go");
     assert!(recent.read(&other, live).is_some());
     assert!(recent.read(&toto, recent.end()).is_some());
@@ -116,7 +116,7 @@ fn those_who_follow_are_told_once_a_round() {
         assert_eq!(notified(&mut recent, who), times);
     }
     assert!(recent.take_to_notify().is_empty());
-    recent.let_go(&HashSet::from([names[1].clone()]), &at(10));
+    recent.evict(&HashSet::from([names[1].clone()]), &at(10));
     assert_eq!(notified(&mut recent, &both), 1);
     recent.unfollow(&names[..1], &keys);
     publish(&mut recent, "a", 11);
