@@ -77,7 +77,7 @@ impl Destination for Broadcast {
             for (consumer, frame, after) in frames {
                 recent.publish(&consumer, frame, &after, *origin == Origin::Found);
             }
-            recent.moved_to(position);
+            recent.advance_to(position);
         });
         self.streams.notify(rows.iter().filter_map(EventRow::stream));
     }

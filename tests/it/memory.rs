@@ -121,7 +121,7 @@ impl Gateway {
                 let after = Position { head: row.id(), late: late.clone() };
                 recent.publish(&row.consumer(), row.frame(), &after, false);
             }
-            recent.moved_to(&position);
+            recent.advance_to(&position);
         });
         self.check();
     }
@@ -148,7 +148,7 @@ impl Gateway {
                     for row in &its {
                         recent.publish(&row.consumer(), row.frame(), &position, false);
                     }
-                    recent.moved_to(&position);
+                    recent.advance_to(&position);
                 });
             }
             self.check();

@@ -139,7 +139,7 @@ impl Recent {
 
     /// The reader has moved; everything up to `position` has been published. Lets go of the
     /// oldest events that are over the capacity.
-    pub fn moved_to(&mut self, position: &Position) {
+    pub fn advance_to(&mut self, position: &Position) {
         self.position.clone_from(position);
         while self.bytes > self.capacity {
             self.drop_oldest();

@@ -270,7 +270,7 @@ impl Gateway {
                 let after = publication.position_after(row);
                 recent.publish(&consumer(row.consumer), frame(row), &after, false);
             }
-            recent.moved_to(position);
+            recent.advance_to(position);
         });
         self.check_horizon(world);
     }

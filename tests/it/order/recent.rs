@@ -77,7 +77,7 @@ fn what_turned_up_goes_to_the_live_once() {
     let mut live = Follower::join(&recent, toto.clone(), None);
     let row = Row { id: 3, xid: 5, ..Row::default() };
     recent.publish(&toto[0], Encoder::default().encode(&row, "t", b"{}"), &at, true);
-    recent.moved_to(&at);
+    recent.advance_to(&at);
     let mut resumed = Follower::join(&recent, toto, "10~7:0".parse().ok());
     let count = |follower: &mut Follower| {
         let mut got = 0;

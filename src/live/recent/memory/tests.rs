@@ -19,7 +19,7 @@ fn at(head: i64) -> Position {
 fn publish(recent: &mut Recent, whose: &str, id: i64) {
     let frame = Encoder::default().encode(&Row(id), "t", b"{}");
     recent.publish(&whose.parse().unwrap(), frame, &at(id), false);
-    recent.moved_to(&at(id));
+    recent.advance_to(&at(id));
 }
 
 #[test]
