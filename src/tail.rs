@@ -4,10 +4,10 @@
 //! One connection at a time does all of it. When that is lost the tail connects again,
 //! listens first, and goes on from the head where it was: nothing is lost in between.
 
-mod alarm;
 mod destination;
 pub mod health;
 mod lost;
+mod precise_timer;
 mod ringer;
 pub mod safety;
 mod session;

@@ -23,10 +23,10 @@ use crate::{
         server::Server,
     },
     tail::{
-        alarm::Alarm,
         destination::Destination,
         health::Health,
         lost::{Lost, within},
+        precise_timer::PreciseTimer,
         ringer::Ringer,
     },
 };
@@ -49,7 +49,7 @@ pub(in crate::tail) struct Session<'a> {
     pub(super) ringer: Ringer,
     pub(super) log: EventLog,
     pub(super) paging: Paging,
-    pub(super) alarm: Alarm,
+    pub(super) timer: PreciseTimer,
     pub(super) held: Option<Held>,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Session<'a> {
             ringer,
             log,
             paging: Paging::new(PAGE),
-            alarm: Alarm::new(),
+            timer: PreciseTimer::new(),
             held: None,
         })
     }
@@ -229,7 +229,7 @@ impl<'a> Session<'a> {
     async fn pause(&mut self, pause: Duration) -> Result<(), Lost> {
         let heard = tokio::select! {
             heard = self.listener.heard() => Some(heard),
-            () = self.alarm.after(pause) => None,
+            () = self.timer.after(pause) => None,
         };
         self.woken(heard).await
     }

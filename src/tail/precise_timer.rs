@@ -9,9 +9,9 @@ use std::time::Duration;
 
 /// A timer of the system's, where it has one that can be waited for beside sockets; else tokio's.
 #[derive(Debug)]
-pub(super) struct Alarm(Option<system::Timer>);
+pub(super) struct PreciseTimer(Option<system::Timer>);
 
-impl Alarm {
+impl PreciseTimer {
     pub(super) fn new() -> Self {
         Self(system::Timer::new())
     }
@@ -97,17 +97,17 @@ mod tests {
 
     #[tokio::test]
     async fn it_waits_as_long_as_it_is_told_however_it_was_left_before() {
-        let alarm = Alarm::new();
+        let timer = PreciseTimer::new();
         for wait in [0, 300, 2_000].map(Duration::from_micros) {
             let begun = Instant::now();
-            alarm.after(wait).await;
+            timer.after(wait).await;
             assert!(begun.elapsed() >= wait);
             // Given up before it rings, and rung when nobody listens.
             let given_up =
-                tokio::time::timeout(Duration::ZERO, alarm.after(Duration::from_mins(1)));
+                tokio::time::timeout(Duration::ZERO, timer.after(Duration::from_mins(1)));
             assert!(given_up.await.is_err());
             let given_up =
-                tokio::time::timeout(Duration::ZERO, alarm.after(Duration::from_micros(50)));
+                tokio::time::timeout(Duration::ZERO, timer.after(Duration::from_micros(50)));
             let _ = given_up.await;
         }
     }
