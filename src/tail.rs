@@ -26,7 +26,7 @@ use tracing::{info, warn};
 pub use self::destination::Destination;
 use self::{
     health::Health,
-    lost::Lost,
+    lost::ConnectionLost,
     session::{Session, Surroundings},
 };
 use crate::{
@@ -98,7 +98,7 @@ impl Tail {
         &self,
         reader: &mut Reader<EventRow>,
         destination: &mut dyn Destination,
-    ) -> Lost {
+    ) -> ConnectionLost {
         match Box::pin(Session::open(&self.surroundings, reader, destination)).await {
             Ok(mut session) => {
                 info!("listening");

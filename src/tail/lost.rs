@@ -7,7 +7,7 @@ use tokio_postgres::error::{DbError, Severity};
 
 /// Why the listening connection had to be given up.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Lost {
+pub(super) enum ConnectionLost {
     /// It could not be opened, or a query failed.
     #[error("{doing}")]
     Query {
@@ -17,7 +17,7 @@ pub(super) enum Lost {
         source: tokio_postgres::Error,
     },
     /// PostgreSQL did not answer in time: perhaps nobody is there any more.
-    #[error("{doing}: no answer within {} s", DEADLINE.as_secs())]
+    #[error("{doing}: no answer within {} s", QUERY_TIMEOUT.as_secs())]
     Silent {
         /// What was being done.
         doing: &'static str,
@@ -32,7 +32,7 @@ pub(super) enum Lost {
     Standby,
 }
 
-impl Lost {
+impl ConnectionLost {
     /// PostgreSQL answered that it does not do what it was asked, and goes on otherwise.
     pub(super) fn is_refusal(&self) -> bool {
         let Self::Query { source, .. } = self else { return false };
@@ -44,15 +44,15 @@ impl Lost {
 /// No query of the tailer takes this long on a connection that lives: they are short, and
 /// read pages of bounded size. With the second between safety polls, a connection that has
 /// died without a word is found within 10 seconds.
-const DEADLINE: Duration = Duration::from_secs(8);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Gives what is being done its deadline, and an error its story.
 pub(super) async fn within<T>(
     doing: &'static str,
     query: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Lost> {
-    match timeout(DEADLINE, query).await {
-        Ok(answer) => answer.map_err(|source| Lost::Query { doing, source }),
-        Err(source) => Err(Lost::Silent { doing, source }),
+) -> Result<T, ConnectionLost> {
+    match timeout(QUERY_TIMEOUT, query).await {
+        Ok(answer) => answer.map_err(|source| ConnectionLost::Query { doing, source }),
+        Err(source) => Err(ConnectionLost::Silent { doing, source }),
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     event::Logged,
     reader::{Origin, Publication},
     store::event_log::EventRow,
-    tail::lost::{Lost, within},
+    tail::lost::{ConnectionLost, within},
 };
 
 impl Session<'_> {
@@ -19,7 +19,7 @@ impl Session<'_> {
     }
 
     /// Asks whose events were changed since this was asked last, so that nothing is kept of them.
-    pub(super) async fn check_erased(&mut self) -> Result<(), Lost> {
+    pub(super) async fn check_erased(&mut self) -> Result<(), ConnectionLost> {
         let Some(since) = self.destination.clean_as_of() else { return Ok(()) };
         let (log, client) = (&self.log, self.listener.client());
         let changed = within("asking what was erased", log.changed(client, &since)).await?;

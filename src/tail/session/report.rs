@@ -9,7 +9,7 @@ use crate::{
     event::{EventId, Xid},
     metrics::State,
     store::event_log::{EventLog, LogState},
-    tail::lost::{Lost, within},
+    tail::lost::{ConnectionLost, within},
 };
 
 /// Delivery that is held for longer than this is worth a line in the log.
@@ -17,14 +17,14 @@ const LONG_HOLD: Duration = Duration::from_secs(1);
 
 impl Session<'_> {
     /// A poll of the log is over.
-    pub(super) async fn looked(&mut self) -> Result<(), Lost> {
+    pub(super) async fn looked(&mut self) -> Result<(), ConnectionLost> {
         self.note_hold().await?;
         self.health.moving(Instant::now());
         Ok(())
     }
 
     /// Says whom the start waits for, where that takes long.
-    pub(super) async fn note_start(&self) -> Result<(), Lost> {
+    pub(super) async fn note_start(&self) -> Result<(), ConnectionLost> {
         let (None, Some(hole)) = (self.reader.position(), self.reader.waits_for()) else {
             return Ok(());
         };
@@ -35,7 +35,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn note_hold(&mut self) -> Result<(), Lost> {
+    async fn note_hold(&mut self) -> Result<(), ConnectionLost> {
         let metrics = self.metrics;
         match (self.reader.waits_for(), &mut self.held) {
             (Some(hole), None) => {
@@ -67,7 +67,7 @@ impl Session<'_> {
     }
 
     /// The backends of open transactions, as people know them.
-    async fn who_writes(&self, open: &[Xid]) -> Result<Vec<String>, Lost> {
+    async fn who_writes(&self, open: &[Xid]) -> Result<Vec<String>, ConnectionLost> {
         let client = self.listener.client();
         let writers = within("asking who writes", self.log.writers(client)).await?;
         let open: Vec<_> = writers.iter().filter(|writer| open.contains(&writer.xid)).collect();

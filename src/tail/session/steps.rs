@@ -25,7 +25,7 @@ use crate::{
     tail::{
         destination::Destination,
         health::Health,
-        lost::{Lost, within},
+        lost::{ConnectionLost, within},
         precise_timer::PreciseTimer,
         ringer::Ringer,
     },
@@ -62,7 +62,7 @@ impl<'a> Session<'a> {
         surroundings: &'a Surroundings,
         reader: &'a mut Reader<EventRow>,
         destination: &'a mut dyn Destination,
-    ) -> Result<Self, Lost> {
+    ) -> Result<Self, ConnectionLost> {
         let Surroundings { server: own_server, health, metrics } = surroundings;
         let server = own_server.named("event-piper listener");
         let listener = within("connecting to PostgreSQL", Listener::connect(&server)).await?;
@@ -94,14 +94,14 @@ impl<'a> Session<'a> {
     }
 
     /// Follows the log until the connection is lost.
-    pub(in crate::tail) async fn follow(&mut self) -> Result<Infallible, Lost> {
+    pub(in crate::tail) async fn follow(&mut self) -> Result<Infallible, ConnectionLost> {
         loop {
             let step = self.reader.next(Instant::now());
             self.carry_out(step).await?;
         }
     }
 
-    async fn carry_out(&mut self, step: Step<EventRow>) -> Result<(), Lost> {
+    async fn carry_out(&mut self, step: Step<EventRow>) -> Result<(), ConnectionLost> {
         match step {
             // What is published is never lost with the connection: nothing is awaited here.
             Step::Publish(publication) => self.publish(&publication),
@@ -129,7 +129,7 @@ impl<'a> Session<'a> {
     }
 
     /// The short questions.
-    async fn ask(&mut self, step: Step<EventRow>) -> Result<(), Lost> {
+    async fn ask(&mut self, step: Step<EventRow>) -> Result<(), ConnectionLost> {
         let (log, client) = (&self.log, self.listener.client());
         match step {
             Step::Snapshot => {
@@ -168,7 +168,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn ended(&self, xids: &[Xid]) -> Result<Vec<Xid>, Lost> {
+    async fn ended(&self, xids: &[Xid]) -> Result<Vec<Xid>, ConnectionLost> {
         if xids.is_empty() {
             return Ok(Vec::new());
         }
@@ -176,7 +176,7 @@ impl<'a> Session<'a> {
         within("asking who has ended", ended).await
     }
 
-    async fn tail(&mut self, after: EventId) -> Result<(), Lost> {
+    async fn tail(&mut self, after: EventId) -> Result<(), ConnectionLost> {
         // Whoever rang before this read is heard by it.
         if self.listener.forget() {
             self.reader.rang();
@@ -190,7 +190,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn late(&mut self, range: LateRange) -> Result<(), Lost> {
+    async fn late(&mut self, range: LateRange) -> Result<(), ConnectionLost> {
         let xids: Vec<Xid> = range.transactions.iter().map(|late| late.xid).collect();
         let (client, between) = (self.listener.client(), (range.after, range.upto));
         let read = self.log.late_rows(client, &xids, between, PAGE);
@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn passed(&mut self, passed: &[Passed]) -> Result<(), Lost> {
+    async fn passed(&mut self, passed: &[Passed]) -> Result<(), ConnectionLost> {
         let rows = self.log.in_passed(self.listener.client(), passed);
         let rows = within("auditing what was passed over", rows).await?;
         self.reader.passed(rows);
@@ -207,11 +207,11 @@ impl<'a> Session<'a> {
     }
 
     /// Looks at what no bell announces, and proves that the connection lives.
-    async fn poll(&mut self, known: &[EventId]) -> Result<(), Lost> {
+    async fn poll(&mut self, known: &[EventId]) -> Result<(), ConnectionLost> {
         let state = self.log.state(self.listener.client(), known);
         let state = within("the safety poll", state).await?;
         if state.standby {
-            return Err(Lost::Standby);
+            return Err(ConnectionLost::Standby);
         }
         self.note_state(&state);
         let polled = Polled {
@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits a moment, or until the bell rings.
-    async fn pause(&mut self, pause: Duration) -> Result<(), Lost> {
+    async fn pause(&mut self, pause: Duration) -> Result<(), ConnectionLost> {
         let heard = tokio::select! {
             heard = self.listener.heard() => Some(heard),
             () = self.timer.after(pause) => None,
@@ -235,15 +235,15 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for the bell, or the safety poll.
-    async fn listen(&mut self, until: Instant) -> Result<(), Lost> {
+    async fn listen(&mut self, until: Instant) -> Result<(), ConnectionLost> {
         let until = tokio::time::Instant::from_std(until);
         let heard = timeout_at(until, self.listener.heard()).await.ok();
         self.woken(heard).await
     }
 
-    async fn woken(&mut self, heard: Option<bool>) -> Result<(), Lost> {
+    async fn woken(&mut self, heard: Option<bool>) -> Result<(), ConnectionLost> {
         if heard == Some(false) {
-            return Err(Lost::Closed);
+            return Err(ConnectionLost::Closed);
         }
         self.note_start().await?;
         let heard = self.listener.forget() || heard.is_some();
