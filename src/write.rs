@@ -99,8 +99,8 @@ impl Writer {
     ) -> Self {
         // Bounded by the slots: a ticket holds one until it is answered.
         let (inbox, tickets) = mpsc::unbounded_channel();
-        let lanes = connection::start(server, settings.connections, metrics, tasks);
-        let dispatcher = Dispatcher::new(tickets, lanes, Arc::clone(metrics));
+        let connections = connection::start(server, settings.connections, metrics, tasks);
+        let dispatcher = Dispatcher::new(tickets, connections, Arc::clone(metrics));
         let dispatching = dispatcher.run(shutdown.clone());
         tasks.spawn(vital("nothing takes what is to be written any more", dispatching));
         let gauge = metrics.writing.buffered.clone();

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The connections that write, those that are idle, and what they have to tell.
-pub(super) struct Lanes {
+pub(super) struct ConnectionPool {
     work: Vec<mpsc::Sender<Batch>>,
     /// The one that rested last is the first to work again: its connection is open.
     idle: Vec<usize>,
@@ -31,7 +31,7 @@ pub(super) struct Lanes {
 
 /// A batch that is over.
 pub(super) struct Done {
-    pub(super) lane: usize,
+    pub(super) connection: usize,
     /// Its claims; its requests have been answered,
     pub(super) batch: Batch,
     /// save for these, which go again.
@@ -44,20 +44,20 @@ pub(super) fn start(
     connections: usize,
     metrics: &Arc<Metrics>,
     tasks: &TaskTracker,
-) -> Lanes {
+) -> ConnectionPool {
     let (done, all_done) = mpsc::channel(connections);
-    let lanes = (0..connections).map(|number| {
+    let work = (0..connections).map(|number| {
         let (give, batches) = mpsc::channel(1);
         let (server, metrics) = (server.clone(), Arc::clone(metrics));
-        let lane = Lane { number, server, metrics, appender: None };
-        let writing = lane.run(batches, done.clone());
+        let connection = Connection { number, server, metrics, appender: None };
+        let writing = connection.run(batches, done.clone());
         tasks.spawn(vital("it is not known what was written", writing));
         give
     });
-    Lanes { work: lanes.collect(), idle: (0..connections).rev().collect(), done: all_done }
+    ConnectionPool { work: work.collect(), idle: (0..connections).rev().collect(), done: all_done }
 }
 
-impl Lanes {
+impl ConnectionPool {
     pub(super) fn has_idle(&self) -> bool {
         !self.idle.is_empty()
     }
@@ -66,26 +66,26 @@ impl Lanes {
         self.idle.len() == self.work.len()
     }
 
-    /// Gives a batch to an idle lane.
-    pub(super) fn give(&mut self, batch: Batch) {
-        let lane = self.idle.pop().expect("the caller has looked");
-        self.work[lane].try_send(batch).expect("an idle lane waits for a batch");
+    /// Gives a batch to an idle connection.
+    pub(super) fn assign(&mut self, batch: Batch) {
+        let connection = self.idle.pop().expect("the caller has looked");
+        self.work[connection].try_send(batch).expect("an idle connection waits for a batch");
     }
 
     pub(super) async fn done(&mut self) -> Done {
         match self.done.recv().await {
             Some(done) => done,
-            // All lanes have ended: there is nothing more to come.
+            // All connections have ended: there is nothing more to come.
             None => std::future::pending().await,
         }
     }
 
-    pub(super) fn rest(&mut self, lane: usize) {
-        self.idle.push(lane);
+    pub(super) fn release(&mut self, connection: usize) {
+        self.idle.push(connection);
     }
 }
 
-struct Lane {
+struct Connection {
     number: usize,
     server: Server,
     metrics: Arc<Metrics>,
@@ -96,7 +96,7 @@ struct Lane {
 /// is still not through after so many times goes alone.
 const ROUNDS: usize = 4;
 
-impl Lane {
+impl Connection {
     async fn run(mut self, mut batches: mpsc::Receiver<Batch>, done: mpsc::Sender<Done>) {
         while let Some(mut batch) = batches.recv().await {
             let tickets = std::mem::take(&mut batch.tickets);
@@ -108,7 +108,7 @@ impl Lane {
                 ticket.refuse(Refusal::Contended);
             }
             // The dispatcher leaves after the last batch has come back.
-            let _ = done.send(Done { lane: self.number, batch, again }).await;
+            let _ = done.send(Done { connection: self.number, batch, again }).await;
         }
     }
 

@@ -6,7 +6,7 @@ use tokio::{select, sync::mpsc, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{Done, Lanes},
+    connection::{ConnectionPool, Done},
     queue::Queue,
     request::Ticket,
 };
@@ -16,17 +16,17 @@ use crate::metrics::Metrics;
 pub(super) struct Dispatcher {
     inbox: mpsc::UnboundedReceiver<Ticket>,
     queue: Queue,
-    lanes: Lanes,
+    connections: ConnectionPool,
     metrics: Arc<Metrics>,
 }
 
 impl Dispatcher {
     pub(super) fn new(
         inbox: mpsc::UnboundedReceiver<Ticket>,
-        lanes: Lanes,
+        connections: ConnectionPool,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { inbox, queue: Queue::default(), lanes, metrics }
+        Self { inbox, queue: Queue::default(), connections, metrics }
     }
 
     /// Until `shutdown`, then until all that has come is answered.
@@ -37,7 +37,7 @@ impl Dispatcher {
             let rested = sleep_until(rested.unwrap_or_else(Instant::now).into());
             select! {
                 biased;
-                done = self.lanes.done() => self.take_back(done),
+                done = self.connections.done() => self.take_back(done),
                 Some(ticket) = self.inbox.recv() => self.queue.push(ticket),
                 () = rested, if rests => {}
                 () = shutdown.cancelled(), if !ending => self.inbox.close(),
@@ -46,14 +46,14 @@ impl Dispatcher {
             while let Ok(ticket) = self.inbox.try_recv() {
                 self.queue.push(ticket);
             }
-            while self.lanes.has_idle()
+            while self.connections.has_idle()
                 && let Some(batch) = self.queue.take()
             {
-                self.lanes.give(batch);
+                self.connections.assign(batch);
             }
             let waiting = self.queue.len();
             self.metrics.writing.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-            if shutdown.is_cancelled() && waiting == 0 && self.lanes.are_idle() {
+            if shutdown.is_cancelled() && waiting == 0 && self.connections.are_idle() {
                 return;
             }
         }
@@ -61,6 +61,6 @@ impl Dispatcher {
 
     fn take_back(&mut self, done: Done) {
         self.queue.settle(&done.batch.claims, done.again);
-        self.lanes.rest(done.lane);
+        self.connections.release(done.connection);
     }
 }
