@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::refusal::{Answer, Refusal};
-use self::{dispatcher::Dispatcher, request::Ticket};
+use self::{dispatcher::Dispatcher, request::PendingWrite};
 use crate::{
     access::{
         budget::{Budget, Exhausted, Share},
@@ -56,7 +56,7 @@ impl Default for Settings {
 /// See the module.
 #[derive(Debug)]
 pub struct Writer {
-    inbox: mpsc::UnboundedSender<Ticket>,
+    inbox: mpsc::UnboundedSender<PendingWrite>,
     slots: Arc<Semaphore>,
     bytes: Arc<Budget>,
     metrics: Arc<Metrics>,
@@ -97,10 +97,10 @@ impl Writer {
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Self {
-        // Bounded by the slots: a ticket holds one until it is answered.
-        let (inbox, tickets) = mpsc::unbounded_channel();
+        // Bounded by the slots: a write holds one until it is answered.
+        let (inbox, writes) = mpsc::unbounded_channel();
         let connections = connection::start(server, settings.connections, metrics, tasks);
-        let dispatcher = Dispatcher::new(tickets, connections, Arc::clone(metrics));
+        let dispatcher = Dispatcher::new(writes, connections, Arc::clone(metrics));
         let dispatching = dispatcher.run(shutdown.clone());
         tasks.spawn(vital("nothing takes what is to be written any more", dispatching));
         let gauge = metrics.writing.buffered.clone();
@@ -127,9 +127,9 @@ impl Writer {
             return Err(self.count(Refusal::Full));
         };
         let (answer, answered) = oneshot::channel();
-        let ticket = Ticket::new(drafts, answer, slot);
+        let write = PendingWrite::new(drafts, answer, slot);
         // The dispatcher leaves after all who could ask.
-        self.inbox.send(ticket).map_err(|_| Refusal::Away)?;
+        self.inbox.send(write).map_err(|_| Refusal::Away)?;
         let answer = answered.await.unwrap_or(Err(Refusal::Unknown));
         if answer.is_ok() {
             self.metrics.writing.requests.get_or_create(&Outcome { outcome: "written" }).inc();

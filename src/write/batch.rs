@@ -4,16 +4,16 @@ use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use super::request::Ticket;
+use super::request::PendingWrite;
 use crate::event::name::StreamName;
 
 /// Requests that go together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// Those that are written.
-    pub(super) tickets: Vec<Ticket>,
+    pub(super) writes: Vec<PendingWrite>,
     /// Those that are only told.
-    pub(super) shadows: Vec<Ticket>,
+    pub(super) shadows: Vec<PendingWrite>,
     pub(super) claims: Claims,
     /// Streams that one of its requests expects something of.
     expected: Claims,
@@ -34,52 +34,51 @@ pub(super) const MOST_EVENTS: usize = 256;
 pub(super) const MOST_BYTES: usize = 1 << 20;
 
 impl Batch {
-    pub(super) fn has_room_for(&self, ticket: &Ticket) -> bool {
-        let events = self.events + ticket.missing().count();
-        self.tickets.is_empty()
-            || events <= MOST_EVENTS && self.bytes + ticket.bytes() <= MOST_BYTES
+    pub(super) fn has_room_for(&self, write: &PendingWrite) -> bool {
+        let events = self.events + write.missing().count();
+        self.writes.is_empty() || events <= MOST_EVENTS && self.bytes + write.bytes() <= MOST_BYTES
     }
 
-    pub(super) fn add(&mut self, ticket: Ticket) {
-        self.events += ticket.missing().count();
-        self.bytes += ticket.bytes();
-        self.claims.take(&ticket);
-        if ticket.expects() {
-            self.expected.take(&ticket);
+    pub(super) fn add(&mut self, write: PendingWrite) {
+        self.events += write.missing().count();
+        self.bytes += write.bytes();
+        self.claims.take(&write);
+        if write.expects() {
+            self.expected.take(&write);
         }
-        self.tickets.push(ticket);
+        self.writes.push(write);
     }
 
     /// Whether a request can go together with those in the batch.
-    pub(super) fn suits(&self, ticket: &Ticket) -> bool {
-        let fresh = !self.claims.has_uid_of(ticket);
-        let expects = ticket.expects() && self.claims.has_stream_of(ticket);
-        fresh && !expects && !self.expected.has_stream_of(ticket)
+    pub(super) fn suits(&self, write: &PendingWrite) -> bool {
+        let fresh = !self.claims.has_uid_of(write);
+        let expects = write.expects() && self.claims.has_stream_of(write);
+        fresh && !expects && !self.expected.has_stream_of(write)
     }
 
     /// Whether a request can only lose against one in the batch.
-    pub(super) fn shadows(&self, ticket: &Ticket) -> bool {
-        let rivals = ticket.expects() && self.expected.has_stream_of(ticket);
+    pub(super) fn shadows(&self, write: &PendingWrite) -> bool {
+        let rivals = write.expects() && self.expected.has_stream_of(write);
         rivals && self.shadows.len() < MOST_EVENTS
     }
 }
 
 impl Claims {
-    pub(super) fn take(&mut self, ticket: &Ticket) {
-        self.streams.extend(ticket.streams().cloned());
-        self.uids.extend(ticket.uids());
+    pub(super) fn take(&mut self, write: &PendingWrite) {
+        self.streams.extend(write.streams().cloned());
+        self.uids.extend(write.uids());
     }
 
-    pub(super) fn has_any_of(&self, ticket: &Ticket) -> bool {
-        self.has_stream_of(ticket) || self.has_uid_of(ticket)
+    pub(super) fn has_any_of(&self, write: &PendingWrite) -> bool {
+        self.has_stream_of(write) || self.has_uid_of(write)
     }
 
-    pub(super) fn has_uid_of(&self, ticket: &Ticket) -> bool {
-        ticket.uids().any(|uid| self.uids.contains(&uid))
+    pub(super) fn has_uid_of(&self, write: &PendingWrite) -> bool {
+        write.uids().any(|uid| self.uids.contains(&uid))
     }
 
-    pub(super) fn has_stream_of(&self, ticket: &Ticket) -> bool {
-        ticket.streams().any(|stream| self.streams.contains(stream))
+    pub(super) fn has_stream_of(&self, write: &PendingWrite) -> bool {
+        write.streams().any(|stream| self.streams.contains(stream))
     }
 
     pub(super) fn release(&mut self, of: &Self) {

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::{
     batch::Batch,
     refusal::Refusal,
-    request::{Ticket, Verdict},
+    request::{PendingWrite, Verdict},
 };
 use crate::{
     crash::vital,
@@ -35,7 +35,7 @@ pub(super) struct Done {
     /// Its claims; its requests have been answered,
     pub(super) batch: Batch,
     /// save for these, which go again.
-    pub(super) again: Vec<Ticket>,
+    pub(super) again: Vec<PendingWrite>,
 }
 
 /// Starts so many connections; each is opened when it is first needed.
@@ -99,13 +99,13 @@ const ROUNDS: usize = 4;
 impl Connection {
     async fn run(mut self, mut batches: mpsc::Receiver<Batch>, done: mpsc::Sender<Done>) {
         while let Some(mut batch) = batches.recv().await {
-            let tickets = std::mem::take(&mut batch.tickets);
+            let writes = std::mem::take(&mut batch.writes);
             let shadows = std::mem::take(&mut batch.shadows);
             let mut again = Vec::new();
-            self.write(tickets, &mut again).await;
+            self.write(writes, &mut again).await;
             again.extend(self.judge(shadows).await);
-            for ticket in again.extract_if(.., |ticket| ticket.is_overdue()) {
-                ticket.refuse(Refusal::Contended);
+            for write in again.extract_if(.., |write| write.is_overdue()) {
+                write.refuse(Refusal::Contended);
             }
             // The dispatcher leaves after the last batch has come back.
             let _ = done.send(Done { connection: self.number, batch, again }).await;
@@ -113,55 +113,55 @@ impl Connection {
     }
 
     /// Writes these requests, in one transaction as long as that goes well.
-    async fn write(&mut self, tickets: Vec<Ticket>, again: &mut Vec<Ticket>) {
-        let (mut work, mut rounds, mut renewed) = (vec![tickets], 0, false);
-        while let Some(tickets) = work.pop() {
-            if tickets.is_empty() {
+    async fn write(&mut self, writes: Vec<PendingWrite>, again: &mut Vec<PendingWrite>) {
+        let (mut work, mut rounds, mut renewed) = (vec![writes], 0, false);
+        while let Some(writes) = work.pop() {
+            if writes.is_empty() {
                 continue;
             }
             if rounds == ROUNDS {
-                again.extend(tickets.into_iter().map(Ticket::after_a_pause));
+                again.extend(writes.into_iter().map(PendingWrite::after_a_pause));
                 continue;
             }
-            let how = self.how(&tickets);
-            match self.attempt(&tickets, how).await {
+            let how = self.how(&writes);
+            match self.attempt(&writes, how).await {
                 Ok(appended) => {
-                    let Sorted { kept, unwritten } = sort(tickets, &appended);
+                    let Sorted { kept, unwritten } = sort(writes, &appended);
                     rounds += usize::from(!kept.is_empty());
                     work.push(kept);
                     let (certain, raced) = self.explain(unwritten, how).await;
-                    work.extend(certain.into_iter().map(|ticket| vec![ticket]));
+                    work.extend(certain.into_iter().map(|write| vec![write]));
                     again.extend(raced);
                 }
                 Err(failure) if failure.may_be_of_session() && !renewed => {
                     debug!(%failure, "a write is tried again on another connection");
                     (self.appender, renewed) = (None, true);
-                    work.push(tickets);
+                    work.push(writes);
                 }
-                Err(failure) if failure.is_of_a_request() && tickets.len() > 1 => {
-                    work.extend(halves(tickets));
+                Err(failure) if failure.is_of_a_request() && writes.len() > 1 => {
+                    work.extend(halves(writes));
                 }
                 Err(failure @ Failure::Conflict { .. }) => {
-                    again.extend(self.conflicted(tickets, &failure).await);
+                    again.extend(self.conflicted(writes, &failure).await);
                 }
-                Err(failure) => again.extend(failed(tickets, &failure)),
+                Err(failure) => again.extend(failed(writes, &failure)),
             }
         }
     }
 
     /// How these are written together.
-    fn how(&self, tickets: &[Ticket]) -> How {
+    fn how(&self, writes: &[PendingWrite]) -> How {
         let neighbours = self.appender.as_ref().is_some_and(Appender::has_neighbours);
-        match tickets {
+        match writes {
             [one] if one.wants_certainty(neighbours) => How::Certain,
-            tickets if must_be_whole(tickets) => How::Whole,
+            writes if must_be_whole(writes) => How::Whole,
             _ => How::Each,
         }
     }
 
     /// One transaction.
-    async fn attempt(&mut self, tickets: &[Ticket], how: How) -> Result<Appended, Failure> {
-        let drafts: Vec<&Draft> = tickets.iter().flat_map(Ticket::missing).collect();
+    async fn attempt(&mut self, writes: &[PendingWrite], how: How) -> Result<Appended, Failure> {
+        let drafts: Vec<&Draft> = writes.iter().flat_map(PendingWrite::missing).collect();
         let metrics = Arc::clone(&self.metrics);
         let appender = self.appender().await?;
         let begun = Instant::now();
@@ -176,19 +176,23 @@ impl Connection {
 
     /// Finds out why these were not written: answers those for which the log or this attempt says why.
     /// Of the others, the next attempt has to be certain of some, and some lost a race, and go again.
-    async fn explain(&mut self, tickets: Vec<Ticket>, how: How) -> (Vec<Ticket>, Vec<Ticket>) {
+    async fn explain(
+        &mut self,
+        writes: Vec<PendingWrite>,
+        how: How,
+    ) -> (Vec<PendingWrite>, Vec<PendingWrite>) {
         let (mut certain, mut raced) = (Vec::new(), Vec::new());
         let neighbours = self.appender.as_ref().is_some_and(Appender::has_neighbours);
-        for mut ticket in self.judge(tickets).await {
+        for mut write in self.judge(writes).await {
             if how == How::Certain {
-                ticket.refuse(Refusal::Swallowed);
+                write.refuse(Refusal::Swallowed);
                 continue;
             }
-            ticket.is_unexplained();
-            if ticket.wants_certainty(neighbours) {
-                certain.push(ticket);
+            write.is_unexplained();
+            if write.wants_certainty(neighbours) {
+                certain.push(write);
             } else {
-                raced.push(ticket.after_a_pause());
+                raced.push(write.after_a_pause());
             }
         }
         (certain, raced)
@@ -196,18 +200,22 @@ impl Connection {
 
     /// This request conflicts with a row. If that is not by what it says itself, it is by a constraint
     /// of somebody's.
-    async fn conflicted(&mut self, tickets: Vec<Ticket>, failure: &Failure) -> Vec<Ticket> {
+    async fn conflicted(
+        &mut self,
+        writes: Vec<PendingWrite>,
+        failure: &Failure,
+    ) -> Vec<PendingWrite> {
         let mut again = Vec::new();
-        for mut ticket in self.judge(tickets).await {
-            ticket.is_unexplained();
+        for mut write in self.judge(writes).await {
+            write.is_unexplained();
             let ours = match self.appender().await {
                 Ok(appender) => appender.is_of_ours(failure).await.unwrap_or(false),
                 Err(_) => false,
             };
-            if ours && !ticket.is_inexplicable() {
-                again.push(ticket.after_a_pause());
+            if ours && !write.is_inexplicable() {
+                again.push(write.after_a_pause());
             } else {
-                again.extend(failed(vec![ticket], failure));
+                again.extend(failed(vec![write], failure));
             }
         }
         again
@@ -224,11 +232,11 @@ impl Connection {
 
     /// Looks up why these were not written: answers those that never will be, or have been
     /// before. The others go again.
-    async fn judge(&mut self, tickets: Vec<Ticket>) -> Vec<Ticket> {
-        if tickets.is_empty() {
-            return tickets;
+    async fn judge(&mut self, writes: Vec<PendingWrite>) -> Vec<PendingWrite> {
+        if writes.is_empty() {
+            return writes;
         }
-        let drafts: Vec<&Draft> = tickets.iter().flat_map(Ticket::missing).collect();
+        let drafts: Vec<&Draft> = writes.iter().flat_map(PendingWrite::missing).collect();
         let found = match self.appender().await {
             Ok(appender) => find(appender, &drafts).await,
             Err(failure) => Err(failure),
@@ -239,15 +247,15 @@ impl Connection {
                 if failure.is_lost() {
                     self.appender = None;
                 }
-                return failed(tickets, &failure);
+                return failed(writes, &failure);
             }
         };
         let (mut again, mut rest) = (Vec::new(), found.as_slice());
-        for ticket in tickets {
-            let (its, others) = rest.split_at(ticket.missing().count());
+        for write in writes {
+            let (its, others) = rest.split_at(write.missing().count());
             rest = others;
-            if let Verdict::Again(ticket) = ticket.judge(its) {
-                again.push(ticket);
+            if let Verdict::Again(write) = write.judge(its) {
+                again.push(write);
             }
         }
         again
@@ -273,13 +281,15 @@ async fn find(appender: &Appender, drafts: &[&Draft]) -> Result<Vec<Found>, Fail
 }
 
 /// Nothing of these was written, for this reason, or that is not known.
-fn failed(tickets: Vec<Ticket>, failure: &Failure) -> Vec<Ticket> {
-    debug!(%failure, requests = tickets.len(), "a write failed");
+fn failed(writes: Vec<PendingWrite>, failure: &Failure) -> Vec<PendingWrite> {
+    debug!(%failure, requests = writes.len(), "a write failed");
     let refusal = match failure {
-        Failure::Contended(_) => return tickets.into_iter().map(Ticket::after_a_pause).collect(),
+        Failure::Contended(_) => {
+            return writes.into_iter().map(PendingWrite::after_a_pause).collect();
+        }
         Failure::Unknown(_) => {
             let (again, lost): (Vec<_>, Vec<_>) =
-                tickets.into_iter().partition(|ticket| ticket.is_idempotent() && !ticket.alone);
+                writes.into_iter().partition(|write| write.is_idempotent() && !write.alone);
             warn!(%failure, requests = lost.len(), "it is not known what was written");
             refuse(lost, &Refusal::Unknown);
             return again.into_iter().map(doubtful).collect();
@@ -289,79 +299,78 @@ fn failed(tickets: Vec<Ticket>, failure: &Failure) -> Vec<Ticket> {
         Failure::Misfit(why) => Refusal::Misfit(why.clone()),
         Failure::Forbidden(why) => Refusal::Forbidden(why.clone()),
         Failure::Hindered { reason, .. } => {
-            warn!(%failure, requests = tickets.len(), "PostgreSQL could not write events");
+            warn!(%failure, requests = writes.len(), "PostgreSQL could not write events");
             Refusal::Hindered(reason.clone())
         }
         Failure::Unusable { message, passing } => {
-            warn!(%failure, requests = tickets.len(), "events cannot be written");
+            warn!(%failure, requests = writes.len(), "events cannot be written");
             Refusal::Unusable { message: message.clone(), passing: *passing }
         }
         Failure::Away(_) => {
-            warn!(%failure, requests = tickets.len(), "events cannot be written");
+            warn!(%failure, requests = writes.len(), "events cannot be written");
             Refusal::Away
         }
     };
-    refuse(tickets, &refusal);
+    refuse(writes, &refusal);
     Vec::new()
 }
 
-fn refuse(tickets: Vec<Ticket>, refusal: &Refusal) {
-    for ticket in tickets {
-        ticket.refuse(refusal.clone());
+fn refuse(writes: Vec<PendingWrite>, refusal: &Refusal) {
+    for write in writes {
+        write.refuse(refusal.clone());
     }
 }
 
 /// What can be written again without being there twice, is: that tells what became of it.
-fn doubtful(mut ticket: Ticket) -> Ticket {
-    ticket.doubtful = true;
-    ticket.after_a_pause()
+fn doubtful(mut write: PendingWrite) -> PendingWrite {
+    write.doubtful = true;
+    write.after_a_pause()
 }
 
-fn halves(mut tickets: Vec<Ticket>) -> [Vec<Ticket>; 2] {
-    let half = tickets.split_off(tickets.len() / 2);
-    [half, tickets]
+fn halves(mut writes: Vec<PendingWrite>) -> [Vec<PendingWrite>; 2] {
+    let half = writes.split_off(writes.len() / 2);
+    [half, writes]
 }
 
 /// All or nothing is asked for where a part would leave something half written: one request of
 /// several events, or a hole in a stream.
-fn must_be_whole(tickets: &[Ticket]) -> bool {
-    tickets.iter().any(|ticket| ticket.missing().nth(1).is_some())
-        || have_a_stream_in_common(tickets)
+fn must_be_whole(writes: &[PendingWrite]) -> bool {
+    writes.iter().any(|write| write.missing().nth(1).is_some()) || have_a_stream_in_common(writes)
 }
 
-fn have_a_stream_in_common(tickets: &[Ticket]) -> bool {
+fn have_a_stream_in_common(writes: &[PendingWrite]) -> bool {
     let mut seen = HashSet::new();
-    !tickets.iter().flat_map(Ticket::streams).all(|stream| seen.insert(stream))
+    !writes.iter().flat_map(PendingWrite::streams).all(|stream| seen.insert(stream))
 }
 
 /// Requests that are not answered yet.
 struct Sorted {
     /// All of its rows would have been written, but for others in the same transaction.
-    kept: Vec<Ticket>,
+    kept: Vec<PendingWrite>,
     /// A row of it was not.
-    unwritten: Vec<Ticket>,
+    unwritten: Vec<PendingWrite>,
 }
 
 /// Answers those that are written, or can never be.
-fn sort(tickets: Vec<Ticket>, appended: &Appended) -> Sorted {
+fn sort(writes: Vec<PendingWrite>, appended: &Appended) -> Sorted {
     let mut sorted = Sorted { kept: Vec::new(), unwritten: Vec::new() };
     let mut rest = appended.rows.as_slice();
-    for ticket in tickets {
-        let (its, others) = rest.split_at(ticket.missing().count());
+    for write in writes {
+        let (its, others) = rest.split_at(write.missing().count());
         rest = others;
         let changed = its.iter().find_map(|row| match row {
             Row::Changed { column, .. } => Some(*column),
             _ => None,
         });
         if its.contains(&Row::Missing) {
-            sorted.unwritten.push(ticket);
+            sorted.unwritten.push(write);
         } else if appended.committed {
             changed.inspect(|column| warn!(column, "a trigger changed an event that is written"));
-            ticket.written(its.iter().filter_map(Row::written));
+            write.written(its.iter().filter_map(Row::written));
         } else if let Some(column) = changed {
-            ticket.refuse(Refusal::Redirected { column });
+            write.refuse(Refusal::Redirected { column });
         } else {
-            sorted.kept.push(ticket);
+            sorted.kept.push(write);
         }
     }
     sorted
@@ -370,11 +379,11 @@ fn sort(tickets: Vec<Ticket>, appended: &Appended) -> Sorted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{event::draft::Expected, write::request::tests::ticket};
+    use crate::{event::draft::Expected, write::request::tests::pending_write};
 
     #[test]
     fn what_must_not_be_written_by_half_is_written_whole() {
-        let to = |streams: &[&str]| ticket(streams, Expected::Any).0;
+        let to = |streams: &[&str]| pending_write(streams, Expected::Any).0;
         assert!(!must_be_whole(&[to(&["a"]), to(&["b"])]));
         assert!(must_be_whole(&[to(&["a"]), to(&["b", "c"])]), "one request of two events");
         assert!(must_be_whole(&[to(&["a"]), to(&["b"]), to(&["a"])]), "a would have a hole");

@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::{ConnectionPool, Done},
     queue::Queue,
-    request::Ticket,
+    request::PendingWrite,
 };
 use crate::metrics::Metrics;
 
 /// Gives each connection that is idle the next batch.
 pub(super) struct Dispatcher {
-    inbox: mpsc::UnboundedReceiver<Ticket>,
+    inbox: mpsc::UnboundedReceiver<PendingWrite>,
     queue: Queue,
     connections: ConnectionPool,
     metrics: Arc<Metrics>,
@@ -22,7 +22,7 @@ pub(super) struct Dispatcher {
 
 impl Dispatcher {
     pub(super) fn new(
-        inbox: mpsc::UnboundedReceiver<Ticket>,
+        inbox: mpsc::UnboundedReceiver<PendingWrite>,
         connections: ConnectionPool,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -38,13 +38,13 @@ impl Dispatcher {
             select! {
                 biased;
                 done = self.connections.done() => self.take_back(done),
-                Some(ticket) = self.inbox.recv() => self.queue.push(ticket),
+                Some(write) = self.inbox.recv() => self.queue.push(write),
                 () = rested, if rests => {}
                 () = shutdown.cancelled(), if !ending => self.inbox.close(),
             }
             self.queue.wake(Instant::now());
-            while let Ok(ticket) = self.inbox.try_recv() {
-                self.queue.push(ticket);
+            while let Ok(write) = self.inbox.try_recv() {
+                self.queue.push(write);
             }
             while self.connections.has_idle()
                 && let Some(batch) = self.queue.take()

@@ -10,76 +10,76 @@ use std::{collections::VecDeque, time::Instant};
 
 use super::{
     batch::{Batch, Claims, MOST_EVENTS},
-    request::Ticket,
+    request::PendingWrite,
 };
 
 /// Requests in the order in which they came, and what is being written.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    waiting: VecDeque<Ticket>,
+    waiting: VecDeque<PendingWrite>,
     /// They are tried again after a pause.
-    resting: Vec<Ticket>,
+    resting: Vec<PendingWrite>,
     busy: Claims,
 }
 
 impl Queue {
-    pub(super) fn push(&mut self, ticket: Ticket) {
-        self.waiting.push_back(ticket);
+    pub(super) fn push(&mut self, write: PendingWrite) {
+        self.waiting.push_back(write);
     }
 
     /// The next requests that can go, those that came first before the others.
     pub(super) fn take(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
         let mut left = VecDeque::new();
-        while let Some(ticket) = self.waiting.pop_front() {
-            if ticket.is_abandoned() {
+        while let Some(write) = self.waiting.pop_front() {
+            if write.is_abandoned() {
                 continue;
             }
-            let joins = batch.tickets.is_empty() || !ticket.alone;
-            if self.busy.has_any_of(&ticket) || !joins || !batch.has_room_for(&ticket) {
-                left.push_back(ticket);
-            } else if batch.suits(&ticket) {
-                let alone = ticket.alone;
-                batch.add(ticket);
+            let joins = batch.writes.is_empty() || !write.alone;
+            if self.busy.has_any_of(&write) || !joins || !batch.has_room_for(&write) {
+                left.push_back(write);
+            } else if batch.suits(&write) {
+                let alone = write.alone;
+                batch.add(write);
                 if alone || batch.events >= MOST_EVENTS {
                     break;
                 }
-            } else if batch.shadows(&ticket) {
-                batch.shadows.push(ticket);
+            } else if batch.shadows(&write) {
+                batch.shadows.push(write);
             } else {
-                left.push_back(ticket);
+                left.push_back(write);
             }
         }
         left.append(&mut self.waiting);
         self.waiting = left;
         self.busy.streams.extend(batch.claims.streams.iter().cloned());
         self.busy.uids.extend(&batch.claims.uids);
-        (!batch.tickets.is_empty()).then_some(batch)
+        (!batch.writes.is_empty()).then_some(batch)
     }
 
     /// A batch is over, save for those requests of it that go again: they came first.
-    pub(super) fn settle(&mut self, claims: &Claims, again: Vec<Ticket>) {
+    pub(super) fn settle(&mut self, claims: &Claims, again: Vec<PendingWrite>) {
         self.busy.release(claims);
-        for ticket in again.into_iter().rev() {
-            if ticket.rests_until.is_some() {
-                self.resting.push(ticket);
+        for write in again.into_iter().rev() {
+            if write.rests_until.is_some() {
+                self.resting.push(write);
             } else {
-                self.waiting.push_front(ticket);
+                self.waiting.push_front(write);
             }
         }
     }
 
     /// When the next request has rested.
     pub(super) fn next_rested(&self) -> Option<Instant> {
-        self.resting.iter().filter_map(|ticket| ticket.rests_until).min()
+        self.resting.iter().filter_map(|write| write.rests_until).min()
     }
 
     /// Those that have rested wait again, before those that came later.
     pub(super) fn wake(&mut self, now: Instant) {
-        let rested = |ticket: &mut Ticket| ticket.rests_until.is_some_and(|until| until <= now);
-        for mut ticket in self.resting.extract_if(.., rested) {
-            ticket.rests_until = None;
-            self.waiting.push_front(ticket);
+        let rested = |write: &mut PendingWrite| write.rests_until.is_some_and(|until| until <= now);
+        for mut write in self.resting.extract_if(.., rested) {
+            write.rests_until = None;
+            self.waiting.push_front(write);
         }
     }
 
@@ -98,7 +98,7 @@ mod tests {
         event::draft::Expected,
         write::{
             Answer,
-            request::tests::{ticket, ticket_of},
+            request::tests::{pending_write, pending_write_of},
         },
     };
 
@@ -111,8 +111,8 @@ mod tests {
         fn of(requests: &[(&str, Expected)]) -> Self {
             let (mut queue, mut waiting) = (Queue::default(), Vec::new());
             for (stream, expected) in requests {
-                let (ticket, waits) = ticket(&[*stream], *expected);
-                queue.push(ticket);
+                let (write, waits) = pending_write(&[*stream], *expected);
+                queue.push(write);
                 waiting.push(waits);
             }
             Self { queue, waiting }
@@ -121,8 +121,8 @@ mod tests {
         /// The next batch; how many it writes, and how many are only told.
         fn take(&mut self) -> Option<(Batch, usize, usize)> {
             let batch = self.queue.take()?;
-            let (tickets, shadows) = (batch.tickets.len(), batch.shadows.len());
-            Some((batch, tickets, shadows))
+            let (writes, shadows) = (batch.writes.len(), batch.shadows.len());
+            Some((batch, writes, shadows))
         }
     }
 
@@ -133,8 +133,8 @@ mod tests {
     fn who_expects_nothing_goes_together_and_rivals_are_only_told() {
         let mut world =
             World::of(&[("a", ANY), ("a", ANY), ("b", FIRST), ("b", FIRST), ("c", ANY)]);
-        let (_, tickets, shadows) = world.take().unwrap();
-        assert_eq!((tickets, shadows), (4, 1));
+        let (_, writes, shadows) = world.take().unwrap();
+        assert_eq!((writes, shadows), (4, 1));
         assert!(world.take().is_none());
     }
 
@@ -149,8 +149,8 @@ mod tests {
         let halves: Vec<&str> = vec!["a"; MOST_EVENTS / 2 + 1];
         let mut world = World::of(&[]);
         for _ in 0..2 {
-            let (ticket, waits) = ticket(&halves, ANY);
-            world.queue.push(ticket);
+            let (write, waits) = pending_write(&halves, ANY);
+            world.queue.push(write);
             world.waiting.push(waits);
         }
         assert_eq!(world.take().unwrap().1, 1, "both are more than a batch holds");
@@ -161,8 +161,8 @@ mod tests {
         let third = format!("\"{}\"", "x".repeat(MOST_BYTES / 3));
         let mut world = World::of(&[]);
         for (streams, payload) in [(&["a"; 4][..], &*third), (&["b"], &third), (&["c"], &third)] {
-            let (ticket, waits) = ticket_of(payload, streams, ANY);
-            world.queue.push(ticket);
+            let (write, waits) = pending_write_of(payload, streams, ANY);
+            world.queue.push(write);
             world.waiting.push(waits);
         }
         assert_eq!(world.take().unwrap().1, 1, "larger than a batch, and alone");
@@ -172,18 +172,18 @@ mod tests {
     #[test]
     fn of_rivals_so_many_are_told_and_the_others_wait_their_turn() {
         let mut world = World::of(&[("a", FIRST); MOST_EVENTS + 3]);
-        let (first, tickets, shadows) = world.take().unwrap();
-        assert_eq!((tickets, shadows), (1, MOST_EVENTS));
+        let (first, writes, shadows) = world.take().unwrap();
+        assert_eq!((writes, shadows), (1, MOST_EVENTS));
         world.queue.settle(&first.claims, Vec::new());
-        let (_, tickets, shadows) = world.take().unwrap();
-        assert_eq!((tickets, shadows), (1, 1));
+        let (_, writes, shadows) = world.take().unwrap();
+        assert_eq!((writes, shadows), (1, 1));
     }
 
     #[test]
     fn a_stream_is_in_one_transaction_at_a_time() {
         let mut world = World::of(&[("a", FIRST), ("a", ANY), ("b", ANY)]);
-        let (first, tickets, shadows) = world.take().unwrap();
-        assert_eq!((tickets, shadows), (2, 0), "who appends behind another's version waits");
+        let (first, writes, shadows) = world.take().unwrap();
+        assert_eq!((writes, shadows), (2, 0), "who appends behind another's version waits");
         assert!(world.take().is_none(), "a is being written");
         world.queue.settle(&first.claims, Vec::new());
         assert_eq!(world.take().unwrap().1, 1);
@@ -194,8 +194,9 @@ mod tests {
         let mut world = World::of(&[("a", ANY), ("b", ANY), ("c", ANY), ("d", ANY)]);
         world.queue.waiting[1].alone = true;
         drop(world.waiting.remove(3));
-        let batches = std::iter::from_fn(|| world.take().map(|it| it.0.tickets));
-        let alone = |tickets: Vec<Ticket>| tickets.iter().map(|it| it.alone).collect::<Vec<_>>();
+        let batches = std::iter::from_fn(|| world.take().map(|it| it.0.writes));
+        let alone =
+            |writes: Vec<PendingWrite>| writes.iter().map(|it| it.alone).collect::<Vec<_>>();
         assert_eq!(batches.map(alone).collect::<Vec<_>>(), [vec![false, false], vec![true]]);
     }
 }

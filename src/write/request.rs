@@ -20,7 +20,7 @@ use crate::{
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(super) struct PendingWrite {
     drafts: Vec<Draft>,
     /// Of each draft, where it stands in the log, once that is known.
     places: Vec<Option<Written>>,
@@ -44,10 +44,10 @@ pub(super) enum Verdict {
     /// It is in the log already, or can never be: it was answered.
     Answered,
     /// It can still be written.
-    Again(Ticket),
+    Again(PendingWrite),
 }
 
-impl Ticket {
+impl PendingWrite {
     /// Who has waited for so long because others were in the way waits no longer.
     const PATIENCE: Duration = Duration::from_secs(10);
     const PAUSES: Policy = Policy::new(Duration::from_millis(1), Duration::from_millis(500));
@@ -218,19 +218,19 @@ pub(super) mod tests {
     use crate::event::{EventId, json::Json};
 
     /// A request of an event for each of these streams, and who waits for it.
-    pub(in super::super) fn ticket(
+    pub(in super::super) fn pending_write(
         streams: &[&str],
         expected: Expected,
-    ) -> (Ticket, oneshot::Receiver<Answer>) {
-        ticket_of("1", streams, expected)
+    ) -> (PendingWrite, oneshot::Receiver<Answer>) {
+        pending_write_of("1", streams, expected)
     }
 
     /// The same, of events with this payload.
-    pub(in super::super) fn ticket_of(
+    pub(in super::super) fn pending_write_of(
         payload: &str,
         streams: &[&str],
         expected: Expected,
-    ) -> (Ticket, oneshot::Receiver<Answer>) {
+    ) -> (PendingWrite, oneshot::Receiver<Answer>) {
         let draft = |(stream, expected): (&&str, Expected)| Draft {
             kind: "t".parse().unwrap(),
             subscriber: None,
@@ -246,7 +246,7 @@ pub(super) mod tests {
         let drafts = streams.iter().zip(expectations).map(draft).collect();
         let (answer, waits) = oneshot::channel();
         let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        (Ticket::new(drafts, answer, slot), waits)
+        (PendingWrite::new(drafts, answer, slot), waits)
     }
 
     fn found(current: i64) -> Found {
@@ -255,9 +255,9 @@ pub(super) mod tests {
 
     #[test]
     fn each_event_is_expected_behind_those_before_it() {
-        let (request, _waits) = ticket(&["a", "a"], Expected::Version(4));
+        let (request, _waits) = pending_write(&["a", "a"], Expected::Version(4));
         assert!(matches!(request.judge(&[found(3), found(3)]), Verdict::Again(_)));
-        let (request, mut waits) = ticket(&["a", "a"], Expected::Version(4));
+        let (request, mut waits) = pending_write(&["a", "a"], Expected::Version(4));
         assert!(matches!(request.judge(&[found(4), found(4)]), Verdict::Answered));
         let refusal = waits.try_recv().unwrap().unwrap_err();
         assert_eq!(refusal, Refusal::Version { stream: "a".parse().unwrap(), current: 4 });
@@ -267,7 +267,7 @@ pub(super) mod tests {
     fn under_a_uid_stands_one_event_and_no_other() {
         let written = Some(Written { id: EventId::new(7), version: Some(1) });
         for (same, answered) in [(true, true), (false, false)] {
-            let (request, mut waits) = ticket(&["a"], Expected::Any);
+            let (request, mut waits) = pending_write(&["a"], Expected::Any);
             request.judge(&[Found { written, same, in_place: true, current: 1 }]);
             assert_eq!(waits.try_recv().unwrap().is_ok(), answered);
         }
@@ -276,7 +276,7 @@ pub(super) mod tests {
     #[test]
     fn of_what_may_have_been_written_nobody_says_that_it_was_not() {
         for refusal in [Refusal::Away, Refusal::Contended] {
-            let (mut request, mut waits) = ticket(&["a"], Expected::Any);
+            let (mut request, mut waits) = pending_write(&["a"], Expected::Any);
             request.doubtful = true;
             request.refuse(refusal);
             assert_eq!(waits.try_recv().unwrap(), Err(Refusal::Unknown));
