@@ -13,7 +13,7 @@ pub(super) struct Batch {
     /// Those that are written.
     pub(super) writes: Vec<PendingWrite>,
     /// Those that are only told.
-    pub(super) shadows: Vec<PendingWrite>,
+    pub(super) contenders: Vec<PendingWrite>,
     pub(super) claims: Claims,
     /// Streams that one of its requests expects something of.
     expected: Claims,
@@ -57,9 +57,9 @@ impl Batch {
     }
 
     /// Whether a request can only lose against one in the batch.
-    pub(super) fn shadows(&self, write: &PendingWrite) -> bool {
+    pub(super) fn is_contender(&self, write: &PendingWrite) -> bool {
         let rivals = write.expects() && self.expected.has_stream_of(write);
-        rivals && self.shadows.len() < MOST_EVENTS
+        rivals && self.contenders.len() < MOST_EVENTS
     }
 }
 

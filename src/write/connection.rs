@@ -100,10 +100,10 @@ impl Connection {
     async fn run(mut self, mut batches: mpsc::Receiver<Batch>, done: mpsc::Sender<Done>) {
         while let Some(mut batch) = batches.recv().await {
             let writes = std::mem::take(&mut batch.writes);
-            let shadows = std::mem::take(&mut batch.shadows);
+            let contenders = std::mem::take(&mut batch.contenders);
             let mut again = Vec::new();
             self.write(writes, &mut again).await;
-            again.extend(self.judge(shadows).await);
+            again.extend(self.judge(contenders).await);
             for write in again.extract_if(.., |write| write.is_overdue()) {
                 write.refuse(Refusal::Contended);
             }

@@ -3,7 +3,7 @@
 //! In one transaction go requests that cannot be in each other's way. A stream, and a `uid`,
 //! is in one transaction of this gateway at a time: there is no use in waiting for oneself.
 //! Of the requests that expect a stream to be at some version, one goes; the others, which can
-//! only lose against it, go along as [`Batch::shadows`], and hear what became of their stream
+//! only lose against it, go along as [`Batch::contenders`], and hear what became of their stream
 //! when it is over.
 
 use std::{collections::VecDeque, time::Instant};
@@ -44,8 +44,8 @@ impl Queue {
                 if alone || batch.events >= MOST_EVENTS {
                     break;
                 }
-            } else if batch.shadows(&write) {
-                batch.shadows.push(write);
+            } else if batch.is_contender(&write) {
+                batch.contenders.push(write);
             } else {
                 left.push_back(write);
             }
@@ -121,8 +121,8 @@ mod tests {
         /// The next batch; how many it writes, and how many are only told.
         fn take(&mut self) -> Option<(Batch, usize, usize)> {
             let batch = self.queue.take()?;
-            let (writes, shadows) = (batch.writes.len(), batch.shadows.len());
-            Some((batch, writes, shadows))
+            let (writes, contenders) = (batch.writes.len(), batch.contenders.len());
+            Some((batch, writes, contenders))
         }
     }
 
@@ -133,8 +133,8 @@ mod tests {
     fn who_expects_nothing_goes_together_and_rivals_are_only_told() {
         let mut world =
             World::of(&[("a", ANY), ("a", ANY), ("b", FIRST), ("b", FIRST), ("c", ANY)]);
-        let (_, writes, shadows) = world.take().unwrap();
-        assert_eq!((writes, shadows), (4, 1));
+        let (_, writes, contenders) = world.take().unwrap();
+        assert_eq!((writes, contenders), (4, 1));
         assert!(world.take().is_none());
     }
 
@@ -172,18 +172,18 @@ mod tests {
     #[test]
     fn of_rivals_so_many_are_told_and_the_others_wait_their_turn() {
         let mut world = World::of(&[("a", FIRST); MOST_EVENTS + 3]);
-        let (first, writes, shadows) = world.take().unwrap();
-        assert_eq!((writes, shadows), (1, MOST_EVENTS));
+        let (first, writes, contenders) = world.take().unwrap();
+        assert_eq!((writes, contenders), (1, MOST_EVENTS));
         world.queue.settle(&first.claims, Vec::new());
-        let (_, writes, shadows) = world.take().unwrap();
-        assert_eq!((writes, shadows), (1, 1));
+        let (_, writes, contenders) = world.take().unwrap();
+        assert_eq!((writes, contenders), (1, 1));
     }
 
     #[test]
     fn a_stream_is_in_one_transaction_at_a_time() {
         let mut world = World::of(&[("a", FIRST), ("a", ANY), ("b", ANY)]);
-        let (first, writes, shadows) = world.take().unwrap();
-        assert_eq!((writes, shadows), (2, 0), "who appends behind another's version waits");
+        let (first, writes, contenders) = world.take().unwrap();
+        assert_eq!((writes, contenders), (2, 0), "who appends behind another's version waits");
         assert!(world.take().is_none(), "a is being written");
         world.queue.settle(&first.claims, Vec::new());
         assert_eq!(world.take().unwrap().1, 1);
