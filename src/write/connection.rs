@@ -292,7 +292,7 @@ fn failed(writes: Vec<PendingWrite>, failure: &Failure) -> Vec<PendingWrite> {
                 writes.into_iter().partition(|write| write.is_idempotent() && !write.alone);
             warn!(%failure, requests = lost.len(), "it is not known what was written");
             refuse(lost, &Refusal::Unknown);
-            return again.into_iter().map(doubtful).collect();
+            return again.into_iter().map(retry_maybe_committed).collect();
         }
         Failure::Refused { message, .. } => Refusal::Refused(message.clone()),
         Failure::Conflict { message, .. } => Refusal::Conflict(message.clone()),
@@ -322,8 +322,8 @@ fn refuse(writes: Vec<PendingWrite>, refusal: &Refusal) {
 }
 
 /// What can be written again without being there twice, is: that tells what became of it.
-fn doubtful(mut write: PendingWrite) -> PendingWrite {
-    write.doubtful = true;
+fn retry_maybe_committed(mut write: PendingWrite) -> PendingWrite {
+    write.maybe_committed = true;
     write.after_a_pause()
 }
 

@@ -29,7 +29,7 @@ pub(super) struct PendingWrite {
     /// It shares its transaction with nobody: something is wrong with it, or was in its way.
     pub(super) alone: bool,
     /// It was sent before, and may have been written.
-    pub(super) doubtful: bool,
+    pub(super) maybe_committed: bool,
     /// How often it was not written although nothing in the log speaks against it.
     unexplained: u32,
     /// How often it has waited before it was tried again, and until when it waits.
@@ -66,7 +66,7 @@ impl PendingWrite {
             answer,
             since: Instant::now(),
             alone: false,
-            doubtful: false,
+            maybe_committed: false,
             unexplained: 0,
             pauses: 0,
             rests_until: None,
@@ -149,7 +149,7 @@ impl PendingWrite {
 
     pub(super) fn refuse(self, refusal: Refusal) {
         let refusal = match refusal {
-            Refusal::Away | Refusal::Contended if self.doubtful => Refusal::Unknown,
+            Refusal::Away | Refusal::Contended if self.maybe_committed => Refusal::Unknown,
             refusal => refusal,
         };
         // Who has gone does not hear it.
@@ -277,7 +277,7 @@ pub(super) mod tests {
     fn of_what_may_have_been_written_nobody_says_that_it_was_not() {
         for refusal in [Refusal::Away, Refusal::Contended] {
             let (mut request, mut waits) = pending_write(&["a"], Expected::Any);
-            request.doubtful = true;
+            request.maybe_committed = true;
             request.refuse(refusal);
             assert_eq!(waits.try_recv().unwrap(), Err(Refusal::Unknown));
         }
