@@ -289,7 +289,7 @@ fn failed(writes: Vec<PendingWrite>, failure: &Failure) -> Vec<PendingWrite> {
         }
         Failure::Unknown(_) => {
             let (again, lost): (Vec<_>, Vec<_>) =
-                writes.into_iter().partition(|write| write.is_idempotent() && !write.alone);
+                writes.into_iter().partition(|write| write.is_idempotent() && !write.isolated);
             warn!(%failure, requests = lost.len(), "it is not known what was written");
             refuse(lost, &Refusal::Unknown);
             return again.into_iter().map(retry_maybe_committed).collect();

@@ -35,13 +35,13 @@ impl Queue {
             if write.is_abandoned() {
                 continue;
             }
-            let joins = batch.writes.is_empty() || !write.alone;
+            let joins = batch.writes.is_empty() || !write.isolated;
             if self.busy.has_any_of(&write) || !joins || !batch.has_room_for(&write) {
                 left.push_back(write);
             } else if batch.suits(&write) {
-                let alone = write.alone;
+                let isolated = write.isolated;
                 batch.add(write);
-                if alone || batch.events >= MOST_EVENTS {
+                if isolated || batch.events >= MOST_EVENTS {
                     break;
                 }
             } else if batch.is_contender(&write) {
@@ -192,11 +192,11 @@ mod tests {
     #[test]
     fn who_goes_alone_shares_with_nobody_and_who_has_left_is_forgotten() {
         let mut world = World::of(&[("a", ANY), ("b", ANY), ("c", ANY), ("d", ANY)]);
-        world.queue.waiting[1].alone = true;
+        world.queue.waiting[1].isolated = true;
         drop(world.waiting.remove(3));
         let batches = std::iter::from_fn(|| world.take().map(|it| it.0.writes));
-        let alone =
-            |writes: Vec<PendingWrite>| writes.iter().map(|it| it.alone).collect::<Vec<_>>();
-        assert_eq!(batches.map(alone).collect::<Vec<_>>(), [vec![false, false], vec![true]]);
+        let isolated =
+            |writes: Vec<PendingWrite>| writes.iter().map(|it| it.isolated).collect::<Vec<_>>();
+        assert_eq!(batches.map(isolated).collect::<Vec<_>>(), [vec![false, false], vec![true]]);
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct PendingWrite {
     answer: oneshot::Sender<Answer>,
     since: Instant,
     /// It shares its transaction with nobody: something is wrong with it, or was in its way.
-    pub(super) alone: bool,
+    pub(super) isolated: bool,
     /// It was sent before, and may have been written.
     pub(super) maybe_committed: bool,
     /// How often it was not written although nothing in the log speaks against it.
@@ -65,7 +65,7 @@ impl PendingWrite {
             places,
             answer,
             since: Instant::now(),
-            alone: false,
+            isolated: false,
             maybe_committed: false,
             unexplained: 0,
             pauses: 0,
@@ -78,7 +78,7 @@ impl PendingWrite {
     pub(super) fn after_a_pause(mut self) -> Self {
         self.rests_until = Some(Instant::now() + Self::PAUSES.after(self.pauses));
         self.pauses += 1;
-        self.alone = true;
+        self.isolated = true;
         self
     }
 
