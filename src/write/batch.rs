@@ -30,13 +30,14 @@ pub(super) struct Claims {
 
 /// A batch holds so much at most, unless its first request is larger: the longer a transaction
 /// takes, the longer it keeps readers waiting at its ids.
-pub(super) const MOST_EVENTS: usize = 256;
-pub(super) const MOST_BYTES: usize = 1 << 20;
+pub(super) const MAX_BATCH_EVENTS: usize = 256;
+pub(super) const MAX_BATCH_BYTES: usize = 1 << 20;
 
 impl Batch {
     pub(super) fn has_room_for(&self, write: &PendingWrite) -> bool {
         let events = self.events + write.missing().count();
-        self.writes.is_empty() || events <= MOST_EVENTS && self.bytes + write.bytes() <= MOST_BYTES
+        self.writes.is_empty()
+            || events <= MAX_BATCH_EVENTS && self.bytes + write.bytes() <= MAX_BATCH_BYTES
     }
 
     pub(super) fn add(&mut self, write: PendingWrite) {
@@ -59,7 +60,7 @@ impl Batch {
     /// Whether a request can only lose against one in the batch.
     pub(super) fn is_contender(&self, write: &PendingWrite) -> bool {
         let rivals = write.expects() && self.expected.has_stream_of(write);
-        rivals && self.contenders.len() < MOST_EVENTS
+        rivals && self.contenders.len() < MAX_BATCH_EVENTS
     }
 }
 

@@ -94,7 +94,7 @@ struct Connection {
 
 /// Requests are written again without those that had to be taken out of their transaction. Who
 /// is still not through after so many times goes alone.
-const ROUNDS: usize = 4;
+const MAX_ROUNDS: usize = 4;
 
 impl Connection {
     async fn run(mut self, mut batches: mpsc::Receiver<Batch>, done: mpsc::Sender<Done>) {
@@ -119,8 +119,8 @@ impl Connection {
             if writes.is_empty() {
                 continue;
             }
-            if rounds == ROUNDS {
-                again.extend(writes.into_iter().map(PendingWrite::after_a_pause));
+            if rounds == MAX_ROUNDS {
+                again.extend(writes.into_iter().map(PendingWrite::backed_off));
                 continue;
             }
             let how = self.how(&writes);
@@ -188,11 +188,11 @@ impl Connection {
                 write.refuse(Refusal::Swallowed);
                 continue;
             }
-            write.is_unexplained();
+            write.count_unexplained();
             if write.wants_certainty(neighbours) {
                 certain.push(write);
             } else {
-                raced.push(write.after_a_pause());
+                raced.push(write.backed_off());
             }
         }
         (certain, raced)
@@ -207,13 +207,13 @@ impl Connection {
     ) -> Vec<PendingWrite> {
         let mut again = Vec::new();
         for mut write in self.judge(writes).await {
-            write.is_unexplained();
+            write.count_unexplained();
             let ours = match self.appender().await {
                 Ok(appender) => appender.is_of_ours(failure).await.unwrap_or(false),
                 Err(_) => false,
             };
             if ours && !write.is_inexplicable() {
-                again.push(write.after_a_pause());
+                again.push(write.backed_off());
             } else {
                 again.extend(failed(vec![write], failure));
             }
@@ -285,7 +285,7 @@ fn failed(writes: Vec<PendingWrite>, failure: &Failure) -> Vec<PendingWrite> {
     debug!(%failure, requests = writes.len(), "a write failed");
     let refusal = match failure {
         Failure::Contended(_) => {
-            return writes.into_iter().map(PendingWrite::after_a_pause).collect();
+            return writes.into_iter().map(PendingWrite::backed_off).collect();
         }
         Failure::Unknown(_) => {
             let (again, lost): (Vec<_>, Vec<_>) =
@@ -324,7 +324,7 @@ fn refuse(writes: Vec<PendingWrite>, refusal: &Refusal) {
 /// What can be written again without being there twice, is: that tells what became of it.
 fn retry_maybe_committed(mut write: PendingWrite) -> PendingWrite {
     write.maybe_committed = true;
-    write.after_a_pause()
+    write.backed_off()
 }
 
 fn halves(mut writes: Vec<PendingWrite>) -> [Vec<PendingWrite>; 2] {

@@ -32,17 +32,17 @@ impl Dispatcher {
     /// Until `shutdown`, then until all that has come is answered.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            let (ending, rested) = (shutdown.is_cancelled(), self.queue.next_rested());
-            let rests = rested.is_some();
-            let rested = sleep_until(rested.unwrap_or_else(Instant::now).into());
+            let (ending, next_retry) = (shutdown.is_cancelled(), self.queue.next_retry());
+            let retries = next_retry.is_some();
+            let due = sleep_until(next_retry.unwrap_or_else(Instant::now).into());
             select! {
                 biased;
                 done = self.connections.done() => self.take_back(done),
                 Some(write) = self.inbox.recv() => self.queue.push(write),
-                () = rested, if rests => {}
+                () = due, if retries => {}
                 () = shutdown.cancelled(), if !ending => self.inbox.close(),
             }
-            self.queue.wake(Instant::now());
+            self.queue.requeue_due(Instant::now());
             while let Ok(write) = self.inbox.try_recv() {
                 self.queue.push(write);
             }

@@ -9,7 +9,7 @@
 use std::{collections::VecDeque, time::Instant};
 
 use super::{
-    batch::{Batch, Claims, MOST_EVENTS},
+    batch::{Batch, Claims, MAX_BATCH_EVENTS},
     request::PendingWrite,
 };
 
@@ -18,7 +18,7 @@ use super::{
 pub(super) struct Queue {
     waiting: VecDeque<PendingWrite>,
     /// They are tried again after a pause.
-    resting: Vec<PendingWrite>,
+    backing_off: Vec<PendingWrite>,
     busy: Claims,
 }
 
@@ -41,7 +41,7 @@ impl Queue {
             } else if batch.suits(&write) {
                 let isolated = write.isolated;
                 batch.add(write);
-                if isolated || batch.events >= MOST_EVENTS {
+                if isolated || batch.events >= MAX_BATCH_EVENTS {
                     break;
                 }
             } else if batch.is_contender(&write) {
@@ -61,8 +61,8 @@ impl Queue {
     pub(super) fn settle(&mut self, claims: &Claims, again: Vec<PendingWrite>) {
         self.busy.release(claims);
         for write in again.into_iter().rev() {
-            if write.rests_until.is_some() {
-                self.resting.push(write);
+            if write.retry_at.is_some() {
+                self.backing_off.push(write);
             } else {
                 self.waiting.push_front(write);
             }
@@ -70,21 +70,21 @@ impl Queue {
     }
 
     /// When the next request has rested.
-    pub(super) fn next_rested(&self) -> Option<Instant> {
-        self.resting.iter().filter_map(|write| write.rests_until).min()
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.backing_off.iter().filter_map(|write| write.retry_at).min()
     }
 
     /// Those that have rested wait again, before those that came later.
-    pub(super) fn wake(&mut self, now: Instant) {
-        let rested = |write: &mut PendingWrite| write.rests_until.is_some_and(|until| until <= now);
-        for mut write in self.resting.extract_if(.., rested) {
-            write.rests_until = None;
+    pub(super) fn requeue_due(&mut self, now: Instant) {
+        let due = |write: &mut PendingWrite| write.retry_at.is_some_and(|at| at <= now);
+        for mut write in self.backing_off.extract_if(.., due) {
+            write.retry_at = None;
             self.waiting.push_front(write);
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting.len() + self.resting.len()
+        self.waiting.len() + self.backing_off.len()
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::write::batch::MOST_BYTES;
+    use crate::write::batch::MAX_BATCH_BYTES;
     use crate::{
         event::draft::Expected,
         write::{
@@ -140,13 +140,13 @@ mod tests {
 
     #[test]
     fn a_batch_takes_so_many_and_the_next_one_goes_on() {
-        let names: Vec<String> = (0..MOST_EVENTS + 10).map(|at| format!("s{at}")).collect();
+        let names: Vec<String> = (0..MAX_BATCH_EVENTS + 10).map(|at| format!("s{at}")).collect();
         let requests: Vec<_> = names.iter().map(|name| (&**name, ANY)).collect();
         let mut world = World::of(&requests);
-        assert_eq!(world.take().unwrap().1, MOST_EVENTS);
+        assert_eq!(world.take().unwrap().1, MAX_BATCH_EVENTS);
         assert_eq!(world.take().unwrap().1, 10);
 
-        let halves: Vec<&str> = vec!["a"; MOST_EVENTS / 2 + 1];
+        let halves: Vec<&str> = vec!["a"; MAX_BATCH_EVENTS / 2 + 1];
         let mut world = World::of(&[]);
         for _ in 0..2 {
             let (write, waits) = pending_write(&halves, ANY);
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_batch_takes_so_many_bytes_and_at_least_one_request() {
-        let third = format!("\"{}\"", "x".repeat(MOST_BYTES / 3));
+        let third = format!("\"{}\"", "x".repeat(MAX_BATCH_BYTES / 3));
         let mut world = World::of(&[]);
         for (streams, payload) in [(&["a"; 4][..], &*third), (&["b"], &third), (&["c"], &third)] {
             let (write, waits) = pending_write_of(payload, streams, ANY);
@@ -171,9 +171,9 @@ mod tests {
 
     #[test]
     fn of_rivals_so_many_are_told_and_the_others_wait_their_turn() {
-        let mut world = World::of(&[("a", FIRST); MOST_EVENTS + 3]);
+        let mut world = World::of(&[("a", FIRST); MAX_BATCH_EVENTS + 3]);
         let (first, writes, contenders) = world.take().unwrap();
-        assert_eq!((writes, contenders), (1, MOST_EVENTS));
+        assert_eq!((writes, contenders), (1, MAX_BATCH_EVENTS));
         world.queue.settle(&first.claims, Vec::new());
         let (_, writes, contenders) = world.take().unwrap();
         assert_eq!((writes, contenders), (1, 1));

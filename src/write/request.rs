@@ -33,8 +33,8 @@ pub(super) struct PendingWrite {
     /// How often it was not written although nothing in the log speaks against it.
     unexplained: u32,
     /// How often it has waited before it was tried again, and until when it waits.
-    pauses: u32,
-    pub(super) rests_until: Option<Instant>,
+    retries: u32,
+    pub(super) retry_at: Option<Instant>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -49,10 +49,10 @@ pub(super) enum Verdict {
 
 impl PendingWrite {
     /// Who has waited for so long because others were in the way waits no longer.
-    const PATIENCE: Duration = Duration::from_secs(10);
-    const PAUSES: Policy = Policy::new(Duration::from_millis(1), Duration::from_millis(500));
+    const MAX_WAIT: Duration = Duration::from_secs(10);
+    const RETRY_BACKOFF: Policy = Policy::new(Duration::from_millis(1), Duration::from_millis(500));
     /// So many races are lost before an attempt has to say what is in the way.
-    const RACES: u32 = 3;
+    const RACES_BEFORE_CERTAINTY: u32 = 3;
 
     pub(super) fn new(
         drafts: Vec<Draft>,
@@ -68,28 +68,28 @@ impl PendingWrite {
             isolated: false,
             maybe_committed: false,
             unexplained: 0,
-            pauses: 0,
-            rests_until: None,
+            retries: 0,
+            retry_at: None,
             _slot: slot,
         }
     }
 
     /// It goes by itself, and not before a pause, which grows.
-    pub(super) fn after_a_pause(mut self) -> Self {
-        self.rests_until = Some(Instant::now() + Self::PAUSES.after(self.pauses));
-        self.pauses += 1;
+    pub(super) fn backed_off(mut self) -> Self {
+        self.retry_at = Some(Instant::now() + Self::RETRY_BACKOFF.after(self.retries));
+        self.retries += 1;
         self.isolated = true;
         self
     }
 
     /// It was not written, and nothing in the log says why.
-    pub(super) fn is_unexplained(&mut self) {
+    pub(super) fn count_unexplained(&mut self) {
         self.unexplained += 1;
     }
 
     /// It has lost more races than anybody loses: the log is not as it is seen.
     pub(super) fn is_inexplicable(&self) -> bool {
-        self.unexplained > 3 * Self::RACES
+        self.unexplained > 3 * Self::RACES_BEFORE_CERTAINTY
     }
 
     /// Whether an attempt has to say what is in its way: between writers of one stream it may be that
@@ -97,7 +97,7 @@ impl PendingWrite {
     /// nothing can be faster.
     pub(super) fn wants_certainty(&self, neighbours: bool) -> bool {
         let races = self.missing().all(|draft| draft.place.is_some());
-        let enough = if neighbours || !races { 1 } else { Self::RACES };
+        let enough = if neighbours || !races { 1 } else { Self::RACES_BEFORE_CERTAINTY };
         self.unexplained >= enough
     }
 
@@ -137,7 +137,7 @@ impl PendingWrite {
     }
 
     pub(super) fn is_overdue(&self) -> bool {
-        self.since.elapsed() > Self::PATIENCE
+        self.since.elapsed() > Self::MAX_WAIT
     }
 
     /// All that was missing has been written, in these places.
