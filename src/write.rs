@@ -64,12 +64,12 @@ pub struct Writer {
 
 /// Room for the bytes of a request, from their arrival until it is answered.
 #[derive(Debug)]
-pub struct Room {
+pub struct BytesPermit {
     share: Share,
     metrics: Arc<Metrics>,
 }
 
-impl Room {
+impl BytesPermit {
     /// Takes room for so many bytes that have arrived.
     pub fn take(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.share.grow(bytes).inspect_err(|exhausted| {
@@ -114,8 +114,8 @@ impl Writer {
 
     /// Room for a request of this principal's: none yet, for nothing of it has arrived.
     #[must_use]
-    pub fn room(&self, who: &Principal) -> Room {
-        Room { share: self.bytes.share(who), metrics: Arc::clone(&self.metrics) }
+    pub fn bytes_permit(&self, who: &Principal) -> BytesPermit {
+        BytesPermit { share: self.bytes.share(who), metrics: Arc::clone(&self.metrics) }
     }
 
     /// Writes all of these events in their order, or none. What was written before under the

@@ -41,7 +41,7 @@ use crate::{
         name::StreamName,
     },
     store::append::Written,
-    write::{Refusal, Room, Writer},
+    write::{BytesPermit, Refusal, Writer},
 };
 
 /// `POST /events`.
@@ -58,7 +58,7 @@ pub(super) async fn publish(
         let key = Key::of((&headers, uri.path()), &who)?;
         return Ok(import::import(Arc::clone(&app), who, writer, key, body));
     }
-    let read = body::read(writer.room(&who), &app.settings.limits, &headers, body).await?;
+    let read = body::read(writer.bytes_permit(&who), &app.settings.limits, &headers, body).await?;
     let (mut given, _room) = parse(&app, read, None).await?;
     key::apply((&headers, uri.path()), &who, &mut given.drafts)?;
     let written = write(&app, &who, writer, &mut given).await?;
@@ -120,7 +120,7 @@ async fn append_to(
     if Kind::of(headers)? == Kind::Lines {
         return Err(Problem::unsupported("lines of JSON are taken by POST /events"));
     }
-    let read = body::read(writer.room(who), &app.settings.limits, headers, body).await?;
+    let read = body::read(writer.bytes_permit(who), &app.settings.limits, headers, body).await?;
     let (mut given, _room) = parse(app, read, Some(stream)).await?;
     expect(&mut given.drafts, expected)?;
     key::apply((headers, uri.path()), who, &mut given.drafts)?;
@@ -134,9 +134,9 @@ const LARGE_BYTES: usize = 64 << 10;
 /// What a body says; the room that it takes is kept until it has been parsed.
 async fn parse(
     app: &Arc<App>,
-    (text, room): (String, Room),
+    (text, room): (String, BytesPermit),
     stream: Option<&StreamName>,
-) -> Result<(Given, Room), Problem> {
+) -> Result<(Given, BytesPermit), Problem> {
     if text.len() <= LARGE_BYTES {
         return Ok((event::parse(&text, form(stream), &app.settings.limits)?, room));
     }

@@ -12,7 +12,7 @@ use tokio::{task::yield_now, time::timeout};
 use crate::{
     access::budget::Exhausted,
     http::{app::Limits, error::Problem},
-    write::Room,
+    write::BytesPermit,
 };
 
 /// What a body is.
@@ -74,11 +74,11 @@ fn plain(headers: &HeaderMap) -> Result<(), Problem> {
 /// Reads the body as text, and answers the room that it takes: for what has arrived, whatever the
 /// request promises.
 pub(super) async fn read(
-    mut room: Room,
+    mut room: BytesPermit,
     limits: &Limits,
     headers: &HeaderMap,
     body: Body,
-) -> Result<(String, Room), Problem> {
+) -> Result<(String, BytesPermit), Problem> {
     let promised = promised(headers);
     if promised.is_some_and(|length| length > limits.body) {
         return Err(larger_than(limits.body));
@@ -96,7 +96,7 @@ pub(super) async fn read(
 const BLOCK_BYTES: usize = 64 << 10;
 
 async fn arrive(
-    room: &mut Room,
+    room: &mut BytesPermit,
     limits: &Limits,
     promised: usize,
     body: Body,

@@ -33,7 +33,7 @@ use crate::{
     access::{RetryAfter, principal::Principal},
     event::draft::Draft,
     http::{app::App, error::Problem, gate, write::event::Form},
-    write::{Room, Writer},
+    write::{BytesPermit, Writer},
 };
 
 /// A batch: large enough that the wait for the disk is nothing, small enough that readers do
@@ -56,7 +56,7 @@ pub(super) fn import(
     key: Option<Key>,
     body: Body,
 ) -> Response {
-    let room = writer.room(&who);
+    let room = writer.bytes_permit(&who);
     let ended = app.access.ended(&who);
     let import = Import {
         app,
@@ -98,7 +98,7 @@ struct Import {
     progress: Instant,
     /// Ends when what its sender has shown counts no more.
     ended: BoxFuture<'static, ()>,
-    room: Room,
+    room: BytesPermit,
 }
 
 #[derive(PartialEq, Eq)]
