@@ -104,7 +104,7 @@ impl Subscription {
             stage: Stage::Opening(Box::new(request)),
             epoch: 0,
             reading: None,
-            paging: Paging::new(source::PAGE),
+            paging: Paging::new(source::REPLAY_PAGE),
             account: None,
             sending: None,
             gauge: Gauge::new(Arc::clone(&metrics)),

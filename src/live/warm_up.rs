@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A page of the history that is loaded.
-const PAGE: PageSize = PageSize { rows: 2000, bytes: 1 << 20 };
+const WARM_UP_PAGE: PageSize = PageSize { rows: 2000, bytes: 1 << 20 };
 
 /// Reads back from `start`, where the reader began, until the recent events are full. It is a
 /// convenience: where it fails, clients read from the table.
@@ -37,7 +37,7 @@ async fn read_back(
     start: EventId,
     epoch: u64,
 ) -> Result<(), HistoryError> {
-    let (mut upto, mut paging) = (start, Paging::new(PAGE));
+    let (mut upto, mut paging) = (start, Paging::new(WARM_UP_PAGE));
     while upto > EventId::ZERO {
         let page = history.newest(upto, paging.size()).await?;
         paging.learn(&page);

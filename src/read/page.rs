@@ -11,23 +11,23 @@ use crate::{
 };
 
 /// Between attempts while PostgreSQL is away.
-const PAUSES: Policy = Policy::new(Duration::from_millis(50), Duration::from_secs(2));
+const RETRY_BACKOFF: Policy = Policy::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// A page's last event is read whatever is before it. One that was written by other means than ours may
 /// be larger than this: it is counted once it was read.
 const LAST_EVENT_BYTES: usize = 1 << 20;
 
 /// Waits for memory for a page and for its last event. `None`: pages are not counted.
-pub(crate) async fn room_for(account: Option<&Account>, page: PageSize) -> Option<Share> {
+pub(crate) async fn memory_for_page(account: Option<&Account>, page: PageSize) -> Option<Share> {
     let page = usize::try_from(page.bytes).unwrap_or(usize::MAX);
     Some(account?.room(page + LAST_EVENT_BYTES).await)
 }
 
 /// Asks until there is an answer.
-pub(crate) async fn persistently<T, F: Future<Output = Result<T, HistoryError>>>(
+pub(crate) async fn with_retries<T, F: Future<Output = Result<T, HistoryError>>>(
     mut ask: impl FnMut() -> F,
 ) -> T {
-    let mut backoff = PAUSES.start();
+    let mut backoff = RETRY_BACKOFF.start();
     loop {
         match ask().await {
             Ok(answer) => return answer,

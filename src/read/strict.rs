@@ -40,7 +40,7 @@ use tokio::sync::watch;
 
 use super::{
     horizon::Horizon,
-    page::{persistently, room_for},
+    page::{memory_for_page, with_retries},
 };
 use crate::{
     access::budget::{Account, Share},
@@ -119,7 +119,7 @@ pub enum Piece {
 }
 
 /// A page: what a slow reader costs while it deals with it.
-const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
+const STRICT_PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 
 impl Strict {
     /// Without a cursor it begins at the end of the log.
@@ -132,7 +132,7 @@ impl Strict {
         let cursor = cursor.unwrap_or_default();
         let after = cursor.settled();
         let (caught_up, account, page) = (false, None, None);
-        let (told, epoch, paging) = (after, None, Paging::new(PAGE));
+        let (told, epoch, paging) = (after, None, Paging::new(STRICT_PAGE));
         let began = Beginning::at(cursor);
         Self {
             history,
@@ -252,7 +252,7 @@ impl Strict {
         if self.after >= horizon.settled {
             return None;
         }
-        let mut share = room_for(self.account.as_ref(), PAGE).await;
+        let mut share = memory_for_page(self.account.as_ref(), STRICT_PAGE).await;
         let (page, upto, pruned) = self.read(horizon.settled).await;
         self.paging.learn_of(page.events.len(), page.bytes(), page.last);
         if let Some(share) = &mut share {
@@ -280,7 +280,7 @@ impl Strict {
         if reached <= horizon.head {
             return true;
         }
-        let drawn = persistently(|| self.history.drawn()).await;
+        let drawn = with_retries(|| self.history.drawn()).await;
         drawn.is_none_or(|drawn| reached <= drawn)
     }
 
@@ -296,7 +296,7 @@ impl Strict {
     /// which something was pruned that was not told yet. That is asked after the page was read, so that it
     /// knows of all that the page lacks.
     async fn read(&self, upto: EventId) -> (WholePage, EventId, Option<EventId>) {
-        persistently(|| self.try_read(upto)).await
+        with_retries(|| self.try_read(upto)).await
     }
 
     async fn try_read(

@@ -10,7 +10,7 @@ use tokio::{select, sync::watch};
 
 use super::{
     horizon::Horizon,
-    page::{persistently, room_for},
+    page::{memory_for_page, with_retries},
     streams::StreamRegistration,
 };
 use crate::{
@@ -55,7 +55,7 @@ pub enum Step {
 }
 
 /// A page: what a slow reader costs while it deals with it.
-const PAGE: PageSize = PageSize { rows: 1000, bytes: 256 << 10 };
+const STREAM_PAGE: PageSize = PageSize { rows: 1000, bytes: 256 << 10 };
 
 impl Versions {
     pub(super) fn new(
@@ -122,9 +122,9 @@ impl Versions {
         }
         // Behind the greatest version there is none.
         let Some(next) = self.after.checked_add(1) else { return (None, false) };
-        let mut share = room_for(self.account.as_ref(), PAGE).await;
+        let mut share = memory_for_page(self.account.as_ref(), STREAM_PAGE).await;
         let (history, stream) = (&self.history, &self.stream);
-        let page = persistently(|| history.stream(stream, next, PAGE)).await;
+        let page = with_retries(|| history.stream(stream, next, STREAM_PAGE)).await;
         if let Some(share) = &mut share {
             share.settle(page.bytes());
         }
@@ -152,7 +152,7 @@ impl Versions {
             return None;
         }
         let (history, stream) = (&self.history, &self.stream);
-        let last = persistently(|| history.last_version(stream)).await;
+        let last = with_retries(|| history.last_version(stream)).await;
         let from = self.after;
         if from <= last {
             return None;

@@ -1,4 +1,4 @@
-//! What a subscription reads from the table, persistently: while PostgreSQL is away it tries
+//! What a subscription reads from the table, with retries: while PostgreSQL is away it tries
 //! again, and the client hears heartbeats meanwhile.
 
 use std::{sync::Arc, time::Duration};
@@ -14,7 +14,7 @@ use crate::{
     live::follower::Scan,
     read::{
         amended::{Corrected, Corrections, Patcher},
-        page::persistently,
+        page::with_retries,
     },
     store::{
         event_log::{Page, PageSize, Paging},
@@ -47,10 +47,10 @@ pub(super) type Reading = BoxFuture<'static, Read>;
 
 /// A page of a replay. It is what a slow client costs, so it is small; a large payload is
 /// read alone.
-pub(super) const PAGE: PageSize = PageSize { rows: 1000, bytes: 128 << 10 };
+pub(super) const REPLAY_PAGE: PageSize = PageSize { rows: 1000, bytes: 128 << 10 };
 
 /// So long is kept what was read ahead.
-const KEPT: Duration = Duration::from_secs(1);
+const READ_AHEAD_KEPT: Duration = Duration::from_secs(1);
 
 /// What is to be read.
 pub(super) enum Wanted {
@@ -80,7 +80,7 @@ const SMALL_LAST_BYTES: usize = 8 << 10;
 
 /// Reads what is wanted, however long that takes.
 pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
-    async move { wanted.persistently(&history).await }.boxed()
+    async move { wanted.with_retries(&history).await }.boxed()
 }
 
 /// Begins to read what will be wanted soon. Where it is fetched too late it is let go of, and read
@@ -93,8 +93,8 @@ pub(super) fn read_ahead(history: Arc<History>, wanted: Wanted) -> Reading {
     let ahead = {
         let (history, wanted) = (Arc::clone(&history), Arc::clone(&wanted));
         async move {
-            let read = wanted.persistently(&history).await;
-            timeout(KEPT, fetched).await.is_ok().then_some(read)
+            let read = wanted.with_retries(&history).await;
+            timeout(READ_AHEAD_KEPT, fetched).await.is_ok().then_some(read)
         }
     };
     let ahead = AbortOnDropHandle::new(spawn(ahead));
@@ -103,7 +103,7 @@ pub(super) fn read_ahead(history: Arc<History>, wanted: Wanted) -> Reading {
         let _ = fetch.send(());
         match ahead.await {
             Ok(Some(read)) => read,
-            _ => wanted.persistently(&history).await,
+            _ => wanted.with_retries(&history).await,
         }
     }
     .boxed()
@@ -111,19 +111,19 @@ pub(super) fn read_ahead(history: Arc<History>, wanted: Wanted) -> Reading {
 
 impl Wanted {
     /// First waits for room for a page.
-    async fn persistently(&self, history: &History) -> Read {
-        let share = self.room().await;
-        let mut read = persistently(|| self.read(history)).await;
+    async fn with_retries(&self, history: &History) -> Read {
+        let share = self.memory().await;
+        let mut read = with_retries(|| self.read(history)).await;
         if let (Read::Page(page), Some(share)) = (&mut read, share) {
             page.hold(share);
         }
         read
     }
 
-    async fn room(&self) -> Option<Share> {
+    async fn memory(&self) -> Option<Share> {
         let Self::Page { paging, account: Some(account), .. } = self else { return None };
         let last = if paging.are_small() { SMALL_LAST_BYTES } else { LAST_BYTES };
-        let page = usize::try_from(PAGE.bytes).unwrap_or(usize::MAX);
+        let page = usize::try_from(REPLAY_PAGE.bytes).unwrap_or(usize::MAX);
         Some(account.room(page + last).await)
     }
 

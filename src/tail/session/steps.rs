@@ -54,7 +54,7 @@ pub(in crate::tail) struct Session<'a> {
 }
 
 /// A page of the tail: so many rows at most, and so many stored bytes.
-const PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
+const TAIL_PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 
 impl<'a> Session<'a> {
     /// Connects and listens: what comes after this is heard.
@@ -87,7 +87,7 @@ impl<'a> Session<'a> {
             listener,
             ringer,
             log,
-            paging: Paging::new(PAGE),
+            paging: Paging::new(TAIL_PAGE),
             timer: PreciseTimer::new(),
             held: None,
         })
@@ -193,7 +193,7 @@ impl<'a> Session<'a> {
     async fn late(&mut self, range: LateRange) -> Result<(), ConnectionLost> {
         let xids: Vec<Xid> = range.transactions.iter().map(|late| late.xid).collect();
         let (client, between) = (self.listener.client(), (range.after, range.upto));
-        let read = self.log.late_rows(client, &xids, between, PAGE);
+        let read = self.log.late_rows(client, &xids, between, TAIL_PAGE);
         let (page, upto) = within("reading what a late transaction wrote", read).await?;
         self.reader.late_rows(page.rows, upto, Instant::now());
         Ok(())
