@@ -12,7 +12,7 @@ use crate::{
     },
     live::hub::Registration,
     read::{
-        strict::{Piece, Strict},
+        strict::{Strict, StrictItem},
         versions::{Step, Versions},
     },
     store::history::WholeEvent,
@@ -38,9 +38,9 @@ impl Log {
         let (id, caught_up) = (EventId::new, Read::Signal(Signal::CaughtUp));
         Some(match self {
             Self::All(strict) => match strict.next().await? {
-                Piece::Events { events, .. } => Read::Events(events),
-                Piece::Gap { from, to, reason } => gap(from, to, reason),
-                Piece::CaughtUp => caught_up,
+                StrictItem::Events { events, .. } => Read::Events(events),
+                StrictItem::Gap { from, to, reason } => gap(from, to, reason),
+                StrictItem::CaughtUp => caught_up,
             },
             Self::Stream(versions) => match versions.next().await? {
                 Step::Events(events) => Read::Events(events),

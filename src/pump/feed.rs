@@ -12,7 +12,7 @@ use crate::{
     item::signal::GapReason,
     read::{
         Read,
-        strict::{Piece, Strict},
+        strict::{Strict, StrictItem},
     },
     store::{history::WholeEvent, pumps::Checkpoint},
 };
@@ -242,30 +242,30 @@ async fn read_batches(
 ) -> Result<(), ReadError> {
     let mut builder = Builder::new(shape);
     loop {
-        while let Some(piece) = log.available().await {
-            pass(piece, &mut builder, ready).await?;
+        while let Some(item) = log.available().await {
+            pass(item, &mut builder, ready).await?;
         }
         builder.upto = log.after();
         give(ready, builder.take(true)).await?;
-        let piece = log.next().await.ok_or(ReadError::Ended)?;
-        pass(piece, &mut builder, ready).await?;
+        let item = log.next().await.ok_or(ReadError::Ended)?;
+        pass(item, &mut builder, ready).await?;
     }
 }
 
-/// Passes on what is wanted of a piece of the log, in batches that are full; and where nothing
+/// Passes on what is wanted of an item of the log, in batches that are full; and where nothing
 /// is wanted, how far that goes.
 async fn pass(
-    piece: Piece,
+    item: StrictItem,
     builder: &mut Builder,
     ready: &mpsc::Sender<Result<Batch, ReadError>>,
 ) -> Result<(), ReadError> {
-    let (events, upto) = match piece {
-        Piece::Events { events, upto } => (events, upto),
-        Piece::CaughtUp => return Ok(()),
-        Piece::Gap { from, to, reason: GapReason::Reset } => {
+    let (events, upto) = match item {
+        StrictItem::Events { events, upto } => (events, upto),
+        StrictItem::CaughtUp => return Ok(()),
+        StrictItem::Gap { from, to, reason: GapReason::Reset } => {
             return Err(ReadError::WentBack { end: to, position: from });
         }
-        Piece::Gap { from, to, reason: GapReason::Pruned } => {
+        StrictItem::Gap { from, to, reason: GapReason::Pruned } => {
             warn!(%from, %to, "events were pruned that an aggregator does not have");
             return Ok(());
         }

@@ -12,23 +12,23 @@
 //! Any number of strict readers share the one tailer: they cost it nothing.
 //!
 //! ```no_run
-//! # use event_piper::{event::EventId, gateway::followed::FollowedLog, read::strict::Piece};
+//! # use event_piper::{event::EventId, gateway::followed::FollowedLog, read::strict::StrictItem};
 //! # async fn handle(_: &event_piper::store::history::WholeEvent) {}
 //! # async fn store(_: EventId) {}
 //! # async fn follow(log: &FollowedLog, checkpoint: EventId) {
 //! let mut log = log.read().strict(checkpoint);
-//! while let Some(piece) = log.next().await {
-//!     match piece {
-//!         Piece::Events { events, upto } => {
+//! while let Some(item) = log.next().await {
+//!     match item {
+//!         StrictItem::Events { events, upto } => {
 //!             for event in &events {
 //!                 handle(event).await;
 //!             }
 //!             store(upto).await;
 //!         }
-//!         Piece::Gap { from, to, reason } => {
+//!         StrictItem::Gap { from, to, reason } => {
 //!             eprintln!("{from} to {to} cannot be read any more: {reason:?}");
 //!         }
-//!         Piece::CaughtUp => {}
+//!         StrictItem::CaughtUp => {}
 //!     }
 //! }
 //! # }
@@ -95,7 +95,7 @@ impl Beginning {
 
 /// What comes next in the log.
 #[derive(Debug)]
-pub enum Piece {
+pub enum StrictItem {
     /// At least one event, in id order. All up to `upto` has been handed over with these: it
     /// is the checkpoint to store once they are dealt with.
     Events {
@@ -156,7 +156,7 @@ impl Strict {
         self
     }
 
-    /// Counts each page here, from before it is read until the next piece is asked for.
+    /// Counts each page here, from before it is read until the next item is asked for.
     #[must_use]
     pub fn counted_in(mut self, account: Account) -> Self {
         self.account = Some(account);
@@ -193,35 +193,35 @@ impl Strict {
         Some(horizon.epoch) == self.epoch && self.after >= horizon.settled
     }
 
-    /// The next piece of the log, however long that takes; `None` when the gateway ends.
+    /// The next item of the log, however long that takes; `None` when the gateway ends.
     ///
     /// Nothing is lost when the future is dropped before it is ready.
-    pub async fn next(&mut self) -> Option<Piece> {
+    pub async fn next(&mut self) -> Option<StrictItem> {
         loop {
             let horizon = self.horizon.borrow_and_update().clone();
             if horizon.closing {
                 return None;
             }
             if horizon.epoch > 0
-                && let Some(piece) = self.look(&horizon).await
+                && let Some(item) = self.look(&horizon).await
             {
-                return Some(piece);
+                return Some(item);
             }
             if horizon.epoch > 0 && self.after < horizon.settled {
                 continue;
             }
             if horizon.epoch > 0 && !std::mem::replace(&mut self.caught_up, true) {
-                return Some(Piece::CaughtUp);
+                return Some(StrictItem::CaughtUp);
             }
             self.horizon.changed().await.ok()?;
         }
     }
 
-    /// The next piece that is there already; nothing when all that is settled by now was
+    /// The next item that is there already; nothing when all that is settled by now was
     /// handed over, or the gateway ends.
     ///
     /// Nothing is lost when the future is dropped before it is ready.
-    pub async fn available(&mut self) -> Option<Piece> {
+    pub async fn available(&mut self) -> Option<StrictItem> {
         loop {
             let horizon = self.horizon.borrow_and_update().clone();
             let known = Some(horizon.epoch) == self.epoch;
@@ -230,14 +230,14 @@ impl Strict {
             }
             if horizon.epoch == 0 {
                 self.horizon.changed().await.ok()?;
-            } else if let Some(piece) = self.look(&horizon).await {
-                return Some(piece);
+            } else if let Some(item) = self.look(&horizon).await {
+                return Some(item);
             }
         }
     }
 
     /// Reads on as far as the log is settled. Nothing, when nothing came of it.
-    async fn look(&mut self, horizon: &Horizon) -> Option<Piece> {
+    async fn look(&mut self, horizon: &Horizon) -> Option<StrictItem> {
         self.page = None;
         if std::mem::take(&mut self.from_now) {
             let now = horizon.now();
@@ -260,7 +260,7 @@ impl Strict {
         }
         if let Some(to) = pruned {
             self.told = to;
-            return Some(Piece::Gap { from: self.after, to, reason: GapReason::Pruned });
+            return Some(StrictItem::Gap { from: self.after, to, reason: GapReason::Pruned });
         }
         let read = page.events.last().map_or(self.after, |event| event.id);
         self.after = if page.last { upto } else { read };
@@ -269,7 +269,7 @@ impl Strict {
             return None;
         }
         self.page = share;
-        Some(Piece::Events { events: page.events, upto })
+        Some(StrictItem::Events { events: page.events, upto })
     }
 
     /// Whether the checkpoint is of this log: some instance may be ahead of this one, but an
@@ -285,11 +285,11 @@ impl Strict {
     }
 
     /// The log was replaced: the reader goes on from its end.
-    fn begin_anew(&mut self, horizon: &Horizon) -> Piece {
+    fn begin_anew(&mut self, horizon: &Horizon) -> StrictItem {
         let from = std::mem::replace(&mut self.after, horizon.head);
         self.epoch = Some(horizon.epoch);
         (self.told, self.began) = (self.after, None);
-        Piece::Gap { from, to: self.after, reason: GapReason::Reset }
+        StrictItem::Gap { from, to: self.after, reason: GapReason::Reset }
     }
 
     /// A page, and the id that it reaches when it is the last; where ids are missing in it, also the id up to

@@ -10,7 +10,7 @@ use event_piper::{
     gateway::followed::FollowedLog,
     metrics::Metrics,
     order::{Late, Passed},
-    read::strict::Piece,
+    read::strict::StrictItem,
     store::{
         event_log::{EventLog, PageSize, Paging},
         history::History,
@@ -343,7 +343,7 @@ async fn of_packed_payloads_a_strict_reader_reads_each_about_once() {
     let before = proxy.sent();
     let (mut log, mut read) = (app.gateway.read().strict(EventId::ZERO), 0);
     while read < PACKED {
-        if let Piece::Events { events, .. } = log.next().await.expect("the gateway goes on") {
+        if let StrictItem::Events { events, .. } = log.next().await.expect("the gateway goes on") {
             read += events.len() as u64;
         }
     }
@@ -368,7 +368,9 @@ async fn a_pump_reads_payloads_for_strict_readers_alone() {
     let came = proxy.sent() - before;
     assert!(came < PACKED_BYTES, "PostgreSQL sent {came} bytes to a reader of places");
     let mut log = followed.read().strict(EventId::ZERO);
-    let Some(Piece::Events { events, .. }) = log.next().await else { panic!("there are events") };
+    let Some(StrictItem::Events { events, .. }) = log.next().await else {
+        panic!("there are events")
+    };
     assert_eq!(events[0].payload.len() as u64, PACKED_BYTES + 2);
     followed.stop().await;
     assert!(log.next().await.is_none(), "a reader ends with the log");

@@ -6,7 +6,7 @@ use event_piper::{
     cursor::Cursor,
     event::EventId,
     item::signal::GapReason,
-    read::strict::{Piece, Strict},
+    read::strict::{Strict, StrictItem},
 };
 use tokio::time::timeout;
 
@@ -26,15 +26,15 @@ const A_WHILE: Duration = Duration::from_millis(300);
 async fn ids(log: &mut Strict, count: usize) -> Vec<i64> {
     let mut ids = Vec::new();
     while ids.len() < count {
-        let piece = timeout(Duration::from_secs(30), log.next()).await;
-        match piece.expect("a piece comes in time").expect("the gateway goes on") {
-            Piece::Events { events, upto } => {
+        let item = timeout(Duration::from_secs(30), log.next()).await;
+        match item.expect("a item comes in time").expect("the gateway goes on") {
+            StrictItem::Events { events, upto } => {
                 ids.extend(events.iter().map(|event| event.id.get()));
                 assert!(upto >= events.last().unwrap().id, "the checkpoint is behind its events");
                 assert_eq!(upto, log.after());
             }
-            Piece::CaughtUp => {}
-            gap @ Piece::Gap { .. } => panic!("after {ids:?} came {gap:?}"),
+            StrictItem::CaughtUp => {}
+            gap @ StrictItem::Gap { .. } => panic!("after {ids:?} came {gap:?}"),
         }
     }
     ids
@@ -45,8 +45,8 @@ async fn nothing_comes(log: &mut Strict) {
     let early = async {
         loop {
             match log.next().await {
-                Some(Piece::CaughtUp) => {}
-                piece => return piece,
+                Some(StrictItem::CaughtUp) => {}
+                item => return item,
             }
         }
     };
@@ -57,8 +57,8 @@ async fn nothing_comes(log: &mut Strict) {
 async fn gap(log: &mut Strict) -> (i64, i64, GapReason) {
     loop {
         match timeout(Duration::from_secs(30), log.next()).await.expect("a gap comes in time") {
-            Some(Piece::Gap { from, to, reason }) => return (from.get(), to.get(), reason),
-            Some(Piece::CaughtUp) => {}
+            Some(StrictItem::Gap { from, to, reason }) => return (from.get(), to.get(), reason),
+            Some(StrictItem::CaughtUp) => {}
             other => panic!("{other:?} is no gap"),
         }
     }
@@ -167,7 +167,7 @@ async fn many_writers_and_restarts_of_the_reader_leave_nothing_out() {
     let mut got = Vec::new();
     let mut log = app.gateway.read().strict(EventId::ZERO);
     while writers.iter().any(|writer| !writer.is_finished()) {
-        if let Ok(Some(Piece::Events { events, upto })) = timeout(A_WHILE, log.next()).await {
+        if let Ok(Some(StrictItem::Events { events, upto })) = timeout(A_WHILE, log.next()).await {
             got.extend(events.iter().map(|event| event.id.get()));
             log = app.gateway.read().strict(upto);
         }

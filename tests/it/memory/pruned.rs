@@ -1,6 +1,6 @@
 //! What was pruned before a client had it is told, wherever its cursor stands.
 
-use event_piper::{event::EventId, read::strict::Piece};
+use event_piper::{event::EventId, read::strict::StrictItem};
 
 use crate::support::{
     app::{App, Settings},
@@ -59,9 +59,9 @@ async fn what_was_pruned_at_the_end_of_the_log_is_told_after_a_restart() {
         let told = format!(r#"{{"from":3,"to":{upto},"reason":"pruned"}}"#);
         assert_eq!(app.resume("toto", "3").await.signal("$gap").await.data, told);
         let mut all = app.gateway.read().strict(EventId::new(3));
-        let piece = all.next().await;
-        let gap = matches!(piece, Some(Piece::Gap { to, .. }) if to == EventId::new(upto));
-        assert!(gap, "{piece:?}");
+        let item = all.next().await;
+        let gap = matches!(item, Some(StrictItem::Gap { to, .. }) if to == EventId::new(upto));
+        assert!(gap, "{item:?}");
         app.stop().await;
     }
 }
@@ -87,5 +87,5 @@ async fn notes_of_a_log_that_was_started_anew_tell_no_gap() {
     assert_eq!(seen, ["t", "t", "$caught-up"]);
     let mut log = app.gateway.read().strict(EventId::ZERO);
     let first = log.next().await;
-    assert!(matches!(first, Some(Piece::Events { .. })), "{first:?}");
+    assert!(matches!(first, Some(StrictItem::Events { .. })), "{first:?}");
 }
