@@ -13,7 +13,7 @@ use crate::{
     live::hub::Registration,
     read::{
         strict::{Strict, StrictItem},
-        versions::{Step, Versions},
+        versions::{StreamItem, Versions},
     },
     store::history::WholeEvent,
 };
@@ -43,10 +43,10 @@ impl Log {
                 StrictItem::CaughtUp => caught_up,
             },
             Self::Stream(versions) => match versions.next().await? {
-                Step::Events(events) => Read::Events(events),
-                Step::Missing(from, to) => gap(id(from), id(to), GapReason::Pruned),
-                Step::Reset(from, to) => gap(id(from), id(to), GapReason::Reset),
-                Step::CaughtUp => caught_up,
+                StreamItem::Events(events) => Read::Events(events),
+                StreamItem::Missing(from, to) => gap(id(from), id(to), GapReason::Pruned),
+                StreamItem::Reset(from, to) => gap(id(from), id(to), GapReason::Reset),
+                StreamItem::CaughtUp => caught_up,
             },
         })
     }

@@ -42,7 +42,7 @@ pub struct Versions {
 
 /// What comes next in a stream.
 #[derive(Debug)]
-pub enum Step {
+pub enum StreamItem {
     /// At least one event, in the order of versions.
     Events(Vec<WholeEvent>),
     /// Versions behind the first of these numbers, up to the second, are not there.
@@ -92,19 +92,19 @@ impl Versions {
     /// What comes next, however long that takes; `None` when the gateway ends.
     ///
     /// Nothing is lost when the future is dropped before it is ready.
-    pub async fn next(&mut self) -> Option<Step> {
+    pub async fn next(&mut self) -> Option<StreamItem> {
         loop {
             self.page = None;
             let horizon = self.horizon.borrow_and_update().clone();
             if horizon.closing {
                 return None;
             }
-            let (step, held) = self.look(horizon).await;
-            if step.is_some() {
-                return step;
+            let (item, held) = self.look(horizon).await;
+            if item.is_some() {
+                return item;
             }
             if !held && !std::mem::replace(&mut self.caught_up, true) {
-                return Some(Step::CaughtUp);
+                return Some(StreamItem::CaughtUp);
             }
             select! {
                 () = self.registration.woken() => {}
@@ -114,7 +114,7 @@ impl Versions {
     }
 
     /// Reads on. What is there may be held by what is missing before it.
-    async fn look(&mut self, horizon: Horizon) -> (Option<Step>, bool) {
+    async fn look(&mut self, horizon: Horizon) -> (Option<StreamItem>, bool) {
         if !std::mem::replace(&mut self.known, true)
             && let Some(reset) = self.reach().await
         {
@@ -136,18 +136,18 @@ impl Versions {
             }
             let missing = (self.after, version(first) - 1);
             self.after = missing.1;
-            return (Some(Step::Missing(missing.0, missing.1)), false);
+            return (Some(StreamItem::Missing(missing.0, missing.1)), false);
         }
         let follows = |(event, due): &(WholeEvent, i64)| version(event) == *due;
         let events = page.events.into_iter().zip(next..=i64::MAX).take_while(follows);
         let events: Vec<WholeEvent> = events.map(|(event, _)| event).collect();
         self.after = events.last().map_or(self.after, version);
         self.page = share;
-        (Some(Step::Events(events)), false)
+        (Some(StreamItem::Events(events)), false)
     }
 
     /// A reader that has more than there is has read another stream.
-    async fn reach(&mut self) -> Option<Step> {
+    async fn reach(&mut self) -> Option<StreamItem> {
         if self.after < 1 {
             return None;
         }
@@ -158,6 +158,6 @@ impl Versions {
             return None;
         }
         self.after = last;
-        Some(Step::Reset(from, last))
+        Some(StreamItem::Reset(from, last))
     }
 }
