@@ -355,9 +355,9 @@ impl Subscription {
         follower.page(&page.rows, page.last, |row, cursor| {
             let _ = chunk.add(row.kind().as_bytes(), |out| {
                 let data = frame::data(row.amends(), row.payload());
-                let (data, misfit) = amended::shown(&corrections, row.id(), data);
+                let (data, unpatchable) = amended::shown(&corrections, row.id(), data);
                 out.event(row.id(), cursor, row.kind(), &data);
-                if let Some(amendment) = misfit {
+                if let Some(amendment) = unpatchable {
                     out.signal(Signal::Unamended { event: row.id(), amendment }, Some(cursor));
                 }
             });

@@ -74,7 +74,7 @@ impl Patcher {
         let payloads: HashMap<EventId, &[u8]> = events.filter(|(_, it)| !is_erased(it)).collect();
         let ids: Vec<EventId> = payloads.keys().copied().collect();
         let mut done = Corrected { corrections: Corrections::new(), upto: None };
-        let (mut bytes, mut at_work) = (0, None::<Working>);
+        let (mut bytes, mut at_work) = (0, None::<PatchedEvent>);
         let mut after = (EventId::ZERO, EventId::ZERO);
         while !ids.is_empty() {
             let page = history.amendments(&ids, after, AMENDMENT_PAGE).await?;
@@ -92,7 +92,7 @@ impl Patcher {
                     working
                 } else {
                     let payload = payloads.get(&target).copied().unwrap_or_default();
-                    at_work.insert(Working::new(self, history.caller(), target, payload))
+                    at_work.insert(PatchedEvent::new(self, history.caller(), target, payload))
                 };
                 working.apply(patches).await;
             }
@@ -112,7 +112,7 @@ impl Patcher {
         patches: Vec<String>,
         max_bytes: usize,
     ) -> Result<Result<(), (usize, String)>, HistoryError> {
-        let mut working = Working::new(self, history.caller(), event, payload.as_bytes());
+        let mut working = PatchedEvent::new(self, history.caller(), event, payload.as_bytes());
         let mut after = (EventId::ZERO, EventId::ZERO);
         loop {
             let page = history.amendments(&[event], after, AMENDMENT_PAGE).await?;
@@ -123,9 +123,9 @@ impl Patcher {
             }
         }
         if let Some(amendment) = working.failed {
-            let misfit = working.finish().await.payload.err().map(|it| it.misfit.to_string());
+            let error = working.finish().await.payload.err().map(|it| it.misfit.to_string());
             let why =
-                format!("amendment {amendment} does not apply: {}", misfit.unwrap_or_default());
+                format!("amendment {amendment} does not apply: {}", error.unwrap_or_default());
             return Ok(Err((0, why)));
         }
         let last = patches.len().saturating_sub(1);
@@ -187,7 +187,7 @@ fn by_target(page: Vec<Amendment>) -> Vec<(EventId, Vec<(EventId, String)>)> {
 }
 
 /// One event, as its amendments come.
-struct Working<'a> {
+struct PatchedEvent<'a> {
     patcher: &'a Patcher,
     caller: Arc<str>,
     target: EventId,
@@ -232,7 +232,7 @@ impl State {
     }
 }
 
-impl<'a> Working<'a> {
+impl<'a> PatchedEvent<'a> {
     fn new(patcher: &'a Patcher, caller: &Arc<str>, target: EventId, payload: &[u8]) -> Self {
         Self {
             patcher,
@@ -253,12 +253,12 @@ impl<'a> Working<'a> {
         }
         self.bytes += patches.iter().map(|(_, patch)| patch.len()).sum::<usize>();
         let draft = mem::replace(&mut self.draft, State::Text(String::new()));
-        (self.draft, self.failed) = self.elsewhere(move || draft.apply(&patches)).await;
+        (self.draft, self.failed) = self.off_thread(move || draft.apply(&patches)).await;
     }
 
     async fn finish(mut self) -> Correction {
         let draft = mem::replace(&mut self.draft, State::Text(String::new()));
-        let payload = self.elsewhere(move || draft.finish()).await;
+        let payload = self.off_thread(move || draft.finish()).await;
         let last = self.amendments.last().copied();
         let amendment = self.failed.or(last).unwrap_or_default();
         let payload = payload.map_err(|misfit| Unamended { amendment, misfit });
@@ -275,7 +275,7 @@ impl<'a> Working<'a> {
     }
 
     /// Does this where it is in nobody's way.
-    async fn elsewhere<T: Send + 'static>(
+    async fn off_thread<T: Send + 'static>(
         &mut self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
@@ -299,16 +299,16 @@ mod tests {
 
     const LARGE: &[u8] = &[b'1'; SMALL_BYTES + 1];
 
-    fn working<'a>(patcher: &'a Patcher, caller: &str, payload: &[u8]) -> Working<'a> {
-        Working::new(patcher, &caller.into(), EventId::new(1), payload)
+    fn working<'a>(patcher: &'a Patcher, caller: &str, payload: &[u8]) -> PatchedEvent<'a> {
+        PatchedEvent::new(patcher, &caller.into(), EventId::new(1), payload)
     }
 
     #[tokio::test]
     async fn what_is_large_is_done_on_another_thread() {
         let (patcher, here) = (Patcher::with_turns(1), thread::current().id());
-        let small = working(&patcher, "a", b"1").elsewhere(|| thread::current().id()).await;
+        let small = working(&patcher, "a", b"1").off_thread(|| thread::current().id()).await;
         assert_eq!(small, here);
-        let large = working(&patcher, "a", LARGE).elsewhere(|| thread::current().id()).await;
+        let large = working(&patcher, "a", LARGE).off_thread(|| thread::current().id()).await;
         assert_ne!(large, here);
     }
 
@@ -316,10 +316,10 @@ mod tests {
     async fn who_amends_much_is_done_at_its_turn_and_delays_nobody_else() {
         let (patcher, done) = (Patcher::with_turns(1), Arc::new(Mutex::new(Vec::new())));
         let mut first = working(&patcher, "bad", LARGE);
-        first.elsewhere(|| ()).await;
+        first.off_thread(|| ()).await;
         let work = |caller: &'static str, payload| {
             let (mut working, done) = (working(&patcher, caller, payload), Arc::clone(&done));
-            async move { working.elsewhere(move || done.lock().unwrap().push(caller)).await }
+            async move { working.off_thread(move || done.lock().unwrap().push(caller)).await }
                 .boxed()
         };
         let bad = (0..9).map(|_| work("bad", LARGE));
