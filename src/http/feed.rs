@@ -101,10 +101,10 @@ fn read(mut log: Log) -> BoxFuture<'static, (Log, Option<Read>)> {
 
 impl Source for Feed {
     async fn next(&mut self, out: &mut impl Output) -> Progress {
-        let Some(reading) = &mut self.reading else { return Progress::Over("shutdown") };
+        let Some(reading) = &mut self.reading else { return Progress::Ended("shutdown") };
         let (log, what) = reading.await;
         self.reading = None;
-        let Some(what) = what else { return Progress::Over("shutdown") };
+        let Some(what) = what else { return Progress::Ended("shutdown") };
         if self.cursor.is_none() {
             // A greeting like that of all other streams. Behind it may be events that the client must
             // not seem to have.
@@ -118,7 +118,7 @@ impl Source for Feed {
             Read::Signal(signal) => out.signal(signal, self.cursor.as_ref()),
         }
         self.reading = Some(read(log));
-        Progress::Said
+        Progress::Produced
     }
 
     fn cursor(&self) -> Option<Cursor> {

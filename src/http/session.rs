@@ -110,8 +110,8 @@ impl<S: Source> Session<S> {
         }
         // Without a cursor of its own, it is where the source begins.
         match self.source.next(out).now_or_never() {
-            Some(Progress::Said) => {}
-            Some(Progress::Over(reason)) => self.close(reason, out),
+            Some(Progress::Produced) => {}
+            Some(Progress::Ended(reason)) => self.close(reason, out),
             None => out.signal(Signal::Cursor, None),
         }
     }
@@ -124,14 +124,14 @@ impl<S: Source> Session<S> {
         let progress = select! {
             biased;
             progress = self.source.next(out) => Some(progress),
-            reason = ended(&mut self.ending) => Some(Progress::Over(reason)),
+            reason = ended(&mut self.ending) => Some(Progress::Ended(reason)),
             () = &mut self.heartbeat => None,
         };
         // The source looks once more before a heartbeat: the cursor of a quiet client follows the log.
         let progress = progress.or_else(|| self.source.next(out).now_or_never());
         match progress {
-            Some(Progress::Said) => {}
-            Some(Progress::Over(reason)) => self.close(reason, out),
+            Some(Progress::Produced) => {}
+            Some(Progress::Ended(reason)) => self.close(reason, out),
             None => out.signal(Signal::Cursor, self.source.cursor().as_ref()),
         }
     }

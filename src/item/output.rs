@@ -30,9 +30,9 @@ pub trait Output: Send {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// It put something out.
-    Said,
+    Produced,
     /// It is over, for this reason. Nothing was put out.
-    Over(&'static str),
+    Ended(&'static str),
 }
 
 /// Where a client's events come from. It waits for the client: while [`next`](Self::next) is not called

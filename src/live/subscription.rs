@@ -87,10 +87,10 @@ enum Stage {
 /// What to do next.
 enum Step {
     /// Something was put out.
-    Said,
+    Produced,
     Wait,
     Again,
-    Over(&'static str),
+    Ended(&'static str),
 }
 
 impl Subscription {
@@ -135,12 +135,12 @@ impl Subscription {
         let hub = Arc::clone(&self.hub);
         let state = hub.state();
         if state.closing {
-            return Step::Over("shutdown");
+            return Step::Ended("shutdown");
         }
         match mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Opening(request) => self.open(&state, request, out),
             Stage::Following { follower, pruned } => self.follow(&state, follower, pruned, out),
-            Stage::Ended => Step::Over(CLIENT),
+            Stage::Ended => Step::Ended(CLIENT),
         }
     }
 
@@ -194,7 +194,7 @@ impl Subscription {
         }
         self.epoch = state.epoch;
         self.begin(follower);
-        if resumed { Step::Again } else { Step::Said }
+        if resumed { Step::Again } else { Step::Produced }
     }
 
     /// Follows on, from the table or live.
@@ -258,7 +258,7 @@ impl Subscription {
         }
         self.stage = Stage::Following { follower, pruned: None };
         match live {
-            _ if !out.is_empty() => Step::Said,
+            _ if !out.is_empty() => Step::Produced,
             Live::Stopped => Step::Again,
             _ => Step::Wait,
         }
@@ -273,7 +273,7 @@ impl Subscription {
         let to = follower.cursor().head();
         out.signal(Signal::Gap { from, to, reason: GapReason::Reset }, Some(follower.cursor()));
         self.begin(follower);
-        Step::Said
+        Step::Produced
     }
 
     fn wanted(&self, scan: Scan, follower: &Follower) -> Wanted {
@@ -328,7 +328,7 @@ impl Subscription {
         out.signal(Signal::CaughtUp, cursor);
         self.epoch = state.epoch;
         self.begin(follower);
-        Step::Said
+        Step::Produced
     }
 
     /// Takes a page of a replay. What was pruned before the client could have it is told: at the
@@ -372,7 +372,7 @@ impl Subscription {
             share.settle(out.len());
             share.into()
         });
-        Step::Said
+        Step::Produced
     }
 }
 
@@ -385,8 +385,8 @@ impl Source for Subscription {
                 step => step,
             };
             match step {
-                Step::Said => return Progress::Said,
-                Step::Over(reason) => return Progress::Over(reason),
+                Step::Produced => return Progress::Produced,
+                Step::Ended(reason) => return Progress::Ended(reason),
                 Step::Again | Step::Wait => {}
             }
         }

@@ -324,7 +324,7 @@ impl Output for Payloads {
 async fn page(replay: &mut Subscription) -> Vec<i64> {
     loop {
         let mut payloads = Payloads::default();
-        assert_eq!(replay.next(&mut payloads).await, Progress::Said);
+        assert_eq!(replay.next(&mut payloads).await, Progress::Produced);
         if !payloads.is_empty() {
             return payloads.0;
         }
