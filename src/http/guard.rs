@@ -17,10 +17,11 @@ use tracing::info;
 use super::{
     answer::Room,
     app::App,
+    authorize,
     class::{Class, WithoutProof},
     error::{Problem, Refusal},
     event_stream::{FULL, overloaded},
-    gate, proof,
+    proof,
     taking::Permitted,
 };
 use crate::{
@@ -55,7 +56,7 @@ async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
         Ok(who) => {
             visit.note_use(&who);
             request.extensions_mut().insert(who.clone());
-            let may = gate::class(&app, &who, Class::of(&request));
+            let may = authorize::route(&app, &who, Class::of(&request));
             let response = match may.map(|()| Room::of(&app, &who, &mut request)) {
                 Ok(Ok(room)) => {
                     let response = next.run(request).await;

@@ -28,8 +28,8 @@ pub(super) use self::{
 use self::{event::Given, key::Key};
 use super::{
     app::App,
+    authorize,
     error::Problem,
-    gate,
     named::Named,
     precondition::{Preconditions, both},
     stream::{last_version, stream_name, version_number},
@@ -52,7 +52,7 @@ pub(super) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let writer = gate::writer(&app)?;
+    let writer = authorize::writer(&app)?;
     Preconditions::refuse(&headers)?;
     if Kind::of(&headers)? == Kind::Lines {
         let key = Key::of((&headers, uri.path()), &who)?;
@@ -115,7 +115,7 @@ async fn append_to(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let writer = gate::writer(app)?;
+    let writer = authorize::writer(app)?;
     who.may_write_stream(stream.as_str())?;
     if Kind::of(headers)? == Kind::Lines {
         return Err(Problem::unsupported("lines of JSON are taken by POST /events"));
@@ -158,8 +158,8 @@ async fn write(
     writer: &Writer,
     given: &mut Given,
 ) -> Result<Vec<Written>, Problem> {
-    gate::each(who, &given.drafts)?;
-    gate::pace(app, who, &given.drafts)?;
+    authorize::each(who, &given.drafts)?;
+    authorize::rate(app, who, &given.drafts)?;
     let accepted = accept(app, who, writer, std::mem::take(&mut given.drafts)).await;
     accepted.map_err(|(at, problem)| match at {
         Some(at) if !given.one => problem.about(&format!("event {}", given.first_of(at))),

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     access::{RetryAfter, principal::Principal},
     event::draft::Draft,
-    http::{app::App, error::Problem, gate, write::event::Form},
+    http::{app::App, authorize, error::Problem, write::event::Form},
     write::{BytesPermit, Writer},
 };
 
@@ -182,7 +182,7 @@ impl Import {
         let mut draft = event::one(text, Form::Event, self.app.settings.limits.event)?;
         let key = self.key.as_ref();
         draft.uid = draft.uid.or_else(|| key.map(|key| key.uid(self.lines - 1)));
-        gate::one(&self.who, &draft).map(|()| draft)
+        authorize::one(&self.who, &draft).map(|()| draft)
     }
 
     /// The next line, without its end; none behind the last.
@@ -239,7 +239,7 @@ impl Import {
 /// Waits until so many events may be written: who sends without end is slowed, not refused. A
 /// proof that has ended meanwhile ends this, too.
 async fn admit(app: &App, who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
-    let bytes = gate::bytes(who, drafts);
+    let bytes = authorize::rated_bytes(who, drafts);
     while let Err(RetryAfter(wait)) = app.access.append(who, drafts.len(), bytes) {
         sleep(wait).await;
         app.access.holds(who).map_err(Problem::denied)?;

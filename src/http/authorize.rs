@@ -20,7 +20,7 @@ pub(super) fn writer(app: &App) -> Result<&Writer, Problem> {
 }
 
 /// Whether one may do what the class of a route needs: asked before anything else of the request is looked at.
-pub(super) fn class(app: &App, who: &Principal, class: Class) -> Result<(), Problem> {
+pub(super) fn route(app: &App, who: &Principal, class: Class) -> Result<(), Problem> {
     match class.needs() {
         Needs::Nothing => {}
         Needs::ToWrite => {
@@ -50,7 +50,7 @@ pub(super) fn one(who: &Principal, draft: &Draft) -> Result<(), Problem> {
 }
 
 /// Whether one may write these events now.
-pub(super) fn pace(app: &App, who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
+pub(super) fn rate(app: &App, who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
     let most = app.access.append_bytes();
     if omitted(drafts).saturating_mul(OMITTED_WEIGHT) > most {
         return Err(Problem::too_large(format!(
@@ -59,7 +59,7 @@ pub(super) fn pace(app: &App, who: &Principal, drafts: &[Draft]) -> Result<(), P
             most / OMITTED_WEIGHT
         )));
     }
-    let appended = app.access.append(who, drafts.len(), bytes(who, drafts));
+    let appended = app.access.append(who, drafts.len(), rated_bytes(who, drafts));
     appended.map_err(|RetryAfter(wait)| Problem::too_many(wait))
 }
 
@@ -75,7 +75,7 @@ fn omitted(drafts: &[Draft]) -> usize {
 
 /// The bytes of these that count against the rate of whoever writes them. In the open mode nobody
 /// has a rate, save of digits that do not come by wire.
-pub(super) fn bytes(who: &Principal, drafts: &[Draft]) -> usize {
+pub(super) fn rated_bytes(who: &Principal, drafts: &[Draft]) -> usize {
     let received = match who.kind() {
         Kind::Anybody => 0,
         _ => drafts.iter().map(Draft::bytes).fold(0, usize::saturating_add),
