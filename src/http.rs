@@ -5,6 +5,7 @@ mod all;
 mod answer;
 mod app;
 mod append_path;
+mod auth;
 mod authorize;
 mod chunked;
 mod class;
@@ -17,7 +18,6 @@ mod event_stream;
 mod events;
 mod feed;
 mod field;
-mod guard;
 mod half_closed;
 mod health;
 mod identity;
@@ -61,7 +61,7 @@ use tower_http::{
 
 use tracing::Level;
 
-use self::{app::App, class::Class, error::Problem, guard::guarded, query::takes};
+use self::{app::App, auth::authenticated, class::Class, error::Problem, query::takes};
 use crate::{
     access::{Access, budget::Budget},
     gateway::Gateway,
@@ -83,7 +83,7 @@ pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) ->
         .merge(unguarded_routes())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), guard::addressed))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check_host))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
         .layer(CatchPanicLayer::custom(|_| {
             Problem::internal("a fault of the gateway's own; its log says more").into_response()
@@ -98,7 +98,7 @@ pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) ->
 
 /// Routes that know who is asking.
 fn guarded_routes(app: &Arc<App>) -> Router<Arc<App>> {
-    let route = |class, parameters, routes| guarded(app, class, takes(parameters, routes));
+    let route = |class, parameters, routes| authenticated(app, class, takes(parameters, routes));
     let plain = |parameters, routes| route(Class::PLAIN, parameters, routes);
     let write = |routes| route(Class::WRITE, &[], routes);
     let events = route(Class::STREAM, events::FOLLOWED, get(events::subscribe));
@@ -116,7 +116,7 @@ fn guarded_routes(app: &Arc<App>) -> Router<Arc<App>> {
 
 /// Routes that say the same to everybody.
 fn unguarded_routes() -> Router<Arc<App>> {
-    let ready = get(health::ready).route_layer(middleware::from_fn(guard::says_more_to_some));
+    let ready = get(health::ready).route_layer(middleware::from_fn(auth::varies_by_caller));
     Router::new()
         .route("/console.css", takes(&[], get(console::style)))
         .route("/console.js", takes(&[], get(console::script)))

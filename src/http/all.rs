@@ -11,10 +11,10 @@ use axum::{
 
 use super::{
     app::App,
+    auth,
     error::Problem,
     event_stream,
     feed::{Feed, Log},
-    guard,
     last_event_id::last_event_id,
     query::{Parameter, Query},
     session::{self, Session},
@@ -45,7 +45,7 @@ pub(super) async fn follow(
     if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
         return Ok(event_stream::overloaded(event_stream::FULL));
     }
-    let ending = match guard::open_stream(&app, &who) {
+    let ending = match auth::open_stream(&app, &who) {
         Ok(ending) => ending,
         Err(answer) => return Ok(*answer),
     };

@@ -15,9 +15,9 @@ use serde::Serialize;
 use super::{
     answer::Room,
     app::App,
+    auth::authenticated,
     class::Class,
     error::Problem,
-    guard::guarded,
     named::Named,
     query::{Parameter, Query, takes},
     stream::stream_name,
@@ -33,7 +33,7 @@ const PAGE: &[Parameter] =
 /// Its routes below this path: `/` for the root, where the gateway's own routes come first.
 pub(super) fn routes(app: &Arc<App>, path: &str) -> Router<Arc<App>> {
     let base = path.trim_end_matches('/');
-    let route = |class, parameters, routes| guarded(app, class, takes(parameters, routes));
+    let route = |class, parameters, routes| authenticated(app, class, takes(parameters, routes));
     let write = |routes| route(Class::WRITE, &[], routes);
     let stream = route(Class::PLAIN, PAGE, get(read)).merge(write(post(write::append)));
     Router::new()

@@ -13,9 +13,10 @@ use tracing::warn;
 use super::{
     answer::Room,
     app::App,
+    auth,
     direct::{self, Detachable},
     error::Problem,
-    event_stream, guard, identity,
+    event_stream, identity,
     last_event_id::last_event_id,
     named::Named,
     query::{Parameter, Query},
@@ -70,7 +71,7 @@ pub(super) async fn subscribe(
     ) {
         return Ok(event_stream::overloaded(event_stream::FULL));
     }
-    let ending = match guard::open_stream(&app, &who) {
+    let ending = match auth::open_stream(&app, &who) {
         Ok(ending) => ending,
         Err(answer) => return Ok(*answer),
     };

@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{app::App, error::Problem, guard};
+use super::{app::App, auth, error::Problem};
 
 /// `GET /healthz`: the program runs.
 pub(super) async fn alive() -> Json<Value> {
@@ -28,7 +28,7 @@ pub(super) async fn ready(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Json<Value>, Problem> {
-    let sees_reasons = guard::may_see_metrics(&app, &request).await;
+    let sees_reasons = auth::may_see_metrics(&app, &request).await;
     app.gateway.ready().map_err(|reason| {
         Problem::unavailable(if sees_reasons { reason } else { NOT_READY.to_owned() })
     })?;

@@ -14,11 +14,11 @@ use tokio::task::spawn_blocking;
 use super::{
     answer::Room,
     app::App,
+    auth,
     class::accepts_events,
     error::Problem,
     event_stream,
     feed::{Feed, Log},
-    guard,
     last_event_id::last_event_id,
     named::Named,
     precondition::{Outcome, Preconditions},
@@ -195,7 +195,7 @@ fn follow(
     if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
         return Ok(event_stream::overloaded(event_stream::FULL));
     }
-    let ending = match guard::open_stream(app, who) {
+    let ending = match auth::open_stream(app, who) {
         Ok(ending) => ending,
         Err(answer) => return Ok(*answer),
     };

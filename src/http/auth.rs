@@ -37,24 +37,24 @@ use crate::{
 const AUDIT: &str = "event_piper::audit";
 
 /// These routes of a class, for those who are let in: each finds a [`Principal`] in its request.
-pub(super) fn guarded(
+pub(super) fn authenticated(
     app: &Arc<App>,
     class: Class,
     routes: MethodRouter<Arc<App>>,
 ) -> MethodRouter<Arc<App>> {
     // The guard finds the class in the request.
     routes
-        .route_layer(middleware::from_fn_with_state(Arc::clone(app), guard))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(app), authenticate))
         .route_layer(Extension(class))
 }
 
 /// Puts a [`Principal`] into the request, or refuses it.
-async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let visit = Visit::of(&app, &request);
+async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let entry = AuditEntry::of(&app, &request);
     let is_read = request.method().is_safe();
-    let response = match admit(&app, &visit, &request).await {
+    let response = match admit(&app, &entry, &request).await {
         Ok(who) => {
-            visit.note_use(&who);
+            entry.note_use(&who);
             request.extensions_mut().insert(who.clone());
             let may = authorize::route(&app, &who, Class::of(&request));
             let response = match may.map(|()| Room::of(&app, &who, &mut request)) {
@@ -62,13 +62,13 @@ async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
                     let response = next.run(request).await;
                     room.spend(response, permitted(&app, &who))
                 }
-                Ok(Err(problem)) if visit.stream => visit.busy(&problem),
+                Ok(Err(problem)) if entry.stream => entry.busy(&problem),
                 Err(problem) | Ok(Err(problem)) => problem.into_response(),
             };
-            visit.answered(&app, Some(&who), response).await
+            entry.answered(&app, Some(&who), response).await
         }
-        Err(Refused::Now(problem)) => visit.answered(&app, None, problem.into_response()).await,
-        Err(Refused::Later(wait)) => visit.later(&app, wait),
+        Err(Refused::Now(problem)) => entry.answered(&app, None, problem.into_response()).await,
+        Err(Refused::Later(wait)) => entry.later(&app, wait),
     };
     let mut response = challenged(&app, response);
     let status = response.status();
@@ -78,7 +78,7 @@ async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
 }
 
 /// The same for an address that everybody may ask, and that says more to some.
-pub(super) async fn says_more_to_some(request: Request, next: Next) -> Response {
+pub(super) async fn varies_by_caller(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     not_for_others(response.headers_mut(), false);
     response
@@ -110,13 +110,13 @@ enum Refused {
 /// Not `async` as a whole: the request, whose body cannot be shared, is not held across a wait.
 fn admit<'a>(
     app: &'a App,
-    visit: &Visit,
+    entry: &AuditEntry,
     request: &Request,
 ) -> impl Future<Output = Result<Principal, Refused>> + Send + use<'a> {
     let access = &app.access;
     let proof = proof::of(access, request).map_err(Refused::Now);
-    let without_proof = without_proof(access, visit.peer, request);
-    let stream = visit.stream;
+    let without_proof = without_proof(access, entry.peer, request);
+    let stream = entry.stream;
     async move {
         let who = match access.authenticate(&proof?).await {
             Ok(who) => who,
@@ -169,7 +169,7 @@ const MEANS_BACK: RetryAfter = RetryAfter(Duration::from_secs(5));
 
 /// Lets nobody in who asks for somebody else, as a web page does that has made its own name
 /// point to this machine.
-pub(super) async fn addressed(
+pub(super) async fn check_host(
     State(app): State<Arc<App>>,
     request: Request,
     next: Next,
@@ -178,7 +178,7 @@ pub(super) async fn addressed(
     let foreign = proof::hosts(&request).find(|host| !app.access.answers_to(host, peer));
     let Some(host) = foreign else { return next.run(request).await };
     let response = Problem::misdirected(host).into_response();
-    Visit::of(&app, &request).note_refusal(&app, None, &response);
+    AuditEntry::of(&app, &request).note_refusal(&app, None, &response);
     response
 }
 
@@ -199,7 +199,7 @@ pub(super) fn open_stream(app: &App, who: &Principal) -> Result<Option<Ending>, 
 }
 
 /// A request, as it is written down: no query, no header that could hold a secret.
-struct Visit {
+struct AuditEntry {
     peer: Peer,
     from: Peer,
     method: Method,
@@ -207,7 +207,7 @@ struct Visit {
     stream: bool,
 }
 
-impl Visit {
+impl AuditEntry {
     fn of(app: &App, request: &Request) -> Self {
         Self {
             peer: proof::peer(request),
