@@ -114,7 +114,7 @@ fn admit<'a>(
     request: &Request,
 ) -> impl Future<Output = Result<Principal, Refused>> + Send + use<'a> {
     let access = &app.access;
-    let proof = proof::of(access, request).map_err(Refused::Now);
+    let proof = credentials::extract(access, request).map_err(Refused::Now);
     let without_proof = without_proof(access, entry.peer, request);
     let stream = entry.stream;
     async move {
@@ -138,7 +138,7 @@ fn without_proof(access: &Access, peer: Peer, request: &Request) -> Option<Princ
         WithoutProof::Nobody => None,
         WithoutProof::Everybody => (modes.jwt || modes.keys).then(Principal::nobody),
         WithoutProof::Operators => {
-            proof::is_direct(request).then(|| access.metrics_reader(peer)).flatten()
+            credentials::is_direct(request).then(|| access.metrics_reader(peer)).flatten()
         }
     }
 }
@@ -150,13 +150,13 @@ pub(super) fn may_see_metrics<'a>(
     request: &Request,
 ) -> impl Future<Output = bool> + Send + use<'a> {
     let access = &app.access;
-    let peer = proof::peer(request);
-    let listed = proof::is_direct(request) && access.metrics_reader(peer).is_some();
+    let peer = credentials::peer(request);
+    let listed = credentials::is_direct(request) && access.metrics_reader(peer).is_some();
     let shows = access.modes().is_open()
         || [header::AUTHORIZATION, header::COOKIE]
             .iter()
             .any(|it| request.headers().contains_key(it));
-    let proof = (!listed && shows).then(|| proof::of(access, request));
+    let proof = (!listed && shows).then(|| credentials::extract(access, request));
     async move {
         let Some(Ok(proof)) = proof else { return listed };
         let who = access.authenticate(&proof).await;
@@ -174,8 +174,8 @@ pub(super) async fn check_host(
     request: Request,
     next: Next,
 ) -> Response {
-    let peer = proof::peer(&request);
-    let foreign = proof::hosts(&request).find(|host| !app.access.answers_to(host, peer));
+    let peer = credentials::peer(&request);
+    let foreign = credentials::hosts(&request).find(|host| !app.access.answers_to(host, peer));
     let Some(host) = foreign else { return next.run(request).await };
     let response = Problem::misdirected(host).into_response();
     AuditEntry::of(&app, &request).note_refusal(&app, None, &response);
@@ -210,8 +210,8 @@ struct AuditEntry {
 impl AuditEntry {
     fn of(app: &App, request: &Request) -> Self {
         Self {
-            peer: proof::peer(request),
-            from: proof::origin(&app.access, request),
+            peer: credentials::peer(request),
+            from: credentials::origin(&app.access, request),
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
             stream: Class::of(request).opens_stream(request),

@@ -70,7 +70,7 @@ fn host_of(authority: &str) -> &str {
 }
 
 /// What the request shows.
-pub(super) fn of(access: &Access, request: &Request) -> Result<Proof, Problem> {
+pub(super) fn extract(access: &Access, request: &Request) -> Result<Proof, Problem> {
     let (headers, query) = (request.headers(), Query::of(request.uri())?);
     if query.first("access_token").is_some() {
         // RFC 6750, section 5.3: addresses end up in logs.
