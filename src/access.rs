@@ -1,6 +1,6 @@
 //! Who may: what a request shows of who sends it, and what they are allowed.
 //!
-//! [`Access`] turns a [`Proof`] into a [`Principal`], or says why not; the principal is asked
+//! [`Access`] turns a [`Credentials`] into a [`Principal`], or says why not; the principal is asked
 //! for each right. There are four kinds of proof, which can be combined: a header that a
 //! trusted proxy sets, [tokens](token) of trusted issuers, [keys] of our own, and [tickets](ticket)
 //! that stand for one of these. A bad proof is never no proof.
@@ -52,7 +52,7 @@ use crate::{
 };
 
 /// What a request shows of who sends it. No `Debug`: there are secrets.
-pub struct Proof {
+pub struct Credentials {
     /// The other end of the connection.
     pub peer: Peer,
     /// `X-Consumer-Id`.
@@ -183,7 +183,7 @@ impl Access {
     }
 
     /// Who sends this request.
-    pub async fn authenticate(&self, proof: &Proof) -> Result<Principal, Denied> {
+    pub async fn authenticate(&self, proof: &Credentials) -> Result<Principal, Denied> {
         if self.modes().is_open() {
             return Ok(self.anybody.clone());
         }
@@ -215,7 +215,11 @@ impl Access {
 
     /// `None`: it is no proof of ours, and a trusted proxy, which has looked at it itself,
     /// says who it is.
-    async fn by_bearer(&self, bearer: &str, proof: &Proof) -> Option<Result<Principal, Denied>> {
+    async fn by_bearer(
+        &self,
+        bearer: &str,
+        proof: &Credentials,
+    ) -> Option<Result<Principal, Denied>> {
         let modes = self.modes();
         if modes.keys && bearer.starts_with(keys::PREFIX) {
             return Some(self.keys.check(bearer).await);
@@ -229,7 +233,7 @@ impl Access {
         Some(Err(Denied::bad("malformed", "no such token or key is accepted here")))
     }
 
-    fn by_header(&self, proof: &Proof) -> Result<Principal, Denied> {
+    fn by_header(&self, proof: &Credentials) -> Result<Principal, Denied> {
         match &proof.consumer {
             Some(consumer) if self.modes().trusted_header => {
                 if !self.trusts(proof.peer) {

@@ -11,7 +11,7 @@ use axum::{
 use super::{
     class::Class, cors, error::Problem, identity, last_event_id::LAST_EVENT_ID, query::Query,
 };
-use crate::access::{Access, Denied, Proof, networks::Peer};
+use crate::access::{Access, Credentials, Denied, networks::Peer};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -70,7 +70,7 @@ fn host_of(authority: &str) -> &str {
 }
 
 /// What the request shows.
-pub(super) fn extract(access: &Access, request: &Request) -> Result<Proof, Problem> {
+pub(super) fn extract(access: &Access, request: &Request) -> Result<Credentials, Problem> {
     let (headers, query) = (request.headers(), Query::of(request.uri())?);
     if query.first("access_token").is_some() {
         // RFC 6750, section 5.3: addresses end up in logs.
@@ -79,21 +79,21 @@ pub(super) fn extract(access: &Access, request: &Request) -> Result<Proof, Probl
             "a token does not belong into an address: expected Authorization: Bearer, or ?ticket= of POST /tickets",
         )));
     }
-    let proof = Proof {
+    let credentials = Credentials {
         peer: peer(request),
         consumer: identity::header(headers)?,
         bearer: bearer(headers)?,
         cookie: access.cookie().map(|name| cookie(headers, name)).transpose()?.flatten(),
         ticket: ticket(request, &query)?,
     };
-    if proof.bearer.is_some() && proof.ticket.is_some() {
+    if credentials.bearer.is_some() && credentials.ticket.is_some() {
         return Err(Problem::bad_request("there is a token and a ticket: expected one of them"));
     }
-    let shown = has_bearer(headers) || proof.ticket.is_some();
-    if is_ambient(access, &proof) && !shown {
+    let shown = has_bearer(headers) || credentials.ticket.is_some();
+    if is_ambient(access, &credentials) && !shown {
         not_forged(access, request)?;
     }
-    Ok(proof)
+    Ok(credentials)
 }
 
 /// A browser adds credentials of every scheme but this one by itself.
@@ -103,13 +103,13 @@ fn has_bearer(headers: &HeaderMap) -> bool {
     scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer"))
 }
 
-/// Whether a browser may have been made to send this proof: a cookie; nothing, where nothing is
+/// Whether a browser may have been made to send this credentials: a cookie; nothing, where nothing is
 /// asked for; or the header of a proxy, which may know its caller by a cookie or a password that
 /// the browser keeps.
-fn is_ambient(access: &Access, proof: &Proof) -> bool {
+fn is_ambient(access: &Access, credentials: &Credentials) -> bool {
     let modes = access.modes();
-    let named = modes.trusted_header && proof.consumer.is_some();
-    proof.cookie.is_some() || named || modes.is_open()
+    let named = modes.trusted_header && credentials.consumer.is_some();
+    credentials.cookie.is_some() || named || modes.is_open()
 }
 
 fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -119,7 +119,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         return Err(Problem::bad_request("the header Authorization was sent more than once"));
     }
     let value = value.to_str().unwrap_or_default();
-    // What is no bearer's token stays what it is: a proof that nobody believes.
+    // What is no bearer's token stays what it is: a credentials that nobody believes.
     let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
     let token = if scheme.eq_ignore_ascii_case("bearer") { rest.trim() } else { value };
     Ok(Some(token.to_owned()))
@@ -155,7 +155,7 @@ fn ticket(request: &Request, query: &Query) -> Result<Option<(String, bool)>, Pr
 
 /// A browser sends credentials with whatever a foreign page makes it ask for, and reaches this
 /// machine's loopback from there. So a request that changes something must come from a page of
-/// ours, by the headers that browsers send and pages cannot forge. Where the proof is no cookie
+/// ours, by the headers that browsers send and pages cannot forge. Where the credentials is no cookie
 /// of ours, programs that are no browsers send neither header.
 fn not_forged(access: &Access, request: &Request) -> Result<(), Problem> {
     if request.method().is_safe() {
