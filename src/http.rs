@@ -12,6 +12,7 @@ mod class;
 mod console;
 mod cors;
 mod credentials;
+mod detect;
 mod direct;
 mod encode;
 pub mod error;
@@ -26,7 +27,6 @@ mod last_event_id;
 mod listener;
 mod named;
 mod openapi;
-mod opening;
 mod precondition;
 mod query;
 mod server;
@@ -105,7 +105,7 @@ fn guarded_routes(app: &Arc<App>) -> Router<Arc<App>> {
     let stream = route(Class::PAGE_OR_STREAM, streams::PARAMETERS, get(streams::read));
     Router::new()
         .route("/", route(Class::ENTRANCE, console::PARAMETERS, get(console::page)))
-        .route(opening::STREAM, events.merge(write(post(write::publish))))
+        .route(detect::STREAM_PATH, events.merge(write(post(write::publish))))
         .route("/events/{id}", plain(events::ONE, get(events::one)))
         .route("/all", route(Class::STREAM_OF_ALL, all::PARAMETERS, get(all::follow)))
         .route("/streams/{stream}", stream.merge(write(post(write::append))))

@@ -26,10 +26,10 @@ use tracing::{debug, info, warn};
 use super::{
     activity::Activity,
     app::{Limits, Settings},
+    detect::{self, Protocol},
     direct::{self, Handed},
     half_closed::{Exchange, HalfClosable},
     listener::{Accepted, Listener},
-    opening::{self, Opening},
     taking::Patience,
     tls::Tls,
 };
@@ -161,15 +161,15 @@ impl Connections {
 /// Boxes what is large: a task takes the room of its largest state for as long as it lives.
 async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: Peer) {
     let limits = &connections.limits;
-    let opening = timeout(limits.head_within, Box::pin(opening::of(&socket))).await;
-    let (request, len) = match opening {
-        Ok(Ok(Opening::Http2)) => {
+    let protocol = timeout(limits.head_within, Box::pin(detect::protocol(&socket))).await;
+    let (request, len) = match protocol {
+        Ok(Ok(Protocol::Http2)) => {
             return Box::pin(http2(&connections, connections.patience.steady(socket), peer)).await;
         }
-        Ok(Ok(Opening::Http1)) => {
+        Ok(Ok(Protocol::Http1)) => {
             return Box::pin(http1(&connections, connections.patience.steady(socket), peer)).await;
         }
-        Ok(Ok(Opening::Stream { request, len })) => (request, len),
+        Ok(Ok(Protocol::Stream { request, len })) => (request, len),
         Ok(Err(_)) | Err(_) => return,
     };
     let mut request = *request;
