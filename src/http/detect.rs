@@ -3,7 +3,7 @@
 //!
 //! Most connections of a gateway carry one event stream and nothing else, for hours. Those
 //! need no connection machinery behind the first answer, so they are told apart here: see
-//! [`direct`](super::direct).
+//! [`raw_stream`](super::raw_stream).
 
 use std::{io, time::Duration};
 

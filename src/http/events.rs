@@ -14,12 +14,12 @@ use super::{
     answer::Room,
     app::App,
     auth,
-    direct::{self, Detachable},
     error::Problem,
     event_stream, identity,
     last_event_id::last_event_id,
     named::Named,
     query::{Parameter, Query},
+    raw_stream::{self, RawStreamAllowed},
     session::{self, Session},
     whole::Whole,
 };
@@ -54,7 +54,7 @@ pub(super) async fn subscribe(
     Extension(who): Extension<Principal>,
     uri: Uri,
     headers: HeaderMap,
-    detachable: Option<Extension<Detachable>>,
+    raw_allowed: Option<Extension<RawStreamAllowed>>,
 ) -> Result<Response, Problem> {
     let query = Query::of(&uri)?;
     let request = Request {
@@ -79,8 +79,8 @@ pub(super) async fn subscribe(
     let subscription = app.gateway.live().subscribe(request).on_behalf_of(&caller);
     let subscription = subscription.counted_in(app.answers.account(&who));
     let session = Session::new(&app.settings, subscription, ending);
-    Ok(match detachable {
-        Some(_) => direct::detached(session),
+    Ok(match raw_allowed {
+        Some(_) => raw_stream::response(session),
         None => session::streamed(session),
     })
 }

@@ -35,7 +35,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::direct::PROBE;
+use super::raw_stream::PROBE;
 
 /// The answer to a read is given up so long after the client's input has ended.
 const READ_ANSWERED_WITHIN: Duration = Duration::from_secs(10);

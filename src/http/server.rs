@@ -27,9 +27,9 @@ use super::{
     activity::Activity,
     app::{Limits, Settings},
     detect::{self, Protocol},
-    direct::{self, Handed},
     half_closed::{Exchange, HalfClosable},
     listener::{Accepted, Listener},
+    raw_stream::{self, BoxedSession},
     taking::Patience,
     tls::Tls,
 };
@@ -175,7 +175,9 @@ async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: P
     let mut request = *request;
     request.extensions_mut().insert(peer);
     let router = connections.router.clone();
-    match Box::pin(direct::answer(&mut socket, router, request, len, &connections.patience)).await {
+    match Box::pin(raw_stream::respond(&mut socket, router, request, len, &connections.patience))
+        .await
+    {
         // Streams live long: they get a task of their own, which knows no other state.
         Ok(Some(session)) => {
             connections.spawn(stream(socket, session, connections.patience.clone()));
@@ -227,8 +229,8 @@ async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
         .await;
 }
 
-async fn stream(socket: TcpStream, session: Handed, patience: Patience) {
-    if let Err(error) = direct::stream(socket, session, patience).await {
+async fn stream(socket: TcpStream, session: BoxedSession, patience: Patience) {
+    if let Err(error) = raw_stream::run(socket, session, patience).await {
         debug!(%error, "a stream broke");
     }
 }

@@ -35,45 +35,45 @@ use super::{chunked, event_stream, session::Session, taking::Patience};
 use crate::{crash::Lock, live::subscription::Subscription};
 
 /// A session that can be handed over to a bare socket.
-pub(super) type Handed = Box<Session<Subscription>>;
+pub(super) type BoxedSession = Box<Session<Subscription>>;
 
-/// Marks a request whose answer may be [`Detached`].
+/// Marks a request whose answer may be [`RawStream`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Detachable;
+pub(super) struct RawStreamAllowed;
 
 /// The session that an answer streams, beside an empty body.
 #[derive(Clone)]
-pub(super) struct Detached(Arc<Lock<Option<Handed>>>);
+pub(super) struct RawStream(Arc<Lock<Option<BoxedSession>>>);
 
-impl Detached {
+impl RawStream {
     fn new(session: Session<Subscription>) -> Self {
         Self(Arc::new(Lock::new(Some(Box::new(session)))))
     }
 
-    fn take(&self) -> Option<Handed> {
+    fn take(&self) -> Option<BoxedSession> {
         self.0.lock().take()
     }
 }
 
 /// The answer to a request whose connection is handed over with the session.
-pub(super) fn detached(session: Session<Subscription>) -> Response<Body> {
-    (event_stream::headers(), Extension(Detached::new(session))).into_response()
+pub(super) fn response(session: Session<Subscription>) -> Response<Body> {
+    (event_stream::headers(), Extension(RawStream::new(session))).into_response()
 }
 
 /// Answers the request, whose head takes `len` bytes that are still in the socket. Answers
 /// the session to go on with, when the answer is a stream.
-pub(super) async fn answer(
+pub(super) async fn respond(
     socket: &mut TcpStream,
     router: Router,
     mut request: Request<Body>,
     len: usize,
     patience: &Patience,
-) -> io::Result<Option<Handed>> {
+) -> io::Result<Option<BoxedSession>> {
     socket.read_exact(&mut vec![0; len]).await?;
-    request.extensions_mut().insert(Detachable);
-    let asked_to_close = asks_to_close(request.headers());
+    request.extensions_mut().insert(RawStreamAllowed);
+    let close_requested = requests_close(request.headers());
     let Ok(mut response) = router.oneshot(request).await;
-    let session = response.extensions().get::<Detached>().and_then(Detached::take);
+    let session = response.extensions().get::<RawStream>().and_then(RawStream::take);
     if session.is_some() {
         // The router measured the empty body that stands in for the stream.
         response.headers_mut().remove(header::CONTENT_LENGTH);
@@ -82,14 +82,14 @@ pub(super) async fn answer(
     }
     // A stream says nothing of a close that the client has not asked for: Node's fetch takes a cut
     // for an end behind it.
-    let closes = session.is_none() || asked_to_close;
+    let closes = session.is_none() || close_requested;
     let (head, body) = (head(&response, closes)?, response.into_body());
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     patience.steady(&mut *socket).write_all(&[head.as_slice(), &body].concat()).await?;
     Ok(session)
 }
 
-fn asks_to_close(headers: &HeaderMap) -> bool {
+fn requests_close(headers: &HeaderMap) -> bool {
     let options = headers.get_all(header::CONNECTION).iter().filter_map(|it| it.to_str().ok());
     let mut options = options.flat_map(|list| list.split(','));
     options.any(|option| option.trim().eq_ignore_ascii_case("close"))
@@ -122,9 +122,9 @@ fn head(response: &Response<Body>, closes: bool) -> io::Result<Vec<u8>> {
 pub(super) const PROBE: &[u8] = b":\n\n";
 
 /// Writes the stream until it ends, or the client has gone.
-pub(super) async fn stream(
+pub(super) async fn run(
     mut socket: TcpStream,
-    mut session: Handed,
+    mut session: BoxedSession,
     patience: Patience,
 ) -> io::Result<()> {
     let mut half_closed = false;
@@ -153,12 +153,12 @@ pub(super) async fn stream(
 }
 
 /// Once the session is to end, a client has so long to take what it is being sent.
-const FAREWELL: Duration = Duration::from_secs(5);
+const CLOSING_GRACE: Duration = Duration::from_secs(5);
 
 /// Writes for as long as the session lasts, and a little longer: a client that takes nothing
 /// does not keep alive what was revoked.
 async fn unless_ended(
-    session: &mut Handed,
+    session: &mut BoxedSession,
     mut write: Pin<&mut impl Future<Output = io::Result<()>>>,
 ) -> io::Result<()> {
     select! {
@@ -167,7 +167,7 @@ async fn unless_ended(
         () = session.ended() => {}
     }
     let revoked = || Err(io::Error::new(io::ErrorKind::TimedOut, "it ended meanwhile"));
-    timeout(FAREWELL, write).await.unwrap_or_else(|_| revoked())
+    timeout(CLOSING_GRACE, write).await.unwrap_or_else(|_| revoked())
 }
 
 /// Waits until the client sends something, and says whether that is the end of what it sends:
