@@ -1,6 +1,5 @@
 //! What users see on the wire.
 
-mod activity;
 mod all;
 mod answer;
 mod app;
@@ -22,6 +21,7 @@ mod field;
 mod half_closed;
 mod health;
 mod identity;
+mod idle;
 mod last_event_id;
 mod listener;
 mod named;

@@ -24,10 +24,10 @@ use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use super::{
-    activity::Activity,
     app::{Limits, Settings},
     detect::{self, Protocol},
     half_closed::{Exchange, HalfClosable},
+    idle::IdleTracker,
     listener::{Accepted, Listener},
     raw_stream::{self, BoxedSession},
     taking::Patience,
@@ -268,8 +268,8 @@ async fn http2<S>(connections: &Connections, socket: S, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (limits, activity) = (&connections.limits, Activity::default());
-    let (answer, requests) = (answer(connections, peer), activity.clone());
+    let (limits, tracker) = (&connections.limits, IdleTracker::default());
+    let (answer, requests) = (answer(connections, peer), tracker.clone());
     let connection = http2::Builder::new(connections.patience.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE)
@@ -277,14 +277,14 @@ where
         .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
         .serve_connection(
             TokioIo::new(socket),
-            service_fn(move |request| requests.during(answer(request.map(Body::new)))),
+            service_fn(move |request| requests.track(answer(request.map(Body::new)))),
         );
     let leave = connections.shutdown.child_token();
     let mut serving =
         std::pin::pin!(until_ended(connection, http2::Connection::graceful_shutdown, &leave));
     tokio::select! {
         () = serving.as_mut() => return,
-        () = activity.idle(limits.head_within) => leave.cancel(),
+        () = tracker.wait_idle(limits.head_within) => leave.cancel(),
     }
     // Whoever does not take leave is left.
     let _ = timeout(limits.head_within, serving).await;

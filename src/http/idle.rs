@@ -15,37 +15,37 @@ use tokio::time::sleep;
 
 /// The requests of one connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Activity(Arc<Counts>);
+pub(super) struct IdleTracker(Arc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
-    begun: AtomicUsize,
-    ended: AtomicUsize,
+    started: AtomicUsize,
+    finished: AtomicUsize,
 }
 
 /// A request that was not answered to the end yet.
-struct Open(Arc<Counts>);
+struct OpenRequest(Arc<Counts>);
 
-impl Drop for Open {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::SeqCst);
+        self.0.finished.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-impl Activity {
-    /// Counts a request until its answer was sent, or given up.
-    pub(super) fn during<F>(
+impl IdleTracker {
+    /// Counts a request until its response was sent, or given up.
+    pub(super) fn track<F>(
         &self,
-        answer: F,
+        response: F,
     ) -> impl Future<Output = Result<Response, Infallible>> + use<F>
     where
         F: Future<Output = Result<Response, Infallible>>,
     {
-        self.0.begun.fetch_add(1, Ordering::SeqCst);
-        let open = Open(Arc::clone(&self.0));
+        self.0.started.fetch_add(1, Ordering::SeqCst);
+        let open = OpenRequest(Arc::clone(&self.0));
         async move {
-            let answer = answer.await?;
-            Ok(answer.map(|body| {
+            let response = response.await?;
+            Ok(response.map(|body| {
                 Body::new(body.map_frame(move |frame| {
                     let _ = &open;
                     frame
@@ -55,11 +55,11 @@ impl Activity {
     }
 
     /// Waits until no request has been open for this time, or for up to twice as long.
-    pub(super) async fn idle(&self, within: Duration) {
+    pub(super) async fn wait_idle(&self, within: Duration) {
         loop {
-            let before = self.0.ended.load(Ordering::SeqCst);
+            let before = self.0.finished.load(Ordering::SeqCst);
             sleep(within).await;
-            if self.0.begun.load(Ordering::SeqCst) == before {
+            if self.0.started.load(Ordering::SeqCst) == before {
                 return;
             }
         }
