@@ -18,7 +18,7 @@ use super::{
     auth::authenticated,
     class::Class,
     error::Problem,
-    named::Named,
+    path_params::PathParams,
     query::{Parameter, Query, takes},
     stream::stream_name,
     streams::{Asked, page},
@@ -67,7 +67,7 @@ async fn read(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
     Extension(room): Extension<Room>,
-    Named(stream): Named<String>,
+    PathParams(stream): PathParams<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let stream = stream_name(&stream)?;

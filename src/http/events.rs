@@ -17,7 +17,7 @@ use super::{
     error::Problem,
     event_stream, identity,
     last_event_id::last_event_id,
-    named::Named,
+    path_params::PathParams,
     query::{Parameter, Query},
     raw_stream::{self, RawStreamAllowed},
     session::{self, Session},
@@ -98,7 +98,7 @@ pub(super) async fn one(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
     Extension(room): Extension<Room>,
-    Named(id): Named<String>,
+    PathParams(id): PathParams<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

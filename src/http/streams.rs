@@ -20,7 +20,7 @@ use super::{
     event_stream,
     feed::{Feed, Log},
     last_event_id::last_event_id,
-    named::Named,
+    path_params::PathParams,
     precondition::{Outcome, Preconditions},
     query::{Parameter, Query},
     session::{self, Session},
@@ -75,7 +75,7 @@ pub(super) async fn read(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
     Extension(room): Extension<Room>,
-    Named(stream): Named<String>,
+    PathParams(stream): PathParams<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

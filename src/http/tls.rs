@@ -91,7 +91,7 @@ impl Tls {
     /// Never: `ring` offers rustls' own protocol versions.
     #[must_use]
     pub(super) fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
-        // Named here, so that no process-wide default is needed, nor any order of set-up.
+        // PathParams here, so that no process-wide default is needed, nor any order of set-up.
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring offers rustls' own protocol versions")

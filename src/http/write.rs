@@ -30,7 +30,7 @@ use super::{
     app::App,
     authorize,
     error::Problem,
-    named::Named,
+    path_params::PathParams,
     precondition::{Preconditions, both},
     stream::{last_version, stream_name, version_number},
 };
@@ -69,7 +69,7 @@ pub(super) async fn publish(
 pub(super) async fn append(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
-    Named(stream): Named<String>,
+    PathParams(stream): PathParams<String>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -85,7 +85,7 @@ pub(super) async fn append(
 pub(super) async fn append_at(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
-    Named((stream, version)): Named<(String, String)>,
+    PathParams((stream, version)): PathParams<(String, String)>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,

@@ -9,14 +9,14 @@ use serde::de::DeserializeOwned;
 use super::error::Problem;
 
 /// The parts of an address that its route leaves open, percent-decoded.
-pub(super) struct Named<T>(pub(super) T);
+pub(super) struct PathParams<T>(pub(super) T);
 
-impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParams<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let named = Path::from_request_parts(parts, state).await;
-        named.map(|Path(named)| Self(named)).map_err(|_| {
+        let params = Path::from_request_parts(parts, state).await;
+        params.map(|Path(params)| Self(params)).map_err(|_| {
             Problem::bad_request("what the address says in percent-encoding is not UTF-8")
         })
     }
