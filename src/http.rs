@@ -14,6 +14,7 @@ mod credentials;
 mod detect;
 mod encode;
 pub mod error;
+mod event_json;
 mod event_stream;
 mod events;
 mod feed;
@@ -37,7 +38,6 @@ mod streams;
 mod taking;
 mod tickets;
 pub mod tls;
-mod whole;
 mod write;
 
 use std::sync::Arc;

@@ -15,13 +15,13 @@ use super::{
     app::App,
     auth,
     error::Problem,
+    event_json::EventJson,
     event_stream, identity,
     last_event_id::last_event_id,
     path_params::PathParams,
     query::{Parameter, Query},
     raw_stream::{self, RawStreamAllowed},
     session::{self, Session},
-    whole::Whole,
 };
 use crate::{
     access::principal::{Kind, Principal},
@@ -120,10 +120,10 @@ pub(super) async fn one(
         return Err(Problem::not_found(format!("there is no event {id} for this consumer")));
     };
     if !amended {
-        return Ok(axum::Json(Whole::from(&event)).into_response());
+        return Ok(axum::Json(EventJson::from(&event)).into_response());
     }
     let correction = app.gateway.read().correction(who.name(), &event).await.map_err(failed)?;
-    Ok(axum::Json(Whole::from(&event).corrected(correction)).into_response())
+    Ok(axum::Json(EventJson::from(&event).corrected(correction)).into_response())
 }
 
 /// Whether events are wanted as later ones correct them.

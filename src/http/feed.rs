@@ -1,8 +1,8 @@
-//! Whole events as a source of a stream: `GET /all`, and a stream that is followed.
+//! EventJson events as a source of a stream: `GET /all`, and a stream that is followed.
 
 use futures::{FutureExt, future::BoxFuture};
 
-use super::whole::Whole;
+use super::event_json::EventJson;
 use crate::{
     cursor::Cursor,
     event::EventId,
@@ -69,7 +69,7 @@ impl Log {
 
     fn put(&self, events: &[WholeEvent], out: &mut impl Output) {
         for event in events {
-            let data = serde_json::to_vec(&Whole::from(event)).unwrap_or_default();
+            let data = serde_json::to_vec(&EventJson::from(event)).unwrap_or_default();
             let place = self.place(event);
             out.event(place, &Cursor::behind(place), &event.kind, &data);
         }

@@ -17,6 +17,7 @@ use super::{
     auth,
     class::accepts_events,
     error::Problem,
+    event_json::EventJson,
     event_stream,
     feed::{Feed, Log},
     last_event_id::last_event_id,
@@ -25,7 +26,6 @@ use super::{
     query::{Parameter, Query},
     session::{self, Session},
     stream::{PAGE_BYTES, failed, last_version, stream_name, version_number},
-    whole::Whole,
 };
 use crate::{
     access::principal::Principal,
@@ -230,13 +230,13 @@ fn text(stream: &StreamName, found: &Found) -> Option<Vec<u8>> {
         stream: &'a str,
         version: i64,
         next_offset: u64,
-        events: Vec<Whole<'a>>,
+        events: Vec<EventJson<'a>>,
     }
     let page = Page {
         stream: stream.as_str(),
         version: found.version,
         next_offset: found.next_offset,
-        events: found.events.iter().map(Whole::from).collect(),
+        events: found.events.iter().map(EventJson::from).collect(),
     };
     serde_json::to_vec(&page).ok()
 }

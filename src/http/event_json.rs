@@ -7,7 +7,7 @@ use crate::{event::EventId, item::frame, read::amended::Correction, store::histo
 
 /// An event as JSON. Payload and metadata pass through as they are, every digit of them.
 #[derive(Serialize)]
-pub(super) struct Whole<'a> {
+pub(super) struct EventJson<'a> {
     id: i64,
     #[serde(rename = "type")]
     kind: &'a str,
@@ -29,7 +29,7 @@ pub(super) struct Whole<'a> {
     unamended: Option<String>,
 }
 
-impl<'a> From<&'a WholeEvent> for Whole<'a> {
+impl<'a> From<&'a WholeEvent> for EventJson<'a> {
     fn from(event: &'a WholeEvent) -> Self {
         Self {
             id: event.id.get(),
@@ -48,7 +48,7 @@ impl<'a> From<&'a WholeEvent> for Whole<'a> {
     }
 }
 
-impl Whole<'_> {
+impl EventJson<'_> {
     /// The same as later events correct it.
     pub(super) fn corrected(mut self, correction: Option<Correction>) -> Self {
         let Some(Correction { amendments, payload }) = correction else {
