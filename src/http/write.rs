@@ -3,10 +3,10 @@
 mod amendment;
 mod base64;
 mod body;
+mod dedup;
 mod event;
 mod import;
 mod key;
-mod twins;
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{base64::is_base64, body, twins};
+use super::{base64::is_base64, body, dedup};
 use crate::{
     event::{
         EventId,
@@ -106,7 +106,7 @@ pub(in crate::http) fn parse(text: &str, form: Form, limits: &Limits) -> Result<
         }
         drafts.push(draft);
     }
-    let places = twins::once(&mut drafts);
+    let places = dedup::by_uid(&mut drafts);
     let places = places.map_err(|(at, problem)| problem.about(&format!("event {at}")))?;
     Ok(Given { drafts, places, one: false })
 }

@@ -25,9 +25,8 @@ use tokio::{
 
 use super::{
     body::{ARRIVING, no_room},
-    event,
+    dedup, event,
     key::Key,
-    twins,
 };
 use crate::{
     access::{RetryAfter, principal::Principal},
@@ -161,7 +160,7 @@ impl Import {
             self.written = self.lines;
             return Ok(false);
         }
-        let places = twins::once(&mut drafts);
+        let places = dedup::by_uid(&mut drafts);
         let places = places.map_err(|(at, problem)| (numbers[at], problem))?;
         admit(&app, &self.who, &drafts).await.map_err(|problem| (self.written + 1, problem))?;
         let written = super::accept(&app, &self.who, writer, drafts).await;

@@ -12,43 +12,44 @@ use crate::{
 
 /// Leaves each `uid` once among these, and answers which of those that are left each of them is.
 /// Those that say different things are refused, with the place of the second.
-pub(super) fn once(drafts: &mut Vec<Draft>) -> Result<Vec<usize>, (usize, Problem)> {
-    let mut left: Vec<Draft> = Vec::with_capacity(drafts.len());
-    let (mut known, mut places) = (HashMap::<Uuid, usize>::new(), Vec::new());
-    let mut said: HashMap<usize, Said> = HashMap::new();
+pub(super) fn by_uid(drafts: &mut Vec<Draft>) -> Result<Vec<usize>, (usize, Problem)> {
+    let mut kept: Vec<Draft> = Vec::with_capacity(drafts.len());
+    let (mut kept_by_uid, mut places) = (HashMap::<Uuid, usize>::new(), Vec::new());
+    let mut canonical_by_draft: HashMap<usize, CanonicalJson> = HashMap::new();
     for (at, draft) in drafts.drain(..).enumerate() {
-        let next = left.len();
-        let place = draft.uid.map_or(next, |uid| *known.entry(uid).or_insert(next));
+        let next = kept.len();
+        let place = draft.uid.map_or(next, |uid| *kept_by_uid.entry(uid).or_insert(next));
         if place == next {
-            left.push(draft);
+            kept.push(draft);
         } else {
-            let first = said.entry(place).or_insert_with(|| Said::by(&left[place]));
-            if !same_but_for_json(&left[place], &draft) || *first != Said::by(&draft) {
-                return Err((at, differs(draft.uid.unwrap_or_default())));
+            let first =
+                canonical_by_draft.entry(place).or_insert_with(|| CanonicalJson::of(&kept[place]));
+            if !same_apart_from_json(&kept[place], &draft) || *first != CanonicalJson::of(&draft) {
+                return Err((at, different_content(draft.uid.unwrap_or_default())));
             }
         }
         places.push(place);
     }
-    *drafts = left;
+    *drafts = kept;
     Ok(places)
 }
 
 /// The payload and metadata as PostgreSQL compares them: each event is read for that once.
 #[derive(PartialEq, Eq)]
-struct Said {
+struct CanonicalJson {
     payload: String,
     metadata: Option<String>,
 }
 
-impl Said {
-    fn by(draft: &Draft) -> Self {
+impl CanonicalJson {
+    fn of(draft: &Draft) -> Self {
         let canonical = |json: &Json| canonical(json.as_str());
         let metadata = draft.metadata.as_ref().map(canonical);
         Self { payload: canonical(&draft.payload), metadata }
     }
 }
 
-fn same_but_for_json(one: &Draft, other: &Draft) -> bool {
+fn same_apart_from_json(one: &Draft, other: &Draft) -> bool {
     one.kind == other.kind
         && one.subscriber == other.subscriber
         && one.timestamp == other.timestamp
@@ -56,7 +57,7 @@ fn same_but_for_json(one: &Draft, other: &Draft) -> bool {
         && one.amends == other.amends
 }
 
-fn differs(uid: Uuid) -> Problem {
+fn different_content(uid: Uuid) -> Problem {
     Problem::conflict(format!(
         "an event before it has the same uid, {uid}, and says something else: a uid is for one \
          event; nothing was written"
