@@ -30,15 +30,15 @@ mod path_params;
 mod precondition;
 mod query;
 mod raw_stream;
+mod send_progress;
 mod server;
 mod session;
-mod steady;
 mod stream;
 mod streams;
-mod taking;
 mod tickets;
 pub mod tls;
 mod write;
+mod write_timeout;
 
 use std::sync::Arc;
 

@@ -8,8 +8,8 @@ use super::{
     app::App,
     error::Problem,
     event_stream,
+    send_progress::{SendProgress, StillPermitted, TrackedBody},
     stream::PAGE_BYTES,
-    taking::{Permitted, Taken, Taking},
 };
 use crate::{
     access::{
@@ -57,21 +57,21 @@ impl Room {
     }
 
     /// Counts the answer until it was sent. A stream is counted among streams.
-    pub(super) fn spend(self, response: Response, permitted: Option<Permitted>) -> Response {
+    pub(super) fn spend(self, response: Response, permitted: Option<StillPermitted>) -> Response {
         let share = self.share.lock().take();
-        let taking = Taking::current();
-        if let (Some(taking), Some(permitted)) = (&taking, permitted) {
-            taking.permitted(permitted);
+        let progress = SendProgress::current();
+        if let (Some(progress), Some(permitted)) = (&progress, permitted) {
+            progress.permitted(permitted);
         }
         let exact = response.body().size_hint().exact().and_then(|it| usize::try_from(it).ok());
         let share = share.filter(|_| !event_stream::is_stream(&response)).map(|mut share| {
             share.settle(exact.unwrap_or_default().max(LEAST_BYTES));
             share
         });
-        if share.is_none() && taking.is_none() {
+        if share.is_none() && progress.is_none() {
             return response;
         }
-        response.map(|body| Taken::body(body, taking, share))
+        response.map(|body| TrackedBody::body(body, progress, share))
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     error::{Problem, Refusal},
     event_stream::{FULL, overloaded},
     proof,
-    taking::Permitted,
+    send_progress::StillPermitted,
 };
 use crate::{
     access::{
@@ -96,10 +96,10 @@ fn not_for_others(headers: &mut HeaderMap, lasting: bool) {
 }
 
 /// Whether what somebody has shown still counts, where it can end.
-fn permitted(app: &Arc<App>, who: &Principal) -> Option<Permitted> {
+fn permitted(app: &Arc<App>, who: &Principal) -> Option<StillPermitted> {
     let (app, who) = (Arc::clone(app), who.clone());
     let ends = *who.kind() != Kind::Anybody;
-    ends.then(|| -> Permitted { Box::new(move || app.access.holds(&who).is_ok()) })
+    ends.then(|| -> StillPermitted { Box::new(move || app.access.holds(&who).is_ok()) })
 }
 
 enum Refused {

@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Write};
 use bytes::{Buf, Bytes};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::taking::Patience;
+use super::send_progress::StallLimit;
 
 /// The chunk that ends a body.
 pub(super) const LAST: &[u8] = b"0\r\n\r\n";
@@ -28,7 +28,7 @@ const SMALL_BYTES: usize = 1 << 10;
 pub(super) async fn write(
     socket: &mut TcpStream,
     data: Bytes,
-    patience: &Patience,
+    stall_limit: &StallLimit,
 ) -> io::Result<()> {
     if data.is_empty() {
         return Ok(());
@@ -40,7 +40,7 @@ pub(super) async fn write(
     }
     let mut rest = head.chain(data).chain(END);
     rest.advance(written);
-    patience.steady(socket).write_all_buf(&mut rest).await
+    stall_limit.socket(socket).write_all_buf(&mut rest).await
 }
 
 /// Writes as much of a small chunk as the socket takes at once. Not in the asynchronous function:
@@ -128,11 +128,11 @@ mod tests {
                 [format!("{size:x}\r\n").into_bytes(), vec![b'x'; *size], b"\r\n".to_vec()].concat()
             })
             .collect();
-        let patience = Patience { within: Duration::from_mins(1), cut: Counter::default() };
+        let stall_limit = StallLimit { within: Duration::from_mins(1), cut: Counter::default() };
         let writing = async {
             let (mut socket, _) = listener.accept().await.unwrap();
             for size in sizes {
-                write(&mut socket, vec![b'x'; size].into(), &patience).await.unwrap();
+                write(&mut socket, vec![b'x'; size].into(), &stall_limit).await.unwrap();
             }
         };
         let reading = async {

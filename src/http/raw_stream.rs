@@ -31,7 +31,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{chunked, event_stream, session::Session, taking::Patience};
+use super::{chunked, event_stream, send_progress::StallLimit, session::Session};
 use crate::{crash::Lock, live::subscription::Subscription};
 
 /// A session that can be handed over to a bare socket.
@@ -67,7 +67,7 @@ pub(super) async fn respond(
     router: Router,
     mut request: Request<Body>,
     len: usize,
-    patience: &Patience,
+    stall_limit: &StallLimit,
 ) -> io::Result<Option<BoxedSession>> {
     socket.read_exact(&mut vec![0; len]).await?;
     request.extensions_mut().insert(RawStreamAllowed);
@@ -85,7 +85,7 @@ pub(super) async fn respond(
     let closes = session.is_none() || close_requested;
     let (head, body) = (head(&response, closes)?, response.into_body());
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-    patience.steady(&mut *socket).write_all(&[head.as_slice(), &body].concat()).await?;
+    stall_limit.socket(&mut *socket).write_all(&[head.as_slice(), &body].concat()).await?;
     Ok(session)
 }
 
@@ -125,17 +125,17 @@ pub(super) const PROBE: &[u8] = b":\n\n";
 pub(super) async fn run(
     mut socket: TcpStream,
     mut session: BoxedSession,
-    patience: Patience,
+    stall_limit: StallLimit,
 ) -> io::Result<()> {
     let mut half_closed = false;
     loop {
         select! {
             bytes = session.next() => {
                 let Some(bytes) = bytes else {
-                    patience.steady(&mut socket).write_all(chunked::LAST).await?;
+                    stall_limit.socket(&mut socket).write_all(chunked::LAST).await?;
                     return socket.shutdown().await;
                 };
-                let write = pin!(chunked::write(&mut socket, bytes, &patience));
+                let write = pin!(chunked::write(&mut socket, bytes, &stall_limit));
                 let written = unless_ended(&mut session, write).await;
                 written.inspect_err(|error| {
                     if error.kind() == io::ErrorKind::TimedOut {
@@ -145,7 +145,7 @@ pub(super) async fn run(
             }
             ended = input_ended(&socket), if !half_closed => if ended? {
                 half_closed = true;
-                chunked::write(&mut socket, Bytes::from_static(PROBE), &patience).await?;
+                chunked::write(&mut socket, Bytes::from_static(PROBE), &stall_limit).await?;
             },
             _ = socket.ready(Interest::ERROR), if half_closed => return Ok(()),
         }

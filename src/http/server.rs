@@ -30,7 +30,7 @@ use super::{
     idle::IdleTracker,
     listener::{Accepted, Listener},
     raw_stream::{self, BoxedSession},
-    taking::Patience,
+    send_progress::StallLimit,
     tls::Tls,
 };
 use crate::{access::networks::Peer, metrics::Metrics};
@@ -52,7 +52,7 @@ pub async fn serve(
 ) {
     let within = settings.limits.write_within;
     let connections = Connections {
-        patience: Patience { within, cut: metrics.stalled.clone() },
+        stall_limit: StallLimit { within, cut: metrics.stalled.clone() },
         router,
         limits: settings.limits.clone(),
         tls: settings.tls.as_ref().map(Tls::acceptor),
@@ -84,7 +84,7 @@ struct Connections {
     router: Router,
     limits: Limits,
     /// With clients that take nothing of what they are sent.
-    patience: Patience,
+    stall_limit: StallLimit,
     tls: Option<TlsAcceptor>,
     open: TaskTracker,
     /// Ends those that did not end in time.
@@ -164,10 +164,12 @@ async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: P
     let protocol = timeout(limits.head_within, Box::pin(detect::protocol(&socket))).await;
     let (request, len) = match protocol {
         Ok(Ok(Protocol::Http2)) => {
-            return Box::pin(http2(&connections, connections.patience.steady(socket), peer)).await;
+            return Box::pin(http2(&connections, connections.stall_limit.socket(socket), peer))
+                .await;
         }
         Ok(Ok(Protocol::Http1)) => {
-            return Box::pin(http1(&connections, connections.patience.steady(socket), peer)).await;
+            return Box::pin(http1(&connections, connections.stall_limit.socket(socket), peer))
+                .await;
         }
         Ok(Ok(Protocol::Stream { request, len })) => (request, len),
         Ok(Err(_)) | Err(_) => return,
@@ -175,12 +177,12 @@ async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: P
     let mut request = *request;
     request.extensions_mut().insert(peer);
     let router = connections.router.clone();
-    match Box::pin(raw_stream::respond(&mut socket, router, request, len, &connections.patience))
+    match Box::pin(raw_stream::respond(&mut socket, router, request, len, &connections.stall_limit))
         .await
     {
         // Streams live long: they get a task of their own, which knows no other state.
         Ok(Some(session)) => {
-            connections.spawn(stream(socket, session, connections.patience.clone()));
+            connections.spawn(stream(socket, session, connections.stall_limit.clone()));
         }
         Ok(None) => drop(socket.shutdown().await),
         Err(error) => debug!(%error, "a stream could not be opened"),
@@ -191,7 +193,7 @@ async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: P
 async fn serve_tls(connections: Arc<Connections>, tls: TlsAcceptor, socket: TcpStream, peer: Peer) {
     let within = connections.limits.head_within;
     let socket =
-        match timeout(within, Box::pin(tls.accept(connections.patience.steady(socket)))).await {
+        match timeout(within, Box::pin(tls.accept(connections.stall_limit.socket(socket)))).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(error)) => return debug!(%error, %peer, "no TLS handshake"),
             Err(_) => return,
@@ -206,8 +208,8 @@ async fn serve_tls(connections: Arc<Connections>, tls: TlsAcceptor, socket: TcpS
 /// A proxy on this machine keeps its connections, and sends all sorts of requests on them.
 async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
     let limits = &connections.limits;
-    let socket = connections.patience.steady(socket);
-    let mut builder = auto::Builder::new(connections.patience.clone());
+    let socket = connections.stall_limit.socket(socket);
+    let mut builder = auto::Builder::new(connections.stall_limit.clone());
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -220,7 +222,7 @@ async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
     let socket = HalfClosable::new(socket, exchange);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
     connections
-        .patience
+        .stall_limit
         .during(until_ended(
             connection,
             auto::UpgradeableConnection::graceful_shutdown,
@@ -229,8 +231,8 @@ async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
         .await;
 }
 
-async fn stream(socket: TcpStream, session: BoxedSession, patience: Patience) {
-    if let Err(error) = raw_stream::run(socket, session, patience).await {
+async fn stream(socket: TcpStream, session: BoxedSession, stall_limit: StallLimit) {
+    if let Err(error) = raw_stream::run(socket, session, stall_limit).await {
         debug!(%error, "a stream broke");
     }
 }
@@ -255,7 +257,7 @@ where
         .serve_connection(TokioIo::new(HalfClosable::new(socket, exchange)), service)
         .with_upgrades();
     connections
-        .patience
+        .stall_limit
         .during(until_ended(
             connection,
             http1::UpgradeableConnection::graceful_shutdown,
@@ -270,7 +272,7 @@ where
 {
     let (limits, tracker) = (&connections.limits, IdleTracker::default());
     let (answer, requests) = (answer(connections, peer), tracker.clone());
-    let connection = http2::Builder::new(connections.patience.clone())
+    let connection = http2::Builder::new(connections.stall_limit.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE)
         .max_send_buf_size(BUFFER)

@@ -21,7 +21,7 @@ use hyper::{
 use prometheus_client::metrics::counter::Counter;
 use tokio::{select, spawn, task_local, time::sleep};
 
-use super::steady::Steady;
+use super::write_timeout::WriteTimeout;
 use crate::{access::budget::Share, crash::Lock};
 
 /// A body is handed over in pieces of this size: more is never on the way without being counted.
@@ -32,31 +32,31 @@ const LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 
 task_local! {
     /// The answer that the current task sends.
-    static CURRENT: Taking;
+    static CURRENT: SendProgress;
 }
 
 /// How far the client is in taking an answer.
 #[derive(Clone, Default)]
-pub(super) struct Taking(Arc<Lock<State>>);
+pub(super) struct SendProgress(Arc<Lock<State>>);
 
 #[derive(Default)]
 struct State {
     /// Since when the client could have taken more. None: it waits for us.
     since: Option<Instant>,
-    permitted: Option<Permitted>,
+    permitted: Option<StillPermitted>,
 }
 
 /// Whether what the client has shown still counts.
-pub(super) type Permitted = Box<dyn Fn() -> bool + Send + Sync>;
+pub(super) type StillPermitted = Box<dyn Fn() -> bool + Send + Sync>;
 
-impl Taking {
+impl SendProgress {
     /// The answer that this task sends.
     pub(super) fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
     }
 
     /// The answer is for somebody, for as long as this says so.
-    pub(super) fn permitted(&self, permitted: Permitted) {
+    pub(super) fn permitted(&self, permitted: StillPermitted) {
         self.state().permitted = Some(permitted);
     }
 
@@ -78,28 +78,28 @@ impl Taking {
 
 /// How long a client may take nothing, and what counts those who did.
 #[derive(Clone)]
-pub(super) struct Patience {
+pub(super) struct StallLimit {
     pub(super) within: Duration,
     pub(super) cut: Counter,
 }
 
-impl Patience {
+impl StallLimit {
     /// A socket that is written to with this patience.
-    pub(super) fn steady<S>(&self, socket: S) -> Steady<S> {
-        Steady::new(socket, self.within, self.cut.clone())
+    pub(super) fn socket<S>(&self, socket: S) -> WriteTimeout<S> {
+        WriteTimeout::new(socket, self.within, self.cut.clone())
     }
 
     /// Does what sends answers, unless a client takes nothing for too long.
     pub(super) async fn during(&self, sending: impl Future<Output = ()>) {
-        let taking = Taking::default();
+        let progress = SendProgress::default();
         let tick = LOOKED_AT_EVERY.min(self.within / 4).max(Duration::from_millis(1));
         let given_up = async {
-            while !taking.is_to_be_cut(self.within, tick) {
+            while !progress.is_to_be_cut(self.within, tick) {
                 sleep(tick).await;
             }
         };
         select! {
-            () = CURRENT.scope(taking.clone(), sending) => {}
+            () = CURRENT.scope(progress.clone(), sending) => {}
             () = given_up => {
                 self.cut.inc();
             }
@@ -108,34 +108,34 @@ impl Patience {
 }
 
 /// Runs each stream of an HTTP/2 connection in a task of its own.
-impl<F> Executor<F> for Patience
+impl<F> Executor<F> for StallLimit
 where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let (patience, stream) = (self.clone(), Box::pin(stream));
-        spawn(async move { patience.during(async { drop(stream.await) }).await });
+        let (stall_limit, stream) = (self.clone(), Box::pin(stream));
+        spawn(async move { stall_limit.during(async { drop(stream.await) }).await });
     }
 }
 
 /// A body that counts while it is on its way.
-pub(super) struct Taken {
+pub(super) struct TrackedBody {
     body: Body,
     /// What is left of its last frame.
     rest: Bytes,
-    taking: Option<Taking>,
+    progress: Option<SendProgress>,
     _share: Option<Share>,
 }
 
-impl Taken {
+impl TrackedBody {
     /// This body, and the bytes that are counted for it.
-    pub(super) fn body(body: Body, taking: Option<Taking>, share: Option<Share>) -> Body {
-        Body::new(Self { body, rest: Bytes::new(), taking, _share: share })
+    pub(super) fn body(body: Body, progress: Option<SendProgress>, share: Option<Share>) -> Body {
+        Body::new(Self { body, rest: Bytes::new(), progress, _share: share })
     }
 
     fn set_waiting(&self, waiting: bool) {
-        if let Some(taking) = &self.taking {
-            taking.set_waiting(waiting);
+        if let Some(progress) = &self.progress {
+            progress.set_waiting(waiting);
         }
     }
 
@@ -146,7 +146,7 @@ impl Taken {
     }
 }
 
-impl HttpBody for Taken {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -188,7 +188,7 @@ impl HttpBody for Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
         self.set_waiting(false);
     }
@@ -203,7 +203,7 @@ mod tests {
     #[tokio::test]
     async fn a_large_body_goes_in_pieces_and_comes_whole() {
         let text: Vec<u8> = (0..100_000u32).map(|n| n.to_le_bytes()[0]).collect();
-        let mut body = Taken::body(Body::from(text.clone()), None, None);
+        let mut body = TrackedBody::body(Body::from(text.clone()), None, None);
         assert_eq!(body.size_hint().exact(), Some(100_000));
         let mut came = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -217,38 +217,40 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_not_taken_is_given_up_and_one_that_has_nothing_to_say_is_not() {
-        let patience = Patience { within: Duration::from_millis(20), cut: Counter::default() };
+        let stall_limit = StallLimit { within: Duration::from_millis(20), cut: Counter::default() };
         let quiet = async {
             let body = Body::from_stream(futures::stream::pending::<Result<Bytes, axum::Error>>());
-            let mut body = Taken::body(body, Taking::current(), None);
+            let mut body = TrackedBody::body(body, SendProgress::current(), None);
             select! {
                 _ = body.frame() => unreachable!("it has nothing to say"),
                 () = sleep(Duration::from_millis(100)) => {}
             }
         };
-        patience.during(quiet).await;
-        assert_eq!(patience.cut.get(), 0);
+        stall_limit.during(quiet).await;
+        assert_eq!(stall_limit.cut.get(), 0);
         let full = async {
-            let mut body = Taken::body(Body::from(vec![0; 50_000]), Taking::current(), None);
+            let mut body =
+                TrackedBody::body(Body::from(vec![0; 50_000]), SendProgress::current(), None);
             body.frame().await.unwrap().unwrap();
             std::future::pending::<()>().await;
         };
-        patience.during(full).await;
-        assert_eq!(patience.cut.get(), 1);
+        stall_limit.during(full).await;
+        assert_eq!(stall_limit.cut.get(), 1);
     }
 
     #[tokio::test]
     async fn an_answer_that_cannot_be_sent_ends_with_the_proof() {
-        let patience = Patience { within: Duration::from_mins(10), cut: Counter::default() };
+        let stall_limit = StallLimit { within: Duration::from_mins(10), cut: Counter::default() };
         let full = async {
-            let taking = Taking::current().unwrap();
-            taking.permitted(Box::new(|| false));
-            let mut body = Taken::body(Body::from(vec![0; 50_000]), Some(taking.clone()), None);
+            let progress = SendProgress::current().unwrap();
+            progress.permitted(Box::new(|| false));
+            let mut body =
+                TrackedBody::body(Body::from(vec![0; 50_000]), Some(progress.clone()), None);
             body.frame().await.unwrap().unwrap();
-            taking.state().since = Instant::now().checked_sub(2 * LOOKED_AT_EVERY);
+            progress.state().since = Instant::now().checked_sub(2 * LOOKED_AT_EVERY);
             std::future::pending::<()>().await;
         };
-        patience.during(full).await;
-        assert_eq!(patience.cut.get(), 1);
+        stall_limit.during(full).await;
+        assert_eq!(stall_limit.cut.get(), 1);
     }
 }

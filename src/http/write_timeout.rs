@@ -18,7 +18,7 @@ use tokio::{
 };
 
 /// See the module.
-pub(super) struct Steady<S> {
+pub(super) struct WriteTimeout<S> {
     socket: S,
     within: Duration,
     cut: Counter,
@@ -26,7 +26,7 @@ pub(super) struct Steady<S> {
     stuck: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Steady<S> {
+impl<S> WriteTimeout<S> {
     /// Writes that take nothing for so long fail, and are counted.
     pub(super) fn new(socket: S, within: Duration, cut: Counter) -> Self {
         Self { socket, within, cut, stuck: None }
@@ -52,7 +52,7 @@ impl<S> Steady<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Steady<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -84,7 +84,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Steady<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Steady<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -105,7 +105,7 @@ mod tests {
         let (socket, mut client) = duplex(16);
         let cut = Counter::default();
         let within = Duration::from_millis(50);
-        let mut steady = Steady::new(socket, within, cut.clone());
+        let mut steady = WriteTimeout::new(socket, within, cut.clone());
         let reading = async {
             let mut read = Vec::new();
             while read.len() < 64 {
