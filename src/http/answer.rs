@@ -25,39 +25,43 @@ const LEAST_BYTES: usize = 8 << 10;
 
 /// Room for an answer. A handler that reads much asks for it before it does.
 #[derive(Clone)]
-pub(super) struct Room {
+pub(super) struct AnswerPermit {
     share: Arc<Lock<Option<Share>>>,
     app: Arc<App>,
 }
 
-impl Room {
+impl AnswerPermit {
     /// Room for an answer to this request, and puts it into the request for its handler.
-    pub(super) fn of(
+    pub(super) fn acquire(
         app: &Arc<App>,
         who: &Principal,
         request: &mut Request,
     ) -> Result<Self, Problem> {
         let share = app.answers.share(who);
-        let room = Self { share: Arc::new(Lock::new(Some(share))), app: Arc::clone(app) };
-        room.take(LEAST_BYTES)?;
-        request.extensions_mut().insert(room.clone());
-        Ok(room)
+        let permit = Self { share: Arc::new(Lock::new(Some(share))), app: Arc::clone(app) };
+        permit.reserve(LEAST_BYTES)?;
+        request.extensions_mut().insert(permit.clone());
+        Ok(permit)
     }
 
     /// Room for a page of a stream.
-    pub(super) fn take_page(&self) -> Result<(), Problem> {
-        self.take(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX))
+    pub(super) fn reserve_page(&self) -> Result<(), Problem> {
+        self.reserve(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX))
     }
 
     /// Room for so many bytes more, of which the answer may be made.
-    pub(super) fn take(&self, bytes: usize) -> Result<(), Problem> {
+    pub(super) fn reserve(&self, bytes: usize) -> Result<(), Problem> {
         let mut share = self.share.lock();
         let grown = share.as_mut().map_or(Ok(()), |share| share.grow(bytes));
         grown.map_err(|exhausted| refused(self.app.gateway.metrics(), exhausted))
     }
 
     /// Counts the answer until it was sent. A stream is counted among streams.
-    pub(super) fn spend(self, response: Response, permitted: Option<StillPermitted>) -> Response {
+    pub(super) fn hold_until_sent(
+        self,
+        response: Response,
+        permitted: Option<StillPermitted>,
+    ) -> Response {
         let share = self.share.lock().take();
         let progress = SendProgress::current();
         if let (Some(progress), Some(permitted)) = (&progress, permitted) {

@@ -13,7 +13,7 @@ use axum::{
 use serde::Serialize;
 
 use super::{
-    answer::Room,
+    answer::AnswerPermit,
     app::App,
     auth::authenticated,
     class::Class,
@@ -21,7 +21,7 @@ use super::{
     path_params::PathParams,
     query::{Parameter, Query, takes},
     stream::stream_name,
-    streams::{Asked, page},
+    streams::{PageQuery, page},
     write::{self, encode, is_base64},
 };
 use crate::{access::principal::Principal, item::frame, store::history::WholeEvent};
@@ -66,15 +66,16 @@ struct Event {
 async fn read(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
-    Extension(room): Extension<Room>,
+    Extension(permit): Extension<AnswerPermit>,
     PathParams(stream): PathParams<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let stream = stream_name(&stream)?;
     who.may_read_stream(stream.as_str())?;
-    room.take_page()?;
+    permit.reserve_page()?;
     let found =
-        page(&app, &who, &stream, &Asked::of(&Query::of(&uri)?, app.settings.limits.page)?).await?;
+        page(&app, &who, &stream, &PageQuery::of(&Query::of(&uri)?, app.settings.limits.page)?)
+            .await?;
     let pagination = Pagination { next_offset: found.next_offset };
     let payload = found.events.into_iter().map(shown).collect();
     Ok(Json(Page { pagination, payload }).into_response())

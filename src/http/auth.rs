@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::{
-    answer::Room,
+    answer::AnswerPermit,
     app::App,
     authorize,
     class::{Class, WithoutProof},
@@ -57,10 +57,10 @@ async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: N
             entry.note_use(&who);
             request.extensions_mut().insert(who.clone());
             let may = authorize::route(&app, &who, Class::of(&request));
-            let response = match may.map(|()| Room::of(&app, &who, &mut request)) {
-                Ok(Ok(room)) => {
+            let response = match may.map(|()| AnswerPermit::acquire(&app, &who, &mut request)) {
+                Ok(Ok(permit)) => {
                     let response = next.run(request).await;
-                    room.spend(response, permitted(&app, &who))
+                    permit.hold_until_sent(response, permitted(&app, &who))
                 }
                 Ok(Err(problem)) if entry.stream => entry.busy(&problem),
                 Err(problem) | Ok(Err(problem)) => problem.into_response(),

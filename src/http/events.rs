@@ -11,7 +11,7 @@ use axum::{
 use tracing::warn;
 
 use super::{
-    answer::Room,
+    answer::AnswerPermit,
     app::App,
     auth,
     error::Problem,
@@ -97,12 +97,12 @@ fn caller(who: &Principal, consumers: &[ConsumerId]) -> Arc<str> {
 pub(super) async fn one(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
-    Extension(room): Extension<Room>,
+    Extension(permit): Extension<AnswerPermit>,
     PathParams(id): PathParams<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    room.take(app.settings.limits.event)?;
+    permit.reserve(app.settings.limits.event)?;
     let query = Query::of(&uri)?;
     let consumers = identity::any_consumers(&headers, &query)?;
     consumers.iter().flatten().try_for_each(|consumer| who.may_read(consumer))?;

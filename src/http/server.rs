@@ -329,7 +329,7 @@ fn answer(
 #[cfg(test)]
 mod tests {
     use axum::{
-        extract::Request as Asked,
+        extract::Request as UpgradeRequest,
         http::{StatusCode, header},
         response::IntoResponse,
         routing::get,
@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     /// Sends back what comes after the upgrade.
-    async fn echo(mut request: Asked) -> impl IntoResponse {
+    async fn echo(mut request: UpgradeRequest) -> impl IntoResponse {
         let upgraded = upgrade::on(&mut request);
         tokio::spawn(async move {
             let socket = TokioIo::new(upgraded.await.unwrap());

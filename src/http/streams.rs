@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::{
-    answer::Room,
+    answer::AnswerPermit,
     app::App,
     auth,
     class::accepts_events,
@@ -50,7 +50,7 @@ const OF_PAGES: [&str; 2] = ["limit", "direction"];
 const OF_FOLLOWERS: [&str; 1] = ["lastEventId"];
 
 /// A page of a stream, as it was asked for.
-pub(super) struct Asked {
+pub(super) struct PageQuery {
     /// From this version on; none: from the end.
     pub(super) offset: Option<u64>,
     pub(super) limit: i64,
@@ -58,7 +58,7 @@ pub(super) struct Asked {
 }
 
 /// A page of a stream.
-pub(super) struct Found {
+pub(super) struct PageResult {
     pub(super) events: Vec<WholeEvent>,
     /// The stream's last version; 0 while it has none.
     pub(super) version: i64,
@@ -74,7 +74,7 @@ const USUAL: i64 = 20;
 pub(super) async fn read(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
-    Extension(room): Extension<Room>,
+    Extension(permit): Extension<AnswerPermit>,
     PathParams(stream): PathParams<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -89,7 +89,7 @@ pub(super) async fn read(
     let of_followers = "it is for a stream that is followed (Accept: text/event-stream); a page \
                         begins at ?offset=";
     query.has_none_of(&OF_FOLLOWERS, of_followers)?;
-    let asked = Asked::of(&query, app.settings.limits.page)?;
+    let asked = PageQuery::of(&query, app.settings.limits.page)?;
     let preconditions = Preconditions::of(&headers)?;
     if !preconditions.are_absent() {
         let version = last_version(&app, &who, &stream).await?;
@@ -105,7 +105,7 @@ pub(super) async fn read(
             }
         }
     }
-    room.take_page()?;
+    permit.reserve_page()?;
     let found = page(&app, &who, &stream, &asked).await?;
     Ok(shown(stream, found).await)
 }
@@ -120,8 +120,8 @@ pub(super) async fn page(
     app: &App,
     who: &Principal,
     stream: &StreamName,
-    asked: &Asked,
-) -> Result<Found, Problem> {
+    asked: &PageQuery,
+) -> Result<PageResult, Problem> {
     let size = PageSize { rows: asked.limit, bytes: PAGE_BYTES };
     let history = app.gateway.read().history_for(who.name());
     let (page, version) = async {
@@ -144,10 +144,10 @@ pub(super) async fn page(
         (None, true) => asked.offset.unwrap_or_default(),
         (None, false) => asked.offset.unwrap_or(1).max(1),
     };
-    Ok(Found { events: page.events, version, next_offset })
+    Ok(PageResult { events: page.events, version, next_offset })
 }
 
-impl Asked {
+impl PageQuery {
     /// What the query says.
     pub(super) fn of(query: &Query, most: i64) -> Result<Self, Problem> {
         let backward = match query.first("direction") {
@@ -189,7 +189,7 @@ fn follow(
     let after = if let Some(after) = after {
         after
     } else {
-        let first = Asked::of(query, app.settings.limits.page)?.offset.unwrap_or(1);
+        let first = PageQuery::of(query, app.settings.limits.page)?.offset.unwrap_or(1);
         i64::try_from(first.saturating_sub(1)).unwrap_or(i64::MAX)
     };
     if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
@@ -208,7 +208,7 @@ fn follow(
 /// A page of more bytes is made into text beside the threads that serve everybody.
 const LARGE: usize = 64 << 10;
 
-async fn shown(stream: StreamName, found: Found) -> Response {
+async fn shown(stream: StreamName, found: PageResult) -> Response {
     let tag = tag(found.version);
     let bytes: usize = found.events.iter().map(WholeEvent::bytes).sum();
     let text = if bytes > LARGE {
@@ -223,7 +223,7 @@ async fn shown(stream: StreamName, found: Found) -> Response {
 }
 
 /// The page as JSON.
-fn text(stream: &StreamName, found: &Found) -> Option<Vec<u8>> {
+fn text(stream: &StreamName, found: &PageResult) -> Option<Vec<u8>> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Page<'a> {

@@ -25,7 +25,7 @@ pub(super) use self::{
     body::Kind,
     event::Form,
 };
-use self::{event::Given, key::Key};
+use self::{event::ParsedBody, key::Key};
 use super::{
     app::App,
     authorize,
@@ -136,7 +136,7 @@ async fn parse(
     app: &Arc<App>,
     (text, room): (String, BytesPermit),
     stream: Option<&StreamName>,
-) -> Result<(Given, BytesPermit), Problem> {
+) -> Result<(ParsedBody, BytesPermit), Problem> {
     if text.len() <= LARGE_BYTES {
         return Ok((event::parse(&text, form(stream), &app.settings.limits)?, room));
     }
@@ -156,7 +156,7 @@ async fn write(
     app: &App,
     who: &Principal,
     writer: &Writer,
-    given: &mut Given,
+    given: &mut ParsedBody,
 ) -> Result<Vec<Written>, Problem> {
     authorize::each(who, &given.drafts)?;
     authorize::rate(app, who, &given.drafts)?;

@@ -27,7 +27,7 @@ pub(in crate::http) enum Form<'a> {
 }
 
 /// The events of a body.
-pub(in crate::http) struct Given {
+pub(in crate::http) struct ParsedBody {
     /// Each `uid` once.
     pub(in crate::http) drafts: Vec<Draft>,
     /// Of each event of the body, which of these it is.
@@ -46,7 +46,7 @@ const MOST: usize = 10_000;
 /// otherwise be missing in silence.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
-struct Sent<'a> {
+struct EventInput<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -80,12 +80,16 @@ where
 
 /// Reads one event or an array of them. Each has its limit, and so have all together, as they are
 /// kept and sent.
-pub(in crate::http) fn parse(text: &str, form: Form, limits: &Limits) -> Result<Given, Problem> {
+pub(in crate::http) fn parse(
+    text: &str,
+    form: Form,
+    limits: &Limits,
+) -> Result<ParsedBody, Problem> {
     let most = limits.event;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim_start();
     if !text.starts_with('[') {
         let draft = one(text, form, most)?;
-        return Ok(Given { drafts: vec![draft], places: vec![0], one: true });
+        return Ok(ParsedBody { drafts: vec![draft], places: vec![0], one: true });
     }
     let events: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| no_json(&error))?;
     if events.is_empty() || events.len() > MOST {
@@ -108,10 +112,10 @@ pub(in crate::http) fn parse(text: &str, form: Form, limits: &Limits) -> Result<
     }
     let places = dedup::by_uid(&mut drafts);
     let places = places.map_err(|(at, problem)| problem.about(&format!("event {at}")))?;
-    Ok(Given { drafts, places, one: false })
+    Ok(ParsedBody { drafts, places, one: false })
 }
 
-impl Given {
+impl ParsedBody {
     /// The first event of the body that is this one of the drafts.
     pub(in crate::http) fn first_of(&self, draft: usize) -> usize {
         self.places.iter().position(|place| *place == draft).unwrap_or(draft)
@@ -130,7 +134,7 @@ pub(in crate::http) fn one(text: &str, form: Form, most: usize) -> Result<Draft,
         let detail = format!("the event is larger than {most} bytes (--max-event)");
         return Err(Problem::too_large(detail));
     }
-    let sent = Sent::of(text)?;
+    let sent = EventInput::of(text)?;
     let payload = match form {
         Form::Event => sent.payload.map(|payload| json("payload", payload)),
         Form::Appended(_) => sent.data().or(sent.payload.map(|it| json("payload", it))),
@@ -155,7 +159,7 @@ pub(in crate::http) fn one(text: &str, form: Form, most: usize) -> Result<Draft,
     Ok(draft)
 }
 
-impl<'a> Sent<'a> {
+impl<'a> EventInput<'a> {
     /// Only an object names what it says; of an array serde would take the members in order.
     fn of(text: &'a str) -> Result<Self, Problem> {
         if text.trim_start().starts_with('[') {
