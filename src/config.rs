@@ -37,7 +37,7 @@ pub struct Config {
     /// Where the log is.
     pub database: Database,
     /// Where HTTP is served.
-    pub listen: http::Place,
+    pub listen: http::ListenAddress,
     /// The certificate and the key for clients, where they are to speak TLS.
     pub tls: Option<http::tls::Files>,
     /// Whether `serve` brings the schema up to date first.
@@ -216,10 +216,10 @@ fn database(from: &mut Values) -> Database {
     Database::Embedded(embedded::Settings { data_dir, binaries, port })
 }
 
-fn tls(from: &mut Values, listen: &http::Place) -> Option<http::tls::Files> {
+fn tls(from: &mut Values, listen: &http::ListenAddress) -> Option<http::tls::Files> {
     let certificate = from.optional(&settings::TLS_CERT);
     let key = from.optional(&settings::TLS_KEY);
-    if certificate.is_some() && matches!(listen, http::Place::Unix(_)) {
+    if certificate.is_some() && matches!(listen, http::ListenAddress::Unix(_)) {
         from.wrong(format!(
             "--tls-cert: there is no TLS on a Unix socket, and --listen is {listen}"
         ));

@@ -51,7 +51,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-pub use listener::{Listener, Place, listen, tcp};
+pub use listener::{ListenAddress, Listener, listen, tcp};
 use percent_encoding::percent_decode_str;
 pub use server::serve;
 use tower_http::{

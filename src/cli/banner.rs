@@ -11,7 +11,7 @@ use super::{
 use crate::{
     access::Modes,
     config::{Config, Database},
-    http::Place,
+    http::ListenAddress,
     telemetry,
 };
 
@@ -41,7 +41,7 @@ impl Banner {
     }
 
     /// As text for people, or as one line of the log where that is JSON. Nothing depends on it.
-    pub(super) fn print(&self, listening: &Place) {
+    pub(super) fn print(&self, listening: &ListenAddress) {
         let (address, watch, insert, page) = self.hints(listening);
         if telemetry::is_json() {
             return info!(address, watch, insert, page, "EventPiper is at {address}");
@@ -54,14 +54,14 @@ impl Banner {
     }
 
     /// The address, and how to watch, how to insert, and where the page is.
-    fn hints(&self, listening: &Place) -> (String, String, String, String) {
+    fn hints(&self, listening: &ListenAddress) -> (String, String, String, String) {
         let (address, curl, base, page) = match listening {
-            Place::Tcp(listening) => {
+            ListenAddress::Tcp(listening) => {
                 let address = format!("{}://{}", self.scheme, reachable_at(*listening));
                 let page = format!("{address}/");
                 (address.clone(), "curl".to_owned(), address, page)
             }
-            Place::Unix(path) => {
+            ListenAddress::Unix(path) => {
                 let curl = format!("curl --unix-socket {}", quoted(&path.to_string_lossy()));
                 (listening.to_string(), curl, "http://localhost".to_owned(), String::new())
             }

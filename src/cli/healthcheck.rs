@@ -7,7 +7,7 @@ use reqwest::{StatusCode, redirect};
 use tokio::time::timeout;
 
 use super::{banner::reachable_at, tail::root};
-use crate::{config::Config, http::Place, web};
+use crate::{config::Config, http::ListenAddress, web};
 
 /// Longer than a gateway that is ready takes.
 const WITHIN: Duration = Duration::from_secs(3);
@@ -16,8 +16,8 @@ const LONGEST_REASON: usize = 16 << 10;
 
 pub(super) async fn healthcheck(config: &Config) -> anyhow::Result<ExitCode> {
     let place = match &config.listen {
-        Place::Tcp(address) => Place::Tcp(reachable_at(*address)),
-        unix @ Place::Unix(_) => unix.clone(),
+        ListenAddress::Tcp(address) => ListenAddress::Tcp(reachable_at(*address)),
+        unix @ ListenAddress::Unix(_) => unix.clone(),
     };
     let answer = timeout(WITHIN, ask(&place, config.tls.is_some())).await;
     let (status, reason) =
@@ -29,15 +29,17 @@ pub(super) async fn healthcheck(config: &Config) -> anyhow::Result<ExitCode> {
 }
 
 /// By the name `localhost`, wherever it listens: an address may be one that no URL can hold.
-async fn ask(place: &Place, tls: bool) -> anyhow::Result<(StatusCode, String)> {
+async fn ask(place: &ListenAddress, tls: bool) -> anyhow::Result<(StatusCode, String)> {
     let client = web::for_anybody().no_proxy().redirect(redirect::Policy::none());
     let (client, url) = match place {
-        Place::Tcp(address) => {
+        ListenAddress::Tcp(address) => {
             let scheme = if tls { "https" } else { "http" };
             let url = format!("{scheme}://localhost:{}/readyz", address.port());
             (client.resolve("localhost", *address), url)
         }
-        Place::Unix(path) => (client.unix_socket(&**path), "http://localhost/readyz".to_owned()),
+        ListenAddress::Unix(path) => {
+            (client.unix_socket(&**path), "http://localhost/readyz".to_owned())
+        }
     };
     let failed = |error: reqwest::Error| anyhow!("{}", root(&error));
     let mut answer = client.build()?.get(url).send().await.map_err(failed)?;

@@ -57,7 +57,7 @@ async fn prepare_and_serve(
         return Ok(());
     };
     prepared?;
-    banner.print(&listener.place()?);
+    banner.print(&listener.address()?);
     run_gateway(server, config, listener, shutdown).await;
     Ok(())
 }

@@ -12,11 +12,11 @@ use self::{
 use super::{settings, values::Values};
 use crate::{
     access::{Limits, Modes, Settings, token::Issuer},
-    http::Place,
+    http::ListenAddress,
 };
 
 /// Everything about who may do what, at a gateway that listens there.
-pub(super) fn settings(from: &mut Values, listen: &Place, origins: &[String]) -> Settings {
+pub(super) fn settings(from: &mut Values, listen: &ListenAddress, origins: &[String]) -> Settings {
     let given = from.optional(&settings::AUTH);
     let modes = modes_at(listen, given, from);
     let issuers = issuers(from, modes);
@@ -41,7 +41,7 @@ pub(super) fn settings(from: &mut Values, listen: &Place, origins: &[String]) ->
 }
 
 /// Open is for this machine; anything wider is somebody's explicit choice.
-fn modes_at(listen: &Place, given: Option<Chosen>, from: &mut Values) -> Modes {
+fn modes_at(listen: &ListenAddress, given: Option<Chosen>, from: &mut Values) -> Modes {
     match given {
         Some(chosen) if chosen == OPEN && !listen.is_local() => from.wrong(format!(
             "--auth open: is for loopback addresses only, and --listen is {listen}: expected some \

@@ -84,7 +84,7 @@ fn cases() -> Vec<Case> {
         case(&settings::DATA_DIR.key, "/unusual", None, |it| embedded(it).data_dir.ends_with("unusual")),
         case(&settings::POSTGRES_BIN.key, "/unusual", None, |it| embedded(it).binaries.as_ref().unwrap().ends_with("unusual")),
         case(&settings::POSTGRES_PORT.key, "7", "0", |it| embedded(it).port == Some(7)),
-        case(&settings::LISTEN.key, "127.0.0.7:7", "everywhere", |it| it.listen == http::Place::Tcp("127.0.0.7:7".parse().unwrap())),
+        case(&settings::LISTEN.key, "127.0.0.7:7", "everywhere", |it| it.listen == http::ListenAddress::Tcp("127.0.0.7:7".parse().unwrap())),
         case(&settings::ALLOWED_HOSTS.key, "a.test", "a.test:80", |it| it.access.hosts.contain("a.test")),
         case(&settings::AUTH.key, "keys", "kees", |it| it.access.modes.keys),
         case(&settings::TRUSTED_PROXIES.key, "10.0.0.7", "proxy", |it| it.access.trusted_proxies == "10.0.0.7".parse().unwrap()),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     access::{hosts::Hosts, networks::Networks, rights::Rights},
-    http::Place,
+    http::ListenAddress,
     order::Hold,
     store::server::Server,
     tail::safety::Checks,
@@ -29,7 +29,7 @@ listed! { ALL:
     const DATA_DIR: Optional<PathBuf> = optional("data-dir", "EVENT_PIPER_DATA_DIR", "FOLDER", value::path, "Where the embedded PostgreSQL keeps its data [default: the platform's data folder]");
     const POSTGRES_BIN: Optional<PathBuf> = optional("postgres-bin", "EVENT_PIPER_POSTGRES_BIN", "FOLDER", value::path, "Where PostgreSQL's server programs are [default: looked for]");
     const POSTGRES_PORT: Optional<u16> = optional("postgres-port", "EVENT_PIPER_POSTGRES_PORT", "PORT", value::port, "Serve the embedded PostgreSQL on 127.0.0.1 too; its password is in the data folder");
-    const LISTEN: Setting<Place> = setting("listen", "EVENT_PIPER_LISTEN", "ADDRESS", "127.0.0.1:4000", value::place, "Where HTTP is served: an address and a port, or unix:/path");
+    const LISTEN: Setting<ListenAddress> = setting("listen", "EVENT_PIPER_LISTEN", "ADDRESS", "127.0.0.1:4000", value::place, "Where HTTP is served: an address and a port, or unix:/path");
     const ALLOWED_HOSTS: Setting<Hosts> = setting("allowed-hosts", "EVENT_PIPER_ALLOWED_HOSTS", "NAMES", "", access::hosts, "Names with a dot that requests may be for [default: in the open mode none, else any]");
     const AUTH: Optional<Chosen> = optional("auth", "EVENT_PIPER_AUTH", "MODES", access::modes, "Who is believed: open (loopback only), some of trusted-header,jwt,keys, or open-anywhere [default on loopback: open]");
     const TRUSTED_PROXIES: Setting<Networks> = setting("trusted-proxies", "EVENT_PIPER_TRUSTED_PROXIES", "NETWORKS", "127.0.0.0/8,::1", access::networks, "Whose X-Consumer-Id is believed: addresses and networks, separated by commas");

@@ -41,7 +41,7 @@ impl Drop for File {
 #[test]
 fn with_no_settings_at_all_the_defaults_are_those_of_the_manual() {
     let config = load(&[("data-dir", "/d")], &[]).unwrap();
-    assert_eq!(config.listen, http::Place::Tcp("127.0.0.1:4000".parse().unwrap()));
+    assert_eq!(config.listen, http::ListenAddress::Tcp("127.0.0.1:4000".parse().unwrap()));
     assert_eq!(config.gateway.log.hold, Hold::For(Duration::from_millis(20)));
     assert_eq!(config.http.heartbeat, Duration::from_secs(10));
     assert_eq!(config.gateway.recent, 64 << 20);

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use crate::{
-    http::Place,
+    http::ListenAddress,
     order::Hold,
     store::{error::Chain, server::Server},
     tail::safety::Checks,
@@ -23,13 +23,13 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// Times that lie further ahead than this cannot be told on every system.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
-pub(super) fn place(text: &str) -> Parsed<Place> {
+pub(super) fn place(text: &str) -> Parsed<ListenAddress> {
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
-        return self::path(path).map(Place::Unix);
+        return self::path(path).map(ListenAddress::Unix);
     }
     let text =
         text.strip_prefix("localhost:").map_or(text.to_owned(), |it| format!("127.0.0.1:{it}"));
-    let address = text.parse().map(Place::Tcp);
+    let address = text.parse().map(ListenAddress::Tcp);
     address.map_err(|_| {
         "an address and a port, such as 127.0.0.1:4000 or [::1]:4000, or unix:/path".into()
     })

@@ -24,14 +24,14 @@ const SOCKET_MODE: u32 = 0o660;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ListenAddress {
     /// At this address.
     Tcp(SocketAddr),
     /// At a Unix socket of this path.
     Unix(PathBuf),
 }
 
-impl Place {
+impl ListenAddress {
     /// Only this machine can reach it.
     #[must_use]
     pub fn is_local(&self) -> bool {
@@ -42,7 +42,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
@@ -97,19 +97,19 @@ impl Listener {
     }
 
     /// Where it listens: with the port that the system chose, where it was asked to.
-    pub fn place(&self) -> io::Result<Place> {
+    pub fn address(&self) -> io::Result<ListenAddress> {
         Ok(match self {
-            Self::Tcp(listener) => Place::Tcp(listener.local_addr()?),
-            Self::Unix(_, SocketFile(path)) => Place::Unix(path.clone()),
+            Self::Tcp(listener) => ListenAddress::Tcp(listener.local_addr()?),
+            Self::Unix(_, SocketFile(path)) => ListenAddress::Unix(path.clone()),
         })
     }
 }
 
 /// A socket that listens there.
-pub fn listen(place: &Place) -> io::Result<Listener> {
+pub fn listen(place: &ListenAddress) -> io::Result<Listener> {
     match place {
-        Place::Tcp(address) => tcp(*address).map(Listener::Tcp),
-        Place::Unix(path) => unix(path),
+        ListenAddress::Tcp(address) => tcp(*address).map(Listener::Tcp),
+        ListenAddress::Unix(path) => unix(path),
     }
 }
 
@@ -142,7 +142,7 @@ mod tests {
     async fn a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not() {
         let path = std::env::temp_dir().join(format!("ep-socket-{:016x}", fastrand::u64(..)));
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let place = Place::Unix(path.clone());
+        let place = ListenAddress::Unix(path.clone());
         let first = listen(&place).unwrap();
         assert_eq!(listen(&place).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);

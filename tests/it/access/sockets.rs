@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use event_piper::{
     access::Modes,
     http::{
-        self, Place,
+        self, ListenAddress,
         tls::{Files, Tls},
     },
 };
@@ -47,7 +47,7 @@ async fn until(stream: &mut (impl AsyncReadExt + Unpin), wanted: &str) -> String
 async fn a_proxy_behind_a_unix_socket_is_believed() {
     let (folder, database) = (Scratch::new(), Database::create().await);
     let path = folder.path().join("gateway.sock");
-    let listener = http::listen(&Place::Unix(path.clone())).unwrap();
+    let listener = http::listen(&ListenAddress::Unix(path.clone())).unwrap();
     let mut settings = Settings::default();
     settings.access.modes = Modes::TRUSTED_HEADER;
     settings.access.trusted_proxies = "10.0.0.1".parse().unwrap();
@@ -182,7 +182,7 @@ async fn who_sends_byte_by_byte_is_cut_off_here_too() {
     let mut settings = Settings::default();
     settings.http.limits.head_within = Duration::from_millis(200);
     let path = folder.path().join("gateway.sock");
-    let listener = http::listen(&Place::Unix(path.clone())).unwrap();
+    let listener = http::listen(&ListenAddress::Unix(path.clone())).unwrap();
     let unix = App::launch_at(listener, NOWHERE.parse().unwrap(), &database.url(), settings);
     let mut slow = UnixStream::connect(&path).await.unwrap();
     slow.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();

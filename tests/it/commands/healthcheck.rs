@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr};
 
 use event_piper::http::{
-    self, Place,
+    self, ListenAddress,
     tls::{Files, Tls},
 };
 use rcgen::{CertificateParams, KeyPair};
@@ -38,7 +38,7 @@ async fn a_gateway_that_is_ready_is_found_at_an_address() {
 async fn a_gateway_that_is_ready_is_found_behind_a_unix_socket() {
     let (folder, database) = (Scratch::new(), Database::create().await);
     let path = folder.path().join("gateway.sock");
-    let listener = http::listen(&Place::Unix(path.clone())).unwrap();
+    let listener = http::listen(&ListenAddress::Unix(path.clone())).unwrap();
     let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
     let app = App::launch_at(listener, nowhere, &database.url(), Settings::default());
     app.ready().await;
