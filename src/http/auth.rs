@@ -19,9 +19,9 @@ use super::{
     app::App,
     authorize,
     class::{Class, WithoutProof},
+    credentials,
     error::{Problem, Refusal},
     event_stream::{FULL, overloaded},
-    proof,
     send_progress::StillPermitted,
 };
 use crate::{

@@ -1,4 +1,4 @@
-//! EventJson events as a source of a stream: `GET /all`, and a stream that is followed.
+//! Full events as a source of a stream: `GET /all`, and a stream that is followed.
 
 use futures::{FutureExt, future::BoxFuture};
 
