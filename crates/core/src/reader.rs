@@ -23,7 +23,7 @@ use std::{mem, time::Instant};
 pub use self::{
     late_reads::LateRange,
     state::Reader,
-    step::{Origin, Polled, Publication, Step},
+    step::{Origin, Publication, SafetyPollResult, Step},
 };
 use self::{
     state::{At, PollOutcome},
@@ -58,7 +58,9 @@ impl<E: Logged> Reader<E> {
             }
             At::Starting { start, .. } => Step::Ended(start.hole().open.clone()),
             At::StartPause { pause, .. } | At::Pause(pause) => Step::Pause(*pause),
-            At::Poll => Step::Poll { known: self.anchors.ids(self.order().position().head) },
+            At::SafetyPoll => {
+                Step::SafetyPoll { known: self.anchors.ids(self.order().position().head) }
+            }
             At::Keep => Step::TryKeep,
             At::Audit(passed) => Step::Passed(passed.clone()),
             At::Hole | At::NewHole => Step::Ended(self.order().hole()?.open.clone()),
@@ -67,7 +69,7 @@ impl<E: Logged> Reader<E> {
             At::LateRows(range) => Step::Late(range.clone()),
             At::Unannounced => Step::Pause(BELL_ON_ITS_WAY),
             At::FallAsleep => Step::TrySleep,
-            At::Listen => Step::Listen(self.next_poll),
+            At::Listen => Step::Listen(self.next_safety_poll),
             At::Top | At::Rest => return None,
         })
     }
@@ -75,7 +77,7 @@ impl<E: Logged> Reader<E> {
     /// Moves on from a state that needs no answer.
     fn proceed(&mut self, now: Instant) {
         match self.at {
-            At::Top if now >= self.next_poll => self.at = At::Poll,
+            At::Top if now >= self.next_safety_poll => self.at = At::SafetyPoll,
             At::Top => self.begin_poll(),
             _ => self.rest(now),
         }

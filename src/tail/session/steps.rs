@@ -15,7 +15,7 @@ use crate::{
     event::{EventId, Xid},
     metrics::Metrics,
     order::Passed,
-    reader::{LateRange, Polled, Reader, Step},
+    reader::{LateRange, Reader, SafetyPollResult, Step},
     store::{
         doorbell,
         event_log::{EventLog, EventRow, PageSize, Paging},
@@ -112,7 +112,7 @@ impl<'a> Session<'a> {
             Step::Tail { after } => return self.tail(after).await,
             Step::Late(range) => return self.late(range).await,
             Step::Passed(passed) => return self.passed(&passed).await,
-            Step::Poll { known } => return self.poll(&known).await,
+            Step::SafetyPoll { known } => return self.poll(&known).await,
             Step::CheckErased => return self.check_erased().await,
             Step::Pause(pause) => return self.pause(pause).await,
             Step::Listen(until) => return self.listen(until).await,
@@ -214,13 +214,13 @@ impl<'a> Session<'a> {
             return Err(ConnectionLost::Standby);
         }
         self.note_state(&state);
-        let polled = Polled {
+        let polled = SafetyPollResult {
             drawn: state.drawn,
             others: state.others,
             found: state.found,
             ringing_waits: state.ringing_waits,
         };
-        self.reader.polled(&polled, Instant::now());
+        self.reader.safety_polled(&polled, Instant::now());
         self.say_doorbell();
         Ok(())
     }

@@ -18,7 +18,7 @@ use event_piper::{
         recent::{Past, Reach},
     },
     order::Hold,
-    reader::{Origin, Polled, Publication, Reader, Step},
+    reader::{Origin, Publication, Reader, SafetyPollResult, Step},
 };
 
 use super::world::{Row, World};
@@ -72,7 +72,7 @@ enum Answer {
     Tail(Vec<Row>, bool),
     Late(Vec<Row>, EventId),
     Passed(Vec<Row>),
-    Polled(Polled),
+    SafetyPoll(SafetyPollResult),
     Kept(bool),
     Slept(bool),
     Nothing,
@@ -212,12 +212,12 @@ impl Gateway {
                     |row: &Row| passed.iter().any(|it| (it.from..=it.to).contains(&row.id()));
                 Answer::Passed(world.read((EventId::ZERO, all), 500, there).0)
             }
-            Step::Poll { known } => {
+            Step::SafetyPoll { known } => {
                 self.judge(world);
                 let found = known.iter().filter_map(|id| world.rows.get(&id.get()));
                 let found = found.map(|row| (row.id(), row.xid())).collect();
                 let (drawn, others) = (Some(world.drawn()), world.readers.len() > 1);
-                Answer::Polled(Polled { drawn, others, found, ringing_waits: false })
+                Answer::SafetyPoll(SafetyPollResult { drawn, others, found, ringing_waits: false })
             }
             Step::TryKeep => Answer::Kept(world.try_keep(self.which)),
             Step::TrySleep => Answer::Slept(world.try_sleep(self.which)),
@@ -249,11 +249,11 @@ impl Gateway {
             }
             Answer::Late(rows, upto) => self.reader.late_rows(rows, upto, now),
             Answer::Passed(rows) => self.reader.passed(rows),
-            Answer::Polled(polled) => {
+            Answer::SafetyPoll(polled) => {
                 if self.asked_in == self.log.get() {
                     self.last_known = polled.found.last().copied().or(self.last_known);
                 }
-                self.reader.polled(&polled, now);
+                self.reader.safety_polled(&polled, now);
             }
             Answer::Kept(keeper) => self.reader.kept(keeper, now),
             Answer::Slept(asleep) => self.reader.slept(asleep, now),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use event_piper::{
     event::{EventId, Xid},
     order::Hold,
-    reader::{Polled, Reader, Step},
+    reader::{Reader, SafetyPollResult, Step},
 };
 
 use super::world::Row;
@@ -39,10 +39,13 @@ fn started_with(hold: Hold, others: bool, now: Instant) -> Reader<Row> {
             Step::Snapshot => reader.snapshot(String::new()),
             Step::Newest => reader.newest(EventId::ZERO, now),
             Step::Writers => reader.writers(Vec::new(), now),
-            Step::Poll { .. } => {
+            Step::SafetyPoll { .. } => {
                 let drawn = Some(EventId::ZERO);
                 let found = Vec::new();
-                reader.polled(&Polled { drawn, others, found, ringing_waits: false }, now);
+                reader.safety_polled(
+                    &SafetyPollResult { drawn, others, found, ringing_waits: false },
+                    now,
+                );
             }
             Step::Tail { .. } => return reader,
             step => unreachable!("{step:?}"),
@@ -86,9 +89,12 @@ fn a_log_that_was_found_replaced_is_so_on_the_next_connection() {
     reader.tail(vec![row(1)], true, now);
     let later = now + Duration::from_secs(2);
     reader.connected(true, later);
-    assert!(matches!(question(&mut reader, later), Step::Poll { .. }));
+    assert!(matches!(question(&mut reader, later), Step::SafetyPoll { .. }));
     let (drawn, found) = (Some(EventId::new(9)), vec![(EventId::new(1), Xid::new(7))]);
-    reader.polled(&Polled { drawn, others: false, found, ringing_waits: false }, later);
+    reader.safety_polled(
+        &SafetyPollResult { drawn, others: false, found, ringing_waits: false },
+        later,
+    );
     for _ in 0..2 {
         reader.connected(true, later);
         assert!(matches!(question(&mut reader, later), Step::Snapshot), "it starts again");
@@ -123,9 +129,12 @@ fn asleep(now: Instant) -> (Reader<Row>, Instant) {
 /// A safety poll is due, and the tail is about to be read.
 fn polls(reader: &mut Reader<Row>, now: Instant) {
     reader.woken(false, now);
-    assert!(matches!(question(reader, now), Step::Poll { .. }));
+    assert!(matches!(question(reader, now), Step::SafetyPoll { .. }));
     let found = Vec::new();
-    reader.polled(&Polled { drawn: None, others: false, found, ringing_waits: false }, now);
+    reader.safety_polled(
+        &SafetyPollResult { drawn: None, others: false, found, ringing_waits: false },
+        now,
+    );
     assert!(matches!(question(reader, now), Step::Tail { .. }));
 }
 

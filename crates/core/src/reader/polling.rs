@@ -6,7 +6,7 @@ use super::{
     auditor,
     late_reads::LateReads,
     state::{At, PollOutcome, Reader, WakeReason},
-    step::{Origin, Polled, Publication, Step},
+    step::{Origin, Publication, SafetyPollResult, Step},
     vigil::{Wait, growing_pause},
 };
 use crate::{event::Logged, order::Order};
@@ -15,9 +15,9 @@ use crate::{event::Logged, order::Order};
 const SAFETY_POLL: Duration = Duration::from_secs(1);
 
 impl<E: Logged> Reader<E> {
-    /// Answers [`Step::Poll`]: what the safety poll found.
-    pub fn polled(&mut self, polled: &Polled, now: Instant) {
-        self.next_poll = now + SAFETY_POLL;
+    /// Answers [`Step::SafetyPoll`]: what the safety poll found.
+    pub fn safety_polled(&mut self, polled: &SafetyPollResult, now: Instant) {
+        self.next_safety_poll = now + SAFETY_POLL;
         self.other_readers = polled.others;
         if polled.ringing_waits {
             // Writers that ring have to wait. While this reader is awake, they need not ring.

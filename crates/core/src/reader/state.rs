@@ -32,7 +32,7 @@ pub struct Reader<E> {
     pub(super) anchors: Anchors,
     /// When the log was found to be another one: the id up to which both are the same.
     pub(super) origin: EventId,
-    pub(super) next_poll: Instant,
+    pub(super) next_safety_poll: Instant,
     /// Whether other readers are connected, which this one wakes while it is the keeper.
     pub(super) other_readers: bool,
     /// The greatest id that was seen, delivered or not.
@@ -72,7 +72,7 @@ pub(super) enum At {
     /// The beginning of a poll.
     Top,
     /// The result of the safety poll.
-    Poll,
+    SafetyPoll,
     /// Whether this reader becomes the keeper of the bell.
     Keep,
     /// The rows with ids that were passed over as dead.
@@ -140,7 +140,7 @@ impl<E: Logged> Reader<E> {
             late_reads: LateReads::default(),
             anchors: Anchors::default(),
             origin: EventId::ZERO,
-            next_poll: now,
+            next_safety_poll: now,
             other_readers: true,
             seen: EventId::ZERO,
             seen_before: EventId::ZERO,
@@ -167,7 +167,7 @@ impl<E: Logged> Reader<E> {
         self.at = if self.order.is_some() { At::Top } else { At::Snapshot };
         self.policy = PollPolicy::new(keeper, now);
         self.late_reads = LateReads::default();
-        self.next_poll = now;
+        self.next_safety_poll = now;
         self.other_readers = true;
         self.seen = self.order.as_ref().map_or(EventId::ZERO, |order| order.position().head);
         self.wake_reason = WakeReason::Timer;

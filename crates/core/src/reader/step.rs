@@ -28,8 +28,9 @@ pub enum Step<E> {
     Late(LateRange),
     /// Look for rows at ids that were passed over. Answer: [`passed`](super::Reader::passed).
     Passed(Vec<Passed>),
-    /// Run the safety poll, which finds what no ring announces. Answer: [`polled`](super::Reader::polled).
-    Poll {
+    /// Run the safety poll, which finds what no ring announces. Answer:
+    /// [`safety_polled`](super::Reader::safety_polled).
+    SafetyPoll {
         /// Ids of rows that were read: the answer says which of them are still there.
         known: Vec<EventId>,
     },
@@ -106,7 +107,7 @@ impl<E: Logged> Publication<E> {
 
 /// The answer to the safety poll.
 #[derive(Clone, Debug)]
-pub struct Polled {
+pub struct SafetyPollResult {
     /// The last id that was drawn. `None` where the role may not see the sequence.
     pub drawn: Option<EventId>,
     /// Whether other readers are connected.
