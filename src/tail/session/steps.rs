@@ -116,7 +116,7 @@ impl<'a> Session<'a> {
             Step::CheckErased => return self.check_erased().await,
             Step::Pause(pause) => return self.pause(pause).await,
             Step::Listen(until) => return self.listen(until).await,
-            Step::Looked => return self.looked().await,
+            Step::PollEnded => return self.looked().await,
             Step::Replaced { head, origin } => self.say_replaced(head, origin),
             // Nobody waits for it: it may take as long as a stranger's commit.
             Step::Ring => self.ringer.ring(),

@@ -165,7 +165,7 @@ impl Gateway {
                     self.check_horizon(world);
                 }
                 Step::CheckErased => self.check_erased(world),
-                Step::Looked | Step::Unannounced | Step::Replaced { .. } => {}
+                Step::PollEnded | Step::Unannounced | Step::Replaced { .. } => {}
                 Step::Pause(pause) => {
                     self.doing = Doing::Waiting;
                     self.next_at = world.now + pause;

@@ -18,7 +18,7 @@ fn question(reader: &mut Reader<Row>, now: Instant) -> Step<Row> {
             | Step::Restart { .. }
             | Step::Replaced { .. }
             | Step::CheckErased
-            | Step::Looked
+            | Step::PollEnded
             | Step::Ring => {}
             step => return step,
         }

@@ -69,7 +69,7 @@ impl<E: Logged> Reader<E> {
 
     /// Ends a poll of the log, and decides how to wait for the next one.
     pub(super) fn rest(&mut self, now: Instant) {
-        self.steps.push_back(Step::Looked);
+        self.steps.push_back(Step::PollEnded);
         if self.wake_reason == WakeReason::SafetyPoll && self.seen > self.seen_before {
             self.at = At::Unannounced;
         } else {

@@ -56,7 +56,7 @@ pub enum Step<E> {
     /// Publish these rows and this position, atomically. No answer.
     Publish(Publication<E>),
     /// A poll of the log has ended. No answer.
-    Looked,
+    PollEnded,
     /// The log was replaced by another one, or by an older state of itself. No answer.
     Replaced {
         /// The greatest id that was passed.
