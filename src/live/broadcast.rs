@@ -75,7 +75,7 @@ impl Destination for Broadcast {
         let Publication { rows, position, origin } = publication;
         self.hub.publish(|recent| {
             for (consumer, frame, after) in frames {
-                recent.publish(&consumer, frame, &after, *origin == Origin::Found);
+                recent.publish(&consumer, frame, &after, *origin == Origin::Unexpected);
             }
             recent.advance_to(position);
         });

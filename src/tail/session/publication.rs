@@ -39,7 +39,7 @@ impl Session<'_> {
                 metrics.events_read.inc_by(rows.len() as u64);
             }
             Origin::Late => {}
-            Origin::Found => rows.iter().for_each(|row| self.say_found(row)),
+            Origin::Unexpected => rows.iter().for_each(|row| self.say_found(row)),
         }
         metrics.head.set(position.head.get());
         metrics.late.set(position.late.len().try_into().unwrap_or(i64::MAX));

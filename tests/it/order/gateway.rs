@@ -263,7 +263,7 @@ impl Gateway {
 
     fn publish(&self, publication: &Publication<Row>, world: &mut World) {
         let Publication { rows, position, origin } = publication;
-        let found = *origin == Origin::Found && self.is_of(world);
+        let found = *origin == Origin::Unexpected && self.is_of(world);
         assert!(!found, "{rows:?} were passed over as dead");
         self.hub.publish(|recent| {
             for row in rows {

@@ -60,7 +60,7 @@ impl<E: Logged> Reader<E> {
         if let At::Audit(due) = &self.at {
             let rows = auditor::unexpected_rows(due, rows);
             if !rows.is_empty() {
-                let (position, origin) = (self.order().position().clone(), Origin::Found);
+                let (position, origin) = (self.order().position().clone(), Origin::Unexpected);
                 self.steps.push_back(Step::Publish(Publication { rows, position, origin }));
             }
         }

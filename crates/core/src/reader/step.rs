@@ -91,7 +91,7 @@ pub enum Origin {
     /// A late transaction wrote them.
     Late,
     /// They have ids that had been passed over as dead.
-    Found,
+    Unexpected,
 }
 
 impl<E: Logged> Publication<E> {
@@ -100,7 +100,7 @@ impl<E: Logged> Publication<E> {
     pub fn position_after(&self, row: &E) -> Position {
         match self.origin {
             Origin::Tail => Position { head: row.id(), late: self.position.late.clone() },
-            Origin::Late | Origin::Found => self.position.clone(),
+            Origin::Late | Origin::Unexpected => self.position.clone(),
         }
     }
 }
