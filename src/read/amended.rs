@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::task::spawn_blocking;
 
 use crate::{
-    amendment::{Draft, Misfit, Unamended},
+    amendment::{Draft, PatchError, Unamended},
     event::{EventId, json::Json},
     store::{
         erase::TOMBSTONE,
@@ -123,7 +123,7 @@ impl Patcher {
             }
         }
         if let Some(amendment) = working.failed {
-            let error = working.finish().await.payload.err().map(|it| it.misfit.to_string());
+            let error = working.finish().await.payload.err().map(|it| it.error.to_string());
             let why =
                 format!("amendment {amendment} does not apply: {}", error.unwrap_or_default());
             return Ok(Err((0, why)));
@@ -134,7 +134,7 @@ impl Patcher {
         working.apply(places.collect()).await;
         let failed = working.failed.map(|at| usize::try_from(at.get()).unwrap_or_default());
         Ok(match working.finish().await.payload {
-            Err(unamended) => Err((failed.unwrap_or(last), unamended.misfit.to_string())),
+            Err(unamended) => Err((failed.unwrap_or(last), unamended.error.to_string())),
             Ok(payload) => match printed_bytes(&payload) {
                 bytes if bytes > max_bytes => {
                     let why =
@@ -203,7 +203,7 @@ struct PatchedEvent<'a> {
 /// Parsing is work, too: it is left to where the work is done.
 enum State {
     Text(String),
-    Draft(Result<Draft, Misfit>),
+    Draft(Result<Draft, PatchError>),
 }
 
 impl State {
@@ -224,7 +224,7 @@ impl State {
         (Self::Draft(draft), None)
     }
 
-    fn finish(self) -> Result<String, Misfit> {
+    fn finish(self) -> Result<String, PatchError> {
         match self {
             Self::Text(payload) => Ok(payload),
             Self::Draft(draft) => draft.and_then(Draft::finish),
@@ -261,7 +261,7 @@ impl<'a> PatchedEvent<'a> {
         let payload = self.off_thread(move || draft.finish()).await;
         let last = self.amendments.last().copied();
         let amendment = self.failed.or(last).unwrap_or_default();
-        let payload = payload.map_err(|misfit| Unamended { amendment, misfit });
+        let payload = payload.map_err(|error| Unamended { amendment, error });
         Correction { amendments: self.amendments, payload }
     }
 

@@ -23,7 +23,7 @@ use json_patch::{
 use serde_json::Value;
 
 pub use self::{
-    error::{Misfit, Unamended},
+    error::{PatchError, Unamended},
     json::canonical,
 };
 use self::{
@@ -43,10 +43,10 @@ pub struct Draft {
 
 impl Draft {
     /// Begins with the payload as it was written.
-    pub fn of(payload: &str) -> Result<Self, Misfit> {
+    pub fn of(payload: &str) -> Result<Self, PatchError> {
         let size = Size::of_text(payload);
         if size.exceeds(1) {
-            return Err(Misfit::TooLarge);
+            return Err(PatchError::TooLarge);
         }
         let mut work = Work::default();
         work.read(payload)?;
@@ -58,7 +58,7 @@ impl Draft {
     /// # Errors
     ///
     /// After an error the payload is partly patched, and of no further use.
-    pub fn apply(&mut self, patch: &str) -> Result<(), Misfit> {
+    pub fn apply(&mut self, patch: &str) -> Result<(), PatchError> {
         self.work.read(patch)?;
         self.grow(Size::of_text(patch))?;
         let patch = read(patch)?;
@@ -68,9 +68,9 @@ impl Draft {
         }
         if let Some(count) = patch.as_array().map(Vec::len).filter(|count| *count > MAX_OPERATIONS)
         {
-            return Err(Misfit::TooManyOperations(count));
+            return Err(PatchError::TooManyOperations(count));
         }
-        let no_patch = |error: serde_json::Error| Misfit::NoPatch(unmarked_text(&error));
+        let no_patch = |error: serde_json::Error| PatchError::NoPatch(unmarked_text(&error));
         let Patch(operations) = serde_json::from_value(patch).map_err(no_patch)?;
         for (at, operation) in operations.iter().enumerate() {
             self.operate(operation).map_err(|unfit| unfit.of(at + 1, operation))?;
@@ -79,9 +79,9 @@ impl Draft {
     }
 
     /// The patched payload, as compact JSON.
-    pub fn finish(self) -> Result<String, Misfit> {
+    pub fn finish(self) -> Result<String, PatchError> {
         let payload = without_marks(&self.value.to_string());
-        if payload.len() > MAX_BYTES { Err(Misfit::TooLarge) } else { Ok(payload) }
+        if payload.len() > MAX_BYTES { Err(PatchError::TooLarge) } else { Ok(payload) }
     }
 
     fn operate(&mut self, operation: &PatchOperation) -> Result<(), Unfit> {
@@ -135,12 +135,12 @@ impl Draft {
 
     /// Records that the payload may have grown by this size. The payload is measured only when that may
     /// matter; until then it takes at most twice the allowed size.
-    fn grow(&mut self, by: Size) -> Result<(), Misfit> {
+    fn grow(&mut self, by: Size) -> Result<(), PatchError> {
         self.size = self.size + by;
         if self.size.exceeds(2) {
             self.size = self.work.measure(&self.value)?.0 + by;
             if self.size.exceeds(1) {
-                return Err(Misfit::TooLarge);
+                return Err(PatchError::TooLarge);
             }
         }
         Ok(())
@@ -159,27 +159,29 @@ impl Draft {
 /// An error of one operation.
 enum Unfit {
     Why(String),
-    Misfit(Misfit),
+    PatchError(PatchError),
 }
 
 impl Unfit {
-    fn of(self, number: usize, operation: &PatchOperation) -> Misfit {
+    fn of(self, number: usize, operation: &PatchOperation) -> PatchError {
         match self {
-            Self::Misfit(misfit) => misfit,
-            Self::Why(why) => Misfit::Operation { number, path: operation.path().to_string(), why },
+            Self::PatchError(error) => error,
+            Self::Why(why) => {
+                PatchError::Operation { number, path: operation.path().to_string(), why }
+            }
         }
     }
 }
 
 impl From<Exhausted> for Unfit {
     fn from(exhausted: Exhausted) -> Self {
-        Self::Misfit(exhausted.into())
+        Self::PatchError(exhausted.into())
     }
 }
 
-impl From<Misfit> for Unfit {
-    fn from(misfit: Misfit) -> Self {
-        Self::Misfit(misfit)
+impl From<PatchError> for Unfit {
+    fn from(error: PatchError) -> Self {
+        Self::PatchError(error)
     }
 }
 
@@ -197,11 +199,11 @@ mod tests {
     use super::{limits::MAX_VALUES, *};
 
     fn amended(payload: &str, patches: &[&str]) -> Result<String, String> {
-        let mut draft = Draft::of(payload).map_err(|misfit| misfit.to_string())?;
+        let mut draft = Draft::of(payload).map_err(|error| error.to_string())?;
         for patch in patches {
-            draft.apply(patch).map_err(|misfit| misfit.to_string())?;
+            draft.apply(patch).map_err(|error| error.to_string())?;
         }
-        draft.finish().map_err(|misfit| misfit.to_string())
+        draft.finish().map_err(|error| error.to_string())
     }
 
     #[test]
@@ -349,7 +351,7 @@ mod tests {
         let patches: Vec<String> = (0..9).map(|n| format!(r#"{{"{n}": "{long}"}}"#)).collect();
         let patches: Vec<&str> = patches.iter().map(String::as_str).collect();
         assert!(amended("{}", &patches[..7]).is_ok());
-        assert_eq!(amended("{}", &patches), Err(Misfit::TooLarge.to_string()));
+        assert_eq!(amended("{}", &patches), Err(PatchError::TooLarge.to_string()));
         let same: Vec<&str> = vec![patches[0]; 30];
         assert!(
             amended("{}", &same).is_ok(),
@@ -360,7 +362,7 @@ mod tests {
         let copies: Vec<String> = (0..40).map(|n| copy.replace("/b", &format!("/{n}"))).collect();
         let copies: Vec<&str> = copies.iter().map(String::as_str).collect();
         let payload = format!(r#"{{"a": "{long}"}}"#);
-        assert_eq!(amended(&payload, &copies), Err(Misfit::TooLarge.to_string()));
+        assert_eq!(amended(&payload, &copies), Err(PatchError::TooLarge.to_string()));
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use crate::event::EventId;
 
 /// Why a patch cannot be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Misfit {
+pub enum PatchError {
     /// The payload or the patch cannot be parsed.
     #[error("it cannot be read: {0}")]
     Unreadable(String),
@@ -40,15 +40,15 @@ pub enum Misfit {
 
 /// An amendment that cannot be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("amendment {amendment} does not apply: {misfit}")]
+#[error("amendment {amendment} does not apply: {error}")]
 pub struct Unamended {
     /// The amendment's id.
     pub amendment: EventId,
     /// Why it cannot be applied.
-    pub misfit: Misfit,
+    pub error: PatchError,
 }
 
-impl From<Exhausted> for Misfit {
+impl From<Exhausted> for PatchError {
     fn from(Exhausted: Exhausted) -> Self {
         Self::TooMuchWork
     }

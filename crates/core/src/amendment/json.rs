@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::error::Misfit;
+use super::error::PatchError;
 
 /// The mark that a number begins with while a payload is patched, as a character and in JSON.
 const MARK: char = '\0';
@@ -32,10 +32,10 @@ fn normalize(value: &mut Value) {
     }
 }
 
-pub(super) fn read(json: &str) -> Result<Value, Misfit> {
-    let unreadable = |error: serde_json::Error| Misfit::Unreadable(unmarked_text(&error));
+pub(super) fn read(json: &str) -> Result<Value, PatchError> {
+    let unreadable = |error: serde_json::Error| PatchError::Unreadable(unmarked_text(&error));
     if json.contains(MARKED) {
-        return Err(Misfit::Unreadable("a text begins with U+0000".into()));
+        return Err(PatchError::Unreadable("a text begins with U+0000".into()));
     }
     serde_json::from_str(&with_marks(json)).map_err(unreadable)
 }
