@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::task::spawn_blocking;
 
 use crate::{
-    amendment::{Draft, PatchError, Unamended},
+    amendment::{PatchError, PatchedPayload, Unamended},
     event::{EventId, json::Json},
     store::{
         erase::TOMBSTONE,
@@ -203,14 +203,14 @@ struct PatchedEvent<'a> {
 /// Parsing is work, too: it is left to where the work is done.
 enum State {
     Text(String),
-    Draft(Result<Draft, PatchError>),
+    Patched(Result<PatchedPayload, PatchError>),
 }
 
 impl State {
     fn apply(self, patches: &[(EventId, String)]) -> (Self, Option<EventId>) {
         let mut draft = match self {
-            Self::Text(payload) => Draft::of(&payload),
-            Self::Draft(draft) => draft,
+            Self::Text(payload) => PatchedPayload::of(&payload),
+            Self::Patched(draft) => draft,
         };
         for (id, patch) in patches {
             let applied = match &mut draft {
@@ -218,16 +218,16 @@ impl State {
                 Err(misfit) => Err(misfit.clone()),
             };
             if let Err(misfit) = applied {
-                return (Self::Draft(Err(misfit)), Some(*id));
+                return (Self::Patched(Err(misfit)), Some(*id));
             }
         }
-        (Self::Draft(draft), None)
+        (Self::Patched(draft), None)
     }
 
     fn finish(self) -> Result<String, PatchError> {
         match self {
             Self::Text(payload) => Ok(payload),
-            Self::Draft(draft) => draft.and_then(Draft::finish),
+            Self::Patched(draft) => draft.and_then(PatchedPayload::finish),
         }
     }
 }

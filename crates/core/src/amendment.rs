@@ -34,14 +34,14 @@ use self::{
 
 /// A payload that is being patched.
 #[derive(Clone, Debug)]
-pub struct Draft {
+pub struct PatchedPayload {
     value: Value,
     work: Work,
     /// An upper bound of the payload's size.
     size: Size,
 }
 
-impl Draft {
+impl PatchedPayload {
     /// Begins with the payload as it was written.
     pub fn of(payload: &str) -> Result<Self, PatchError> {
         let size = Size::of_text(payload);
@@ -199,7 +199,7 @@ mod tests {
     use super::{limits::MAX_VALUES, *};
 
     fn amended(payload: &str, patches: &[&str]) -> Result<String, String> {
-        let mut draft = Draft::of(payload).map_err(|error| error.to_string())?;
+        let mut draft = PatchedPayload::of(payload).map_err(|error| error.to_string())?;
         for patch in patches {
             draft.apply(patch).map_err(|error| error.to_string())?;
         }
@@ -370,12 +370,12 @@ mod tests {
         fn an_unpatched_payload_is_unchanged(text in "\\PC*", number in any::<f64>(), deep in 0..9) {
             let value = serde_json::json!({ text.as_str(): [text, number, deep, { "x": null }] });
             let written = value.to_string();
-            prop_assert_eq!(Draft::of(&written).unwrap().finish(), Ok(written));
+            prop_assert_eq!(PatchedPayload::of(&written).unwrap().finish(), Ok(written));
         }
 
         #[test]
         fn does_not_panic_on_any_text(payload in "[\\[\\]{}\",:0-9eE.+\\\\u-]{0,30}", patch in "\\PC{0,30}") {
-            if let Ok(mut draft) = Draft::of(&payload) {
+            if let Ok(mut draft) = PatchedPayload::of(&payload) {
                 let _ = draft.apply(&patch);
             }
         }
