@@ -73,7 +73,7 @@ impl PatchedPayload {
         let no_patch = |error: serde_json::Error| PatchError::NoPatch(unmarked_text(&error));
         let Patch(operations) = serde_json::from_value(patch).map_err(no_patch)?;
         for (at, operation) in operations.iter().enumerate() {
-            self.operate(operation).map_err(|unfit| unfit.of(at + 1, operation))?;
+            self.apply_operation(operation).map_err(|error| error.of(at + 1, operation))?;
         }
         Ok(())
     }
@@ -84,7 +84,7 @@ impl PatchedPayload {
         if payload.len() > MAX_BYTES { Err(PatchError::TooLarge) } else { Ok(payload) }
     }
 
-    fn operate(&mut self, operation: &PatchOperation) -> Result<(), Unfit> {
+    fn apply_operation(&mut self, operation: &PatchOperation) -> Result<(), OperationError> {
         self.work.step(operation.path().len())?;
         match operation {
             PatchOperation::Test(test) => return self.test(&test.path, &test.value),
@@ -108,11 +108,12 @@ impl PatchedPayload {
             }
         }
         let once = std::slice::from_ref(operation);
-        patch_unsafe(&mut self.value, once).map_err(|error| Unfit::Why(error.kind.to_string()))
+        patch_unsafe(&mut self.value, once)
+            .map_err(|error| OperationError::Why(error.kind.to_string()))
     }
 
     /// Checks an operation that puts a value of the patch at this path.
-    fn put(&mut self, path: &PointerBuf, value: &Value) -> Result<(), Unfit> {
+    fn put(&mut self, path: &PointerBuf, value: &Value) -> Result<(), OperationError> {
         self.shift(path)?;
         let (_, depth) = self.work.measure(value)?;
         goes_no_deeper(path.count() + depth)
@@ -120,7 +121,7 @@ impl PatchedPayload {
 
     /// Checks an operation that puts a value of the payload at another path. Returns the size of the value;
     /// zero where there is none.
-    fn measure(&mut self, from: &PointerBuf, path: &PointerBuf) -> Result<Size, Unfit> {
+    fn measure(&mut self, from: &PointerBuf, path: &PointerBuf) -> Result<Size, OperationError> {
         let Ok(value) = from.resolve(&self.value) else { return Ok(Size::default()) };
         let (size, depth) = self.work.measure(value)?;
         goes_no_deeper(path.count() + depth)?;
@@ -147,22 +148,22 @@ impl PatchedPayload {
     }
 
     /// Compares numbers by their value, as the standard demands.
-    fn test(&self, path: &Pointer, expected: &Value) -> Result<(), Unfit> {
+    fn test(&self, path: &Pointer, expected: &Value) -> Result<(), OperationError> {
         match path.resolve(&self.value) {
             Ok(found) if is_same(found, expected) => Ok(()),
-            Ok(_) => Err(Unfit::Why("the value is different".into())),
-            Err(_) => Err(Unfit::Why("there is no such value".into())),
+            Ok(_) => Err(OperationError::Why("the value is different".into())),
+            Err(_) => Err(OperationError::Why("there is no such value".into())),
         }
     }
 }
 
 /// An error of one operation.
-enum Unfit {
+enum OperationError {
     Why(String),
     PatchError(PatchError),
 }
 
-impl Unfit {
+impl OperationError {
     fn of(self, number: usize, operation: &PatchOperation) -> PatchError {
         match self {
             Self::PatchError(error) => error,
@@ -173,23 +174,23 @@ impl Unfit {
     }
 }
 
-impl From<Exhausted> for Unfit {
+impl From<Exhausted> for OperationError {
     fn from(exhausted: Exhausted) -> Self {
         Self::PatchError(exhausted.into())
     }
 }
 
-impl From<PatchError> for Unfit {
+impl From<PatchError> for OperationError {
     fn from(error: PatchError) -> Self {
         Self::PatchError(error)
     }
 }
 
-fn goes_no_deeper(depth: usize) -> Result<(), Unfit> {
+fn goes_no_deeper(depth: usize) -> Result<(), OperationError> {
     if depth <= MAX_DEPTH {
         return Ok(());
     }
-    Err(Unfit::Why(format!("the payload would be nested deeper than {MAX_DEPTH}")))
+    Err(OperationError::Why(format!("the payload would be nested deeper than {MAX_DEPTH}")))
 }
 
 #[cfg(test)]
