@@ -40,7 +40,7 @@ const USAGE: u8 = 2;
 #[command(
     name = "event-piper",
     version,
-    about = "New rows of a PostgreSQL events table, to every subscriber, once"
+    about = "Delivers new rows of a PostgreSQL events table to every subscriber, exactly once"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -49,44 +49,44 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the events, over HTTP
+    /// Serve events over HTTP
     Serve(Flags),
-    /// Bring the database's schema up to date
+    /// Update the database schema
     Migrate(Flags),
-    /// Examine the database: will every event arrive, and if not, what mends it?
+    /// Check the database for problems that can lose or delay events, and say how to fix them
     Doctor(Flags),
-    /// Take old events out of the log, in small steps that disturb nobody
+    /// Delete old events from the log, in small steps that do not disturb readers and writers
     Prune {
         #[command(flatten)]
         flags: Flags,
         #[command(flatten)]
         what: prune::Args,
     },
-    /// Take out what the events of a subscriber, or of a stream, said; that they were stays
+    /// Erase the payloads and metadata of a subscriber's or a stream's events; the events stay
     Erase {
         #[command(flatten)]
         flags: Flags,
         #[command(flatten)]
         whose: erase::Args,
     },
-    /// Open psql on the database, or run it with the arguments given
+    /// Run psql on the database, with the given arguments
     Psql {
         #[command(flatten)]
         flags: Flags,
-        /// What psql shall be told
+        /// Arguments for psql
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Ask a gateway on this machine whether it is ready; for containers
+    /// Check whether the gateway on this machine is ready; for containers
     Healthcheck(Flags),
-    /// Make, list and revoke keys of writers and machines
+    /// Create, list and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Follow a gateway from the terminal, through lost connections
+    /// Follow a gateway's events in the terminal, and reconnect when the connection is lost
     Tail(tail::Args),
-    /// Keep aggregators up to date: services that are given every event, over HTTP
+    /// Deliver every event to aggregators over HTTP, and keep them up to date
     Pump(Box<pump::Args>),
-    /// Send events to a gateway: payloads, or lines of JSON on standard input
+    /// Send events to a gateway: payloads as arguments, or lines of JSON on standard input
     Append(append::Args),
 }
 

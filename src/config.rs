@@ -183,9 +183,7 @@ fn aggregators(tables: Vec<(String, toml::Table)>, from: &mut Values) -> Vec<pum
     for (index, it) in parsed.iter().enumerate() {
         if parsed[..index].iter().any(|other| other.name == it.name) {
             let name = &it.name;
-            from.wrong(format!(
-                "[[aggregator]] {name:?} is there twice: expected names of their own"
-            ));
+            from.wrong(format!("[[aggregator]] {name:?} is defined twice: expected unique names"));
         }
     }
     parsed
@@ -210,7 +208,9 @@ fn database(from: &mut Values) -> Database {
         return Database::Url { server: Box::new(server), url };
     }
     let data_dir = data_dir.or_else(embedded::default_data_dir).unwrap_or_else(|| {
-        from.wrong("--data-dir: without a home folder, expected the folder for the data".into());
+        from.wrong(
+            "--data-dir: there is no home folder, so expected the folder for the data".into(),
+        );
         std::path::PathBuf::new()
     });
     Database::Embedded(embedded::Settings { data_dir, binaries, port })
@@ -221,18 +221,18 @@ fn tls(from: &mut Values, listen: &http::ListenAddress) -> Option<http::tls::Fil
     let key = from.optional(&settings::TLS_KEY);
     if certificate.is_some() && matches!(listen, http::ListenAddress::Unix(_)) {
         from.wrong(format!(
-            "--tls-cert: there is no TLS on a Unix socket, and --listen is {listen}"
+            "--tls-cert: TLS is not available on a Unix socket, and --listen is {listen}"
         ));
     }
     match (certificate, key) {
         (Some(certificate), Some(key)) => Some(http::tls::Files { certificate, key }),
         (None, None) => None,
         (Some(_), None) => {
-            from.wrong("--tls-cert: needs its private key: expected --tls-key too".into());
+            from.wrong("--tls-cert: requires the private key: expected --tls-key too".into());
             None
         }
         (None, Some(_)) => {
-            from.wrong("--tls-key: needs its certificate: expected --tls-cert too".into());
+            from.wrong("--tls-key: requires the certificate: expected --tls-cert too".into());
             None
         }
     }

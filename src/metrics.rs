@@ -28,7 +28,7 @@ pub struct Metrics {
     pub commit_to_delivery: Histogram,
     /// Rows read from the tail of the log.
     pub events_read: Counter,
-    /// Events handed to subscriptions, replayed ones included.
+    /// Events delivered to subscriptions, replayed ones included.
     pub deliveries: Counter,
     /// Open subscriptions by state.
     pub subscriptions: Family<State, Gauge>,
@@ -44,23 +44,23 @@ pub struct Metrics {
     pub refused: Family<Reason, Counter>,
     /// Requests that were refused for who sent them, by reason.
     pub denied: Family<Reason, Counter>,
-    /// Tickets that were given.
+    /// Tickets issued.
     pub tickets: Counter,
     /// Bytes of answers that are being made or sent.
     pub answer_bytes: Gauge,
     /// Answers, streams and connections that were cut because their client took nothing.
     pub stalled: Counter,
-    /// Queries that wait for their turn.
+    /// Queries that are waiting for their turn.
     pub queries_waiting: Gauge,
     /// Subscriptions that ended, by reason.
     pub disconnects: Family<Reason, Counter>,
-    /// The greatest id that was passed.
+    /// The greatest id that the reader has decided on.
     pub head: Gauge,
-    /// Ids that were drawn and not passed.
+    /// Ids drawn beyond the head.
     pub lag: Gauge,
     /// Bytes of recent events in memory.
     pub recent_bytes: Gauge,
-    /// Holes that delivery was held for.
+    /// Holes for which delivery was held.
     pub holds: Counter,
     /// For how long delivery is being held now.
     pub held: Fraction,
@@ -167,41 +167,69 @@ impl Metrics {
     fn register(&mut self) {
         let registry = self.registry.sub_registry_with_prefix("event_piper");
         let mut add = Adder(registry);
-        let help = "From COMMIT to the subscriptions; needs track_commit_timestamp";
+        let help = "Time from COMMIT to the subscriptions; requires track_commit_timestamp";
         add.metric("commit_to_delivery_seconds", help, &self.commit_to_delivery);
         add.metric("events_read", "Rows read from the tail of the log", &self.events_read);
-        add.metric("deliveries", "Events handed to subscriptions", &self.deliveries);
+        add.metric("deliveries", "Events delivered to subscriptions", &self.deliveries);
         add.metric("subscriptions", "Open subscriptions by state", &self.subscriptions);
         add.metric("replays", "Replays from the table", &self.replays);
         add.metric("replayed_rows", "Rows read by replays", &self.replayed_rows);
-        add.metric("resumed_from_recent", "Resumed without a query", &self.resumed_from_recent);
-        add.metric("slow_clients", "Fell back to the table", &self.slow_clients);
-        add.metric("refused", "Asked to try again later, by limit", &self.refused);
-        add.metric("denied", "Refused for who sent them, by reason", &self.denied);
-        add.metric("tickets", "Tickets that were given", &self.tickets);
-        add.metric("answer_bytes", "Bytes of answers made or sent", &self.answer_bytes);
-        add.metric("stalled", "Cut because the client took nothing", &self.stalled);
-        add.metric("queries_waiting", "Queries that wait for their turn", &self.queries_waiting);
+        add.metric(
+            "resumed_from_recent",
+            "Subscriptions that resumed from memory",
+            &self.resumed_from_recent,
+        );
+        add.metric(
+            "slow_clients",
+            "Subscriptions that fell behind and read from the table",
+            &self.slow_clients,
+        );
+        add.metric("refused", "Requests refused because of a limit, by limit", &self.refused);
+        add.metric(
+            "denied",
+            "Requests that failed authentication or authorization, by reason",
+            &self.denied,
+        );
+        add.metric("tickets", "Tickets issued", &self.tickets);
+        add.metric(
+            "answer_bytes",
+            "Bytes of responses in preparation or in transit",
+            &self.answer_bytes,
+        );
+        add.metric("stalled", "Connections closed because the client read nothing", &self.stalled);
+        add.metric(
+            "queries_waiting",
+            "Queries that are waiting for their turn",
+            &self.queries_waiting,
+        );
         add.metric("disconnects", "Ended subscriptions by reason", &self.disconnects);
-        add.metric("head", "The greatest id that was passed", &self.head);
-        add.metric("lag", "Ids that were drawn and not passed", &self.lag);
+        add.metric("head", "The greatest id that the reader has decided on", &self.head);
+        add.metric("lag", "Ids drawn beyond the head", &self.lag);
         add.metric("recent_bytes", "Bytes of recent events in memory", &self.recent_bytes);
-        add.metric("holds", "Holes that delivery was held for", &self.holds);
-        add.metric("held_seconds", "How long delivery is being held now", &self.held);
-        add.metric("hold_seconds", "How long delivery was held, in all", &self.held_total);
-        add.metric("late_transactions", "Open transactions that were passed over", &self.late);
-        add.metric("found_behind", "Rows found where none could be", &self.found_behind);
-        add.metric("log_resets", "Times the log was found replaced", &self.resets);
-        add.metric("listener_reconnects", "Listening connections lost", &self.reconnects);
+        add.metric("holds", "Holes for which delivery was held", &self.holds);
+        add.metric("held_seconds", "How long delivery has been held now", &self.held);
+        add.metric("hold_seconds", "How long delivery was held in total", &self.held_total);
+        add.metric(
+            "late_transactions",
+            "Open transactions that later events have overtaken",
+            &self.late,
+        );
+        add.metric(
+            "found_behind",
+            "Rows found behind the head, which bypassed the trigger",
+            &self.found_behind,
+        );
+        add.metric("log_resets", "Times that the log was replaced", &self.resets);
+        add.metric("listener_reconnects", "Lost listening connections", &self.reconnects);
         add.metric(
             "unannounced",
-            "Looks in which only the safety poll found events",
+            "Polls in which only the safety poll found events",
             &self.unannounced,
         );
-        add.metric("doorbell", "1 for the state of the bell that holds", &self.doorbell);
+        add.metric("doorbell", "1 for the current state of the doorbell", &self.doorbell);
         add.metric(
             "notification_queue_usage",
-            "How full the notification queue is",
+            "Usage of PostgreSQL's notification queue, 0 to 1",
             &self.notification_queue,
         );
         add.metric("pool_connections", "Pooled connections by state", &self.pool);

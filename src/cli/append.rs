@@ -27,22 +27,22 @@ use crate::config::commands;
 /// Which events, and where they go.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Payloads, JSON each; without any, lines come on standard input
+    /// Payloads, each as JSON; without payloads, lines are read from standard input
     #[arg(value_name = "PAYLOAD", requires = "kind")]
     payloads: Vec<String>,
-    /// The events' type; a line is then a payload, else it is a whole event
+    /// The type of the events; each line is then a payload, otherwise a whole event
     #[arg(long = "type", short = 't', value_name = "TYPE")]
     kind: Option<String>,
-    /// The consumer that they are for
+    /// The consumer that the events are for
     #[arg(long, short = 'c', value_name = "NAME", requires = "kind")]
     consumer: Option<String>,
-    /// The stream that they are appended to
+    /// The stream to append the events to
     #[arg(long, short = 's', value_name = "STREAM", requires = "kind")]
     stream: Option<String>,
-    /// A name for this input: sent again under the same name, no line of it is written twice
+    /// A name for this input: if it is sent again with the same name, no line is written twice
     #[arg(long, value_name = "NAME")]
     resume: Option<String>,
-    /// Where the gateway is
+    /// The URL of the gateway
     #[arg(long, env = commands::URL, default_value = "http://127.0.0.1:4000")]
     url: Url,
     #[command(flatten)]
@@ -57,7 +57,7 @@ const GATHERING: Duration = Duration::from_millis(50);
 
 pub(super) async fn append(mut args: Args) -> anyhow::Result<ExitCode> {
     if args.kind.is_some() && args.consumer.is_none() && args.stream.is_none() {
-        bail!("say who the events are for (--consumer), or which stream they are of (--stream)");
+        bail!("--consumer or --stream is required with --type");
     }
     let post = Post::new(&args.url, args.token.clone())?;
     let lines = Lines::open(std::mem::take(&mut args.payloads))?;
@@ -117,7 +117,9 @@ impl Work {
     fn leave(&mut self, signal: &str) {
         self.left = true;
         self.lines.stop();
-        self.report.say(format_args!("{signal}: writing what was read; once more gives up"));
+        self.report.say(format_args!(
+            "{signal}: writing the lines that were read; a second signal aborts"
+        ));
     }
 
     /// Sends what was gathered, until it is written or somebody asks to give up.
@@ -136,11 +138,11 @@ impl Work {
                 Some(why) = tellings.recv() => self.report.say(why),
                 name = self.signals.next() => {
                     if self.left {
-                        bail!("{what} {} to {}: given up ({name}), it is not known whether they are written", of.0, of.1);
+                        bail!("{what} {} to {}: aborted ({name}); it is not known whether they were written", of.0, of.1);
                     }
                     self.left = true;
                     self.lines.stop();
-                    self.report.say(format_args!("{name}: writing what was read; once more gives up"));
+                    self.report.say(format_args!("{name}: writing the lines that were read; a second signal aborts"));
                 }
             }
         };
@@ -153,10 +155,10 @@ impl Work {
     fn finished(&self) -> anyhow::Result<ExitCode> {
         output::line(self.report.summary())?;
         if let Some(line) = self.lines.unfinished() {
-            output::note(format_args!("line {line} was not complete, and is not written"));
+            output::note(format_args!("line {line} was incomplete and was not written"));
         }
         if self.left && self.lines.length().is_some() && !self.lines.at_end() {
-            output::note("interrupted: the rest of the input is not written");
+            output::note("interrupted: the rest of the input was not written");
             return Ok(ExitCode::FAILURE);
         }
         Ok(ExitCode::SUCCESS)
@@ -191,11 +193,11 @@ async fn gather(args: &Args, lines: &mut Lines, batch: &mut Vec<Numbered>) -> an
 
 /// The event of a line, with a `uid`: so it can be sent again when no answer came.
 fn event(args: &Args, line: &Line) -> anyhow::Result<Box<RawValue>> {
-    let raw = |text: String| RawValue::from_string(text).context("no JSON");
+    let raw = |text: String| RawValue::from_string(text).context("not valid JSON");
     let uid = post::uid(args.resume.as_deref(), line);
     let Some(kind) = &args.kind else {
         let given: HashMap<String, &RawValue> =
-            serde_json::from_str(&line.text).context("no event")?;
+            serde_json::from_str(&line.text).context("not an event")?;
         if given.contains_key("uid") {
             return raw(line.text.clone());
         }

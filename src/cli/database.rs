@@ -50,8 +50,8 @@ pub(super) fn require_cluster(settings: &embedded::Settings) -> anyhow::Result<(
     let exists = embedded::exists(settings);
     if !exists.with_context(|| format!("looking for the embedded PostgreSQL in {folder}"))? {
         bail!(
-            "there is no database: no --database-url (DATABASE_URL) is given, and there is no \
-             embedded PostgreSQL in {folder}. Name the database, or the folder with --data-dir; \
+            "there is no database: --database-url (DATABASE_URL) is not set, and there is no \
+             embedded PostgreSQL in {folder}. Set the database URL, or the folder with --data-dir; \
              event-piper serve creates a new one"
         );
     }
@@ -83,7 +83,7 @@ pub(super) async fn open(database: Database) -> anyhow::Result<Open> {
             let abandoned = embedded.abandoned();
             tokio::spawn(async {
                 abandoned.await;
-                crash::end("nothing keeps PostgreSQL running any more")
+                crash::end("the task that keeps PostgreSQL running has ended")
             });
             Ok(Open { server: Server::parse(embedded.url())?, embedded: Some(embedded) })
         }

@@ -7,11 +7,11 @@ use secrecy::{ExposeSecret, SecretString};
 /// machine, the environment cannot.
 pub(super) fn apart(url: &SecretString) -> anyhow::Result<(String, Option<SecretString>)> {
     let text = url.expose_secret();
-    let config: tokio_postgres::Config = text.parse().context("reading the database's URL")?;
+    let config: tokio_postgres::Config = text.parse().context("parsing the database URL")?;
     let Some(password) = config.get_password() else { return Ok((text.to_owned(), None)) };
     let password = String::from_utf8(password.to_owned()).context("the password is not UTF-8")?;
     let Some(bare) = without_password(text) else {
-        bail!("the password must stand before the host, as in postgres://user:password@host/")
+        bail!("expected the password before the host, as in postgres://user:password@host/")
     };
     Ok((bare, Some(password.into())))
 }

@@ -15,10 +15,10 @@ use crate::store::{
 #[derive(clap::Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(super) struct Args {
-    /// Of all events for this subscriber
+    /// Erase all events for this subscriber
     #[arg(long, value_name = "NAME")]
     subscriber: Option<String>,
-    /// Of all events of this stream, whoever they are for
+    /// Erase all events of this stream, whichever subscriber they are for
     #[arg(long, value_name = "NAME")]
     stream: Option<String>,
 }
@@ -35,12 +35,12 @@ pub(super) async fn run(server: &Server, args: Args, vacuum: &str) -> anyhow::Re
     let all = upkeep::work(&mut work, async || Ok(erase.step().await?)).await?;
     output::line(work.summary())?;
     if !all {
-        output::note("interrupted: run it again to go on");
+        output::note("interrupted: run the command again to continue");
         return Ok(ExitCode::FAILURE);
     }
     output::line(format_args!(
-        "gateways that run let go of it within some seconds; to take it off the disk: {vacuum}\n\
-         Backups and archived logs have it still."
+        "running gateways evict these events from memory within seconds. To remove them from disk: {vacuum}\n\
+         Backups and WAL archives still contain them."
     ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -21,11 +21,11 @@ pub(super) async fn healthcheck(config: &Config) -> anyhow::Result<ExitCode> {
     };
     let answer = timeout(WITHIN, ask(&place, config.tls.is_some())).await;
     let (status, reason) =
-        answer.context("no answer in time")?.with_context(|| format!("asking {place}"))?;
+        answer.context("no response in time")?.with_context(|| format!("cannot check {place}"))?;
     if status == StatusCode::OK {
         return Ok(ExitCode::SUCCESS);
     }
-    bail!("{place} is not ready: {}", reason.lines().last().unwrap_or("no reason given"))
+    bail!("{place} is not ready: {}", reason.lines().last().unwrap_or("it gave no reason"))
 }
 
 /// By the name `localhost`, wherever it listens: an address may be one that no URL can hold.

@@ -24,18 +24,18 @@ use crate::{
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Make a key, and print it: it cannot be shown again
+    /// Create a key, and print it; it cannot be shown again
     Create {
         #[command(flatten)]
         granted: Granted,
         #[command(flatten)]
         flags: Flags,
     },
-    /// List the keys, also those that count no more
+    /// List all keys, including expired and revoked ones
     List(Flags),
-    /// Revoke a key: it ends its streams, and opens none any more
+    /// Revoke a key; its streams end, and it is refused from then on
     Revoke {
-        /// Which one, as `keys list` shows it
+        /// The id of the key, as `keys list` shows it
         #[arg(value_name = "ID")]
         id: String,
         #[command(flatten)]
@@ -46,31 +46,31 @@ pub(super) enum Command {
 /// Whom a key is for, and what for.
 #[derive(clap::Args)]
 pub(super) struct Granted {
-    /// Whom it is for; shows in logs. Without --read it may read the events of this name
+    /// The name of the key, shown in logs; without --read, it may read this consumer's events
     #[arg(long)]
     name: ConsumerId,
-    /// A consumer whose events it may read, or a pattern with *; several times for several
+    /// A consumer whose events the key may read, or a pattern with *; may be repeated
     #[arg(long, value_name = "PATTERN")]
     read: Vec<String>,
-    /// A consumer for whom it may write events
+    /// A consumer for whom the key may write events, or a pattern; may be repeated
     #[arg(long, value_name = "PATTERN")]
     write: Vec<String>,
-    /// A stream that it may read
+    /// A stream that the key may read, or a pattern; may be repeated
     #[arg(long, value_name = "PATTERN")]
     read_streams: Vec<String>,
-    /// A stream that it may append to
+    /// A stream that the key may append to, or a pattern; may be repeated
     #[arg(long, value_name = "PATTERN")]
     write_streams: Vec<String>,
-    /// It may read everything
+    /// Allow the key to read all events
     #[arg(long)]
     all: bool,
-    /// It may use the console
+    /// Allow the key to use the console
     #[arg(long)]
     console: bool,
-    /// It may read the metrics
+    /// Allow the key to read the metrics
     #[arg(long)]
     metrics: bool,
-    /// For how long it counts, such as 90d [default: until it is revoked]
+    /// How long the key is valid, such as 90d [default: until it is revoked]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     expires_in: Option<Duration>,
 }
@@ -92,18 +92,18 @@ impl Command {
 }
 
 async fn create(server: &Server, granted: &Granted) -> anyhow::Result<ExitCode> {
-    let rights = serde_json::to_string(&granted.rights()?).context("writing the rights down")?;
+    let rights = serde_json::to_string(&granted.rights()?).context("encoding the rights")?;
     let expires = granted.expires_in.map(|life| {
-        SystemTime::now().checked_add(life).context("--expires-in: that is beyond all times")
+        SystemTime::now().checked_add(life).context("--expires-in: the duration is too long")
     });
     let client = server.client().await.with_context(|| format!("connecting to {server}"))?;
     let key = NewKey::generate();
     let (id, name) = (key.id.to_string(), granted.name.as_str());
-    keys::create(&client, (&id, &key.hash), name, &rights, expires.transpose()?)
-        .await
-        .context("storing the key: is the schema up to date (event-piper migrate)?")?;
+    keys::create(&client, (&id, &key.hash), name, &rights, expires.transpose()?).await.context(
+        "cannot store the key; if the schema is not up to date, run event-piper migrate",
+    )?;
     // The key alone goes to the output, so that it can be put where it belongs at once.
-    output::note(format_args!("key {id} of {name:?}; it is shown this once:"));
+    output::note(format_args!("created key {id} for {name:?}; the key is shown only once:"));
     output::line(&key.text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -139,9 +139,9 @@ fn day(time: SystemTime) -> String {
 
 async fn list(server: &Server) -> anyhow::Result<ExitCode> {
     let client = server.client().await.with_context(|| format!("connecting to {server}"))?;
-    let keys = keys::all(&client)
-        .await
-        .context("reading the keys: is the schema up to date (event-piper migrate)?")?;
+    let keys = keys::all(&client).await.context(
+        "cannot read the keys; if the schema is not up to date, run event-piper migrate",
+    )?;
     for StoredKey { id, name, rights, created, expires, revoked, .. } in keys {
         let state = match (revoked, expires) {
             (Some(revoked), _) => format!("revoked {}", day(revoked)),
@@ -149,7 +149,7 @@ async fn list(server: &Server) -> anyhow::Result<ExitCode> {
                 format!("expired {}", day(expires))
             }
             (None, Some(expires)) => format!("until {}", day(expires)),
-            (None, None) => "counts".to_owned(),
+            (None, None) => "valid".to_owned(),
         };
         let since = day(created);
         output::line(format_args!("{id}  {name:?}  since {since}  {state}  {rights}"))?;
@@ -162,15 +162,14 @@ async fn revoke(server: &Server, id: &str) -> anyhow::Result<ExitCode> {
     let id = id.strip_prefix("ep_").unwrap_or(id).split('_').next().unwrap_or_default();
     let Ok(id) = id.parse::<KeyId>() else {
         bail!(
-            "{id:?} is no key's id: expected 16 letters and digits, as event-piper keys list shows them"
+            "{id:?} is not a key id: expected 16 letters and digits, as shown by event-piper keys list"
         )
     };
     let client = server.client().await.with_context(|| format!("connecting to {server}"))?;
-    if !keys::revoke(&client, &id.to_string())
-        .await
-        .context("revoking the key: is the schema up to date (event-piper migrate)?")?
-    {
-        bail!("there is no key {id} that counts");
+    if !keys::revoke(&client, &id.to_string()).await.context(
+        "cannot revoke the key; if the schema is not up to date, run event-piper migrate",
+    )? {
+        bail!("there is no key {id}, or it is already revoked");
     }
     output::line(format_args!("revoked {id}"))?;
     Ok(ExitCode::SUCCESS)

@@ -25,7 +25,7 @@ pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<
         match prepare_once(server, config).await {
             // A migration left nothing behind: the next attempt goes on where this one was.
             Err(error) if reachable::is_passing(error.as_ref()) => {
-                warn!("PostgreSQL went away during the start, will try again: {error:#}");
+                warn!("PostgreSQL became unavailable during startup; retrying: {error:#}");
                 backoff.wait().await;
             }
             outcome => return outcome,
@@ -35,7 +35,7 @@ pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<
 
 async fn prepare_once(server: &Server, config: &Config) -> anyhow::Result<()> {
     if config.migrate {
-        let done = migrate::migrate(server).await.context("bringing the schema up to date")?;
+        let done = migrate::migrate(server).await.context("updating the schema")?;
         done.applied.iter().for_each(|name| info!("applied migration {name}"));
         if let Some(said) = done.restored.to_words() {
             warn!("{said}");
@@ -48,10 +48,9 @@ async fn prepare_once(server: &Server, config: &Config) -> anyhow::Result<()> {
 
 /// Refuses to start where events could be lost without a sign of it, unless the settings say otherwise.
 async fn check(server: &Server, config: &Config) -> anyhow::Result<()> {
-    let client = server.client().await.context("checking what delivery rests on")?;
+    let client = server.client().await.context("running the safety checks")?;
     shape::find(&client).await?;
-    let found =
-        doctor::unsafe_findings(&client).await.context("checking what delivery rests on")?;
+    let found = doctor::unsafe_findings(&client).await.context("running the safety checks")?;
     if config.gateway.log.checks == Checks::Warn || found.is_empty() {
         return Ok(());
     }
@@ -61,17 +60,17 @@ async fn check(server: &Server, config: &Config) -> anyhow::Result<()> {
         .map(|it| format!("{}: {}. {}", it.subject, it.found, mend(&it.mend)))
         .collect();
     bail!(
-        "events could be lost: {} To start all the same, in an emergency: --safety-checks warn",
+        "events could be lost: {} To start anyway in an emergency, use --safety-checks warn",
         found.join(" ")
     )
 }
 
 /// With `--no-migrate` somebody else makes the schema, and must have done so.
 async fn require_log(server: &Server, config: &Config) -> anyhow::Result<()> {
-    if !migrate::is_there(server).await.context("looking for the table events")? {
+    if !migrate::is_there(server).await.context("checking whether the table events exists")? {
         let migrate = invocation::of(&config.database, "migrate");
         bail!(
-            "there is no table events, and --no-migrate leaves the schema as it is: run {migrate}"
+            "the table events does not exist, and --no-migrate leaves the schema unchanged: run {migrate}"
         );
     }
     Ok(())

@@ -23,7 +23,7 @@ pub(super) fn psql(config: &Config, args: Vec<OsString>) -> anyhow::Result<ExitC
     }
     let url = config.database.url().with_context(|| {
         let serve = invocation::of(&config.database, "serve");
-        format!("the embedded PostgreSQL is not running: start it with {serve}")
+        format!("the embedded PostgreSQL is not running; start it with {serve}")
     })?;
     let program = program(&config.database);
     let mut command = Command::new(&program);

@@ -37,7 +37,7 @@ pub(super) struct Args {
     flags: Flags,
     #[command(flatten)]
     aggregator: AggregatorFlags,
-    /// Serve /readyz and /metrics here [default: nowhere]
+    /// Serve /readyz and /metrics on this address [default: not served]
     #[arg(long, env = commands::PUMP_HEALTH, value_name = "ADDRESS")]
     health: Option<SocketAddr>,
     #[command(subcommand)]
@@ -46,24 +46,24 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// List the pumps, how far they are, and the events that were refused
+    /// List the pumps, their positions, and the refused events
     List(Flags),
-    /// Send events again that were refused: these, or all of the aggregator's
+    /// Retry refused events: the given ones, or all of the aggregator's
     Retry {
         #[command(flatten)]
         flags: Flags,
-        /// The aggregator's name
+        /// The name of the aggregator
         name: String,
-        /// The events' ids
+        /// The ids of the events
         events: Vec<EventId>,
     },
-    /// Go on without events that were refused
+    /// Skip refused events
     Skip {
         #[command(flatten)]
         flags: Flags,
-        /// The aggregator's name
+        /// The name of the aggregator
         name: String,
-        /// The events' ids
+        /// The ids of the events
         #[arg(required = true)]
         events: Vec<EventId>,
     },
@@ -139,7 +139,7 @@ pub(super) fn start(
     for settings in aggregators {
         let status = Status::new(&settings.name, Arc::clone(metrics)).beside(&bars);
         let pump = Pump::new(server, read, settings.clone(), status);
-        pumps.spawn(vital("a pump has stopped", pump.run(leaving.clone())));
+        pumps.spawn(vital("the task of a pump has ended", pump.run(leaving.clone())));
     }
     pumps.close();
     pumps

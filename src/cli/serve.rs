@@ -27,7 +27,7 @@ async fn run(mut config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let banner = Banner::new(&config);
     if config.access.modes.is_open() && !config.listen.is_local() {
         warn!(
-            "--auth open-anywhere: whoever reaches {} can read and write everything",
+            "--auth open-anywhere: everyone who can reach {} can read and write all events",
             config.listen
         );
     }
@@ -92,7 +92,7 @@ fn fit_open_files(config: &mut Config) {
     });
     let files = match files {
         Ok(files) => usize::try_from(files).unwrap_or(usize::MAX),
-        Err(error) => return warn!(%error, "the limit on open files cannot be raised"),
+        Err(error) => return warn!(%error, "cannot raise the limit on open files"),
     };
     let writing = config.gateway.writer.map_or(0, |writer| writer.connections);
     let pumps = FILES_OF_A_PUMP * config.aggregators.len();
@@ -102,7 +102,7 @@ fn fit_open_files(config: &mut Config) {
     let streams = config.http.limits.streams;
     if streams < wanted {
         info!(
-            "the system allows {files} open files: {streams} streams, not the {wanted} of --max-streams"
+            "the system allows {files} open files, so at most {streams} streams instead of the {wanted} of --max-streams"
         );
     }
 }

@@ -54,13 +54,13 @@ pub(super) async fn until_signals(
     tokio::pin!(work);
     tokio::select! {
         outcome = &mut work => return done(outcome),
-        name = signals.next() => info!("{name}: draining; once more leaves at once"),
+        name = signals.next() => info!("received {name}: draining; a second signal exits at once"),
     }
     shutdown.cancel();
     tokio::select! {
         outcome = &mut work => done(outcome),
         name = signals.next() => {
-            warn!("{name} again: leaving at once");
+            warn!("received {name} again: exiting at once");
             Ok(ExitCode::FAILURE)
         }
     }

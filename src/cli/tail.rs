@@ -30,13 +30,13 @@ use crate::{
 /// Which gateway, whose events, from where, and how they are shown.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Whose events; several times for several consumers
+    /// The consumer whose events to follow; may be repeated
     #[arg(long = "consumer", short, value_name = "NAME")]
     consumers: Vec<ConsumerId>,
-    /// Where the gateway is
+    /// The URL of the gateway
     #[arg(long, env = commands::URL, default_value = "http://127.0.0.1:4000")]
     url: Url,
-    /// After which id or cursor to begin; 0 is the beginning [default: from now on]
+    /// The id or cursor after which to start; 0 is the beginning [default: the next event]
     #[arg(long, value_name = "ID")]
     from: Option<String>,
     /// Only events of these types, separated by commas
@@ -44,7 +44,7 @@ pub(super) struct Args {
     types: Option<String>,
     #[command(flatten)]
     token: Token,
-    /// Print a JSON object a line: id (the cursor), type, data as it came
+    /// Print one JSON object per line, with id (the cursor), type and the unchanged data
     #[arg(long)]
     json: bool,
 }
@@ -120,7 +120,7 @@ impl Tail {
         loop {
             let Lost::Because(why) = self.connect().await? else { return Ok(()) };
             let pause = self.pause();
-            self.printer.note(&format!("{why}; again in {:.1} s", pause.as_secs_f32()));
+            self.printer.note(&format!("{why}; reconnecting in {:.1} s", pause.as_secs_f32()));
             sleep(pause).await;
         }
     }
@@ -129,7 +129,7 @@ impl Tail {
         let mut headers = self.headers.clone();
         if !self.cursor.is_empty() {
             let cursor = HeaderValue::from_str(&self.cursor);
-            headers.insert(LAST_EVENT_ID, cursor.context("--from is no id")?);
+            headers.insert(LAST_EVENT_ID, cursor.context("--from is not a valid id or cursor")?);
         }
         if let Some(bearer) = self.token.header()? {
             headers.insert(AUTHORIZATION, bearer);
@@ -137,7 +137,7 @@ impl Tail {
         match self.client.get(self.url.clone()).headers(headers).send().await {
             Ok(response) => self.answered(response).await,
             Err(error) if error.is_builder() || error.is_redirect() => {
-                bail!("asking {}: {}", self.url, root(&error))
+                bail!("cannot request {}: {}", self.url, root(&error))
             }
             Err(error) => Ok(Lost::Because(format!("cannot reach {}: {}", self.url, root(&error)))),
         }
@@ -147,7 +147,10 @@ impl Tail {
         let status = response.status();
         match status {
             StatusCode::OK if is_event_stream(&response) => self.read(response).await,
-            StatusCode::OK => bail!("{} answers with no event stream: is it a gateway?", self.url),
+            StatusCode::OK => bail!(
+                "the response of {} is not an event stream; check that it is a gateway",
+                self.url
+            ),
             StatusCode::NO_CONTENT => Ok(Lost::ForGood),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 Ok(Lost::Because(refusal(response).await))
@@ -159,7 +162,7 @@ impl Tail {
 
     async fn read(&mut self, mut response: Response) -> anyhow::Result<Lost> {
         if self.failures > 0 {
-            self.printer.note("connected again");
+            self.printer.note("reconnected");
         }
         self.failures = 0;
         let mut parser = Parser::resuming(self.cursor.clone());
@@ -172,7 +175,7 @@ impl Tail {
                 Ok(Err(error)) => {
                     return Ok(Lost::Because(format!("connection lost: {}", root(&error))));
                 }
-                Err(_) => return Ok(Lost::Because("nothing came, not even a heartbeat".into())),
+                Err(_) => return Ok(Lost::Because("no data and no heartbeat arrived".into())),
             };
             for item in parser.push(&bytes) {
                 self.take(item)?;
@@ -201,7 +204,7 @@ impl Tail {
 
     /// Nothing is missing in silence.
     fn gap(&mut self, event: &Event) -> io::Result<()> {
-        self.printer.warn(&format!("events are missing for good: {}", event.data));
+        self.printer.warn(&format!("events are permanently missing: {}", event.data));
         if self.printer.is_for_programs() { self.printer.event(event) } else { Ok(()) }
     }
 
@@ -275,7 +278,7 @@ pub(super) async fn refusal(response: Response) -> String {
     match serde_json::from_slice(&body) {
         Ok(Problem { detail }) => {
             let detail: String = detail.chars().take(LONGEST_REFUSAL).collect();
-            format!("the gateway answers {status}: {}", print::tame(&detail))
+            format!("the gateway responded with {status}: {}", print::tame(&detail))
         }
         Err(_) => format!("{url} answers {status}"),
     }

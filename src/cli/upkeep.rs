@@ -67,7 +67,7 @@ impl Work {
     /// What was done, in one line.
     pub(super) fn summary(&self) -> String {
         let (changed, looked_at) = (counted(self.changed), grouped(self.looked_at));
-        format!("{changed} {} of {looked_at} looked at", self.verb)
+        format!("{changed} {}, {looked_at} examined", self.verb)
     }
 
     async fn through(

@@ -44,14 +44,14 @@ pub(super) fn settings(from: &mut Values, listen: &ListenAddress, origins: &[Str
 fn modes_at(listen: &ListenAddress, given: Option<Chosen>, from: &mut Values) -> Modes {
     match given {
         Some(chosen) if chosen == OPEN && !listen.is_local() => from.wrong(format!(
-            "--auth open: is for loopback addresses only, and --listen is {listen}: expected some \
-             of trusted-header, jwt, keys, or open-anywhere where something else sees to it that \
+            "--auth open: is allowed on loopback addresses only, and --listen is {listen}: expected one or \
+             several of trusted-header, jwt, keys, or open-anywhere if something else ensures that \
              only this machine reaches that address"
         )),
         None if !listen.is_local() => from.wrong(format!(
-            "--listen {listen}: reachable from other machines, so say who is believed: expected \
-             --auth trusted-header (something in front authenticates callers and sets \
-             X-Consumer-Id), jwt (tokens), keys (keys of our own), or a loopback address"
+            "--listen {listen}: other machines can reach this address, so --auth is required: expected \
+             trusted-header (a proxy authenticates callers and sets X-Consumer-Id), jwt (tokens of \
+             an issuer), keys (API keys of EventPiper), or a loopback address"
         )),
         _ => {}
     }
@@ -79,12 +79,12 @@ fn issuers(from: &mut Values, modes: Modes) -> Vec<Issuer> {
         .collect();
     let mut names = HashSet::new();
     if let Some(twice) = issuers.iter().find(|issuer| !names.insert(&issuer.name)) {
-        from.wrong(format!("--jwt-issuers-file: the issuer {:?} is there twice", twice.name));
+        from.wrong(format!("--jwt-issuers-file: the issuer {:?} is defined twice", twice.name));
     }
     if issuers.is_empty() {
         from.wrong(
-            "--auth jwt: says that tokens are believed, but not whose: expected --jwt-issuer, \
-             --jwt-audience, and one of --jwt-jwks-url, --jwt-key-file, --jwt-secret-file"
+            "--auth jwt: no issuer is configured: expected --jwt-issuer, --jwt-audience, and one of \
+              --jwt-jwks-url, --jwt-key-file, --jwt-secret-file"
                 .into(),
         );
     }

@@ -43,7 +43,7 @@ pub(super) fn of_table(path: &str, table: toml::Table, wrong: &mut Vec<String>) 
         };
         match written(value) {
             Some(value) => drop(source.insert(key.name, Given { place, value })),
-            None => wrong.push(format!("{place}: expected a text, a number, or a list")),
+            None => wrong.push(format!("{place}: expected a string, a number, or a list")),
         }
     }
     values(source)
@@ -106,7 +106,7 @@ fn target(from: &mut Values) -> Option<(String, Target)> {
     let key = from.optional(&settings::SIGNING_KEY);
     let tls = tls(from);
     if from.peek(&settings::TO.key).is_none() {
-        from.wrong("an aggregator: expected `to`, the URL that it is at".into());
+        from.wrong("an aggregator: expected `to`, its URL".into());
     }
     let url = from.optional(&settings::TO)?;
     let target = Target {

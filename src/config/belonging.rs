@@ -71,9 +71,9 @@ pub(super) fn check(from: &mut Values) {
 
 fn refuse_unless(chosen: bool, from: &mut Values, key: &Key, needs: &str) {
     if !chosen && let Some(place) = from.place_of(key) {
-        let complaint = format!("{place}: means something only with {needs}, which is not given");
+        let complaint = format!("{place}: requires {needs}, which is not set");
         // Not twice: an issuer's keys without the mode and without the issuer.
-        if !from.wrong.iter().any(|known| known.starts_with(&format!("{place}: means"))) {
+        if !from.wrong.iter().any(|known| known.starts_with(&format!("{place}: requires"))) {
             from.wrong(complaint);
         }
     }
@@ -81,7 +81,7 @@ fn refuse_unless(chosen: bool, from: &mut Values, key: &Key, needs: &str) {
 
 fn note(from: &mut Values, key: &Key, when: &str) {
     if let Some(place) = from.place_of(key) {
-        let sentence = format!("{place}: has no effect {when}");
+        let sentence = format!("{place} has no effect {when}");
         from.unused.push(sentence);
     }
 }

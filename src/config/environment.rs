@@ -50,9 +50,8 @@ impl Environment {
                 && !is_of_kubernetes(name)
                 && known().all(|known| known != *name)
         });
-        let complaint = |name: &String| {
-            format!("{name}: there is no such variable{}", did_you_mean(name, known()))
-        };
+        let complaint =
+            |name: &String| format!("{name}: unknown variable{}", did_you_mean(name, known()));
         self.wrong.iter().cloned().chain(unknown.map(complaint)).collect()
     }
 }
@@ -99,8 +98,8 @@ mod tests {
         assert_eq!(
             complaints,
             [
-                "EVENT_PIPER_HEARBEAT: there is no such variable: did you mean EVENT_PIPER_HEARTBEAT?",
-                "EVENT_PIPER_WHATEVER_ELSE: there is no such variable",
+                "EVENT_PIPER_HEARBEAT: unknown variable: did you mean EVENT_PIPER_HEARTBEAT?",
+                "EVENT_PIPER_WHATEVER_ELSE: unknown variable",
             ]
         );
     }

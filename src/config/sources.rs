@@ -41,11 +41,11 @@ impl Sources {
             Ok(Ok(table)) => table,
             Ok(Err(e)) => {
                 // The message alone: the excerpt that comes with it may show a secret.
-                self.values.wrong(format!("--config: {path:?} is no TOML: {}", e.message()));
+                self.values.wrong(format!("--config: {path:?} is not valid TOML: {}", e.message()));
                 return Source::new();
             }
             Err(e) => {
-                self.values.wrong(format!("--config: {path:?} cannot be read ({e})"));
+                self.values.wrong(format!("--config: cannot read {path:?} ({e})"));
                 return Source::new();
             }
         };
@@ -87,7 +87,7 @@ impl Sources {
             }
         };
         let Some(value) = plain(value) else {
-            let expected = "expected a text, a number, a switch or a list of texts";
+            let expected = "expected a string, a number, a boolean or a list of strings";
             self.values.wrong(format!("{place}: {expected}"));
             return None;
         };

@@ -105,7 +105,9 @@ pub(super) fn url_path(text: &str) -> Parsed<String> {
         || segments.is_some_and(|mut all| all.all(|it| !it.is_empty() && it.chars().all(plain)));
     let own = ["/events", "/streams", "/all"];
     let sound = sound && !own.contains(&text.trim_end_matches('/'));
-    sound.then(|| text.to_owned()).ok_or_else(|| "a path of its own, such as / or /append".into())
+    sound
+        .then(|| text.to_owned())
+        .ok_or_else(|| "a path that the gateway does not use, such as / or /append".into())
 }
 
 pub(super) fn on_or_off(text: &str) -> Parsed<bool> {
@@ -135,7 +137,7 @@ fn is_origin(text: &str) -> bool {
 pub(super) fn header_names(text: &str) -> Parsed<Vec<String>> {
     let names = text.split(',').map(str::trim).filter(|it| !it.is_empty());
     let names: Option<_> = names.map(|it| is_header_name(it).then(|| it.to_owned())).collect();
-    names.ok_or_else(|| "names of headers separated by commas, such as x-tenant, or *".into())
+    names.ok_or_else(|| "header names separated by commas, such as x-tenant, or *".into())
 }
 
 fn is_header_name(text: &str) -> bool {

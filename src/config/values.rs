@@ -21,7 +21,7 @@ impl std::error::Error for WrongSettings {}
 impl fmt::Display for WrongSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let one = self.complaints.len() == 1;
-        f.write_str(if one { "a setting is wrong:" } else { "settings are wrong:" })?;
+        f.write_str(if one { "a setting is invalid:" } else { "settings are invalid:" })?;
         self.complaints.iter().try_for_each(|complaint| write!(f, "\n  {complaint}"))
     }
 }
@@ -66,14 +66,14 @@ impl Values {
         let Some(Given { place, value }) = source.remove(file.name) else { return };
         if let Some(given) = source.get(secret.name) {
             return self
-                .wrong(format!("{place}: {} is given too: expected one of them", given.place));
+                .wrong(format!("{place}: {} is set too: expected only one of them", given.place));
         }
         match fs::read_to_string(&value) {
             Ok(text) => {
                 let text = Given { place, value: trimmed(&text).to_owned() };
                 source.insert(secret.name, text);
             }
-            Err(e) => self.wrong(format!("{place}: {value:?} cannot be read ({e})")),
+            Err(e) => self.wrong(format!("{place}: cannot read {value:?} ({e})")),
         }
     }
 
@@ -130,9 +130,9 @@ impl Values {
 fn complaint(key: &Key, given: &Given, expected: &str) -> String {
     let Given { place, value } = given;
     if key.hidden {
-        format!("{place}: cannot be understood: expected {expected}")
+        format!("{place}: the value is invalid: expected {expected}")
     } else {
-        format!("{place}: {value:?} is given, expected {expected}")
+        format!("{place}: {value:?} is invalid: expected {expected}")
     }
 }
 
@@ -146,9 +146,9 @@ pub(super) fn known(
         let meant = did_you_mean(name, names.clone());
         if meant.is_empty() {
             let names: Vec<_> = names.collect();
-            format!("there is no such setting: expected one of {}", names.join(", "))
+            format!("unknown setting: expected one of {}", names.join(", "))
         } else {
-            format!("there is no such setting{meant}")
+            format!("unknown setting{meant}")
         }
     })
 }

@@ -30,7 +30,7 @@ pub struct StateOf {
 /// Every metric of the pumps of one process.
 #[derive(Debug, Default)]
 pub struct Pumps {
-    /// 1 for the state that a pump is in.
+    /// 1 for the current state of a pump.
     pub state: Family<StateOf, Gauge>,
     /// The position of the checkpoint.
     pub position: Family<Of, Gauge>,
@@ -42,9 +42,9 @@ pub struct Pumps {
     pub events: Family<Of, Counter>,
     /// Batches that were confirmed.
     pub batches: Family<Of, Counter>,
-    /// Attempts that failed and are made again.
+    /// Failed attempts and are made again.
     pub retries: Family<Of, Counter>,
-    /// Answers that found fault with events.
+    /// Responses that refused events.
     pub refusals: Family<Of, Counter>,
     /// Events that were refused, and are not skipped.
     pub dead_letters: Family<Of, Gauge>,
@@ -81,15 +81,15 @@ impl Pumps {
     }
 
     pub(super) fn register(&self, add: &mut Adder<'_>) {
-        add.metric("pump_state", "1 for the state that a pump is in", &self.state);
-        add.metric("pump_position", "How far an aggregator has been fed", &self.position);
-        add.metric("pump_lag_events", "Ids behind that", &self.lag);
-        add.metric("pump_lag_seconds", "Age of the first event that waits", &self.lag_seconds);
+        add.metric("pump_state", "1 for the current state of a pump", &self.state);
+        add.metric("pump_position", "The last id delivered to an aggregator", &self.position);
+        add.metric("pump_lag_events", "Ids after the last delivered one", &self.lag);
+        add.metric("pump_lag_seconds", "Age of the first waiting event", &self.lag_seconds);
         add.metric("pump_events", "Events that aggregators confirmed", &self.events);
         add.metric("pump_batches", "Batches that aggregators confirmed", &self.batches);
-        add.metric("pump_retries", "Attempts that failed", &self.retries);
-        add.metric("pump_refusals", "Answers that found fault with events", &self.refusals);
-        add.metric("pump_dead_letters", "Events refused, and not skipped", &self.dead_letters);
-        add.metric("pump_takeovers", "Times that the lease was got", &self.takeovers);
+        add.metric("pump_retries", "Failed attempts", &self.retries);
+        add.metric("pump_refusals", "Responses that refused events", &self.refusals);
+        add.metric("pump_dead_letters", "Refused events that were not skipped", &self.dead_letters);
+        add.metric("pump_takeovers", "Times that this process got the lease", &self.takeovers);
     }
 }

@@ -17,7 +17,7 @@ use super::registering::Adder;
 pub struct Writing {
     /// Requests to write, by what became of them.
     pub requests: Family<Outcome, Counter>,
-    /// Requests that wait for a connection.
+    /// Write requests that are waiting for a connection.
     pub queue: Gauge,
     /// Bytes of requests that have arrived and are not answered.
     pub buffered: Gauge,
@@ -46,11 +46,15 @@ impl Writing {
     }
 
     pub(super) fn register(&self, add: &mut Adder<'_>) {
-        add.metric("writes", "Requests to write by outcome", &self.requests);
-        add.metric("write_queue", "Requests that wait for a connection", &self.queue);
-        let help = "Bytes of requests to write that were not answered";
+        add.metric("writes", "Write requests by outcome", &self.requests);
+        add.metric("write_queue", "Write requests that are waiting for a connection", &self.queue);
+        let help = "Bytes of write requests that were not answered yet";
         add.metric("write_buffer_bytes", help, &self.buffered);
         add.metric("write_batch_events", "Events that shared a transaction", &self.batch);
-        add.metric("write_seconds", "Transactions that wrote, commit included", &self.seconds);
+        add.metric(
+            "write_seconds",
+            "Duration of write transactions, including the commit",
+            &self.seconds,
+        );
     }
 }

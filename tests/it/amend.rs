@@ -302,7 +302,7 @@ async fn an_amendment_stays_as_long_as_what_it_amends() {
         ('t', now() - interval '1 year', 'toto', '{\"a\": 3}', null)";
     client.batch_execute(fill).await.unwrap();
     let pruned = run(&database, &["prune", "--older-than", "90d"]).await;
-    assert_eq!(pruned.out, "1 event pruned of 3 looked at\n");
+    assert_eq!(pruned.out, "1 event pruned, 3 examined\n");
     let app = App::start(&database.url()).await;
     let shown = app.get("/events/1?consumer=toto&amended=true", &[]).await.json();
     assert_eq!(shown["payload"], json!({"a": 2}));

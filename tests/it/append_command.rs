@@ -60,7 +60,7 @@ async fn arguments_and_lines_are_written() {
                  {\"uid\":\"e5a2c0de-0000-4000-8000-000000000001\",\"type\":\"t\",\
                   \"stream\":\"orders\",\"payload\":null}\n";
     let done = append(&url, &[], lines).await;
-    assert_eq!(said(&done), "2 events are written: lines 1 to 2, ids 5 to 6\n");
+    assert_eq!(said(&done), "2 events were written: lines 1 to 2, ids 5 to 6\n");
     let huge = format!("1{}", "0".repeat(400));
     assert_eq!(payloads(&database).await, [r#"{"a": 1}"#, &huge, "1", "2", "1000", "null"]);
     assert_eq!(app.get("/streams/orders", &[]).await.json()["version"], 3);
@@ -190,11 +190,11 @@ async fn a_pipe_is_live_and_a_signal_loses_nothing_that_was_read() {
         // Without an end of its line it may be half of an event.
         live.feed("44").await;
         live.signal(signal);
-        live.says("writing what was read").await;
+        live.says("writing the lines that were read").await;
         let done = live.end().await;
         assert_eq!(done.status.code(), Some(code), "{}", said(&done));
         assert!(
-            said(&done).contains("3 events are written: lines 1 to 3, ids "),
+            said(&done).contains("3 events were written: lines 1 to 3, ids "),
             "{}",
             said(&done)
         );
@@ -211,10 +211,10 @@ async fn a_gateway_that_is_away_is_waited_for_until_somebody_gives_up() {
     let url = format!("http://{address}");
     let mut live = Live::start(&url);
     live.feed("1\n2\n").await;
-    live.says("again in").await;
+    live.says("retrying in").await;
     live.signal(Signal::SIGINT);
-    live.says("once more gives up").await;
-    live.says("again in").await;
+    live.says("a second signal aborts").await;
+    live.says("retrying in").await;
     let gateway = Killable::start(&database.url(), Some(address)).await;
     let done = live.end().await;
     assert!(done.status.success(), "{}", said(&done));
@@ -223,11 +223,11 @@ async fn a_gateway_that_is_away_is_waited_for_until_somebody_gives_up() {
 
     let mut live = Live::start(&format!("http://{}", free_address()));
     live.feed("3\n").await;
-    live.says("again in").await;
+    live.says("retrying in").await;
     live.signal(Signal::SIGTERM);
-    live.says("once more gives up").await;
+    live.says("a second signal aborts").await;
     live.signal(Signal::SIGTERM);
-    live.says("0 events are written").await;
+    live.says("0 events were written").await;
     assert_eq!(live.end().await.status.code(), Some(1));
 }
 

@@ -33,7 +33,7 @@ async fn what_one_subscribers_events_said_goes_and_all_else_stays() {
     let before = text(&client, rest).await;
     let done = run(&database, &["erase", "--subscriber", "toto"]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
-    assert!(done.out.starts_with("5,000 events erased of 5,000 looked at\n"), "{done:?}");
+    assert!(done.out.starts_with("5,000 events erased, 5,000 examined\n"), "{done:?}");
     assert_eq!(text(&client, rest).await, before);
     let told = "select string_agg(format('%s %s %s %s', subscriber, payload, metadata, count),
         ', ' order by subscriber) from (select subscriber, payload, metadata, count(*) from events
@@ -46,7 +46,7 @@ async fn what_one_subscribers_events_said_goes_and_all_else_stays() {
         erased_at > now() - interval '1 hour'), ', ') from events_erased";
     assert_eq!(text(&client, noted).await.as_deref(), Some("toto  5000 t"));
     let again = run(&database, &["erase", "--subscriber", "toto"]).await;
-    assert!(again.out.starts_with("0 events erased of 5,000 looked at\n"), "{again:?}");
+    assert!(again.out.starts_with("0 events erased, 5,000 examined\n"), "{again:?}");
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn a_streams_events_are_erased_whoever_they_are_for() {
         from generate_series(1, 3000) n, unnest(array['person-1', 'person-2']) s";
     client.batch_execute(fill).await.unwrap();
     let done = run(&database, &["erase", "--stream", "person-1"]).await;
-    assert!(done.out.starts_with("3,000 events erased of 3,000 looked at\n"), "{done:?}");
+    assert!(done.out.starts_with("3,000 events erased, 3,000 examined\n"), "{done:?}");
     let told = "select string_agg(stream || ' ' || payload || ' ' || count, ', ' order by stream)
         from (select stream, payload::text, count(*) from events group by 1, 2) told";
     assert_eq!(
@@ -86,7 +86,7 @@ async fn killed_halfway_it_goes_on_where_it_was() {
     erase.kill().await.unwrap();
     holder.batch_execute("rollback").await.unwrap();
     let done = run(&database, &["erase", "--subscriber", "toto"]).await;
-    assert!(done.out.starts_with("3,000 events erased of 5,000 looked at\n"), "{done:?}");
+    assert!(done.out.starts_with("3,000 events erased, 5,000 examined\n"), "{done:?}");
 }
 
 #[tokio::test]

@@ -262,7 +262,7 @@ async fn rows_of_another_cluster_are_found_pruned_and_marked_as_old() {
     assert!(found.mend.contains("event-piper migrate"), "{found:?}");
 
     let pruned = run(&database, &["prune", "--older-than", "90d"]).await;
-    assert_eq!(pruned.out, "2 events pruned of 4 looked at\n", "{pruned:?}");
+    assert_eq!(pruned.out, "2 events pruned, 4 examined\n", "{pruned:?}");
 
     let reader = format!("reader_{}", database.name());
     let role = format!(

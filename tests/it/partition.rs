@@ -189,14 +189,14 @@ async fn a_partitioned_log_is_pruned_erased_and_amended_as_ever() {
         from generate_series(1, 400) n";
     client.batch_execute(fill).await.unwrap();
     let pruned = run(&database, &["prune", "--older-than", "90d"]).await;
-    assert_eq!(pruned.out, "310 events pruned of 400 looked at\n");
+    assert_eq!(pruned.out, "310 events pruned, 400 examined\n");
     let amend = "insert into events (type, subscriber, payload, amends) values ('t', 'toto', '{\"a\": 1}', 350)";
     client.batch_execute(amend).await.unwrap();
     let app = App::start(&database.url()).await;
     let shown = app.get("/events/350?consumer=toto&amended=true", &[]).await.json();
     assert_eq!(shown["payload"], serde_json::json!({"a": 1}));
     let erased = run(&database, &["erase", "--subscriber", "toto"]).await;
-    assert!(erased.out.starts_with("91 events erased of 91 looked at\n"), "{erased:?}");
+    assert!(erased.out.starts_with("91 events erased, 91 examined\n"), "{erased:?}");
     let direct = "delete from events_before_500";
     let refused = client.batch_execute(direct).await.unwrap_err();
     assert!(Chain(&refused).to_string().contains("append-only"), "{}", Chain(&refused));

@@ -97,7 +97,7 @@ async fn nothing_is_missing_and_nothing_twice_when_the_gateway_restarts() {
     let (code, said) = tail.end().await;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("the gateway is closing"), "{said}");
-    assert!(said.contains("connected again"), "{said}");
+    assert!(said.contains("reconnected"), "{said}");
     app.stop().await;
 }
 
@@ -166,7 +166,7 @@ async fn a_gateway_that_is_not_there_yet_is_waited_for() {
     let mut stderr = BufReader::new(tail.child.stderr.as_mut().unwrap()).lines();
     let said = timeout(DEADLINE, stderr.next_line()).await.unwrap().unwrap().unwrap();
     assert!(said.contains(&format!("cannot reach http://{address}/events: ")), "{said}");
-    assert!(said.contains("again in"), "{said}");
+    assert!(said.contains("reconnecting in"), "{said}");
     let app = App::start_at(&database.url(), address).await;
     assert_eq!(tail.ids(1).await, ["1"]);
     app.stop().await;

@@ -103,7 +103,8 @@ impl Lines {
             self.number += 1;
             self.read += text.len() as u64 + 1;
             let text = String::from_utf8(text);
-            let text = text.ok().with_context(|| format!("line {}: no UTF-8", self.number))?;
+            let text =
+                text.ok().with_context(|| format!("line {}: not valid UTF-8", self.number))?;
             let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text).trim_ascii();
             if !text.is_empty() {
                 return Ok(Some(Line { number: self.number, text: text.to_owned() }));

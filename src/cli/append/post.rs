@@ -72,7 +72,7 @@ impl Post {
             let pause = backoff.pause();
             match self.attempt(body.clone()).await? {
                 Sent::Written(ids) => return Ok(ids),
-                Sent::Again(why) => say(format!("{why}; again in {:.1} s", pause.as_secs_f32())),
+                Sent::Again(why) => say(format!("{why}; retrying in {:.1} s", pause.as_secs_f32())),
             }
             sleep(pause).await;
         }
@@ -86,7 +86,9 @@ impl Post {
         }
         let response = match request.send().await {
             Ok(response) => response,
-            Err(error) if error.is_builder() => return Err(error).context("asking the gateway"),
+            Err(error) if error.is_builder() => {
+                return Err(error).context("building the request to the gateway");
+            }
             Err(error) => return Ok(Sent::Again(format!("{}: {}", self.url, root(&error)))),
         };
         match response.status() {

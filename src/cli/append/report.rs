@@ -46,7 +46,7 @@ impl Report {
         self.shown.bar().suspend(|| output::note(text));
     }
 
-    /// `2 events are written: lines 1 to 2, ids 7 to 8`.
+    /// `2 events were written: lines 1 to 2, ids 7 to 8`.
     pub(super) fn summary(&self) -> String {
         let range = |word: &str, (first, last): (String, String)| {
             if first == last {
@@ -59,8 +59,8 @@ impl Report {
         let ids = self.ids.map(|(a, b)| range("id", (a.to_string(), b.to_string())));
         let which: Vec<_> = lines.into_iter().chain(ids).collect();
         let events = match self.events {
-            1 => "1 event is written".to_owned(),
-            events => format!("{events} events are written"),
+            1 => "1 event was written".to_owned(),
+            events => format!("{events} events were written"),
         };
         if which.is_empty() { events } else { format!("{events}: {}", which.join(", ")) }
     }

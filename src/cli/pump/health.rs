@@ -29,8 +29,8 @@ pub(super) async fn serve(
     operators: Networks,
     leaving: CancellationToken,
 ) -> anyhow::Result<()> {
-    let address = listener.local_addr().context("asking where --health is")?;
-    info!(%address, "health and metrics are served");
+    let address = listener.local_addr().context("reading the address of --health")?;
+    info!(%address, "serving health and metrics");
     let up = || async { Json(json!({ "status": "UP" })) };
     let alive = || async { Json(json!({ "status": "alive" })) };
     let router = Router::new()
@@ -61,7 +61,7 @@ async fn ready(
     let sees_reasons = operators.contain(Peer::Ip(peer.ip()));
     let (status, word) = match (&reading, booted) {
         (Ok(()), true) => (StatusCode::OK, "ready"),
-        (Ok(()), false) => (StatusCode::SERVICE_UNAVAILABLE, "not all aggregators are fed"),
+        (Ok(()), false) => (StatusCode::SERVICE_UNAVAILABLE, "not all aggregators are up to date"),
         (Err(reason), _) if sees_reasons => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
         (Err(_), _) => (StatusCode::SERVICE_UNAVAILABLE, "the log cannot be read"),
     };

@@ -16,14 +16,14 @@ use crate::{
 /// Prints every pump, and every event that was refused.
 pub(super) async fn list(server: &Server) -> anyhow::Result<ExitCode> {
     let client = server.client().await.context("connecting to PostgreSQL")?;
-    let all = pumps::pumps(&client)
-        .await
-        .context("reading the pumps: is the schema up to date (event-piper migrate)?")?;
-    let letters = pumps::dead_letters(&client)
-        .await
-        .context("reading the dead letters: is the schema up to date (event-piper migrate)?")?;
+    let all = pumps::pumps(&client).await.context(
+        "cannot read the pumps; if the schema is not up to date, run event-piper migrate",
+    )?;
+    let letters = pumps::dead_letters(&client).await.context(
+        "cannot read the dead letters; if the schema is not up to date, run event-piper migrate",
+    )?;
     if all.is_empty() {
-        output::line("there is no pump yet")?;
+        output::line("there are no pumps yet")?;
     }
     for pump in &all {
         output::line(line(pump))?;
@@ -56,14 +56,14 @@ impl Mark {
     pub(super) async fn apply(&self, server: &Server) -> anyhow::Result<ExitCode> {
         let client = server.client().await.context("connecting to PostgreSQL")?;
         let marked = pumps::mark(&client, &self.name, &self.events, self.letter);
-        let marked = marked
-            .await
-            .context("marking the events: is the schema up to date (event-piper migrate)?")?;
+        let marked = marked.await.context(
+            "cannot mark the events; if the schema is not up to date, run event-piper migrate",
+        )?;
         let how = self.letter.as_str();
         output::line(format_args!("{marked} events marked: {how}"))?;
         if marked == 0 {
             output::note(
-                "no such event was refused: `event-piper pump list` shows those that were",
+                "none of these events is refused; `event-piper pump list` shows the refused events",
             );
             return Ok(ExitCode::FAILURE);
         }

@@ -65,12 +65,13 @@ impl Written {
         let name = self.issuer.clone();
         if name.is_empty() {
             return Err(
-                "an issuer has no name: expected issuer = \"...\", as in the claim iss".into()
+                "an issuer has no name: expected issuer = \"...\", the value of the claim iss"
+                    .into(),
             );
         }
         if self.audience.is_empty() {
             return Err(format!(
-                "the tokens of {name:?} may be for anybody: expected whom they must be for (audience)"
+                "the issuer {name:?} has no audience: expected the audience that its tokens must have"
             ));
         }
         let (consumer, rights, leeway) = claims;
@@ -95,7 +96,7 @@ impl Written {
         let secret = match self.secret_file {
             Some(path) => Some(secret(
                 &fs::read_to_string(&path)
-                    .map_err(|e| format!("the file {} cannot be read ({e})", path.display()))?,
+                    .map_err(|e| format!("cannot read the file {} ({e})", path.display()))?,
             )?),
             None => self.secret,
         };
@@ -108,11 +109,11 @@ impl Written {
                 .map_err(|error| format!("{}{}", self.places.key_file, Chain(&error))),
             (None, None, Some(secret)) => Ok(Source::Secret(secret)),
             (None, None, None) => Err(format!(
-                "the keys of {:?} are nowhere: expected one of jwks-url, key-file, secret-file",
+                "the issuer {:?} has no keys: expected one of jwks-url, key-file, secret-file",
                 self.issuer
             )),
             _ => Err(format!(
-                "the keys of {:?} are in several places: expected one of jwks-url, key-file, secret-file",
+                "the issuer {:?} has several sources of keys: expected one of jwks-url, key-file, secret-file",
                 self.issuer
             )),
         }
@@ -137,7 +138,9 @@ fn algorithms(given: &[String], keys: &Source) -> Parsed<Vec<Algorithm>> {
             } else {
                 "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA"
             };
-            format!("{name:?} is no algorithm for these keys: expected some of {expected}")
+            format!(
+                "{name:?} is not an algorithm for these keys: expected one or several of {expected}"
+            )
         })
     };
     given.iter().map(parse).collect()
@@ -149,7 +152,7 @@ fn url(text: &str) -> Parsed<Url> {
     // What is published needs no password, and this address is written into the log.
     let url = url.filter(|it| it.username().is_empty() && it.password().is_none());
     url.ok_or_else(|| {
-        "the keys' address is wrong: expected one such as https://issuer.example/jwks.json, without a \
+        "the URL of the keys is wrong: expected one such as https://issuer.example/jwks.json, without a \
          password in it"
             .into()
     })

@@ -39,7 +39,7 @@ pub(in crate::config) const OPEN: Chosen = Chosen { modes: Modes::OPEN, anywhere
 pub(in crate::config) fn modes(text: &str) -> Parsed<Chosen> {
     let expected = |meant: String| {
         format!(
-            "open, open-anywhere, or some of trusted-header, jwt, keys, separated by commas{meant}"
+            "open, open-anywhere, or one or several of trusted-header, jwt, keys, separated by commas{meant}"
         )
     };
     match text {
@@ -113,7 +113,7 @@ pub(in crate::config) fn secret(text: &str) -> Parsed<SecretString> {
     let secret = SecretString::from(trimmed(text));
     if secret.expose_secret().len() < SHORTEST_SECRET {
         return Err(format!(
-            "a secret of at least {SHORTEST_SECRET} bytes, better 32, such as openssl rand -base64 32 makes"
+            "a secret of at least {SHORTEST_SECRET} bytes, preferably 32, for instance from openssl rand -base64 32"
         ));
     }
     Ok(secret)
@@ -127,7 +127,7 @@ pub(in crate::config) fn ticket_keys(text: &str) -> Parsed<Vec<SecretString>> {
 pub(in crate::config) fn byte_rate(text: &str) -> Parsed<NonZeroU32> {
     let bytes = value::size(text)?.min(u32::MAX as usize);
     let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new);
-    bytes.ok_or_else(|| "a size for a second, such as 32MiB".into())
+    bytes.ok_or_else(|| "a size per second, such as 32MiB".into())
 }
 
 pub(in crate::config) fn rate(text: &str) -> Parsed<NonZeroU32> {

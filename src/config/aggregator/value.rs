@@ -46,12 +46,13 @@ pub(super) fn fields(text: &str) -> Result<Fields, Expected> {
 
 pub(super) fn token(text: &str) -> Result<SecretString, Expected> {
     let right = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-    let expected = || "a token of printable ASCII, without blanks".to_owned();
+    let expected = || "a token of printable ASCII, without spaces".to_owned();
     right.then(|| text.into()).ok_or_else(expected)
 }
 
 pub(super) fn signing_key(text: &str) -> Result<SigningKey, Expected> {
-    SigningKey::parse(text).ok_or_else(|| "whsec_ and 24 to 64 bytes in Base64".into())
+    SigningKey::parse(text)
+        .ok_or_else(|| "a key of the form whsec_ and 24 to 64 bytes in Base64".into())
 }
 
 pub(super) fn path(text: &str) -> Result<String, Expected> {

@@ -247,7 +247,7 @@ async fn what_cannot_be_a_right_is_refused_by_the_command() {
         assert!(!made.status.success() && error.contains(says), "{args:?}: {error}");
     }
     let none = keys(&database, &["revoke", "toto"]).await;
-    assert!(String::from_utf8_lossy(&none.stderr).contains("no key's id"));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("is not a key id"));
 }
 
 /// Rows can be written in SQL.

@@ -84,5 +84,5 @@ async fn what_is_not_ready_or_does_not_answer_is_named() {
     let listen = silent.local_addr().unwrap().to_string();
     let (code, said) = asked(&listen, &[]).await;
     assert_eq!(code, Some(1));
-    assert!(said.contains("no answer in time"), "{said}");
+    assert!(said.contains("no response in time"), "{said}");
 }

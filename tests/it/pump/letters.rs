@@ -209,7 +209,7 @@ async fn an_event_that_was_not_refused_cannot_be_skipped() {
     let output = command(&["skip", "toto", "3"], &database.url()).await;
     assert!(!output.status.success());
     let says = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(says.contains("no such event was refused"), "{says}");
+    assert!(says.contains("none of these events is refused"), "{says}");
 }
 
 /// The table can be written in SQL.

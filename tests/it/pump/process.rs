@@ -94,9 +94,8 @@ impl PumpProcess {
     /// Where it tells of its health: by its log, since it has to find a free port.
     fn health(&self) -> Option<SocketAddr> {
         let log = self.log();
-        let line = log[self.before..]
-            .lines()
-            .find(|line| line.contains("health and metrics are served"))?;
+        let line =
+            log[self.before..].lines().find(|line| line.contains("serving health and metrics"))?;
         line.split("address=").nth(1)?.split_whitespace().next()?.parse().ok()
     }
 
