@@ -1,5 +1,6 @@
 //! Writing over HTTP: `POST /events`, `POST /streams/{stream}`, `POST /streams/{stream}/{version}`.
 
+mod accept;
 mod amendment;
 mod base64;
 mod body;
@@ -20,12 +21,12 @@ use axum::{
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
+use self::{accept::accept, event::ParsedBody, key::Key};
 pub(super) use self::{
     base64::{encode, is_base64},
     body::Kind,
     event::Form,
 };
-use self::{event::ParsedBody, key::Key};
 use super::{
     app::App,
     authorize,
@@ -41,7 +42,7 @@ use crate::{
         name::StreamName,
     },
     store::append::Written,
-    write::{BytesPermit, Refusal, Writer},
+    write::{BytesPermit, Writer},
 };
 
 /// `POST /events`.
@@ -164,24 +165,6 @@ async fn write(
     accepted.map_err(|(at, problem)| match at {
         Some(at) if !given.one => problem.about(&format!("event {}", given.first_of(at))),
         _ => problem,
-    })
-}
-
-/// The one way by which events are written that came in any form, once it is known that their writer may
-/// write them. A problem comes with the place of the event that it is about, where it is about one.
-async fn accept(
-    app: &App,
-    who: &Principal,
-    writer: &Writer,
-    drafts: Vec<Draft>,
-) -> Result<Vec<Written>, (Option<usize>, Problem)> {
-    let checked = amendment::check(app, who, &drafts).await;
-    checked.map_err(|(at, problem)| (Some(at), problem))?;
-    let amended = drafts.iter().find_map(|draft| draft.amends).unwrap_or_default();
-    writer.append(drafts).await.map_err(|refusal| {
-        let is_misfit = matches!(refusal, Refusal::Misfit(_));
-        let problem = Problem::from(refusal);
-        (None, if is_misfit { amendment::as_told_to(who, amended, problem) } else { problem })
     })
 }
 

@@ -6,11 +6,15 @@
 use std::{future::poll_fn, pin::pin};
 
 use tokio::select;
-use tokio_postgres::{Client, Config, config::Host};
+use tokio_postgres::{Client, Config, Socket, config::Host, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
-use crate::{error::Chain, server::Connection};
+use crate::error::Chain;
+
+/// What drives one connection; see [`Server::connect`](crate::server::Server::connect).
+pub type Connection =
+    tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 

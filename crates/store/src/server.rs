@@ -11,12 +11,12 @@ use deadpool_postgres::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::task::JoinHandle;
 use tokio_postgres::{
-    Client, Config, Socket,
+    Client, Config,
     config::{Host, SslMode as WireSslMode},
-    tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+pub use crate::hosts::Connection;
 use crate::{
     connection_string::ConnectionString,
     hosts,
@@ -45,10 +45,6 @@ pub struct Server {
     hosts: Vec<Config>,
     tls: MakeRustlsConnect,
 }
-
-/// What drives one connection; see [`Server::connect`].
-pub type Connection =
-    tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// Why a `DATABASE_URL` cannot be used. Never shows the password.
 #[derive(Debug, thiserror::Error)]

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use super::{
+    accept::accept,
     body::{ARRIVING, no_room},
     dedup, event,
     key::Key,
@@ -163,7 +164,7 @@ impl Import {
         let places = dedup::by_uid(&mut drafts);
         let places = places.map_err(|(at, problem)| (numbers[at], problem))?;
         admit(&app, &self.who, &drafts).await.map_err(|problem| (self.written + 1, problem))?;
-        let written = super::accept(&app, &self.who, writer, drafts).await;
+        let written = accept(&app, &self.who, writer, drafts).await;
         let written = written.map_err(|(at, problem)| {
             let line = at.and_then(|at| places.iter().position(|place| *place == at));
             (line.map_or(self.written + 1, |line| numbers[line]), problem)
