@@ -47,7 +47,7 @@ async fn a_gateway_that_is_ready_is_found_behind_a_unix_socket() {
     app.stop().await;
     let (code, said) = asked(&listen, &[]).await;
     assert_eq!(code, Some(1));
-    assert!(said.contains(&format!("asking {listen}")) && said.contains("No such file"), "{said}");
+    assert!(said.contains(&format!("cannot check {listen}")) && said.contains("No such file"), "{said}");
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn what_is_not_ready_or_does_not_answer_is_named() {
     let free = free_address().to_string();
     let (code, said) = asked(&free, &[]).await;
     assert_eq!(code, Some(1));
-    assert!(said.contains(&format!("asking {free}")) && said.contains("refused"), "{said}");
+    assert!(said.contains(&format!("cannot check {free}")) && said.contains("refused"), "{said}");
 
     // A listener of which nobody accepts connections.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
