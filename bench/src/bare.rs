@@ -1,5 +1,5 @@
-//! The plain limit: a server that does nothing but write bytes to sockets. One thread, one
-//! epoll, no HTTP beyond what the clients need to see.
+//! The baseline: a server that only writes bytes to sockets, with one thread, one epoll, and only the
+//! HTTP that the clients need.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
 const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const LISTENER: u64 = u64::MAX;
 
-/// Serves until it is killed.
+/// Serves until the process is killed.
 pub(crate) fn serve(port: u16) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     listener.set_nonblocking(true)?;
@@ -52,7 +52,7 @@ impl Bare {
         Ok(())
     }
 
-    /// A request comes in one piece: only our own clients call.
+    /// Assumes that a request arrives in one read: only the benchmark's own clients connect.
     fn read(&mut self, at: usize) -> anyhow::Result<()> {
         let Some(socket) = &mut self.sockets[at] else { return Ok(()) };
         let mut request = [0; 4096];

@@ -1,4 +1,4 @@
-//! Where messages come from: rows for the gateway, HTTP requests for its peers.
+//! Writers of messages: rows for the gateway, HTTP requests for its peers.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -15,91 +15,92 @@ use crate::{
     swarm::{mark, now},
 };
 
-/// As long as a small event is.
-const FILLING: &str = "all the news that an event has to tell, which is not much, and yet enough";
+/// Filler, so that a message has the size of a small event.
+const FILLER: &str = "all the news that an event has to tell, which is not much, and yet enough";
 
-/// How a message gets to a server.
+/// How messages are sent to a server.
 #[derive(Clone)]
 pub(crate) enum Feed {
-    /// As a row of `events` in this database, a transaction each.
+    /// One row of `events` in this database per message, each in its own transaction.
     Insert { url: String },
-    /// In the body of a POST, by the channel's name in the query.
+    /// One POST per message, with the channel's name in the query.
     Post { port: u16 },
-    /// As an item of Pushpin's.
+    /// One POST per message, in the format of Pushpin.
     Items { port: u16 },
 }
 
-/// What a message says; its number's mark is all that the swarm looks for.
+/// The payload of a message. The swarm searches only for the marker of the number.
 fn payload(number: u32) -> String {
-    format!(r#"{{"n": "{}", "text": "{FILLING}"}}"#, mark(number))
+    format!(r#"{{"n": "{}", "text": "{FILLER}"}}"#, mark(number))
 }
 
-/// The consumer that belongs to this client.
+/// The name of the consumer with this number.
 pub(crate) fn consumer(client: usize) -> String {
     format!("c{client}")
 }
 
-/// One connection, open to write messages.
-pub(crate) enum Pen {
+/// One open connection that writes messages.
+pub(crate) enum Writer {
     Insert { session: Session, statement: tokio_postgres::Statement },
-    Post(Line),
-    Items(Line),
+    Post(HttpConnection),
+    Items(HttpConnection),
 }
 
 const INSERT: &str = "insert into events (type, timestamp, subscriber, payload) \
                       values ('insert', now(), $1, $2::text::jsonb)";
 
 impl Feed {
-    pub(crate) fn open(&self) -> anyhow::Result<Pen> {
+    pub(crate) fn open(&self) -> anyhow::Result<Writer> {
         Ok(match self {
             Self::Insert { url } => {
                 let session = Session::open(url)?;
                 let statement = session.prepare(INSERT)?;
-                Pen::Insert { session, statement }
+                Writer::Insert { session, statement }
             }
-            Self::Post { port } => Pen::Post(Line::open(*port)?),
-            Self::Items { port } => Pen::Items(Line::open(*port)?),
+            Self::Post { port } => Writer::Post(HttpConnection::open(*port)?),
+            Self::Items { port } => Writer::Items(HttpConnection::open(*port)?),
         })
     }
 }
 
-impl Pen {
-    /// Returns when the server has answered; for a row, when it is committed.
+impl Writer {
+    /// Writes a message. Returns when the server has responded; for a row, when it is committed.
     pub(crate) fn write(&mut self, consumer: &str, number: u32) -> anyhow::Result<()> {
         match self {
             Self::Insert { session, statement } => {
                 session.execute(statement, &[&consumer, &payload(number)])
             }
-            Self::Post(line) => {
+            Self::Post(connection) => {
                 let head =
                     format!("POST /pub?id={consumer} HTTP/1.1\r\nX-EventSource-Event: insert");
-                line.post(&head, &payload(number))
+                connection.post(&head, &payload(number))
             }
-            Self::Items(line) => {
+            Self::Items(connection) => {
                 let frame = format!("id: {number}\nevent: insert\ndata: {}\n\n", payload(number));
                 let formats = serde_json::json!({ "http-stream": { "content": frame } });
                 let item = serde_json::json!({ "channel": consumer, "formats": formats });
                 let items = serde_json::json!({ "items": [item] });
-                line.post("POST /publish/ HTTP/1.1", &items.to_string())
+                connection.post("POST /publish/ HTTP/1.1", &items.to_string())
             }
         }
     }
 }
 
-/// A connection for requests one after the other.
-pub(crate) struct Line {
+/// An HTTP connection for consecutive requests.
+pub(crate) struct HttpConnection {
     port: u16,
     socket: BufReader<TcpStream>,
 }
 
-impl Line {
+impl HttpConnection {
     fn open(port: u16) -> anyhow::Result<Self> {
         let socket = TcpStream::connect(("127.0.0.1", port))?;
         socket.set_nodelay(true)?;
         Ok(Self { port, socket: BufReader::new(socket) })
     }
 
-    /// Some servers close the connection every so many requests; that is no refusal.
+    /// Sends a request. Some servers close the connection after a number of requests, so an empty response
+    /// is retried on a new connection.
     fn post(&mut self, head: &str, body: &str) -> anyhow::Result<()> {
         let length = body.len();
         let request = format!("{head}\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}");
@@ -109,7 +110,7 @@ impl Line {
             status = self.ask(&request)?;
         }
         if !status.starts_with("HTTP/1.1 2") && !status.starts_with("HTTP/1.0 2") {
-            bail!("a message was refused: {status:?}");
+            bail!("the server refused a message: {}", status.trim_end());
         }
         self.skip()
     }
@@ -132,29 +133,30 @@ impl Line {
             }
         }
         let mut body = vec![0; length];
-        self.socket.read_exact(&mut body).context("reading an answer")
+        self.socket.read_exact(&mut body).context("reading a response")
     }
 }
 
 /// How messages are spread over time and consumers.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
-    /// Messages a second.
+    /// Messages per second.
     pub(crate) rate: u32,
     pub(crate) messages: u32,
-    /// Messages go to the consumers by turns.
+    /// The number of consumers; they get messages in turns.
     pub(crate) consumers: u32,
-    /// Each connection writes to consumers of its own, so that a consumer's messages rise.
+    /// The number of connections. Each writes to its own consumers, so that the numbers of a consumer's
+    /// messages increase.
     pub(crate) connections: u32,
 }
 
-/// When each message was written: begun, and answered (committed).
+/// The times at which each message was sent, and at which the server responded (committed it), in nanoseconds.
 pub(crate) struct Written {
     pub(crate) begun: Vec<u64>,
     pub(crate) done: Vec<u64>,
 }
 
-/// Writes all messages in their time.
+/// Writes all messages at the given pace.
 pub(crate) fn write(feed: &Feed, pace: Pace) -> anyhow::Result<Written> {
     let start = now() + 50_000_000;
     let threads: Vec<_> = (0..pace.connections)
@@ -181,22 +183,22 @@ fn write_some(
     one: u32,
     start: u64,
 ) -> anyhow::Result<Vec<(u32, u64, u64)>> {
-    let mut pen = feed.open()?;
+    let mut writer = feed.open()?;
     let mut written = Vec::new();
     for number in (one..pace.messages).step_by(pace.connections as usize) {
         let due = start + u64::from(number) * 1_000_000_000 / u64::from(pace.rate);
         sleep(Duration::from_nanos(due.saturating_sub(now())));
         let begun = now();
-        pen.write(&consumer((number % pace.consumers) as usize), number)?;
+        writer.write(&consumer((number % pace.consumers) as usize), number)?;
         written.push((number, begun, now()));
     }
     Ok(written)
 }
 
-/// Asked before a message of this number is written: is that too far ahead of the clients?
+/// Returns whether the message with this number is too far ahead of the clients to be written.
 pub(crate) type Ahead = Arc<dyn Fn(u32) -> bool + Send + Sync>;
 
-/// Writes as fast as `ahead` lets it.
+/// Writes as fast as `ahead` allows.
 pub(crate) fn rush(
     feed: &Feed,
     messages: u32,
@@ -208,12 +210,12 @@ pub(crate) fn rush(
         .map(|one| {
             let (feed, ahead) = (feed.clone(), Arc::clone(ahead));
             std::thread::spawn(move || -> anyhow::Result<()> {
-                let mut pen = feed.open()?;
+                let mut writer = feed.open()?;
                 for number in (one..messages).step_by(connections as usize) {
                     while ahead(number) {
                         sleep(Duration::from_micros(50));
                     }
-                    pen.write(&consumer((number % consumers) as usize), number)?;
+                    writer.write(&consumer((number % consumers) as usize), number)?;
                 }
                 Ok(())
             })
@@ -224,7 +226,7 @@ pub(crate) fn rush(
         .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a writer panicked"))?)
 }
 
-/// Inserts so many messages, in transactions of this size; only for the gateway.
+/// Inserts messages with SQL, in transactions of this size. For the gateway only.
 pub(crate) fn load(
     url: &str,
     messages: u32,
@@ -237,7 +239,7 @@ pub(crate) fn load(
         session.run(&format!(
             "insert into events (type, timestamp, subscriber, payload) \
              select 'insert', now(), 'c' || n % {consumers}, \
-                    jsonb_build_object('n', '@@' || lpad(n::text, 10, '0'), 'text', '{FILLING}') \
+                    jsonb_build_object('n', '@@' || lpad(n::text, 10, '0'), 'text', '{FILLER}') \
                from generate_series({from}, {upto}) n"
         ))?;
     }

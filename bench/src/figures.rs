@@ -1,4 +1,4 @@
-//! What is measured, one module a figure.
+//! The figures, one module each.
 
 pub(crate) mod append;
 pub(crate) mod ceiling;
@@ -19,11 +19,11 @@ use anyhow::Context;
 
 use crate::{peers::Peer, report::Table, swarm::Harvest};
 
-/// How long messages were on their way, sorted.
+/// The delays of messages in nanoseconds, sorted.
 struct Delays(Vec<u64>);
 
 impl Delays {
-    /// Counted from these times, by message; what was read before took no time.
+    /// The delays since the given times, by message number. An arrival before its time counts as 0.
     fn since(times: &[u64], harvest: &Harvest) -> Self {
         let one = |arrival: &crate::swarm::Arrival| {
             let at = times.get(arrival.number as usize)?;
@@ -34,7 +34,7 @@ impl Delays {
         Self(delays)
     }
 
-    /// The delay that this part of the messages kept to.
+    /// The quantile `part` (0 to 1) of the delays.
     fn at(&self, part: f64) -> Duration {
         let last = self.0.len().saturating_sub(1);
         #[expect(
@@ -57,11 +57,12 @@ fn micros_each(time: Duration, count: u64) -> f64 {
     time.as_secs_f64() * 1e6 / count as f64
 }
 
-/// A peer that is not installed, or fails, is named under the table; the gateway may not.
+/// Turns the failure of a peer, for instance because it is not installed, into a note under the table. A
+/// failure of the gateway is an error.
 fn unless_missing(peer: Peer, done: anyhow::Result<()>, table: &mut Table) -> anyhow::Result<()> {
     match done {
         Err(error) if peer != Peer::EventPiper => {
-            table.note(format!("a round without {peer}: {error:#}"));
+            table.note(format!("one round without {peer}: {error:#}"));
             Ok(())
         }
         done => done.with_context(|| peer.to_string()),

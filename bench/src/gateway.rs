@@ -1,4 +1,4 @@
-//! The gateway under measurement: the release build of this repository.
+//! The measured gateway: the release build of this repository.
 
 use std::{
     fs::File,
@@ -18,25 +18,25 @@ use crate::{
     scratch::Scratch,
 };
 
-/// See the module. It ends with the value.
+/// A running gateway. It is stopped when the value is dropped.
 pub(crate) struct Gateway {
     program: Program,
     pub(crate) port: u16,
 }
 
-/// Where the program is: beside this one.
+/// The path of the program, which is in the same folder as this one.
 fn program() -> anyhow::Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("event-piper"))
 }
 
-/// Brings a database to the schema of this repository.
+/// Migrates a database to the schema of this repository.
 pub(crate) fn migrate(url: &str) -> anyhow::Result<()> {
     let mut command = Command::new(program()?);
     crate::postgres::run(command.args(["migrate", "--database-url", url])).map(drop)
 }
 
 impl Gateway {
-    /// Starts it, and returns when it is ready.
+    /// Starts a gateway, and returns when it is ready.
     pub(crate) fn start(scratch: &Scratch, url: &str, more: &[&str]) -> anyhow::Result<Self> {
         let port = free_port()?;
         let log = File::create(scratch.path().join(format!("gateway-{port}.log")))?;
@@ -55,7 +55,7 @@ impl Gateway {
         self.program.cost()
     }
 
-    /// The value of one of its metrics.
+    /// Returns the value of a metric, without the prefix `event_piper_`.
     pub(crate) fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let text = get(self.port, "/metrics")?;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("event_piper_{name} ")));
@@ -63,7 +63,7 @@ impl Gateway {
     }
 }
 
-/// One request and its whole answer, head included.
+/// Sends one request, and returns the whole response with its head.
 fn get(port: u16, path: &str) -> std::io::Result<String> {
     let mut socket = TcpStream::connect(("127.0.0.1", port))?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;

@@ -1,4 +1,4 @@
-//! Where and on what the figures were measured.
+//! The description of the machine and the versions in a report.
 
 use std::{fs, process::Command, thread::available_parallelism};
 
@@ -25,8 +25,9 @@ pub(crate) fn described(scratch: &Scratch, quick: bool) -> anyhow::Result<String
         ),
         format!("- Node.js {}; {}", said("node", &["--version"]), said("rustc", &["--version"])),
         format!("- EventPiper {}", said("git", &["describe", "--always", "--dirty"])),
-        format!("- {}", if quick { "QUICK=1" } else { "the full length" }),
-        "- the median of several rounds, and in brackets the least and the most".to_owned(),
+        format!("- {}", if quick { "QUICK=1" } else { "full length" }),
+        "- figures are the median of several rounds, with minimum and maximum in brackets"
+            .to_owned(),
         String::new(),
     ];
     Ok(lines.join("\n"))
@@ -38,7 +39,7 @@ fn field(file: &str, name: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// The first line that a program prints, wherever.
+/// The first line that a program prints, on standard output or standard error.
 fn said(program: &str, args: &[&str]) -> String {
     let Ok(output) = Command::new(program).args(args).output() else {
         return format!("no {program}");

@@ -1,8 +1,8 @@
-//! Measures the gateway beside its plain limits and its peers, all in one run.
+//! Measures the gateway, its theoretical limits and its peers in one run.
 //!
-//!     event-piper-bench [FIGURE...]        QUICK=1: everything shorter
+//!     event-piper-bench [FIGURE...]        QUICK=1: shorter measurements
 //!
-//! docs/benchmarks.md says what the figures mean.
+//! docs/benchmarks.md explains the figures.
 
 mod bare;
 mod feed;
@@ -23,25 +23,25 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::{report::Table, scratch::Scratch};
 
-/// What all figures share.
+/// The context of all figures.
 struct Run {
     scratch: Scratch,
     quick: bool,
 }
 
 impl Run {
-    /// The short or the long way.
+    /// Selects a parameter for the quick or the full run.
     fn pick<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
     }
 }
 
-/// For 15,000 streams and what else there is.
-const OPEN_FILES: u64 = 15_500;
+/// The required limit of open files: 15,000 streams and some others.
+const MIN_OPEN_FILES: u64 = 15_500;
 
 type Figure = fn(&Run) -> anyhow::Result<Vec<Table>>;
 
-/// By name, in the order in which they are measured.
+/// All figures by name, in the order in which they are measured.
 const FIGURES: [(&str, Figure); 10] = [
     ("writers", figures::writers::measure),
     ("append", figures::append::measure),
@@ -55,7 +55,7 @@ const FIGURES: [(&str, Figure); 10] = [
     ("ceiling", figures::ceiling::measure),
 ];
 
-/// What they leave, in the order of the report.
+/// The tables of all figures, in the order of the report.
 const TABLES: [&str; 11] = [
     "writers",
     "writers-now-and-then",
@@ -70,7 +70,7 @@ const TABLES: [&str; 11] = [
     "ceiling",
 ];
 
-/// Makes this program the server that it measures as the plain limit.
+/// The flag that makes this program the server of bare writes.
 const BARE: &str = "--bare";
 
 fn main() -> ExitCode {
@@ -96,7 +96,7 @@ fn measure(names: &[String]) -> anyhow::Result<()> {
         let known = FIGURES.iter().any(|(known, _)| known == name);
         anyhow::ensure!(
             known,
-            "no figure {name}, there are {}",
+            "unknown figure {name}: expected one of {}",
             FIGURES.map(|(it, _)| it).join(", ")
         );
     }
@@ -107,18 +107,18 @@ fn measure(names: &[String]) -> anyhow::Result<()> {
             tables.iter().try_for_each(report::publish)?;
         }
     }
-    let path = report::bind(&machine::described(&run.scratch, quick)?, &TABLES)?;
-    println!("all that was measured so far: {}", path.display());
+    let path = report::combine(&machine::described(&run.scratch, quick)?, &TABLES)?;
+    println!("report of all figures measured so far: {}", path.display());
     Ok(())
 }
 
-/// Thousands of sockets need as many open files; servers that are started inherit the limit.
+/// Raises the limit of open files for thousands of sockets. Servers that are started inherit the limit.
 fn raise_limit() -> anyhow::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of open files")?;
     anyhow::ensure!(
-        most >= OPEN_FILES,
-        "the limit of open files is {most}, and {OPEN_FILES} are needed: raise it (ulimit -Hn)"
+        most >= MIN_OPEN_FILES,
+        "the limit of open files is {most}, but {MIN_OPEN_FILES} are required: raise it (ulimit -Hn)"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Who is compared: the gateway, its peers, and the plain limit, behind one face.
+//! The compared servers behind one interface: the gateway, its peers, and bare writes.
 
 use std::{
     fmt,
@@ -19,10 +19,10 @@ use crate::{
     gateway::Gateway,
     postgres::{Postgres, free_port},
     program::{Cost, Program},
-    swarm::{Door, Swarm},
+    swarm::{Swarm, Target},
 };
 
-/// See the module.
+/// A kind of server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     EventPiper,
@@ -39,12 +39,12 @@ impl fmt::Display for Peer {
             Self::Bare => "bare epoll writes",
             Self::Nchan => "Nchan",
             Self::Pushpin => "Pushpin",
-            Self::Relay => "handmade Node relay",
+            Self::Relay => "hand-written Node relay",
         })
     }
 }
 
-/// A server that runs, and ends with the value.
+/// A running server. It is stopped when the value is dropped.
 pub(crate) struct Server {
     peer: Peer,
     programs: Programs,
@@ -58,13 +58,13 @@ enum Programs {
 }
 
 impl Server {
-    /// The gateway, on the database `events` of this server.
+    /// Starts the gateway on the database `events`.
     pub(crate) fn gateway(run: &Run, postgres: &Postgres) -> anyhow::Result<Self> {
         Self::gateway_with(run, postgres, &[])
     }
 
-    /// The same without any recent events in memory: all history comes from the table.
-    pub(crate) fn forgetful_gateway(run: &Run, postgres: &Postgres) -> anyhow::Result<Self> {
+    /// Starts the gateway without recent events in memory, so that all history comes from the table.
+    pub(crate) fn gateway_without_recent(run: &Run, postgres: &Postgres) -> anyhow::Result<Self> {
         Self::gateway_with(run, postgres, &["--recent", "0B"])
     }
 
@@ -75,7 +75,7 @@ impl Server {
         Ok(Self { peer: Peer::EventPiper, programs, port, feed: Feed::Insert { url } })
     }
 
-    /// A peer that is fed over HTTP.
+    /// Starts a peer that gets its messages over HTTP.
     pub(crate) fn start(run: &Run, peer: Peer) -> anyhow::Result<Self> {
         match peer {
             Peer::Nchan => nchan(run),
@@ -84,7 +84,7 @@ impl Server {
         }
     }
 
-    /// What users make themselves, on the database `notify` of this server.
+    /// Starts the hand-written relay on the database `notify`.
     pub(crate) fn relay(run: &Run, postgres: &Postgres) -> anyhow::Result<Self> {
         let folder = relay_folder()?;
         let port = free_port()?;
@@ -97,7 +97,7 @@ impl Server {
         Ok(Self { peer: Peer::Relay, programs, port, feed })
     }
 
-    /// So many streams; stream `n` follows consumer `n % consumers`.
+    /// Opens streams; stream `n` follows consumer `n % consumers`.
     pub(crate) fn open(&self, streams: usize, consumers: usize) -> anyhow::Result<Swarm> {
         let path = match self.peer {
             Peer::EventPiper | Peer::Relay => "/events?consumer=",
@@ -110,13 +110,13 @@ impl Server {
             )
         };
         let ready: &[u8] = if self.peer == Peer::EventPiper { b"thump" } else { b"\r\n\r\n" };
-        // Pushpin answers 502 when many more come at once.
+        // Pushpin responds with 502 to many more concurrent requests.
         let at_once = if self.peer == Peer::Pushpin { 32 } else { 256 };
-        let door = Door { port: self.port, request: &request, ready, at_once };
-        Swarm::open(&door, streams).with_context(|| format!("opening {streams} at {}", self.peer))
+        let target = Target { port: self.port, request: &request, ready, at_once };
+        Swarm::open(&target, streams).with_context(|| format!("opening {streams} at {}", self.peer))
     }
 
-    /// So many streams of the gateway that come back at once, with the same cursor.
+    /// Reconnects streams of the gateway, all at once, with the same cursor.
     pub(crate) fn resume(
         &self,
         streams: usize,
@@ -130,11 +130,11 @@ impl Server {
                      Last-Event-ID: {cursor}\r\n\r\n"
             )
         };
-        let door = Door { port: self.port, request: &request, ready: b"", at_once: streams };
-        Swarm::storm(&door, streams)
+        let target = Target { port: self.port, request: &request, ready: b"", at_once: streams };
+        Swarm::storm(&target, streams)
     }
 
-    /// One of the gateway's metrics.
+    /// Returns the value of a metric of the gateway.
     pub(crate) fn metric(&self, name: &str) -> anyhow::Result<f64> {
         match &self.programs {
             Programs::Gateway(gateway) => gateway.metric(name),
@@ -156,10 +156,15 @@ impl Server {
     }
 }
 
-fn start(run: &Run, command: &mut Command, farewell: Signal, port: u16) -> anyhow::Result<Program> {
+fn start(
+    run: &Run,
+    command: &mut Command,
+    stop_signal: Signal,
+    port: u16,
+) -> anyhow::Result<Program> {
     let log = File::create(run.scratch.path().join(format!("peer-{port}.log")))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let mut program = Program::start(&run.scratch, command, farewell)?;
+    let mut program = Program::start(&run.scratch, command, stop_signal)?;
     let up = || TcpStream::connect(("127.0.0.1", port)).is_ok();
     program.wait_until(Duration::from_secs(30), up)?;
     Ok(program)
@@ -192,7 +197,7 @@ fn nchan(run: &Run) -> anyhow::Result<Server> {
     Ok(Server { peer: Peer::Nchan, programs, port, feed: Feed::Post { port } })
 }
 
-/// An nginx with one worker, which is the least that it costs.
+/// Starts nginx with one worker, which is its lowest CPU usage.
 fn nginx(run: &Run, port: u16, locations: &str) -> anyhow::Result<Program> {
     let folder = run.scratch.path().join(format!("nginx-{port}"));
     fs::create_dir_all(&folder)?;
@@ -220,7 +225,7 @@ fn nginx(run: &Run, port: u16, locations: &str) -> anyhow::Result<Program> {
     start(run, &mut command, Signal::SIGTERM, port)
 }
 
-/// Pushpin needs a backend that answers each client with the channel to subscribe it to.
+/// Starts Pushpin, and its backend, which responds to each client with the channel to subscribe to.
 fn pushpin(run: &Run) -> anyhow::Result<Server> {
     let backend_port = free_port()?;
     let backend = nginx(
@@ -234,9 +239,10 @@ fn pushpin(run: &Run) -> anyhow::Result<Server> {
     let (port, publish) = (free_port()?, free_port()?);
     let folder = run.scratch.path().join(format!("pushpin-{port}"));
     fs::create_dir_all(folder.join("log"))?;
-    let given = fs::read_to_string("/etc/pushpin/pushpin.conf").context("reading Pushpin's own")?;
+    let given = fs::read_to_string("/etc/pushpin/pushpin.conf")
+        .context("reading the configuration of Pushpin's package")?;
     let prefix = folder.display();
-    // Debian's way out to the backend, zurl, is a service apart: here, one of its own.
+    // On Debian, the HTTP client to the backend, zurl, is a separate service. Start a private one.
     let proxy = format!(
         "[proxy]\nzurl_out_specs=ipc://{prefix}/pushpin-zurl-in\n\
          zurl_out_stream_specs=ipc://{prefix}/pushpin-zurl-in-stream\n\
@@ -253,7 +259,7 @@ fn pushpin(run: &Run) -> anyhow::Result<Server> {
         "push_in_spec" => format!("push_in_spec=ipc://{prefix}/push"),
         "push_in_sub_specs" => format!("push_in_sub_specs=ipc://{prefix}/sub"),
         "command_spec" => format!("command_spec=ipc://{prefix}/command"),
-        // Its limits are no subject here.
+        // Raise the limits, so that they are not what is measured.
         "message_rate" => "message_rate=1000000".to_owned(),
         "message_hwm" => "message_hwm=1000000".to_owned(),
         _ => line.to_owned(),
@@ -264,13 +270,13 @@ fn pushpin(run: &Run) -> anyhow::Result<Server> {
     let mut command = Command::new("pushpin");
     command.arg(format!("--config={}/pushpin.conf", folder.display()));
     let mut pushpin = start(run, &mut command, Signal::SIGTERM, port)?;
-    // It listens a while before all of its parts have found each other.
+    // Pushpin listens before all of its processes are connected to each other.
     pushpin.wait_until(Duration::from_secs(30), || answers(port).unwrap_or(false))?;
     let programs = Programs::Others(vec![pushpin, backend]);
     Ok(Server { peer: Peer::Pushpin, programs, port, feed: Feed::Items { port: publish } })
 }
 
-/// Whether a stream opens.
+/// Returns whether a stream can be opened.
 fn answers(port: u16) -> std::io::Result<bool> {
     let mut socket = TcpStream::connect(("127.0.0.1", port))?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -280,7 +286,7 @@ fn answers(port: u16) -> std::io::Result<bool> {
     Ok(head == *b"HTTP/1.1 200")
 }
 
-/// The relay with what it needs from npm, installed beside the other outcomes.
+/// Installs the relay and its npm packages into the folder of the reports, and returns the path.
 fn relay_folder() -> anyhow::Result<PathBuf> {
     let folder = crate::report::folder()?.join("relay");
     fs::create_dir_all(&folder)?;

@@ -1,4 +1,4 @@
-//! A PostgreSQL of our own, durable as PostgreSQL comes, in a temporary folder.
+//! A private PostgreSQL with default durability, in a temporary folder.
 
 use std::{
     fs::{self, File},
@@ -20,7 +20,7 @@ use crate::{
     scratch::Scratch,
 };
 
-/// Flushing is PostgreSQL's own (fsync on). No checkpoint falls into a measurement.
+/// fsync stays on. No checkpoint happens during a measurement.
 const SETTINGS: &str = "
 max_connections = 200
 shared_buffers = 1GB
@@ -30,7 +30,7 @@ checkpoint_timeout = 1h
 listen_addresses = '127.0.0.1'
 ";
 
-/// In memory there is less room.
+/// Limits of the WAL for a cluster in memory, where there is less space.
 const SETTINGS_IN_MEMORY: &str = "min_wal_size = 1GB\nmax_wal_size = 3GB\n";
 
 /// How long a flush takes.
@@ -38,13 +38,13 @@ const SETTINGS_IN_MEMORY: &str = "min_wal_size = 1GB\nmax_wal_size = 3GB\n";
 pub(crate) enum Flush {
     /// As long as the disk takes.
     AsItIs,
-    /// No time: the cluster is in memory, if the system has room for that.
+    /// No time: the cluster is in memory, if the system has enough.
     None,
-    /// This long, and the cluster is in memory, so that it is not the disk's time besides.
+    /// One millisecond. The cluster is in memory, so that the disk does not add to it.
     OneMillisecond,
 }
 
-/// See the module. It ends with the value.
+/// A running server. It is stopped when the value is dropped.
 pub(crate) struct Postgres {
     program: Program,
     folder: PathBuf,
@@ -107,7 +107,7 @@ impl Postgres {
         format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// One of PostgreSQL's client programs, told where to connect.
+    /// A command for one of PostgreSQL's client programs, with the connection parameters set.
     pub(crate) fn client(&self, program: &str) -> Command {
         let mut command = Command::new(self.binaries.program(program));
         command.env("PGHOST", &self.folder).env("PGPORT", self.port.to_string());
@@ -115,7 +115,7 @@ impl Postgres {
         command
     }
 
-    /// A new database, with what `sql` puts into it.
+    /// Creates a database, and runs `sql` in it.
     pub(crate) fn create(&self, name: &str, sql: &str) -> anyhow::Result<()> {
         Session::open(&self.url("postgres"))?.run(&format!("create database {name}"))?;
         Session::open(&self.url(name))?.run(sql)
@@ -143,7 +143,7 @@ pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Runs to the end, and returns what it printed.
+/// Runs a command to its end, and returns its standard output.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("running {name}"))?;
@@ -173,17 +173,17 @@ impl Session {
         self.runtime.block_on(self.client.batch_execute(sql)).with_context(|| sql.to_owned())
     }
 
-    /// The one value of the one row.
+    /// Runs a query, and returns the single value of its single row.
     pub(crate) fn text(&self, sql: &str) -> anyhow::Result<String> {
         let messages = self.runtime.block_on(self.client.simple_query(sql))?;
         let value = messages.iter().find_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
             _ => None,
         });
-        value.map(ToOwned::to_owned).with_context(|| format!("no answer to {sql}"))
+        value.map(ToOwned::to_owned).with_context(|| format!("no row from {sql}"))
     }
 
-    /// A statement that is run often.
+    /// Prepares a statement.
     pub(crate) fn prepare(&self, sql: &str) -> anyhow::Result<tokio_postgres::Statement> {
         Ok(self.runtime.block_on(self.client.prepare(sql))?)
     }

@@ -1,4 +1,4 @@
-//! A server under measurement: started, watched, ended; with what it costs.
+//! A measured server process: start, readiness, stop, and its cost.
 
 use std::{
     collections::HashMap,
@@ -17,34 +17,38 @@ use nix::{
 
 use crate::scratch::Scratch;
 
-const STOPPED_WITHIN: Duration = Duration::from_secs(20);
+/// After this time, a process that was asked to stop is killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// A process with all its children.
+/// A process with all its children. It is stopped when the value is dropped.
 pub(crate) struct Program {
     child: Child,
     name: String,
-    farewell: Signal,
+    stop_signal: Signal,
     note: PathBuf,
 }
 
 impl Program {
-    /// Starts the command; `farewell` is the signal that asks it to leave.
+    /// Starts the command. `stop_signal` is the signal that asks the process to exit.
     pub(crate) fn start(
         scratch: &Scratch,
         command: &mut Command,
-        farewell: Signal,
+        stop_signal: Signal,
     ) -> anyhow::Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         let child = command.spawn().with_context(|| format!("running {name}"))?;
         let note = scratch.note(child.id())?;
-        Ok(Self { child, name, farewell, note })
+        Ok(Self { child, name, stop_signal, note })
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until `done`; fails when the program ends before, or it takes too long.
+    /// Waits until `done` returns true.
+    ///
+    /// # Errors
+    /// If the program exits first, or `within` has passed.
     pub(crate) fn wait_until(
         &mut self,
         within: Duration,
@@ -53,17 +57,17 @@ impl Program {
         let start = Instant::now();
         while !done() {
             if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended: {status}", self.name);
+                bail!("{} exited: {status}", self.name);
             }
             if start.elapsed() > within {
-                bail!("{} was not ready within {within:?}", self.name);
+                bail!("{} was not ready within {} s", self.name, within.as_secs());
             }
             sleep(Duration::from_millis(2));
         }
         Ok(())
     }
 
-    /// What it and its children have used so far.
+    /// The resources that the process and its children have used so far.
     pub(crate) fn cost(&self) -> Cost {
         Cost::of_tree(self.pid())
     }
@@ -72,10 +76,10 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         let pid = Pid::from_raw(self.pid().cast_signed());
-        let _ = kill(pid, self.farewell);
+        let _ = kill(pid, self.stop_signal);
         let start = Instant::now();
         while let Ok(None) = self.child.try_wait() {
-            if start.elapsed() > STOPPED_WITHIN {
+            if start.elapsed() > STOP_DEADLINE {
                 let _ = self.child.kill();
             }
             sleep(Duration::from_millis(10));
@@ -84,19 +88,19 @@ impl Drop for Program {
     }
 }
 
-/// What a tree of processes has used.
+/// The resources that a tree of processes has used.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cost {
-    /// CPU time, user and kernel; of ended children, too.
+    /// CPU time, user and kernel, including that of children that have exited.
     pub(crate) cpu: Duration,
-    /// Its share of memory (PSS), in bytes.
+    /// Memory (PSS), in bytes.
     pub(crate) memory: u64,
-    /// The most that its processes have had in memory (RSS), in bytes.
+    /// The sum of the peak memory of the processes (RSS), in bytes.
     pub(crate) peak: u64,
 }
 
 impl Cost {
-    /// CPU time since then.
+    /// CPU time since `before`.
     pub(crate) fn cpu_since(&self, before: &Self) -> Duration {
         self.cpu.saturating_sub(before.cpu)
     }
@@ -136,7 +140,7 @@ fn stat(pid: u32) -> Option<Vec<String>> {
 
 fn cpu(pid: u32) -> Duration {
     let second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
-    // utime, stime, cutime and cstime stand together.
+    // utime, stime, cutime and cstime are consecutive fields.
     let ticks = stat(pid).map_or(0, |fields| {
         fields.iter().skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum()
     });

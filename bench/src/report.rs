@@ -1,13 +1,13 @@
-//! What a run found out: tables for people, the same as JSON for programs.
+//! The results of a run: tables as Markdown, and the same as JSON.
 
 use std::{fmt, fs, path::PathBuf};
 
 use serde::Serialize;
 
-/// The outcome of one figure.
+/// The result of one figure.
 #[derive(Serialize)]
 pub(crate) struct Table {
-    /// The figure's name, and its file's.
+    /// The name of the table and of its files.
     pub(crate) name: &'static str,
     pub(crate) title: String,
     pub(crate) columns: Vec<String>,
@@ -46,7 +46,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Where tables are kept, until the same figure is measured again.
+/// The folder for tables. A table stays until the same figure is measured again.
 pub(crate) fn folder() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().nth(2).map(PathBuf::from).unwrap_or_default();
@@ -64,8 +64,8 @@ pub(crate) fn publish(table: &Table) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts everything that was measured into one file.
-pub(crate) fn bind(head: &str, names: &[&str]) -> anyhow::Result<PathBuf> {
+/// Combines all tables that exist into one file.
+pub(crate) fn combine(head: &str, names: &[&str]) -> anyhow::Result<PathBuf> {
     let folder = folder()?;
     let tables =
         names.iter().filter_map(|name| fs::read_to_string(folder.join(format!("{name}.md"))).ok());
@@ -91,7 +91,7 @@ impl FromIterator<f64> for Samples {
     }
 }
 
-/// The median, and in brackets from the least to the most.
+/// Shows the median, with minimum and maximum in brackets.
 impl fmt::Display for Samples {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sorted = self.0.clone();
@@ -114,7 +114,7 @@ impl fmt::Display for Samples {
     }
 }
 
-/// Of an even number of samples, the mean of the two in the middle.
+/// The median. For an even number of samples, it is the mean of the two in the middle.
 fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
     if sorted.len().is_multiple_of(2) {

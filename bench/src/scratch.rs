@@ -1,4 +1,4 @@
-//! A temporary folder, and the processes that must not outlive this one.
+//! A temporary folder, and the cleanup of processes that must not outlive this one.
 
 use std::{
     fs,
@@ -10,7 +10,8 @@ use std::{
 use anyhow::Context;
 use nix::sys::statvfs::statvfs;
 
-/// Waits until this process has ended, in whatever way, then ends what it left behind.
+/// A shell script that waits until this process has ended, then kills the processes that are left, and removes
+/// the folders. Its standard input closes when this process ends for any reason.
 const CLEAN_UP: &str = r#"
 cat >/dev/null
 for pid in "$1"/pids/*; do
@@ -22,18 +23,18 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
 done
 "#;
 
-/// See the module; every account may pass through the folder.
+/// A temporary folder, which users other than this one can traverse. It is removed when the value is dropped.
 pub(crate) struct Scratch {
     path: PathBuf,
-    /// The same in memory, where the system has such a folder.
+    /// A folder in memory, if the system has one with enough space.
     memory: Option<PathBuf>,
     guard: Child,
 }
 
-/// Where Linux has a file system in memory.
+/// The file system in memory on Linux.
 const IN_MEMORY: &str = "/dev/shm";
-/// Less than this is no room for a database that is written to as fast as it goes.
-const ENOUGH: u64 = 8 << 30;
+/// The free space that a database needs that is written to at the maximum rate.
+const MIN_FREE_BYTES: u64 = 8 << 30;
 
 impl Scratch {
     pub(crate) fn new() -> anyhow::Result<Self> {
@@ -56,7 +57,7 @@ impl Scratch {
         self.memory.as_deref()
     }
 
-    /// The note that names a process which ends with us.
+    /// Creates the note that makes the cleanup kill this process.
     pub(crate) fn note(&self, pid: u32) -> anyhow::Result<PathBuf> {
         let note = self.path.join("pids").join(pid.to_string());
         fs::write(&note, "")?;
@@ -67,7 +68,7 @@ impl Scratch {
 fn in_memory(name: &str) -> Option<PathBuf> {
     let free = statvfs(IN_MEMORY).ok().map(|it| it.blocks_available() * it.fragment_size())?;
     let path = Path::new(IN_MEMORY).join(name);
-    (free >= ENOUGH && fs::create_dir(&path).is_ok()).then_some(path)
+    (free >= MIN_FREE_BYTES && fs::create_dir(&path).is_ok()).then_some(path)
 }
 
 impl Drop for Scratch {

@@ -1,10 +1,10 @@
-//! Thousands of clients of event streams in one thread: bare sockets, one epoll, no parsing
-//! but for one mark.
+//! Thousands of clients of event streams in one thread: bare sockets, one epoll, and no parsing
+//! except for a marker.
 //!
-//! Every message carries a mark, `@@` and its number in ten digits, which is all that is
-//! looked for in what is read. So a client costs little more than the kernel's part, and works
-//! on any server's framing. Numbers rise: one that does not was delivered twice or out of
-//! order, one that never comes was lost.
+//! Every message contains a marker, `@@` and its number in ten digits. The clients search only for
+//! markers. A client therefore costs little more than the kernel's part, and works with the framing of
+//! any server. Numbers increase: a number that does not was delivered twice or out of order, and a number
+//! that never arrives was lost.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -29,44 +29,44 @@ use nix::{
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Source addresses in use, so that no pair of addresses runs out of ports.
-const SOURCES: u8 = 32;
-const OPENED_WITHIN: Duration = Duration::from_mins(1);
-const BUFFER: usize = 256 << 10;
+/// The number of source addresses, so that no pair of addresses runs out of ports.
+const SOURCE_ADDRESSES: u8 = 32;
+const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
+const BUFFER_BYTES: usize = 256 << 10;
 const MARK: &[u8] = b"@@";
 const DIGITS: usize = 10;
-/// What may have to be kept of a mark, or of the sign of being ready, that was cut in two.
-const TAIL: usize = MARK.len() + DIGITS - 1;
+/// The bytes to keep after a read, because a marker may be split between two reads.
+const TAIL_BYTES: usize = MARK.len() + DIGITS - 1;
 
-/// The mark of a message.
+/// The marker of a message.
 pub(crate) fn mark(number: u32) -> String {
     format!("@@{number:010}")
 }
 
-/// Nanoseconds since this process began; one clock for who writes and who reads.
+/// Nanoseconds since the start of this process; the same clock for writers and readers.
 pub(crate) fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
-/// What every client sends, and how it knows that it is subscribed.
-pub(crate) struct Door<'a> {
+/// How clients connect and subscribe.
+pub(crate) struct Target<'a> {
     pub(crate) port: u16,
-    /// The request of a client.
+    /// Returns the request of a client.
     pub(crate) request: &'a dyn Fn(usize) -> String,
-    /// What comes once it is subscribed.
+    /// The bytes that the server sends once a client is subscribed.
     pub(crate) ready: &'a [u8],
-    /// As many are let in at once.
+    /// The maximum number of clients that connect concurrently.
     pub(crate) at_once: usize,
 }
 
 struct Client {
     socket: TcpStream,
     tail: Vec<u8>,
-    /// The number after the last one that came.
+    /// The number after the last one that arrived.
     next: u32,
     open: bool,
-    /// What to send once it is connected, where nobody waited for that.
+    /// The request to send once the socket is connected; empty if it was already sent.
     request: String,
 }
 
@@ -77,14 +77,14 @@ pub(crate) struct Arrival {
     pub(crate) at: u64,
 }
 
-/// See the module.
+/// A set of clients.
 pub(crate) struct Swarm {
     epoll: Epoll,
     clients: Vec<Client>,
     buffer: Vec<u8>,
     mark: Finder<'static>,
     arrivals: Vec<Arrival>,
-    /// Whether each arrival is kept, or only counted.
+    /// Whether arrivals are stored, or only counted.
     keep: bool,
     received: Arc<AtomicU64>,
     first: Option<u64>,
@@ -93,14 +93,14 @@ pub(crate) struct Swarm {
     closed: u64,
 }
 
-/// What a swarm got between two looks.
+/// What a swarm has received.
 #[derive(Default)]
 pub(crate) struct Harvest {
     pub(crate) arrivals: Vec<Arrival>,
     pub(crate) received: u64,
     pub(crate) disordered: u64,
     pub(crate) closed: u64,
-    /// When the first message came, and the last.
+    /// The times of the first and the last arrival, in nanoseconds.
     pub(crate) first: u64,
     pub(crate) last: u64,
     /// CPU time of the swarm's thread.
@@ -108,12 +108,12 @@ pub(crate) struct Harvest {
 }
 
 impl Swarm {
-    /// Opens so many streams; returns when all of them are subscribed.
-    pub(crate) fn open(door: &Door<'_>, count: usize) -> anyhow::Result<Self> {
+    /// Opens `count` streams. Returns when all of them are subscribed.
+    pub(crate) fn open(target: &Target<'_>, count: usize) -> anyhow::Result<Self> {
         let mut swarm = Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             clients: Vec::with_capacity(count),
-            buffer: vec![0; BUFFER],
+            buffer: vec![0; BUFFER_BYTES],
             mark: Finder::new(MARK),
             arrivals: Vec::new(),
             keep: true,
@@ -123,41 +123,40 @@ impl Swarm {
             disordered: 0,
             closed: 0,
         };
-        let ready = Finder::new(door.ready);
+        let ready = Finder::new(target.ready);
         while swarm.clients.len() < count {
-            let upto = count.min(swarm.clients.len() + door.at_once);
+            let upto = count.min(swarm.clients.len() + target.at_once);
             while swarm.clients.len() < upto {
-                swarm.connect(door)?;
+                swarm.connect(target)?;
             }
             swarm.await_open(&ready)?;
         }
         Ok(swarm)
     }
 
-    /// The same, all at once, and without waiting for anything: what is connected and subscribed
-    /// is found out by reading.
-    pub(crate) fn storm(door: &Door<'_>, count: usize) -> anyhow::Result<Self> {
-        let mut swarm = Self::open(door, 0)?;
+    /// Opens `count` streams at once, without waiting until they are connected or subscribed.
+    pub(crate) fn storm(target: &Target<'_>, count: usize) -> anyhow::Result<Self> {
+        let mut swarm = Self::open(target, 0)?;
         for at in 0..count {
             let socket = bound(at)?;
             socket.set_nonblocking(true)?;
-            match socket.connect(&server(door.port)) {
+            match socket.connect(&server(target.port)) {
                 Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => {
                     return Err(error).context("connecting");
                 }
                 _ => {}
             }
-            swarm.add(socket.into(), (door.request)(at), EpollFlags::EPOLLOUT)?;
+            swarm.add(socket.into(), (target.request)(at), EpollFlags::EPOLLOUT)?;
         }
         Ok(swarm)
     }
 
-    fn connect(&mut self, door: &Door<'_>) -> anyhow::Result<()> {
+    fn connect(&mut self, target: &Target<'_>) -> anyhow::Result<()> {
         let at = self.clients.len();
         let socket = bound(at)?;
-        socket.connect(&server(door.port)).with_context(|| format!("opening stream {at}"))?;
+        socket.connect(&server(target.port)).with_context(|| format!("opening stream {at}"))?;
         let mut socket = TcpStream::from(socket);
-        socket.write_all((door.request)(at).as_bytes())?;
+        socket.write_all((target.request)(at).as_bytes())?;
         socket.set_nonblocking(true)?;
         self.add(socket, String::new(), EpollFlags::EPOLLIN)
     }
@@ -176,14 +175,14 @@ impl Swarm {
     fn await_open(&mut self, ready: &Finder<'_>) -> anyhow::Result<()> {
         let start = Instant::now();
         while let Some(at) = self.clients.iter().rposition(|client| !client.open) {
-            if start.elapsed() > OPENED_WITHIN {
+            if start.elapsed() > OPEN_TIMEOUT {
                 let said = String::from_utf8_lossy(&self.clients[at].tail);
-                bail!("stream {at} is not subscribed; it got {said:?}");
+                bail!("stream {at} is not subscribed; it received {said:?}");
             }
             for at in self.wait(Duration::from_millis(100))? {
                 let client = &mut self.clients[at];
                 match client.socket.read(&mut self.buffer) {
-                    Ok(0) => bail!("stream {at} was closed at once"),
+                    Ok(0) => bail!("stream {at} was closed before it was subscribed"),
                     Ok(read) => client.tail.extend_from_slice(&self.buffer[..read]),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error.into()),
@@ -211,24 +210,24 @@ impl Swarm {
         Ok(tokens.collect::<Result<_, _>>()?)
     }
 
-    /// Messages are numbered from 0 again.
-    pub(crate) fn begin_anew(&mut self) {
+    /// Expects messages to be numbered from 0 again.
+    pub(crate) fn restart_numbers(&mut self) {
         self.clients.iter_mut().for_each(|client| client.next = 0);
     }
 
-    /// Counts messages only, for those of which there are millions.
+    /// Only counts messages, instead of storing their arrivals. For millions of messages.
     pub(crate) fn count_only(&mut self) {
         self.keep = false;
     }
 
-    /// Reads in a thread of its own until told to stop.
+    /// Reads in a separate thread until [`Reading::stop`] is called.
     pub(crate) fn read(mut self) -> Reading {
         let stop = Arc::new(AtomicBool::new(false));
         let received = Arc::clone(&self.received);
-        let told = Arc::clone(&stop);
+        let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let before = own_cpu();
-            while !told.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 for at in self.wait(Duration::from_millis(20))? {
                     self.take(at);
                 }
@@ -254,7 +253,7 @@ impl Swarm {
         }
     }
 
-    /// It is connected now, or refused.
+    /// Sends the request of a client whose connection was established or refused.
     fn send(&mut self, at: usize) {
         let client = &mut self.clients[at];
         let request = std::mem::take(&mut client.request);
@@ -291,7 +290,7 @@ impl Swarm {
             from += found + MARK.len() + DIGITS;
         }
         client.tail.clear();
-        client.tail.extend_from_slice(&text[from.max(length.saturating_sub(TAIL))..]);
+        client.tail.extend_from_slice(&text[from.max(length.saturating_sub(TAIL_BYTES))..]);
         if count > 0 {
             self.first.get_or_insert(time);
             self.last = time;
@@ -312,10 +311,10 @@ impl Swarm {
     }
 }
 
-/// A socket with a source address of its own.
+/// Returns a socket that is bound to the source address of this client.
 fn bound(at: usize) -> anyhow::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    let host = u8::try_from(at % usize::from(SOURCES))? + 2;
+    let host = u8::try_from(at % usize::from(SOURCE_ADDRESSES))? + 2;
     socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0)).into())?;
     Ok(socket)
 }
@@ -324,7 +323,7 @@ fn server(port: u16) -> SockAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()
 }
 
-/// A swarm that reads.
+/// A swarm that reads in a separate thread.
 pub(crate) struct Reading {
     stop: Arc<AtomicBool>,
     received: Arc<AtomicU64>,
@@ -332,7 +331,7 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// How many messages have come so far; for who must not run ahead.
+    /// The counter of received messages, for writers that must not run too far ahead.
     pub(crate) fn counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.received)
     }
@@ -341,7 +340,7 @@ impl Reading {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many messages have come, or nothing has come for a while.
+    /// Waits until `count` messages have arrived, or none has arrived for `patience`.
     pub(crate) fn wait_for(&self, count: u64, patience: Duration) {
         let mut last = (self.received(), Instant::now());
         while self.received() < count && !self.thread.is_finished() {
@@ -354,7 +353,7 @@ impl Reading {
         }
     }
 
-    /// Stops, and hands back the swarm with what it got.
+    /// Stops reading, and returns the swarm and what it has received.
     pub(crate) fn stop(self) -> anyhow::Result<(Swarm, Harvest)> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow::anyhow!("the swarm panicked"))?

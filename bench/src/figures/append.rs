@@ -1,4 +1,4 @@
-//! Writing over HTTP: events per second by group commit, and what a lone request pays.
+//! Writing over HTTP: events per second with group commit, and the duration of a single request.
 
 use std::{
     fs,
@@ -18,9 +18,9 @@ use crate::{
     report::{Samples, Table},
 };
 
-/// The gateway's connections that write, and the other side's connections.
+/// The number of the gateway's connections that write, and of pgbench's connections.
 const CONNECTIONS: u32 = 4;
-/// Clients that write at once.
+/// The number of concurrent clients.
 const CLIENTS: usize = 64;
 
 const EVENT: &str = r#"{"type":"insert","subscriber":"toto","payload":{"foo":"bar"}}"#;
@@ -31,7 +31,7 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "append",
         "Writing over HTTP at a flush of 1 ms",
-        &["who", "clients", "connections", "events/s", "ratio"],
+        &["writer", "clients", "connections", "events/s", "ratio"],
     );
     let field = Field::prepare(run)?;
     let (rounds, time) = run.pick((3, Duration::from_secs(2)), (7, Duration::from_secs(5)));
@@ -49,16 +49,16 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
         lone.add(http);
         lone_ratio.add(own / http);
     }
-    table.row(&[&"INSERT, a transaction each", &CONNECTIONS, &CONNECTIONS, &plain, &""]);
+    table.row(&[&"INSERT, one transaction each", &CONNECTIONS, &CONNECTIONS, &plain, &""]);
     table.row(&[&"POST /events", &CLIENTS, &CONNECTIONS, &grouped, &ratio]);
     table.row(&[&"INSERT, one at a time", &1, &1, &insert, &""]);
     table.row(&[&"POST /events, one at a time", &1, &1, &lone, &lone_ratio]);
     table.note("INSERT: pgbench with prepared statements on the same table, over the socket");
-    table.note("ratio: of many, events/s against those of INSERT (at least 3); of one at a time, how much longer a request takes than an INSERT (at most 1.1)");
+    table.note("ratio: for many clients, events/s relative to INSERT (target: at least 3); for one at a time, the duration of a request relative to an INSERT (target: at most 1.1)");
     Ok(vec![table])
 }
 
-/// A PostgreSQL that flushes slowly, and a gateway that writes to it.
+/// A PostgreSQL with slow flushes, and a gateway that writes to it.
 struct Field {
     postgres: Postgres,
     gateway: Gateway,
@@ -73,7 +73,7 @@ impl Field {
         let connections = CONNECTIONS.to_string();
         let gateway = Gateway::start(&run.scratch, &url, &["--write-connections", &connections])?;
         let field = Self { postgres, gateway };
-        // What grows for the first time is not measured.
+        // Warm up, so that the first growth of tables and WAL files is not measured.
         field.pgbench(run, CONNECTIONS, Duration::from_secs(1))?;
         field.http(CLIENTS, Duration::from_secs(1))?;
         Ok(field)
@@ -89,7 +89,7 @@ impl Field {
         super::writers::number(&said, "tps = ")
     }
 
-    /// Events a second that so many clients write, one request after the other.
+    /// Events per second that `clients` clients write, each with consecutive requests.
     fn http(&self, clients: usize, time: Duration) -> anyhow::Result<f64> {
         let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
         let start = Instant::now();
@@ -116,7 +116,7 @@ impl Field {
     }
 }
 
-/// One connection that is kept.
+/// One persistent connection.
 struct Client {
     socket: BufReader<TcpStream>,
     request: String,
@@ -134,12 +134,12 @@ impl Client {
         Ok(Self { socket: BufReader::new(socket), request })
     }
 
-    /// Writes one event, and waits for the answer.
+    /// Writes one event, and waits for the response.
     fn post(&mut self) -> anyhow::Result<()> {
         self.socket.get_mut().write_all(self.request.as_bytes())?;
         let (mut line, mut length) = (String::new(), 0);
         self.socket.read_line(&mut line)?;
-        ensure!(line.contains(" 201 "), "the gateway answers {line}");
+        ensure!(line.contains(" 201 "), "the gateway responded with {}", line.trim_end());
         loop {
             line.clear();
             self.socket.read_line(&mut line)?;

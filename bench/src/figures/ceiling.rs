@@ -1,4 +1,4 @@
-//! How many events a second one reader takes in, when they are inserted in bulk.
+//! The maximum rate of events that one reader delivers when they are inserted in bulk.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
         "ceiling",
         format!("Ceiling: rows inserted in bulk by one connection, to {STREAMS} streams"),
         &[
-            "rows a transaction",
+            "rows per transaction",
             "inserted/s",
             "delivered/s",
             "behind at the end, ms",
-            "CPU us an event",
+            "CPU us per event",
             "PostgreSQL us",
             "client us",
             "lost",

@@ -2,7 +2,7 @@
 
 use crate::{gateway, postgres::Postgres};
 
-/// Creates it under the name `events`.
+/// Creates and migrates the database `events`.
 pub(super) fn ours(postgres: &Postgres) -> anyhow::Result<()> {
     postgres.create("events", "")?;
     gateway::migrate(&postgres.url("events"))

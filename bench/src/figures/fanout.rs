@@ -1,4 +1,4 @@
-//! What a delivery costs, when one event is for many and when many events are for one each.
+//! The cost of a delivery, for one event to many streams and for many events to one stream each.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -16,12 +16,12 @@ use crate::{
 };
 
 const STREAMS: u32 = 5000;
-/// As many messages may be under way when servers are driven as fast as they go.
+/// The number of messages that may be in transit at the maximum rate.
 const WINDOW: u64 = 4;
-/// Rows of a transaction then, for one commit each would measure the disk.
-const BULK: u32 = 100;
+/// Rows per transaction at the maximum rate. One commit per row would measure the disk.
+const BULK_ROWS: u32 = 100;
 
-/// How many consumers the streams are spread over, and how fast messages come.
+/// The number of consumers of the streams, and the rate of messages.
 #[derive(Clone, Copy)]
 struct Shape {
     says: &'static str,
@@ -40,11 +40,11 @@ const PEERS: [Peer; 4] = [Peer::Nchan, Peer::EventPiper, Peer::Bare, Peer::Pushp
 pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "fanout",
-        "Fan-out to 5,000 streams: CPU of the server alone, and how it compares to Nchan's",
+        "Fan-out to 5,000 streams: CPU of the server alone, compared with Nchan's",
         &[
             "shape",
             "server",
-            "CPU us a delivery",
+            "CPU us per delivery",
             "ratio to Nchan",
             "p50 ms",
             "p99 ms",
@@ -88,15 +88,13 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     }
     table.note(
         "CPU, p50 and p99 at 8 messages/s (40,000 deliveries/s) and at 2,000 messages/s; \
-        EventPiper is fed by one transaction an event, the others by one POST a message; \
-        delays count from when that was begun, since Nchan answers after it has delivered",
+        EventPiper gets one transaction per event, the others one POST per message; \
+        delays are measured from its start, because Nchan responds after it has delivered",
     );
-    table.note("most deliveries/s: driven as fast as it goes, with up to 4 messages under way \
-        (5,000 channels: up to 1,000; EventPiper: 100 rows a transaction); server, client and PostgreSQL share the machine's cores, so \
-        the client's part bounds it too");
-    table.note(
-        "Nchan runs with one worker; Pushpin's CPU includes the nginx that answers as its backend",
-    );
+    table.note("most deliveries/s: at the maximum rate, with up to 4 messages in transit \
+        (5,000 channels: up to 1,000; EventPiper: 100 rows per transaction); server, client and PostgreSQL share the machine's cores, so \
+        the client is part of the limit");
+    table.note("Nchan runs with one worker; Pushpin's CPU includes the nginx that is its backend");
     Ok(vec![table])
 }
 
@@ -114,7 +112,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Measures once more, and returns the CPU time of a delivery.
+    /// Measures one round, and returns the CPU time of a delivery in microseconds.
     fn add(
         &mut self,
         peer: Peer,
@@ -147,12 +145,12 @@ impl Outcome {
         self.lost += expected.saturating_sub(harvest.received);
         self.disordered += harvest.disordered;
 
-        swarm.begin_anew();
+        swarm.restart_numbers();
         self.rush(&server, swarm, shape, run.pick(1, 4), postgres)?;
         Ok(cpu)
     }
 
-    /// Drives the server as fast as it goes.
+    /// Measures the server at the maximum rate.
     fn rush(
         &mut self,
         server: &Server,
@@ -171,7 +169,7 @@ impl Outcome {
         });
         let start = now();
         if matches!(server.feed, Feed::Insert { .. }) && consumers > 1 {
-            feed::load(&postgres.url("events"), messages, consumers, BULK)?;
+            feed::load(&postgres.url("events"), messages, consumers, BULK_ROWS)?;
         } else {
             feed::rush(&server.feed, messages, consumers, shape.connections, &ahead)?;
         }

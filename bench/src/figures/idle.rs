@@ -1,4 +1,4 @@
-//! What a stream costs on which nothing happens.
+//! The cost of an idle stream.
 
 use std::{thread::sleep, time::Duration};
 
@@ -12,14 +12,14 @@ use crate::{
 
 const STREAMS: u32 = 15_000;
 const PEERS: [Peer; 3] = [Peer::EventPiper, Peer::Nchan, Peer::Bare];
-/// Until buffers of the opening are given back.
+/// The time until buffers for opening the streams are released.
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "idle",
-        "Idle: 15,000 streams, each of a consumer of its own",
-        &["server", "KiB a stream", "CPU while idle, % of a core", "closed"],
+        "Idle: 15,000 streams, each with its own consumer",
+        &["server", "KiB per stream", "CPU while idle, % of a core", "closed"],
     );
     let postgres = Postgres::start(&run.scratch, Flush::AsItIs)?;
     database::ours(&postgres)?;
@@ -33,8 +33,8 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     for (peer, it) in PEERS.iter().zip(&outcomes) {
         table.row(&[peer, &it.memory, &it.cpu, &it.closed]);
     }
-    table.note("memory of the server's processes alone (the difference of their PSS); what the kernel keeps for sockets is apart");
-    table.note("EventPiper and Nchan say every 10 s on every stream that they live; bare epoll says nothing, and has no buffers");
+    table.note("memory of the server's processes only (the difference of their PSS), without the kernel's memory for sockets");
+    table.note("EventPiper and Nchan send a heartbeat on every stream every 10 s; bare epoll sends nothing, and has no buffers");
     Ok(vec![table])
 }
 

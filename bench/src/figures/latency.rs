@@ -1,4 +1,4 @@
-//! How long after COMMIT an event is at its client.
+//! The time from COMMIT until an event has reached its client.
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ use crate::{
 
 const STREAMS: u32 = 1000;
 
-/// What is measured at once.
+/// One load on one server.
 struct Scene {
     says: &'static str,
     peer: Peer,
@@ -47,7 +47,7 @@ const SCENES: [Scene; 5] = [
 pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "latency",
-        format!("Latency: from COMMIT returned until the bytes are read, {STREAMS} streams"),
+        format!("Latency: from the return of COMMIT until the bytes are read, {STREAMS} streams"),
         &["load", "server", "events/s reached", "p50 ms", "p99 ms", "lost", "out of order"],
     );
     let postgres = Postgres::start(&run.scratch, Flush::AsItIs)?;
@@ -65,8 +65,8 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
         let (lost, disordered) = (&it.lost, &it.disordered);
         table.row(&[&scene.says, &scene.peer, &it.reached, &it.p50, &it.p99, lost, disordered]);
     }
-    table.note("one transaction an event; each event is for one of the streams; pooled within a round, the median of the rounds and their spread");
-    table.note("beside transactions: one foreign transaction is open at any time, it writes an event and commits 100 ms later");
+    table.note("one transaction per event; each event is for one of the streams; quantiles of each round, shown as the median of the rounds and their spread");
+    table.note("beside transactions: at any time, one other transaction is open, which writes an event and commits 100 ms later");
     Ok(vec![table])
 }
 
@@ -107,7 +107,7 @@ impl Outcome {
     }
 }
 
-/// Somebody whose transactions stay open for a while.
+/// A writer whose transactions stay open for 100 ms.
 struct Foreign {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<anyhow::Result<()>>,
@@ -116,10 +116,10 @@ struct Foreign {
 impl Foreign {
     fn start(url: String) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
+        let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let session = Session::open(&url)?;
-            while !told.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 session.run(
                     "begin; insert into events (type, subscriber, payload) \
                      values ('slow', 'foreign', '{}'); select pg_sleep(0.1); commit",

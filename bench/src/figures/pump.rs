@@ -1,4 +1,4 @@
-//! How fast an aggregator is bootstrapped that answers at once, beside the replay to one client.
+//! The rate of the bootstrap of an aggregator that responds immediately, compared with the replay to one client.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -24,13 +24,13 @@ use crate::{
 pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "pump",
-        "Pump: the bootstrap of an aggregator that answers at once, beside the replay to one client",
+        "Pump: the bootstrap of an aggregator that responds immediately, compared with the replay to one client",
         &[
             "events",
             "pump, events/s",
             "replay, events/s",
             "ratio to replay",
-            "CPU us an event",
+            "CPU us per event",
             "PostgreSQL us",
             "peak MiB",
             "lost",
@@ -57,13 +57,13 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
         lost += events.saturating_sub(outcome.events);
     }
     table.row(&[&events, &pumped, &replayed, &ratio, &cpu, &busy, &peak, &lost]);
-    table.note("from the pump's first question to the empty batch that ends the bootstrap");
+    table.note("from the pump's first request to the empty batch that ends the bootstrap");
     Ok(vec![table])
 }
 
-/// Events a second to one client.
+/// Events per second of a replay to one client.
 fn replay(run: &Run, postgres: &Postgres, events: u32) -> anyhow::Result<f64> {
-    let server = Server::forgetful_gateway(run, postgres)?;
+    let server = Server::gateway_without_recent(run, postgres)?;
     let start = now();
     let mut swarm = server.resume(1, 1, "0")?;
     swarm.count_only();
@@ -101,8 +101,7 @@ fn pump(run: &Run, postgres: &Postgres) -> anyhow::Result<Outcome> {
     Ok(Outcome { events, took, cpu: cost.cpu, postgres, peak })
 }
 
-/// Takes everything, until the empty batch; answers how many events there were, and how long
-/// that took.
+/// Accepts all requests until the empty batch. Returns the number of events and the time that they took.
 fn aggregate(listener: &TcpListener) -> std::io::Result<(u32, Duration)> {
     let (mut events, mut begun, mut body) = (0, None, Vec::new());
     loop {
@@ -125,7 +124,8 @@ fn aggregate(listener: &TcpListener) -> std::io::Result<(u32, Duration)> {
     }
 }
 
-/// Whether it is a GET, and how long its body is; nothing at the end of the connection.
+/// Reads the head of a request. Returns whether it is a GET, and the length of its body; `None` at the end of the
+/// connection.
 fn head(socket: &mut BufReader<TcpStream>) -> std::io::Result<Option<(bool, usize)>> {
     let (mut get, mut length, mut line) = (false, 0, String::new());
     loop {

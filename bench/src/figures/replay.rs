@@ -1,4 +1,4 @@
-//! How fast history goes over the wire, beside what PostgreSQL itself writes out.
+//! The rate of replays, compared with PostgreSQL's own `copy`.
 
 use std::{
     process::{Child, Stdio},
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "replay",
-        "Replay: history from a cursor to its end, beside psql's copy of the same rows",
+        "Replay: history from a cursor to its end, compared with psql's copy of the same rows",
         &[
             "events",
             "clients",
@@ -25,8 +25,8 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
             "copy, rows/s",
             "ratio to copy",
             "first event ms",
-            "memory MiB more",
-            "CPU us an event",
+            "more memory MiB",
+            "CPU us per event",
             "PostgreSQL us",
             "client us",
             "lost",
@@ -59,11 +59,11 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
             &it.disordered,
         ]);
     }
-    table.note("copy: `copy (select id, type, payload from events where subscriber = ... order by id) to stdout` by as many psql at once as there are clients, into /dev/null");
+    table.note("copy: `copy (select id, type, payload from events where subscriber = ... order by id) to stdout` into /dev/null, by one psql per client");
     table.note(
-        "the gateway keeps no recent events (--recent 0B), so that all of it comes from the table",
+        "the gateway keeps no recent events (--recent 0B), so that all events come from the table",
     );
-    table.note("memory: the most that the gateway had in memory during the replay, less what it had before");
+    table.note("more memory: the gateway's peak memory during the replay, minus its memory before");
     Ok(vec![table])
 }
 
@@ -91,7 +91,7 @@ impl Outcome {
     ) -> anyhow::Result<()> {
         let after = newest(postgres)? - i64::from(events);
         let copied = f64::from(clients * events) / copy(postgres, clients, after)?.as_secs_f64();
-        let server = Server::forgetful_gateway(run, postgres)?;
+        let server = Server::gateway_without_recent(run, postgres)?;
         let (before, postgres_before) = (server.cost(), postgres.cost());
         let start = now();
         let mut swarm = server.resume(clients as usize, 1, &after.to_string())?;
@@ -125,7 +125,7 @@ fn newest(postgres: &Postgres) -> anyhow::Result<i64> {
     Ok(session.text("select max(id) from events")?.parse()?)
 }
 
-/// How long so many psql take to write the rows after this id.
+/// The time that `clients` concurrent psql need to copy the rows after this id.
 fn copy(postgres: &Postgres, clients: u32, after: i64) -> anyhow::Result<Duration> {
     let sql = format!(
         "copy (select id, type, payload from events \

@@ -1,4 +1,4 @@
-//! How long a gateway takes to be ready, on an empty log and on a long one.
+//! The time until a gateway is ready, with an empty log and with a long one.
 
 use std::{env, time::Instant};
 
@@ -12,13 +12,13 @@ use crate::{
     report::{Samples, Table},
 };
 
-/// How many rows the long log has: as many as the disk bears.
+/// The environment variable with the number of rows of the long log.
 const ROWS: &str = "ROWS";
 
 pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "start",
-        "Start: from the program's start until it is ready",
+        "Start: from the start of the program until it is ready",
         &["rows in the log", "ms", "memory MiB"],
     );
     let postgres = Postgres::start(&run.scratch, Flush::AsItIs)?;
@@ -26,7 +26,7 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     postgres.create("empty", "")?;
     crate::gateway::migrate(&postgres.url("empty"))?;
     let rows = match env::var(ROWS) {
-        Ok(rows) => rows.parse().with_context(|| format!("{ROWS} is a number of rows"))?,
+        Ok(rows) => rows.parse().with_context(|| format!("{ROWS}: expected a number of rows"))?,
         Err(_) => run.pick(500_000, 10_000_000),
     };
     feed::load(&postgres.url("events"), rows, 10_000, 100_000)?;

@@ -1,4 +1,4 @@
-//! Everybody comes back at once.
+//! A storm: all clients reconnect at once.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const CLIENTS: u32 = 10_000;
 pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "storm",
-        "Storm: 10,000 clients lose their connection, miss one event each, and come back at once",
+        "Storm: 10,000 clients lose their connection, miss one event each, and reconnect at once",
         &[
             "until all have caught up, s",
             "replays from the table",
@@ -52,6 +52,6 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
         disordered += harvest.disordered;
     }
     table.row(&[&took, &replays, &cpu, &client, &lost, &disordered]);
-    table.note("all connect without waiting for one another; when the queue of the listening socket is full, the kernel tries again after a second");
+    table.note("all clients connect concurrently; if the queue of the listening socket is full, the kernel retries after a second");
     Ok(vec![table])
 }

@@ -1,4 +1,4 @@
-//! What writers pay: commits per second, beside the same table without a gateway's parts.
+//! The cost for writers: commits per second, compared with the same table without the gateway's triggers.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     report::{Samples, Table},
 };
 
-/// The tables that are compared, each in a database of its own.
+/// The compared tables, each in its own database.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Variant {
     Plain,
@@ -50,12 +50,12 @@ impl Variant {
     }
 }
 
-/// The same columns, defaults and indexes as ours, and no triggers.
+/// A table with the same columns, defaults and indexes as EventPiper's, and no triggers.
 const PLAIN: &str = "create table plain (like events \
                      including defaults including identity including indexes)";
 
-/// What an application without EventPiper might have: the columns of its INSERT, and no index
-/// but the primary key. So it shows what our other columns and indexes cost.
+/// A table of an application without EventPiper: the columns of the INSERT, and only the primary key. It shows
+/// the cost of EventPiper's other columns and indexes.
 const SMALL: &str = "create table events (id bigint generated always as identity primary key, \
                      type text not null, timestamp timestamptz not null default now(), \
                      subscriber text, payload jsonb not null)";
@@ -78,7 +78,7 @@ create trigger notify_of_event after insert on events
 
 const CLIENTS: [u32; 3] = [1, 8, 32];
 
-/// A commit every now and then finds the gateway asleep.
+/// Commits per second of a writer that finds the gateway asleep each time.
 const NOW_AND_THEN: u32 = 20;
 
 pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
@@ -91,23 +91,23 @@ pub(crate) fn measure(run: &Run) -> anyhow::Result<Vec<Table>> {
     );
     let mut asleep = Table::new(
         "writers-now-and-then",
-        format!("Writers: {NOW_AND_THEN} commits/s by one client, who finds the gateway asleep"),
-        &["flush", "table", "ms a commit"],
+        format!("Writers: {NOW_AND_THEN} commits/s by one client, which finds the gateway asleep"),
+        &["flush", "table", "ms per commit"],
     );
     for (flush, says) in flushes {
         let field = Field::prepare(run, flush)?;
         field.commits(run, says, &mut commits)?;
         field.now_and_then(run, says, &mut asleep)?;
     }
-    commits.note("flush: 1 ms and none are clusters in memory (where /dev/shm has 8 GiB to spare), so that no disk disturbs; none shows what the CPU takes; as it is: on this machine's disk");
+    commits.note("flush: 1 ms and none use clusters in memory (if /dev/shm has 8 GiB free), so that the disk has no influence; none shows the CPU cost; as it is: on this machine's disk");
     commits.note(
         "plain table: the same columns, defaults and indexes as EventPiper's, without its triggers",
     );
-    commits.note("row trigger with pg_notify: the predecessor's table, with nobody listening");
+    commits.note("row trigger with pg_notify: the predecessor's table, without a listener");
     Ok(vec![commits, asleep])
 }
 
-/// A PostgreSQL with all the tables, and a gateway that follows one of them.
+/// A PostgreSQL with all tables, and a gateway that follows one of them.
 struct Field {
     postgres: Postgres,
     _gateway: Gateway,
@@ -129,7 +129,7 @@ impl Field {
         crate::postgres::Session::open(&postgres.url("plain"))?.run(PLAIN)?;
         let gateway = Gateway::start(&run.scratch, &postgres.url("followed"), &[])?;
         let field = Self { postgres, _gateway: gateway };
-        // Tables and log files grow for the first time outside of what counts.
+        // Warm up, so that the first growth of tables and WAL files is not measured.
         for variant in VARIANTS {
             field.pgbench(run, variant, &["-c", "8", "-T", "2"])?;
         }
@@ -212,13 +212,13 @@ impl Field {
     }
 }
 
-/// Every other round the other way round, so that a drift favours nobody.
+/// The order of the variants. Every other round is reversed, so that a drift favours none of them.
 fn order(round: u32) -> Vec<usize> {
     let order = 0..VARIANTS.len();
     if round.is_multiple_of(2) { order.collect() } else { order.rev().collect() }
 }
 
-/// The number that follows `name`.
+/// Parses the number that follows `name` in the output of a program.
 pub(super) fn number(said: &str, name: &str) -> anyhow::Result<f64> {
     let (_, rest) = said.split_once(name).with_context(|| format!("no {name:?} in {said}"))?;
     let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
