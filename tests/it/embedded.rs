@@ -165,7 +165,7 @@ async fn data_of_another_version_is_refused_with_what_to_do() {
     let error = embedded::start(settings).await.unwrap_err();
     assert!(matches!(error, EmbeddedError::OtherMajor { major: 9999, .. }), "{error:?}");
     let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("install PostgreSQL 9999"), "{source}");
+    assert!(source.contains("Install PostgreSQL 9999"), "{source}");
 }
 
 fn settings() -> (Scratch, Settings) {

@@ -1,30 +1,34 @@
-//! Who runs PostgreSQL's programs: they refuse root, so root hands them to somebody else.
+//! The operating-system user that runs PostgreSQL's programs. They refuse to run as root, so root runs
+//! them as another user.
 
 use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
 
-/// The system accounts that root may run PostgreSQL as, the most fitting first.
+/// The users as which root runs PostgreSQL, in order of preference.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 
-/// The system account that PostgreSQL's programs run under.
+/// The operating-system user that PostgreSQL's programs run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Account {
-    /// Ourselves: we are no superuser.
+    /// The user of this process, which is not root.
     Own,
-    /// We are root, and step down to this one.
+    /// An unprivileged user, because this process runs as root.
     Other {
-        /// Its name in the system's user database.
+        /// The name in the system's user database.
         name: String,
-        /// Its user id.
+        /// The user id.
         uid: Uid,
-        /// Its main group.
+        /// The primary group.
         gid: Gid,
     },
 }
 
 impl Account {
-    /// Ourselves, or as root the first unprivileged account that exists.
+    /// Returns the user of this process, or, if this process runs as root, the first unprivileged user that exists.
+    ///
+    /// # Errors
+    /// If this process runs as root, and no such user exists.
     pub fn choose() -> Result<Self, NoAccount> {
         if !geteuid().is_root() {
             return Ok(Self::Own);
@@ -34,20 +38,20 @@ impl Account {
         Ok(Self::Other { name: user.name, uid: user.uid, gid: user.gid })
     }
 
-    /// A command that runs under this account, away from our working folder, which it may
-    /// not be allowed to enter.
+    /// Returns a command that runs as this user. Its working directory is `/`, because the user may not be
+    /// allowed to enter the working directory of this process.
     #[must_use]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
         command.current_dir("/");
         if let Self::Other { uid, gid, .. } = self {
-            // The standard library drops root's other groups together with the user id.
+            // The standard library also drops root's supplementary groups when it sets the user id.
             command.uid(uid.as_raw()).gid(gid.as_raw());
         }
         command
     }
 
-    /// Gives the file or folder to this account.
+    /// Makes this user the owner of a file or folder.
     pub fn own(&self, path: &Path) -> std::io::Result<()> {
         match self {
             Self::Own => Ok(()),
@@ -55,7 +59,7 @@ impl Account {
         }
     }
 
-    /// The user id that owns what this account creates.
+    /// The user id.
     #[must_use]
     pub fn uid(&self) -> Uid {
         match self {
@@ -65,10 +69,10 @@ impl Account {
     }
 }
 
-/// We are root, and there is nobody to step down to.
+/// The process runs as root, and no unprivileged user exists to run PostgreSQL as.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error(
-    "PostgreSQL refuses to run as root, and this system has neither an account `postgres` nor \
-     `nobody`: run event-piper as another user, or name a running server with --database-url"
+    "PostgreSQL refuses to run as root, and this system has neither a user `postgres` nor \
+     `nobody`: run event-piper as another user, or use a running server with --database-url"
 )]
 pub struct NoAccount;

@@ -1,4 +1,4 @@
-//! Where PostgreSQL's server programs (`initdb`, `postgres`) are on this machine.
+//! Finds PostgreSQL's server programs (`initdb`, `postgres`) on this machine.
 
 use std::{
     env, fmt,
@@ -6,11 +6,11 @@ use std::{
     process::Command,
 };
 
-/// The oldest PostgreSQL that the schema works on.
+/// The oldest major version of PostgreSQL that is supported.
 pub const OLDEST_MAJOR: u32 = 13;
 
-/// Where packages put them: a folder pattern whose one `*` is a version.
-const KNOWN_PLACES: [&str; 9] = [
+/// The folders in which packages install the programs. A `*` stands for a version.
+const KNOWN_FOLDERS: [&str; 9] = [
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
     "/opt/homebrew/opt/postgresql@*/bin",
@@ -22,74 +22,77 @@ const KNOWN_PLACES: [&str; 9] = [
     "/usr/bin",
 ];
 
-/// A folder with PostgreSQL's server programs, of one version.
+/// A folder with the server programs of one version of PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binaries {
-    /// The folder that holds `initdb` and `postgres`.
+    /// The folder that contains `initdb` and `postgres`.
     pub dir: PathBuf,
     /// PostgreSQL's major version.
     pub major: u32,
 }
 
 impl Binaries {
-    /// Looks in the folder that was named, else in `PATH` and where packages put them; the
-    /// first that fits wins, and within one place the highest version.
+    /// Searches the folder of the setting, or else `PATH` and the folders in which packages install the
+    /// programs. Returns the first that has a suitable version; within one pattern, the highest version.
     ///
-    /// A data folder can be opened by its own major version only, hence `wanted_major`.
+    /// `wanted_major` is the version of an existing cluster, which only its own major version can open.
+    ///
+    /// # Errors
+    /// If no suitable version was found.
     pub fn find(setting: Option<&Path>, wanted_major: Option<u32>) -> Result<Self, NotFound> {
-        let places = setting.map_or_else(places, |dir| vec![dir.to_owned()]);
-        let found: Vec<_> = places.iter().filter_map(|dir| Self::at(dir)).collect();
+        let folders = setting.map_or_else(folders, |dir| vec![dir.to_owned()]);
+        let found: Vec<_> = folders.iter().filter_map(|dir| Self::at(dir)).collect();
         let fits = |it: &&Self| match wanted_major {
             Some(major) => it.major == major,
             None => it.major >= OLDEST_MAJOR,
         };
         found.iter().find(fits).cloned().ok_or(NotFound {
-            named: setting.is_some(),
+            is_setting: setting.is_some(),
             wanted_major,
             other_majors: found.iter().map(|it| it.major).collect(),
-            looked_in: places,
+            searched: folders,
         })
     }
 
-    /// The programs in this folder, if it has both of them and they run.
+    /// The programs in this folder, if both exist and `postgres` runs.
     fn at(dir: &Path) -> Option<Self> {
         let dir = dir.canonicalize().ok()?;
         let major = major_version(&dir.join("postgres"))?;
         dir.join("initdb").is_file().then_some(Self { dir, major })
     }
 
-    /// The path of one of PostgreSQL's programs.
+    /// The path of a program of PostgreSQL.
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 }
 
-/// Every folder worth a look, in the order of preference.
-fn places() -> Vec<PathBuf> {
-    let mut places: Vec<_> = on_path().into_iter().chain(own_copy()).collect();
-    places.extend(KNOWN_PLACES.into_iter().flat_map(expand));
+/// All folders to search, in order of preference.
+fn folders() -> Vec<PathBuf> {
+    let mut folders: Vec<_> = on_path().into_iter().chain(unpacked_by_script()).collect();
+    folders.extend(KNOWN_FOLDERS.into_iter().flat_map(expand));
     let mut seen = std::collections::HashSet::new();
-    places.retain(|dir| seen.insert(dir.clone()));
-    places
+    folders.retain(|dir| seen.insert(dir.clone()));
+    folders
 }
 
-/// The folder of the `postgres` that a shell would run. Links are followed to the real one,
-/// because packagers link single programs into `PATH`, not always both.
+/// The folder of the `postgres` that a shell would run. Links are resolved, because packages
+/// may link only some of the programs into `PATH`.
 fn on_path() -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     let postgres = env::split_paths(&path).find_map(|dir| dir.join("postgres").canonicalize().ok());
     postgres?.parent().map(Path::to_owned)
 }
 
-/// Where `scripts/ensure-postgres` unpacks PostgreSQL for a user who may not install it.
-fn own_copy() -> Option<PathBuf> {
+/// The folder into which `scripts/ensure-postgres` unpacks PostgreSQL for a user who may not install packages.
+fn unpacked_by_script() -> Option<PathBuf> {
     let data = env::var_os("XDG_DATA_HOME").filter(|it| !it.is_empty()).map(PathBuf::from);
     let data = data.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".local/share")))?;
     Some(data.join("event-piper/postgresql/bin"))
 }
 
-/// The folders that a pattern with at most one `*` stands for, the highest version first.
+/// The folders that match a pattern with at most one `*`, the highest version first.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else { return vec![pattern.into()] };
     let (parent, prefix) = before.rsplit_once('/').unwrap_or(("/", before));
@@ -105,7 +108,7 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
     found.into_iter().map(|(_, dir)| dir).collect()
 }
 
-/// Asks the program itself: `postgres (PostgreSQL) 17.2 (Debian 17.2-1)`.
+/// Parses the output of `postgres --version`, such as `postgres (PostgreSQL) 17.2 (Debian 17.2-1)`.
 fn major_version(postgres: &Path) -> Option<u32> {
     let output = Command::new(postgres).arg("--version").current_dir("/").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
@@ -117,13 +120,14 @@ fn leading_number(text: &str) -> Option<u32> {
     text[..end].parse().ok()
 }
 
-/// No fitting server programs; says where it looked, and what to do.
+/// No suitable server programs were found. The message lists the searched folders, and says what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub struct NotFound {
-    named: bool,
+    /// Whether only the folder of the setting was searched.
+    is_setting: bool,
     wanted_major: Option<u32>,
     other_majors: Vec<u32>,
-    looked_in: Vec<PathBuf>,
+    searched: Vec<PathBuf>,
 }
 
 impl fmt::Display for NotFound {
@@ -135,12 +139,12 @@ impl fmt::Display for NotFound {
         write!(f, "the server programs (initdb, postgres) of PostgreSQL {version} were not found")?;
         if !self.other_majors.is_empty() {
             let majors: Vec<_> = self.other_majors.iter().map(u32::to_string).collect();
-            write!(f, " (there is {})", majors.join(", "))?;
+            write!(f, " (found version {})", majors.join(", "))?;
         }
-        let places: Vec<_> = self.looked_in.iter().map(|it| it.display().to_string()).collect();
-        write!(f, ", looked in {}: install PostgreSQL {version}, ", places.join(", "))?;
-        let which = if self.named { "another" } else { "their" };
-        write!(f, "name {which} folder with --postgres-bin, or name a running server with ")?;
+        let folders: Vec<_> = self.searched.iter().map(|it| it.display().to_string()).collect();
+        write!(f, "; searched {}. Install PostgreSQL {version}, ", folders.join(", "))?;
+        let which = if self.is_setting { "another" } else { "their" };
+        write!(f, "set {which} folder with --postgres-bin, or use a running server with ")?;
         f.write_str("--database-url")
     }
 }
@@ -150,14 +154,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_read_from_what_programs_print() {
+    fn parses_the_leading_number_of_a_version() {
         assert_eq!(leading_number("17.2 (Debian 17.2-1)"), Some(17));
         assert_eq!(leading_number("18beta1"), Some(18));
         assert_eq!(leading_number("devel"), None);
     }
 
     #[test]
-    fn a_folder_without_the_programs_is_refused_by_name() {
+    fn the_error_names_the_folder_without_the_programs() {
         let error = Binaries::find(Some(Path::new("/nowhere/at/all")), Some(99)).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("/nowhere/at/all") && text.contains("PostgreSQL 99"), "{text}");

@@ -7,80 +7,82 @@ use crate::{account::NoAccount, binaries};
 /// Why the embedded PostgreSQL could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
-    /// We are root, and there is nobody to step down to.
+    /// The process runs as root, and no unprivileged user exists to run PostgreSQL as.
     #[error(transparent)]
     NoAccount(#[from] NoAccount),
-    /// There is no PostgreSQL on this machine, or not where the settings say.
-    #[error("the embedded PostgreSQL cannot start")]
+    /// PostgreSQL's server programs were not found.
+    #[error("cannot start the embedded PostgreSQL")]
     NoPrograms(#[source] binaries::NotFound),
-    /// There is a PostgreSQL, but it cannot read what is in the folder.
-    #[error("the data in {folder} was written by PostgreSQL {major}, and no other can read it")]
+    /// PostgreSQL is installed, but not the major version of the cluster.
+    #[error(
+        "the data in {folder} was written by PostgreSQL {major}, and only that version can read it"
+    )]
     OtherMajor {
         /// The data folder.
         folder: String,
-        /// The version that wrote it.
+        /// The major version of the cluster.
         major: u32,
-        /// What was looked for, and where.
+        /// The result of the search for that version.
         source: binaries::NotFound,
     },
-    /// Another event-piper has claimed the folder.
+    /// Another event-piper has locked the folder.
     #[error(
-        "another event-piper{} is already running on {}: stop that one, or name another --data-dir",
+        "another event-piper{} is already running on {}: stop it, or use another --data-dir",
         pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), folder.display()
     )]
     InUse {
         /// The data folder.
         folder: PathBuf,
-        /// Whose it is.
+        /// The process that has locked it, if known.
         pid: Option<i32>,
     },
-    /// The unprivileged account is shut out.
+    /// The unprivileged user that runs PostgreSQL cannot enter the folder.
     #[error(
-        "PostgreSQL runs as the account `{account}`, which may not enter {}: name another \
-         --data-dir, or let that account in (chmod o+x)", folder.display()
+        "PostgreSQL runs as the user `{user}`, which may not enter {}: use another \
+         --data-dir, or allow that user to enter the folder (chmod o+x)", folder.display()
     )]
     Unreachable {
-        /// Who runs PostgreSQL.
-        account: String,
-        /// The outermost folder that is closed to it.
+        /// The user that runs PostgreSQL.
+        user: String,
+        /// The outermost folder that the user cannot enter.
         folder: PathBuf,
     },
-    /// The folder for the socket is somebody else's.
+    /// Other users can enter the folder of the socket, or it belongs to one of them.
     #[error(
-        "{} must be a folder that only the account of PostgreSQL can enter, and it is not: \
-         remove it, or name a --data-dir with a shorter path", folder.display()
+        "{} must be a folder that only the user of PostgreSQL can enter, and it is not: \
+         remove it, or use a --data-dir with a shorter path", folder.display()
     )]
     Insecure {
-        /// The folder for the socket.
+        /// The folder of the socket.
         folder: PathBuf,
     },
-    /// A file or folder of ours could not be read or written.
+    /// A file or folder could not be read or written, or a program could not be run.
     #[error("{doing} {}", path.display())]
     File {
-        /// What we were doing.
+        /// The operation, such as `creating`.
         doing: &'static str,
-        /// With what.
+        /// The file, folder or program.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: std::io::Error,
     },
-    /// PostgreSQL ended where it should have worked.
-    #[error("{program} failed; it said:\n{said}")]
+    /// A program of PostgreSQL failed.
+    #[error("{program} failed with the following output:\n{output}")]
     Program {
         /// `initdb` or `postgres`.
         program: &'static str,
-        /// The end of what it wrote.
-        said: String,
+        /// The last lines of its output.
+        output: String,
     },
-    /// PostgreSQL runs, and does not get ready.
-    #[error("PostgreSQL was not ready within {within:?}; it said:\n{said}")]
+    /// PostgreSQL runs, but did not become ready in time.
+    #[error("PostgreSQL was not ready within {} s; its output:\n{output}", within.as_secs())]
     NotReady {
-        /// How long we waited.
+        /// The deadline.
         within: Duration,
-        /// The end of what it wrote.
-        said: String,
+        /// The last lines of its output.
+        output: String,
     },
-    /// The server refused what we asked.
+    /// The server refused a statement that prepares the database.
     #[error("preparing the embedded database")]
     Database(#[from] tokio_postgres::Error),
 }

@@ -1,12 +1,12 @@
-//! The data folder: who holds it, what is where in it, and how a cluster comes into it.
+//! The data folder: its lock, its contents, and the creation of a cluster in it.
 //!
 //! ```text
-//! lock             held by the running event-piper, with its pid
-//! cluster/         PostgreSQL's own data folder
-//! cluster.new/     the same while initdb is at work; begun anew after an interruption
+//! lock             locked by the running event-piper; contains its pid
+//! cluster/         PostgreSQL's data directory
+//! cluster.new/     the same while initdb runs; removed after an interruption
 //! socket/          the private socket
-//! postgresql.log   what PostgreSQL has to say
-//! password         for the TCP port, if there is one
+//! postgresql.log   PostgreSQL's log
+//! password         the password for the TCP port, if there is one
 //! ```
 
 use std::{
@@ -24,24 +24,24 @@ use nix::{
 
 use crate::{account::Account, binaries::Binaries, error::EmbeddedError};
 
-/// The database, and the role that owns it and everything else in the cluster.
+/// The name of the database, and of the role that owns it and is the superuser of the cluster.
 pub const NAME: &str = "event_piper";
 
-/// The longest path of a socket that every system takes, less `/.s.PGSQL.65535`.
-const LONGEST_SOCKET_DIR: usize = 103 - 16;
-/// A log larger than this is set aside at the next start.
-const LARGE_LOG: u64 = 16 << 20;
-/// The end of a log that an error shows.
+/// The longest socket path that every system supports, minus `/.s.PGSQL.65535`.
+const MAX_SOCKET_DIR_BYTES: usize = 103 - 16;
+/// A log larger than this is renamed at the next start.
+const LARGE_LOG_BYTES: u64 = 16 << 20;
+/// The number of lines at the end of a log that an error shows.
 const TAIL_LINES: usize = 20;
 
-/// Who may log in: whoever can enter the socket's folder, and over TCP who knows the password.
+/// Every user who can enter the socket's folder may log in without a password. Over TCP, a password is required.
 const HBA: &str = "\
 local all all trust
 host all all 127.0.0.1/32 scram-sha-256
 ";
 
-/// Where the cluster lives when nobody said: `/var/lib/event-piper` for root, else the
-/// platform's folder for a user's data.
+/// The default data folder: `/var/lib/event-piper` for root, otherwise a folder in the platform's folder
+/// for user data. `None` if there is no home folder.
 #[must_use]
 pub fn default_data_dir() -> Option<PathBuf> {
     if geteuid().is_root() {
@@ -57,7 +57,7 @@ pub fn default_data_dir() -> Option<PathBuf> {
     Some(data.join("event-piper"))
 }
 
-/// A data folder that is ours as long as this lives.
+/// A data folder that is locked for this process as long as the value lives.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
@@ -67,11 +67,11 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Creates the folder when there is none, and claims it for this process.
+    /// Creates the folder if it does not exist, and locks it for this process.
     pub(super) fn claim(path: &Path, account: Account) -> Result<Self, EmbeddedError> {
         let doing = |doing| file_error(doing, path);
         let mut builder = DirBuilder::new();
-        // Root's is passed through by the account that runs PostgreSQL.
+        // If root creates the folder, the user that runs PostgreSQL must be able to traverse it.
         let mode = if account == Account::Own { 0o700 } else { 0o711 };
         builder.recursive(true).mode(mode).create(path).map_err(doing("creating"))?;
         let path = path.canonicalize().map_err(doing("finding"))?;
@@ -81,7 +81,7 @@ impl Folder {
         Ok(Self { path, account, socket_dir, _lock: lock })
     }
 
-    /// PostgreSQL's own data folder inside this data folder.
+    /// PostgreSQL's data directory in this data folder.
     pub(super) fn cluster_in(path: &Path) -> PathBuf {
         path.join("cluster")
     }
@@ -98,16 +98,16 @@ impl Folder {
         &self.account
     }
 
-    /// The version that wrote the cluster, if there is one.
+    /// The major version of the cluster; `None` if there is no cluster yet.
     pub(super) fn major(&self) -> Option<u32> {
         fs::read_to_string(self.cluster().join("PG_VERSION")).ok()?.trim().parse().ok()
     }
 
-    /// Creates the cluster beside its place and moves it there when it is whole, so that an
-    /// interruption at any moment leaves nothing that looks like a cluster and is none.
+    /// Creates the cluster in a temporary folder and renames it when it is complete, so that an
+    /// interruption never leaves an incomplete cluster behind.
     pub(super) async fn initialize(&self, binaries: &Binaries) -> Result<(), EmbeddedError> {
         let new = self.path.join("cluster.new");
-        // The locale that knows all of Unicode; a few systems have only the plain one.
+        // Prefer the locale with full Unicode support. Some systems have only `C`.
         let first = self.initdb(binaries, &new, "C.UTF-8").await;
         if first.is_err() {
             self.initdb(binaries, &new, "C").await?;
@@ -132,17 +132,16 @@ impl Folder {
         if output.status.success() {
             return Ok(());
         }
-        let said = last_lines(&String::from_utf8_lossy(&output.stderr));
-        Err(EmbeddedError::Program { program: "initdb", said })
+        let output = last_lines(&String::from_utf8_lossy(&output.stderr));
+        Err(EmbeddedError::Program { program: "initdb", output })
     }
 
-    /// What must be right before each start. Gives the password for the TCP port, if there
-    /// is one.
+    /// Prepares the folder for a start. Returns the password for the TCP port, if a port is used.
     pub(super) fn prepare(&self, port: Option<u16>) -> Result<Option<String>, EmbeddedError> {
         self.prepare_socket_dir()?;
         let hba = self.cluster().join("pg_hba.conf");
         fs::write(&hba, HBA).map_err(file_error("writing", &hba))?;
-        self.set_large_log_aside();
+        self.rotate_large_log();
         port.map(|_| self.password()).transpose()
     }
 
@@ -165,21 +164,21 @@ impl Folder {
         created.map_err(file_error("creating", folder))
     }
 
-    /// The password that was drawn when a port was first asked for.
+    /// Returns the password, which is generated when a TCP port is first used. Quotes are escaped for SQL.
     fn password(&self) -> Result<String, EmbeddedError> {
         let path = self.path.join("password");
         if let Ok(password) = fs::read_to_string(&path) {
-            // It goes into a statement: somebody may have edited the file.
+            // Escape quotes, because the password becomes part of an SQL statement and users may edit the file.
             return Ok(password.trim().replace('\'', "''"));
         }
-        let password = random_password().map_err(file_error("drawing a password for", &path))?;
+        let password = random_password().map_err(file_error("generating a password for", &path))?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let written = file.and_then(|mut file| writeln!(file, "{password}"));
         written.map_err(file_error("writing", &path))?;
         Ok(password)
     }
 
-    /// PostgreSQL's log, to append to.
+    /// Opens PostgreSQL's log for appending.
     pub(super) fn open_log(&self) -> Result<File, EmbeddedError> {
         let log = self.log();
         OpenOptions::new()
@@ -190,10 +189,10 @@ impl Folder {
             .map_err(file_error("opening", &log))
     }
 
-    /// The end of what PostgreSQL has written since the log was this long.
-    pub(super) fn log_since(&self, length: u64) -> String {
+    /// The last lines that PostgreSQL has written since the log had this length.
+    pub(super) fn log_since(&self, length_bytes: u64) -> String {
         let log = fs::read(self.log()).unwrap_or_default();
-        let since = usize::try_from(length).unwrap_or(usize::MAX).min(log.len());
+        let since = usize::try_from(length_bytes).unwrap_or(usize::MAX).min(log.len());
         last_lines(&String::from_utf8_lossy(&log[since..]))
     }
 
@@ -201,9 +200,9 @@ impl Folder {
         self.path.join("postgresql.log")
     }
 
-    fn set_large_log_aside(&self) {
+    fn rotate_large_log(&self) {
         let log = self.log();
-        if log.metadata().is_ok_and(|it| it.len() > LARGE_LOG) {
+        if log.metadata().is_ok_and(|it| it.len() > LARGE_LOG_BYTES) {
             let _ = fs::rename(&log, self.path.join("postgresql.log.old"));
         }
     }
@@ -215,8 +214,10 @@ impl fmt::Display for Folder {
     }
 }
 
-/// Takes the lock, or says who has it. The system releases it with our process, however that
-/// ends; PostgreSQL does not inherit it.
+/// Takes the lock. The system releases it when this process ends, for any reason; PostgreSQL does not inherit it.
+///
+/// # Errors
+/// [`EmbeddedError::InUse`] with the pid of the process that holds the lock.
 fn lock(folder: &Path) -> Result<Flock<File>, EmbeddedError> {
     let path = folder.join("lock");
     let mut options = OpenOptions::new();
@@ -237,7 +238,7 @@ fn lock(folder: &Path) -> Result<Flock<File>, EmbeddedError> {
     Ok(lock)
 }
 
-/// The account may be shut out by any of the folders above, so it tries them from the top.
+/// Checks that the user can enter the folder. Any parent folder may deny access, so the check starts at the root.
 fn check_reachable(path: &Path, account: &Account) -> Result<(), EmbeddedError> {
     const ENTER: &str = r#"for dir; do cd "$dir" 2>/dev/null || { printf %s "$dir"; exit; }; done"#;
     let Account::Other { name, .. } = account else { return Ok(()) };
@@ -249,23 +250,23 @@ fn check_reachable(path: &Path, account: &Account) -> Result<(), EmbeddedError> 
         closed if closed.is_empty() => Ok(()),
         closed => {
             let folder = closed.into_owned().into();
-            Err(EmbeddedError::Unreachable { account: name.clone(), folder })
+            Err(EmbeddedError::Unreachable { user: name.clone(), folder })
         }
     }
 }
 
-/// In the data folder; where that path is too long for a socket, in the temporary folder,
-/// under a name that stays the same from run to run.
+/// The folder of the socket: in the data folder, or, if that path is too long for a socket, in the
+/// temporary folder, under a name that is the same for each run.
 fn socket_dir(data_dir: &Path) -> PathBuf {
-    let near = data_dir.join("socket");
-    if near.as_os_str().len() <= LONGEST_SOCKET_DIR {
-        return near;
+    let in_data_dir = data_dir.join("socket");
+    if in_data_dir.as_os_str().len() <= MAX_SOCKET_DIR_BYTES {
+        return in_data_dir;
     }
     let hash = fnv1a(data_dir.as_os_str().as_encoded_bytes());
     env::temp_dir().join(format!("event-piper-{hash:016x}"))
 }
 
-/// A hash that no release of the standard library changes.
+/// The FNV-1a hash. Unlike the hashes of the standard library, it is the same in every release.
 fn fnv1a(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
@@ -292,14 +293,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_lives_in_the_data_folder_if_its_path_can_be_that_long() {
+    fn the_socket_is_in_the_data_folder_unless_the_path_is_too_long() {
         assert_eq!(socket_dir(Path::new("/srv/events")), Path::new("/srv/events/socket"));
         let long = socket_dir(&Path::new("/srv").join("x".repeat(100)));
         assert!(long.starts_with(env::temp_dir()), "{}", long.display());
     }
 
     #[test]
-    fn passwords_are_long_and_differ() {
+    fn passwords_are_long_and_unique() {
         let (one, two) = (random_password().unwrap(), random_password().unwrap());
         assert_eq!(one.len(), 32);
         assert_ne!(one, two);

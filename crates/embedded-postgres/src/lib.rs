@@ -1,10 +1,10 @@
-//! A PostgreSQL that a program brings along: its own durable cluster in its own folder.
+//! An embedded PostgreSQL: a durable private cluster in its own folder, run by the program that uses it.
 //!
-//! For a newcomer who has no database yet, and for a single machine. It is an ordinary
-//! cluster with fsync on, kept across runs, that answers on a private socket only, unless a
-//! port is asked for. It runs in a process group of its own, because Ctrl-C in a terminal
-//! must not stop it before the gateway has drained; and it outlives a gateway that was killed,
-//! so that the next one finds it running and its writers notice nothing.
+//! It is meant for users who have no database yet, and for single machines. It is an ordinary
+//! cluster with fsync on. It is kept across runs, and listens on a private socket only, unless a TCP
+//! port is set. It runs in its own process group, because Ctrl-C in a terminal
+//! must not stop it before the gateway has drained. It keeps running if the gateway is killed:
+//! the next gateway adopts the running server, and writers are not interrupted.
 
 pub mod account;
 pub mod binaries;
@@ -32,33 +32,37 @@ pub use self::{
 
 const DATABASE_EXISTS: &str = "select from pg_database where datname = $1";
 
-/// Pauses between attempts to start PostgreSQL again after it died.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// The first and the longest pause between attempts to restart PostgreSQL after it has exited.
+const RESTART_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// What an operator can turn on the embedded PostgreSQL.
+/// The settings of the embedded PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The folder that holds the cluster, its log and its socket.
+    /// The folder that contains the cluster, its log and its socket.
     pub data_dir: PathBuf,
-    /// Where PostgreSQL's server programs are, if not where they are usually found.
+    /// The folder of PostgreSQL's server programs. `None`: search `PATH` and the usual folders.
     pub binaries: Option<PathBuf>,
-    /// A TCP port on 127.0.0.1, for programs that cannot use the socket; they log in as
-    /// `event_piper` with the password that is in the file `password` of the data folder.
+    /// A TCP port on 127.0.0.1, for programs that cannot use the socket. They log in as
+    /// `event_piper` with the password in the file `password` of the data folder. `None`: no TCP port.
     pub port: Option<u16>,
 }
 
-/// The embedded PostgreSQL, running, and kept running until [`Embedded::stop`].
+/// A running embedded PostgreSQL. It is restarted when it exits, until [`Embedded::stop`] is called.
+/// Dropping the value asks the server to stop, without waiting for it.
 #[derive(Debug)]
 pub struct Embedded {
     url: String,
-    /// Whoever forgets to stop it, or fails on the way, leaves no server behind.
+    /// Stops the server when the value is dropped.
     stopping: DropGuard,
     supervisor: JoinHandle<()>,
     supervised: Option<oneshot::Receiver<()>>,
 }
 
-/// Starts the cluster in its folder, after creating it when there is none, or adopts the
-/// server that a killed predecessor of ours left running. Returns when it can be used.
+/// Starts the cluster in its folder, and creates it if it does not exist. If a killed process left the
+/// server running, adopts it. Returns when the server accepts connections.
+///
+/// # Errors
+/// If PostgreSQL's programs are missing, the folder is in use or inaccessible, or the server does not start.
 pub async fn start(settings: Settings) -> Result<Embedded, EmbeddedError> {
     let account = Account::choose()?;
     let folder = Folder::claim(&settings.data_dir, account)?;
@@ -69,7 +73,7 @@ pub async fn start(settings: Settings) -> Result<Embedded, EmbeddedError> {
     }
     let password = folder.prepare(settings.port)?;
     let cluster = Cluster { folder, binaries, port: settings.port, pid: Pid::default() };
-    // From here on a failure drops the postmaster, and that stops it.
+    // From here on, an error drops the postmaster, which stops it.
     let postmaster = cluster.run().await?;
     cluster.create_database(password.as_deref()).await?;
     let (url, stopping) = (cluster.url(NAME), CancellationToken::new());
@@ -83,37 +87,37 @@ pub async fn start(settings: Settings) -> Result<Embedded, EmbeddedError> {
     Ok(Embedded { url, stopping: stopping.drop_guard(), supervisor, supervised })
 }
 
-/// Where the cluster in this folder can be reached, if it runs at this moment.
+/// The URL of the cluster in this folder, if it is running.
 #[must_use]
 pub fn running_url(settings: &Settings) -> Option<String> {
     let running = postmaster::read_pid_file(&Folder::cluster_in(&settings.data_dir))?;
     (running.is_ready() && running.is_alive()).then(|| url(&running.socket_dir, running.port, NAME))
 }
 
-/// Whether there is a cluster in this folder, running or not.
+/// Returns whether this folder contains a cluster, running or not.
 pub fn exists(settings: &Settings) -> std::io::Result<bool> {
     Folder::cluster_in(&settings.data_dir).try_exists()
 }
 
 impl Embedded {
-    /// The database's URL, as `psql` takes it.
+    /// The URL of the database, in the format of libpq.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Is ready if the task that supervises the cluster has panicked: nothing keeps PostgreSQL running any more.
-    /// Otherwise never.
+    /// Completes if the task that supervises the cluster has panicked, so that PostgreSQL is no longer restarted.
+    /// Otherwise, and when called again, it never completes.
     pub fn abandoned(&mut self) -> impl Future<Output = ()> + Send + use<> {
         abandoned(self.supervised.take())
     }
 
-    /// Ends connections, writes a checkpoint, and returns when no process is left.
+    /// Stops the server: ends connections, writes a checkpoint, and returns when the server has exited.
     pub async fn stop(self) {
         self.stopping.disarm().cancel();
-        // It fails only when it panicked, and then there is nobody to tell but the log.
+        // The task fails only if it panics. Only the log can report that.
         if let Err(e) = self.supervisor.await {
-            error!("stopping the embedded PostgreSQL: {e}");
+            error!("cannot stop the embedded PostgreSQL: {e}");
         }
     }
 }
@@ -125,7 +129,7 @@ async fn abandoned(supervised: Option<oneshot::Receiver<()>>) {
     }
 }
 
-/// A data folder can be opened by its own major version only.
+/// Finds PostgreSQL's programs. A cluster can be opened only by its own major version.
 fn find_binaries(settings: &Settings, folder: &Folder) -> Result<Binaries, EmbeddedError> {
     let major = folder.major();
     Binaries::find(settings.binaries.as_deref(), major).map_err(|source| match major {
@@ -138,18 +142,18 @@ async fn supervise(cluster: Cluster, mut postmaster: Postmaster, stopping: Cance
     loop {
         tokio::select! {
             () = stopping.cancelled() => return postmaster.stop().await,
-            how = postmaster.ended() => warn!("the embedded PostgreSQL ended by itself: {how}"),
+            how = postmaster.ended() => warn!("the embedded PostgreSQL exited unexpectedly: {how}"),
         }
-        // Before its successor, or its farewell signal would reach that one.
+        // Drop it before its successor starts, because dropping it sends a signal to the current pid.
         drop(postmaster);
         let again = stopping.run_until_cancelled(cluster.run_again()).await;
         let Some(started) = again else { return cluster.stop_starting().await };
         postmaster = started;
-        info!("the embedded PostgreSQL runs again");
+        info!("restarted the embedded PostgreSQL");
     }
 }
 
-/// Everything that is needed to run the server, again and again.
+/// Everything that is needed to start the server, any number of times.
 #[derive(Debug)]
 struct Cluster {
     folder: Folder,
@@ -161,28 +165,28 @@ struct Cluster {
 impl Cluster {
     async fn run(&self) -> Result<Postmaster, EmbeddedError> {
         if let Some(running) = Postmaster::adopt(&self.folder, self.port, &self.pid).await {
-            info!("found the embedded PostgreSQL running, and took it over");
+            info!("the embedded PostgreSQL is already running; using it");
             return Ok(running);
         }
         Postmaster::launch(&self.folder, &self.binaries, self.port, &self.pid).await
     }
 
     async fn run_again(&self) -> Postmaster {
-        let (mut pause, longest) = BACKOFF;
+        let (mut pause, longest) = RESTART_PAUSES;
         loop {
             sleep(pause).await;
             match Postmaster::launch(&self.folder, &self.binaries, self.port, &self.pid).await {
                 Ok(postmaster) => return postmaster,
                 Err(e) => {
                     let e = on_one_line(&e);
-                    error!("cannot start the embedded PostgreSQL again, will retry: {e}");
+                    error!("cannot restart the embedded PostgreSQL; retrying: {e}");
                 }
             }
             pause = (pause * 2).min(longest);
         }
     }
 
-    /// Stops a server whose start was interrupted.
+    /// Stops a server whose launch was cancelled.
     async fn stop_starting(&self) {
         Postmaster::of_pid(&self.pid).stop().await;
     }
@@ -191,7 +195,7 @@ impl Cluster {
         url(self.folder.socket_dir(), self.port.unwrap_or(postmaster::DEFAULT_PORT), database)
     }
 
-    /// Creates our database when it is not there yet; an interrupted first start catches up.
+    /// Creates the database if it does not exist, also after an interrupted first start, and sets the password.
     async fn create_database(&self, password: Option<&str>) -> Result<(), EmbeddedError> {
         let (client, connection) =
             tokio_postgres::connect(&self.url("postgres"), tokio_postgres::NoTls).await?;
@@ -212,7 +216,7 @@ impl Cluster {
     }
 }
 
-/// What a URL has of a path as it is; every other byte is percent-encoded.
+/// All bytes of a path in a URL that are percent-encoded.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.');
 
 fn url(socket_dir: &std::path::Path, port: u16, database: &str) -> String {
@@ -220,7 +224,7 @@ fn url(socket_dir: &std::path::Path, port: u16, database: &str) -> String {
     format!("postgresql:///{database}?host={host}&port={port}&user={NAME}")
 }
 
-/// An error and what caused it.
+/// An error and its causes, on one line.
 fn on_one_line(error: &(dyn Error + 'static)) -> String {
     let causes = successors(Some(error), |error| (*error).source()).map(ToString::to_string);
     causes.collect::<Vec<_>>().join(": ").replace('\n', "; ")
@@ -231,7 +235,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_supervisor_that_ends_without_a_word_has_abandoned_the_cluster() {
+    async fn a_supervisor_that_panics_has_abandoned_the_cluster() {
         let watched = |end: fn(oneshot::Sender<()>)| {
             let (finished, supervised) = oneshot::channel();
             end(finished);

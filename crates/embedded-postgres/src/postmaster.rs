@@ -1,4 +1,4 @@
-//! The server process: launched or found running, awaited until ready, stopped.
+//! The server process: launch or adopt it, wait until it is ready, stop it.
 
 use std::{
     fs::{self, File},
@@ -29,28 +29,28 @@ use crate::{
     folder::{Folder, file_error},
 };
 
-/// Names the socket when no TCP port is asked for.
+/// The port that names the socket if no TCP port is set.
 pub(super) const DEFAULT_PORT: u16 = 5432;
 
-/// Recovery after a crash reads the log since the last checkpoint, which may take a while.
-const READY_WITHIN: Duration = Duration::from_mins(5);
-/// A fast shutdown writes a checkpoint.
-const STOPPED_WITHIN: Duration = Duration::from_mins(1);
-/// Without the checkpoint it should be a matter of milliseconds.
-const QUIT_WITHIN: Duration = Duration::from_secs(10);
-/// How often a process is looked at that cannot be awaited.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The deadline for a start. Recovery after a crash reads the WAL since the last checkpoint, which can take minutes.
+const READY_DEADLINE: Duration = Duration::from_mins(5);
+/// The deadline for a fast shutdown, which writes a checkpoint.
+const STOP_DEADLINE: Duration = Duration::from_mins(1);
+/// The deadline for an immediate shutdown, which writes no checkpoint and usually takes milliseconds.
+const QUIT_DEADLINE: Duration = Duration::from_secs(10);
+/// How often a process is polled that cannot be awaited.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A server process. Dropping it tells the server to stop, and does not wait for that.
+/// A server process. Dropping it asks the server to stop, without waiting for it.
 #[derive(Debug)]
 pub(super) struct Postmaster {
     pid: Pid,
-    /// None for one that a predecessor of ours launched.
+    /// `None` if an earlier process launched the server.
     child: Option<Child>,
 }
 
 impl Postmaster {
-    /// Launches the server, and waits until it can be used; `pid` is noted for others to see.
+    /// Launches the server, and waits until it accepts connections. Stores its process id in `pid`.
     pub(super) async fn launch(
         folder: &Folder,
         binaries: &Binaries,
@@ -61,14 +61,15 @@ impl Postmaster {
         let log = folder.open_log()?;
         let before = log.metadata().map_or(0, |it| it.len());
         let mut postmaster = Self::spawn(folder, binaries, port, log, pid)?;
-        match timeout(READY_WITHIN, postmaster.ready(folder)).await {
+        match timeout(READY_DEADLINE, postmaster.ready(folder)).await {
             Ok(true) => Ok(postmaster),
             Ok(false) => {
-                Err(EmbeddedError::Program { program: "postgres", said: folder.log_since(before) })
+                let output = folder.log_since(before);
+                Err(EmbeddedError::Program { program: "postgres", output })
             }
             Err(_) => {
-                let said = folder.log_since(before);
-                Err(EmbeddedError::NotReady { within: READY_WITHIN, said })
+                let output = folder.log_since(before);
+                Err(EmbeddedError::NotReady { within: READY_DEADLINE, output })
             }
         }
     }
@@ -91,12 +92,12 @@ impl Postmaster {
         Ok(Self { pid: pid.clone(), child: Some(child) })
     }
 
-    /// Takes over the server that runs on this folder already, if one does, and if it runs as
-    /// we would run it; else sees to it that it ends.
+    /// Adopts the server that is already running on this folder, if there is one with the same settings. Stops
+    /// a server with other settings.
     pub(super) async fn adopt(folder: &Folder, port: Option<u16>, pid: &Pid) -> Option<Self> {
-        let running = timeout(READY_WITHIN, running(&folder.cluster())).await.ok()??;
-        // Another program that was given the same number since, or a server that nobody can
-        // reach: then launching tells, as PostgreSQL itself guards its data.
+        let running = timeout(READY_DEADLINE, running(&folder.cluster())).await.ok()??;
+        // If connecting fails, the pid belongs to another program by now, or the server is unreachable. Then
+        // try to launch one: PostgreSQL itself refuses to start twice on the same data.
         UnixStream::connect(running.socket()).await.ok()?;
         pid.set(u32::try_from(running.pid).ok());
         let postmaster = Self::of_pid(pid);
@@ -106,28 +107,28 @@ impl Postmaster {
         if fits {
             return Some(postmaster);
         }
-        info!("restarting the PostgreSQL that was left running, for its settings differ");
+        info!("restarting the embedded PostgreSQL, because it is running with other settings");
         postmaster.stop().await;
         None
     }
 
-    /// A server that is no child of ours.
+    /// A server that is not a child of this process.
     pub(super) fn of_pid(pid: &Pid) -> Self {
         Self { pid: pid.clone(), child: None }
     }
 
-    /// True when the server is ready, false when it has ended.
+    /// Waits until the server is ready (`true`) or has exited (`false`).
     async fn ready(&mut self, folder: &Folder) -> bool {
-        let ours = self.pid.get();
+        let pid = self.pid.get();
         loop {
             if self.has_ended() {
                 return false;
             }
-            let noted = read_pid_file(&folder.cluster());
-            if noted.is_some_and(|it| Some(it.pid) == ours && it.is_ready()) {
+            let file = read_pid_file(&folder.cluster());
+            if file.is_some_and(|it| Some(it.pid) == pid && it.is_ready()) {
                 return true;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -142,26 +143,32 @@ impl Postmaster {
         ended
     }
 
-    /// Waits until the server has ended, and says how.
+    /// Waits until the server has exited. Returns a description of its exit status.
+    ///
+    /// # Cancel safety
+    /// Can be cancelled and called again.
     pub(super) async fn ended(&mut self) -> String {
         let how = match &mut self.child {
             Some(child) => child.wait().await.map(|status| status.to_string()),
-            None => Ok("nobody knows how, for it was no child of ours".to_owned()),
+            None => Ok("unknown exit status, because another process launched it".to_owned()),
         };
         while !self.has_ended() {
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
         how.unwrap_or_else(|e| e.to_string())
     }
 
-    /// Stops the server and waits until it is gone: with a checkpoint, or at least at once.
+    /// Stops the server, and waits until it has exited: with a fast shutdown, or, if that takes too long, with an
+    /// immediate one.
     pub(super) async fn stop(mut self) {
-        for (signal, within) in [(Signal::SIGINT, STOPPED_WITHIN), (Signal::SIGQUIT, QUIT_WITHIN)] {
+        for (signal, within) in [(Signal::SIGINT, STOP_DEADLINE), (Signal::SIGQUIT, QUIT_DEADLINE)]
+        {
             self.pid.signal(signal);
             if timeout(within, self.ended()).await.is_ok() {
                 return;
             }
-            warn!("the embedded PostgreSQL did not end within {within:?} of {signal}");
+            let seconds = within.as_secs();
+            warn!("the embedded PostgreSQL did not exit within {seconds} s after {signal}");
         }
     }
 }
@@ -172,12 +179,11 @@ impl Drop for Postmaster {
     }
 }
 
-/// Settings that must be as we say, whatever the cluster's own file has: what is given here
-/// wins over everything else.
+/// Command-line options for settings that must not be changed. They override the cluster's configuration files.
 fn options(socket_dir: &Path, port: Option<u16>) -> Vec<String> {
     let listen = if port.is_some() { "127.0.0.1" } else { "" };
     let port = port.unwrap_or(DEFAULT_PORT);
-    // The quotes are for a list in which a path may have a comma.
+    // The setting is a list, so quote the path, which may contain a comma.
     let sockets = format!("\"{}\"", socket_dir.display().to_string().replace('"', "\"\""));
     let settings = [
         format!("listen_addresses={listen}"),
@@ -191,23 +197,23 @@ fn options(socket_dir: &Path, port: Option<u16>) -> Vec<String> {
     settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]).collect()
 }
 
-/// The server that runs on this cluster and is ready, or will be soon; none if there is none.
+/// The server that is running on this cluster, after waiting until it is ready. `None` if no server is running.
 async fn running(cluster: &Path) -> Option<PidFile> {
     loop {
-        let noted = read_pid_file(cluster).filter(|it| it.is_alive() && it.is_postgres())?;
-        if noted.is_ready() {
-            return Some(noted);
+        let file = read_pid_file(cluster).filter(|it| it.is_alive() && it.is_postgres())?;
+        if file.is_ready() {
+            return Some(file);
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-/// A process id that several look at, and that changes when the server is started again.
+/// A shared process id, which changes when the server is restarted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pid(Arc<AtomicI32>);
 
 impl Pid {
-    /// Stands for no process.
+    /// The value for no process.
     const NONE: i32 = 0;
 
     fn set(&self, pid: Option<u32>) {
@@ -225,13 +231,13 @@ impl Pid {
 
     pub(super) fn signal(&self, signal: Signal) {
         if let Some(pid) = self.get() {
-            // It may have ended in the meantime, which is what a signal is for.
+            // Ignore errors: the process may have exited in the meantime.
             let _ = kill(nix::unistd::Pid::from_raw(pid), signal);
         }
     }
 }
 
-/// What a server notes about itself in `postmaster.pid`.
+/// The contents of `postmaster.pid`, which a running server writes.
 #[derive(Debug)]
 pub(super) struct PidFile {
     pid: i32,
@@ -241,7 +247,7 @@ pub(super) struct PidFile {
     status: String,
 }
 
-/// Reads `postmaster.pid`; it may be of a server that is no more.
+/// Reads `postmaster.pid`. The file may belong to a server that is no longer running.
 pub(super) fn read_pid_file(cluster: &Path) -> Option<PidFile> {
     let text = fs::read_to_string(cluster.join("postmaster.pid")).ok()?;
     let line = |number: usize| text.lines().nth(number - 1).unwrap_or_default().trim();
@@ -267,7 +273,7 @@ impl PidFile {
         self.socket_dir.join(format!(".s.PGSQL.{}", self.port))
     }
 
-    /// Whether the process is a PostgreSQL at all, as far as the system tells.
+    /// Returns whether the process is PostgreSQL. `true` if its name is unknown.
     fn is_postgres(&self) -> bool {
         let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).or_else(|_| {
             let mut ps = std::process::Command::new("ps");
@@ -279,17 +285,17 @@ impl PidFile {
 }
 
 fn is_alive(pid: i32) -> bool {
-    let asked = kill(nix::unistd::Pid::from_raw(pid), None);
-    matches!(asked, Ok(()) | Err(Errno::EPERM))
+    let probed = kill(nix::unistd::Pid::from_raw(pid), None);
+    matches!(probed, Ok(()) | Err(Errno::EPERM))
 }
 
-/// After a crash of the machine, `postmaster.pid` may name a process that is some other
-/// program by now, and PostgreSQL would refuse to start. Naming ourselves instead tells
-/// PostgreSQL, whose parent we are, that the note is stale; removing the file would also
-/// remove the shared memory's key, which guards against surviving backends.
+/// Replaces a reused pid in `postmaster.pid`. After a crash of the machine, the pid may belong to another
+/// program by now, and PostgreSQL would refuse to start. PostgreSQL ignores the pid of its parent, so this
+/// function writes the pid of this process. Removing the file would also
+/// remove the key of the shared memory, which protects against surviving backends.
 fn disown_reused_pid(cluster: &Path) {
-    let Some(noted) = read_pid_file(cluster) else { return };
-    if !noted.is_alive() || noted.is_postgres() {
+    let Some(file) = read_pid_file(cluster) else { return };
+    if !file.is_alive() || file.is_postgres() {
         return;
     }
     let path = cluster.join("postmaster.pid");
@@ -304,11 +310,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pid_of_another_program_is_replaced_and_the_memory_key_kept() {
+    fn a_reused_pid_is_replaced_and_the_memory_key_is_kept() {
         let folder = std::env::temp_dir().join(format!("ep-pid-{:x}", fastrand::u64(..)));
         fs::create_dir(&folder).unwrap();
         let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        // For a moment it still has the name of this thread, which begins with `postgres`.
+        // Until exec, the child has the name of this thread, which begins with `postgres`.
         let comm = format!("/proc/{}/comm", other.id());
         while fs::read_to_string(&comm).is_ok_and(|name| name.trim() != "sleep") {
             std::thread::yield_now();

@@ -47,7 +47,10 @@ async fn a_gateway_that_is_ready_is_found_behind_a_unix_socket() {
     app.stop().await;
     let (code, said) = asked(&listen, &[]).await;
     assert_eq!(code, Some(1));
-    assert!(said.contains(&format!("cannot check {listen}")) && said.contains("No such file"), "{said}");
+    assert!(
+        said.contains(&format!("cannot check {listen}")) && said.contains("No such file"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
