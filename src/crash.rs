@@ -1,5 +1,5 @@
-//! What ends the process after a panic: see [`event_piper_store::crash`]. Its tests are here, because they
-//! need a log that a process writes.
+//! Ends the process after a panic: see [`event_piper_store::crash`]. Its tests are here, because they
+//! need the log of a process.
 
 pub use event_piper_store::crash::*;
 
@@ -16,7 +16,7 @@ pub(crate) mod tests {
 
     const CHILD: &str = "EVENT_PIPER_TEST_CRASHES";
 
-    /// Runs this test once more in a process of its own, which does `crash`, and must end by it.
+    /// Runs the test `test` again in a child process, which calls `crash`, and checks that this ends the process.
     pub(crate) fn ends_the_process(test: &str, crash: impl FnOnce()) {
         if env::var_os(CHILD).is_some() {
             telemetry::init_for_errors(telemetry::Format::Text);
@@ -42,17 +42,17 @@ pub(crate) mod tests {
             }));
             assert!(changed.is_err());
             let (one, two) = *lock.lock();
-            assert_eq!(one, two, "nobody gets to see this");
+            assert_eq!(one, two, "no one sees an inconsistent value");
         });
     }
 
     #[test]
-    fn what_everything_rests_on_ends_the_process_when_it_panics() {
-        let name = "crash::tests::what_everything_rests_on_ends_the_process_when_it_panics";
+    fn a_panic_in_a_vital_task_ends_the_process() {
+        let name = "crash::tests::a_panic_in_a_vital_task_ends_the_process";
         ends_the_process(name, || {
             let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
             runtime.block_on(async {
-                let reader = tokio::spawn(vital("nothing is read any more", async {
+                let reader = tokio::spawn(vital("the reader has ended", async {
                     panic!("in the reader");
                 }));
                 let () = reader.await.unwrap();

@@ -1,26 +1,26 @@
-//! EventPiper: every new row of a PostgreSQL `events` table, to every subscriber, once.
+//! EventPiper delivers every new row of a PostgreSQL `events` table to every subscriber, exactly once.
 //!
-//! The modules in reading order, from the ground up; a module imports only from those below
-//! it (`tests/layering.rs` refuses anything else):
+//! The modules in reading order, from the lowest layer up. A module imports only from lower layers
+//! (`tests/layering.rs` rejects anything else):
 //!
-//! | layer | modules | what they know |
+//! | layer | modules | responsibility |
 //! |---|---|---|
-//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`reader`], [`amendment`], [`sse`] of the crate `core` | the words and the rules: no clock, no I/O |
+//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`reader`], [`amendment`], [`sse`] of the crate `core` | the model and the rules, without a clock or I/O |
 //! | 1 | [`store`], the crate of that name | the only SQL |
-//! | 2 | [`item`] | what a stream gives its client, in the words of no protocol |
-//! | 2 | [`access`] | who may do what |
-//! | 3 | [`read`], [`write`](mod@write) | the table in strict order; what is written to it |
+//! | 2 | [`item`] | what a stream sends to its client, independent of a protocol |
+//! | 2 | [`access`] | authentication and authorization |
+//! | 3 | [`read`], [`write`](mod@write) | read the table in strict order; write to it |
 //! | 4 | [`tail`] | follows the log |
-//! | 5 | [`live`] | recent events in memory, and the subscriptions to them |
+//! | 5 | [`live`] | keeps recent events in memory, and serves the subscriptions |
 //! | 6 | [`gateway`] | starts these engines on one log |
-//! | 7 | [`http`], [`pump`] | what users see on the wire; what aggregators are fed with |
-//! | 8 | [`cli`] | composition: wires everything, nobody imports it |
+//! | 7 | [`http`], [`pump`] | the HTTP interface; the delivery to sinks |
+//! | 8 | [`cli`] | the composition of all parts; no module imports it |
 //!
-//! [`embedded`] is the crate that runs a private PostgreSQL; only what composes the program uses it.
-//! [`config`], [`crash`], [`metrics`], [`nearest`], [`progress`], [`telemetry`] and [`web`]
-//! stand beside the layers.
+//! [`embedded`] is the crate that runs a private PostgreSQL; only the composition uses it.
+//! [`config`], [`crash`], [`metrics`], [`nearest`], [`progress`], [`telemetry`] and [`web`] are outside the
+//! layers.
 
-// A reader of the output that has gone away is no reason to panic: see `cli::output`.
+// The print macros panic when the reader of the output has closed it: use `cli::output` instead.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub use event_piper_core::{amendment, consumer, cursor, event, order, reader, sse};

@@ -1,4 +1,4 @@
-//! What is counted, in the names of the Prometheus conventions.
+//! The metrics, named by the conventions of Prometheus.
 
 pub mod pump;
 mod registering;
@@ -24,7 +24,7 @@ use self::{registering::Adder, writing::Writing};
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// From COMMIT, by PostgreSQL's clock, until the event was handed to its subscriptions.
+    /// Seconds from COMMIT, by PostgreSQL's clock, until the event was delivered to its subscriptions.
     pub commit_to_delivery: Histogram,
     /// Rows read from the tail of the log.
     pub events_read: Counter,
@@ -32,23 +32,23 @@ pub struct Metrics {
     pub deliveries: Counter,
     /// Open subscriptions by state.
     pub subscriptions: Family<State, Gauge>,
-    /// Replays from the table that were begun.
+    /// Replays from the table that were started.
     pub replays: Counter,
     /// Rows read by replays.
     pub replayed_rows: Counter,
-    /// Subscriptions that came back and found all they missed in memory.
+    /// Subscriptions that resumed from memory, without a query.
     pub resumed_from_recent: Counter,
-    /// Subscriptions that fell out of the recent events and went back to the table.
+    /// Subscriptions that fell behind the recent events and read from the table.
     pub slow_clients: Counter,
-    /// Subscriptions that were asked to try again later, by the limit that was reached.
+    /// Requests that were refused because of a limit, by limit.
     pub refused: Family<Reason, Counter>,
-    /// Requests that were refused for who sent them, by reason.
+    /// Requests that failed authentication or authorization, by reason.
     pub denied: Family<Reason, Counter>,
     /// Tickets issued.
     pub tickets: Counter,
-    /// Bytes of answers that are being made or sent.
+    /// Bytes of responses in preparation or in transit.
     pub answer_bytes: Gauge,
-    /// Answers, streams and connections that were cut because their client took nothing.
+    /// Responses, streams and connections that were closed because the client read nothing.
     pub stalled: Counter,
     /// Queries that are waiting for their turn.
     pub queries_waiting: Gauge,
@@ -62,56 +62,56 @@ pub struct Metrics {
     pub recent_bytes: Gauge,
     /// Holes for which delivery was held.
     pub holds: Counter,
-    /// For how long delivery is being held now.
+    /// Seconds for which delivery has been held now; 0 if it is not held.
     pub held: Fraction,
-    /// For how long delivery was held, in all.
+    /// Seconds for which delivery was held in total.
     pub held_total: Counter<f64, AtomicU64>,
-    /// Transactions that were passed over and are still open.
+    /// Open transactions that later events have overtaken.
     pub late: Gauge,
-    /// Rows that turned up where nothing could be any more.
+    /// Rows found behind the head, which bypassed the trigger.
     pub found_behind: Counter,
-    /// Times that the log was found replaced.
+    /// Times that the log was replaced.
     pub resets: Counter,
     /// Times that the listening connection was lost.
     pub reconnects: Counter,
-    /// Events that no bell announced: the safety poll found them.
+    /// Polls in which the safety poll found events without a notification.
     pub unannounced: Counter,
-    /// What the reader is doing about the bell: 1 for the state that it is in.
+    /// 1 for the current state of the doorbell.
     pub doorbell: Family<State, Gauge>,
-    /// How full PostgreSQL's queue of notifications is, from 0 to 1.
+    /// Usage of PostgreSQL's notification queue, from 0 to 1.
     pub notification_queue: Fraction,
     /// Connections of the pool, by state.
     pub pool: Family<State, Gauge>,
     /// HTTP requests by route and status.
     pub requests: Family<Route, Counter>,
-    /// Those of the pumps.
+    /// The metrics of the pumps.
     pub pumps: pump::Pumps,
-    /// What is written through this gateway.
+    /// The metrics of writing through this gateway.
     pub writing: Writing,
 }
 
-/// Which of several states.
+/// The label of a metric with several states.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct State {
-    /// Its name.
+    /// The state, such as `live`.
     pub state: &'static str,
 }
 
-/// Why something ended.
+/// The label of a metric with several reasons.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
-    /// Its name.
+    /// The reason, such as `streams`.
     pub reason: &'static str,
 }
 
-/// Which kind of request was answered how.
+/// The labels of HTTP requests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Route {
-    /// The route's pattern.
+    /// The pattern of the route, such as `/events/{id}`.
     pub route: String,
     /// The method.
     pub method: &'static str,
-    /// The status.
+    /// The status code of the response.
     pub status: u16,
 }
 
@@ -122,7 +122,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Creates and registers all metrics, with the value 0.
     #[must_use]
     pub fn new() -> Self {
         let mut metrics = Self {
@@ -238,14 +238,14 @@ impl Metrics {
         self.writing.register(&mut add);
     }
 
-    /// All of them in the text format that Prometheus reads.
+    /// Returns all metrics in the text format of Prometheus.
     ///
     /// # Panics
     /// Never: writing to a `String` does not fail.
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a String takes all");
+        encode(&mut text, &self.registry).expect("writing to a String does not fail");
         text
     }
 }

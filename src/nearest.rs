@@ -1,9 +1,9 @@
-//! What a misspelt name was probably meant to be.
+//! Suggestions for misspelt names.
 
-/// The name of these that is nearest to `given`, unless they are all quite different.
+/// Returns the known name that is most similar to `given`. `None` if none is similar enough.
 #[must_use]
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Long enough for every name, and bounded: the time grows with the square of the length.
+    // Bound the length, because the time grows with its square. No known name is longer.
     let given: String = given.chars().take(64).collect();
     let given = given.to_ascii_lowercase().replace('_', "-");
     let distance =
@@ -12,7 +12,8 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     (distance * 3 <= name.len().max(3)).then_some(name)
 }
 
-/// The end of a sentence about a name that is not known: `: did you mean heartbeat?`, or nothing.
+/// Returns the end of an error about an unknown name, such as `: did you mean heartbeat?`; empty without a
+/// suggestion.
 #[must_use]
 pub fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(given, known).map(|it| format!(": did you mean {it}?")).unwrap_or_default()
@@ -23,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_of_the_finger_is_recognized_and_another_word_is_not() {
+    fn suggests_similar_names_only() {
         let known = ["types", "lastEventId", "wait", "EVENT_PIPER_HEARTBEAT"];
         for (given, meant) in [
             ("type", Some("types")),

@@ -1,4 +1,4 @@
-//! How far work has got: a bar where a person looks at it, a line now and then anywhere else.
+//! Progress of long work: a progress bar on a terminal, a line from time to time elsewhere.
 
 use std::{
     fmt::Write,
@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, P
 
 use crate::telemetry;
 
-/// Work under way.
+/// The progress of one piece of work.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -18,13 +18,13 @@ pub struct Progress {
     said: Instant,
 }
 
-/// Several bars, each of which has a line of its own.
+/// Returns a group of bars, each of which is drawn on its own line.
 #[must_use]
 pub fn bars() -> MultiProgress {
     MultiProgress::with_draw_target(target())
 }
 
-/// Nobody looks at what is no terminal, and a bar has no place among lines of JSON.
+/// Draws bars only if standard error is a terminal and logs are not JSON.
 fn target() -> ProgressDrawTarget {
     if stderr().is_terminal() && !telemetry::is_json() {
         ProgressDrawTarget::stderr()
@@ -34,33 +34,34 @@ fn target() -> ProgressDrawTarget {
 }
 
 impl Progress {
-    /// Work of this length, where that is known, shown as the template of `indicatif` says, which may
-    /// use `{rate}`.
+    /// Starts the progress of work with this length; `None` if the length is unknown. `template` is a template of
+    /// `indicatif`, which may also use `{rate}`. Without a bar, a line is due after each `line_every`.
     ///
     /// # Panics
-    /// When the template is wrong.
+    /// If the template is invalid.
     #[must_use]
     pub fn new(length: Option<u64>, template: &str, line_every: Duration) -> Self {
         let bar = ProgressBar::with_draw_target(length, target());
-        let style = ProgressStyle::with_template(template).expect("the template is right");
+        let style = ProgressStyle::with_template(template).expect("the template is valid");
         bar.set_style(style.with_key("rate", rate).progress_chars("=> "));
         Self { bar, line_every, said: Instant::now() }
     }
 
-    /// As one of several.
+    /// Adds the bar to a group.
     #[must_use]
     pub fn among(mut self, bars: &MultiProgress) -> Self {
         self.bar = bars.add(self.bar);
         self
     }
 
-    /// Its bar, which is not drawn where nobody would see it.
+    /// The bar. It is hidden if standard error is not a terminal or logs are JSON.
     #[must_use]
     pub fn bar(&self) -> &ProgressBar {
         &self.bar
     }
 
-    /// Whether it is time for a line: there is no bar, and the last line was long enough ago.
+    /// Returns whether a line is due: the bar is hidden, and the last line is older than the interval. Counts as a
+    /// written line if so.
     pub fn wants_line(&mut self) -> bool {
         let due = self.bar.is_hidden() && self.said.elapsed() >= self.line_every;
         if due {
@@ -69,13 +70,13 @@ impl Progress {
         due
     }
 
-    /// A line was written just now.
+    /// Notes that a line was written now.
     pub fn said(&mut self) {
         self.said = Instant::now();
     }
 }
 
 fn rate(state: &ProgressState, out: &mut dyn Write) {
-    // A bar that cannot be drawn is no reason to stop.
+    // Ignore errors: work must continue even if the bar cannot be drawn.
     let _ = write!(out, "{:.0}/s", state.per_sec());
 }

@@ -1,4 +1,4 @@
-//! Logs: one line a fact, on standard error; text for people, JSON for machines.
+//! Logging to standard error, as text or as JSON.
 
 use std::{
     io::{IsTerminal, stderr},
@@ -9,44 +9,43 @@ use std::{
 use tracing::error;
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
-/// What an operator can turn on the logs.
+/// The settings of the log.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What is logged: `info`, or `warn,event_piper=debug`.
+    /// The filter, such as `info` or `warn,event_piper=debug`.
     pub filter: Filter,
-    /// How it is written.
+    /// The format of log lines.
     pub format: Format,
 }
 
-/// What is logged, checked.
+/// A valid log filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter(String);
 
 impl Filter {
-    /// Reads directives as of `RUST_LOG`.
+    /// Parses directives in the format of `RUST_LOG`.
     pub fn parse(directives: &str) -> Result<Self, tracing_subscriber::filter::ParseError> {
         EnvFilter::builder().parse(directives)?;
         Ok(Self(directives.to_owned()))
     }
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// For people; in colour on a terminal.
+    /// Text, in colour on a terminal.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Whether this process logs JSON: like the subscriber itself, one for the whole process.
+/// Whether this process logs JSON. Like the subscriber, it is global to the process.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// Starts logging. Only the first call in a process counts.
+/// Starts logging. Only the first call in a process has an effect.
 pub fn init(settings: &Settings) {
-    // A log on a full disk loses lines. To complain of that, where the lines could not go either,
-    // would panic.
+    // If the disk of the log is full, lines are lost. Reporting that would fail in the same way, and panic.
     let lines = fmt().log_internal_errors(false);
     let lines = lines.with_env_filter(EnvFilter::new(&settings.filter.0)).with_writer(stderr);
     match settings.format {
@@ -62,12 +61,12 @@ pub fn init(settings: &Settings) {
     }
 }
 
-/// Starts logging of nothing but errors, in this format: for settings that are wrong.
+/// Starts logging errors only, in this format, to report invalid settings.
 pub fn init_for_errors(format: Format) {
     init(&Settings { filter: Filter("error".to_owned()), format });
 }
 
-/// Whether everything on standard error is to be JSON.
+/// Returns whether everything on standard error must be JSON.
 #[must_use]
 pub fn is_json() -> bool {
     JSON.load(Ordering::Relaxed)
@@ -76,5 +75,5 @@ pub fn is_json() -> bool {
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let message = panic.payload_as_str().unwrap_or("no message");
-    error!(location, "this is a bug of EventPiper (panic): {message}");
+    error!(location, "panic, which is a bug in EventPiper: {message}");
 }

@@ -1,11 +1,11 @@
-//! HTTP as a client.
+//! The HTTP client.
 
 use reqwest::ClientBuilder;
 use rustls::crypto::ring;
 
 use crate::tls;
 
-/// A client for HTTP, and for HTTPS with servers that the operating system trusts.
+/// Returns a builder for a client that verifies certificates with the root certificates of the system.
 pub fn client() -> ClientBuilder {
     let mut config =
         tls::client().with_root_certificates(tls::system_roots()).with_no_client_auth();
@@ -14,10 +14,10 @@ pub fn client() -> ClientBuilder {
     reqwest::Client::builder().user_agent(agent).tls_backend_preconfigured(config)
 }
 
-/// A client for HTTP, and for HTTPS with anybody: for the gateway on this machine, whose certificate is
-/// for the name that others know it by.
-pub fn for_anybody() -> ClientBuilder {
-    // Such a verifier is reqwest's own, which looks for a provider there. It is always the same.
+/// Returns a builder for a client that does not verify certificates. It is for requests to the gateway on this
+/// machine, whose certificate is issued for its public name.
+pub fn without_verification() -> ClientBuilder {
+    // reqwest's own verifier for this case uses the default provider of the process. Installing it twice is harmless.
     let _ = ring::default_provider().install_default();
     reqwest::Client::builder().tls_danger_accept_invalid_certs(true)
 }
@@ -27,8 +27,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_can_be_made_wherever_it_runs() {
+    fn clients_can_be_built_without_root_certificates() {
         client().build().unwrap();
-        for_anybody().build().unwrap();
+        without_verification().build().unwrap();
     }
 }

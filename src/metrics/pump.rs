@@ -1,4 +1,4 @@
-//! What is counted of pumps, by aggregator.
+//! The metrics of pumps, by aggregator.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,19 @@ use prometheus_client::{
 
 use super::registering::{Adder, Fraction};
 
-/// Whose pump.
+/// The label of an aggregator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Of {
     /// The aggregator's name.
     pub aggregator: String,
 }
 
-/// Whose pump, and which of several states.
+/// The labels of an aggregator and the state of its pump.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StateOf {
     /// The aggregator's name.
     pub aggregator: String,
-    /// The state's name.
+    /// The state, such as `live`.
     pub state: &'static str,
 }
 
@@ -34,19 +34,19 @@ pub struct Pumps {
     pub state: Family<StateOf, Gauge>,
     /// The position of the checkpoint.
     pub position: Family<Of, Gauge>,
-    /// Ids behind the position.
+    /// The number of ids after the position.
     pub lag: Family<Of, Gauge>,
-    /// How old the first event is that waits, by its own timestamp.
+    /// The age in seconds of the first waiting event, by its own timestamp.
     pub lag_seconds: Family<Of, Fraction>,
     /// Events that were confirmed.
     pub events: Family<Of, Counter>,
     /// Batches that were confirmed.
     pub batches: Family<Of, Counter>,
-    /// Failed attempts and are made again.
+    /// Failed attempts, which are retried.
     pub retries: Family<Of, Counter>,
     /// Responses that refused events.
     pub refusals: Family<Of, Counter>,
-    /// Events that were refused, and are not skipped.
+    /// Refused events that were not skipped.
     pub dead_letters: Family<Of, Gauge>,
     /// Times that this process got the lease.
     pub takeovers: Family<Of, Counter>,
@@ -54,7 +54,7 @@ pub struct Pumps {
 }
 
 impl Pumps {
-    /// Notes the state of one pump.
+    /// Sets the state of one pump.
     pub fn enter(&self, aggregator: &str, state: &'static str) {
         let mut states = self.states.lock();
         let gauge = |state| {
@@ -66,7 +66,7 @@ impl Pumps {
         gauge(state).set(1);
     }
 
-    /// Tells no longer how far an aggregator is: another process may know better.
+    /// Removes the position and lag of an aggregator, because another process may hold the lease.
     pub fn forget(&self, of: &Of) {
         self.position.remove(of);
         self.lag.remove(of);
@@ -74,7 +74,7 @@ impl Pumps {
         self.dead_letters.remove(of);
     }
 
-    /// The state of every pump, by aggregator.
+    /// Returns the state of every pump, by aggregator.
     #[must_use]
     pub fn states(&self) -> BTreeMap<String, &'static str> {
         self.states.lock().clone()

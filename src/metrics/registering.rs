@@ -7,10 +7,10 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
-/// A gauge that holds fractions.
+/// A gauge with a fractional value.
 pub type Fraction = Gauge<f64, AtomicU64>;
 
-/// Registers clones, which share their numbers.
+/// Registers clones of metrics, which share their values.
 pub(super) struct Adder<'a>(pub(super) &'a mut Registry);
 
 impl Adder<'_> {

@@ -1,4 +1,4 @@
-//! What is counted of writing.
+//! The metrics of writing.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -15,22 +15,22 @@ use super::registering::Adder;
 /// The metrics of writing through a gateway.
 #[derive(Debug)]
 pub struct Writing {
-    /// Requests to write, by what became of them.
+    /// Write requests, by outcome.
     pub requests: Family<Outcome, Counter>,
     /// Write requests that are waiting for a connection.
     pub queue: Gauge,
-    /// Bytes of requests that have arrived and are not answered.
+    /// Bytes of write requests that were received and not yet answered.
     pub buffered: Gauge,
-    /// Events that shared a transaction.
+    /// The number of events that shared a transaction.
     pub batch: Histogram,
-    /// How long a transaction took, its commit included.
+    /// The duration of a transaction in seconds, including its commit.
     pub seconds: Histogram,
 }
 
-/// What became of a request to write.
+/// The label of the outcome of a write request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
-    /// Its name.
+    /// The outcome, such as `written`.
     pub outcome: &'static str,
 }
 
