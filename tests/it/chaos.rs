@@ -1,11 +1,10 @@
-//! The proof that nothing is lost and nothing comes twice: writers of every kind, clients of
-//! every kind, gateways as they are installed, a real PostgreSQL, and faults between and in
-//! all of them.
+//! Fault tests, which check that no event is lost or delivered twice: writers and clients of every kind,
+//! the released gateway, a real PostgreSQL, and faults in all of them and in the networks between them.
 //!
-//! A failure names its seed, which plays the same again: `make soak MINUTES=1 SEED=<seed>`.
-//! `EVENT_PIPER_ROUNDS=100 cargo test --release --test it chaos:: -- --nocapture` tries each
-//! fault by itself that often, and prints a table; `EVENT_PIPER_FAULTS=Timeouts,DiskSlow` some of
-//! them only.
+//! A failure prints its seed, which repeats the run: `make soak MINUTES=1 SEED=<seed>`.
+//! `EVENT_PIPER_ROUNDS=100 cargo test --release --test it chaos:: -- --nocapture` runs each
+//! fault on its own, 100 times, and prints a table. `EVENT_PIPER_FAULTS=Timeouts,DiskSlow` selects
+//! faults.
 
 mod arena;
 mod check;
@@ -32,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 use self::{
     arena::Arena,
     check::{Truth, report},
-    clients::{Client, Diary, Habits},
-    faults::{Blow, Fault},
+    clients::{Behavior, Client, Journal},
+    faults::{Fault, ScheduledFault},
     writers::{Ledger, Writer, finish_prepared},
 };
 use crate::support::{
@@ -42,18 +41,18 @@ use crate::support::{
     postgres::Stop,
 };
 
-/// When all faults are over, some client gets something within this time, until all have all.
-const STALLED: Duration = Duration::from_mins(2);
-/// After its last event a client is watched for so long that whatever is sent twice arrives.
-const AFTERWARDS: Duration = Duration::from_millis(1_200);
-/// A gateway that is not ready again by then, on a busy machine too, never will be.
-const READY_WITHIN: Duration = Duration::from_mins(2);
+/// After the faults, at least one client must receive something within this time, until all have all their events.
+const STALL_DEADLINE: Duration = Duration::from_mins(2);
+/// The time for which clients are watched after their last event, so that duplicates arrive.
+const DUPLICATES_WAIT: Duration = Duration::from_millis(1_200);
+/// The time within which a gateway must be ready again. Long, because the machine may be busy.
+const READY_DEADLINE: Duration = Duration::from_mins(2);
 
-/// Writers and clients at work in an arena.
-struct Play {
+/// Writers and clients that run in an arena.
+struct Run {
     arena: Arc<Arena>,
     ledger: Arc<Ledger>,
-    clients: Vec<(Habits, Arc<Mutex<Diary>>)>,
+    clients: Vec<(Behavior, Arc<Mutex<Journal>>)>,
     finish: watch::Sender<bool>,
     stop: CancellationToken,
     writing: JoinSet<()>,
@@ -61,35 +60,34 @@ struct Play {
     watching: JoinSet<()>,
 }
 
-/// What a play came to, for people.
+/// The results of a run.
 #[derive(Debug, Default)]
 struct Figures {
     events: usize,
     deliveries: usize,
     connections: usize,
-    blows: usize,
+    injected: usize,
     drained: Duration,
     faults: Vec<String>,
 }
 
 impl Figures {
     fn line(&self) -> String {
-        let Self { events, deliveries, connections, blows, drained, faults } = self;
+        let Self { events, deliveries, connections, injected, drained, faults } = self;
         format!(
-            "{blows} faults struck, {events} events, {deliveries} deliveries on {connections} \
-             connections; all drained {drained:.1?} after the end; {} found",
+            "{injected} faults, {events} events, {deliveries} deliveries on {connections} \
+             connections; all clients had caught up {drained:.1?} after the end; {} failures found",
             faults.len()
         )
     }
 }
 
-impl Play {
-    /// Everybody begins; the clients that come at once have a cursor before anything is
-    /// written.
-    async fn begin(arena: Arena, length: Duration, dice: &mut Rng) -> Self {
+impl Run {
+    /// Starts all clients and writers. Clients that join at the start have a cursor before writers start.
+    async fn begin(arena: Arena, length: Duration, random: &mut Rng) -> Self {
         let ledger = Arc::new(Ledger::default());
         let url = arena.database.url();
-        let mut play = Self {
+        let mut run = Self {
             arena: Arc::new(arena),
             ledger: Arc::clone(&ledger),
             clients: Vec::new(),
@@ -99,50 +97,51 @@ impl Play {
             reading: JoinSet::new(),
             watching: JoinSet::new(),
         };
-        for habits in clients::everybody(dice) {
-            play.admit(habits, length, dice);
+        for behavior in clients::all_clients(random) {
+            run.admit(behavior, length, random);
         }
-        play.everybody_has_begun().await;
-        for writer in writers::everybody(dice, &ledger, &url) {
-            play.writing.spawn(Writer::run(writer, play.stop.clone()));
+        run.all_have_a_cursor().await;
+        for writer in writers::all_writers(random, &ledger, &url) {
+            run.writing.spawn(Writer::run(writer, run.stop.clone()));
         }
-        let (arena, stop) = (Arc::clone(&play.arena), play.stop.clone());
-        play.watching.spawn(async move { arena.watch(stop).await });
-        play
+        let (arena, stop) = (Arc::clone(&run.arena), run.stop.clone());
+        run.watching.spawn(async move { arena.watch(stop).await });
+        run
     }
 
-    fn admit(&mut self, habits: Habits, length: Duration, dice: &mut Rng) {
-        let diary = Arc::new(Mutex::default());
+    fn admit(&mut self, behavior: Behavior, length: Duration, random: &mut Rng) {
+        let journal = Arc::new(Mutex::default());
         let gateways = self.arena.stations.iter().map(|station| station.to_clients.address());
         let client = Client {
-            habits: habits.clone(),
+            behavior: behavior.clone(),
             gateways: gateways.collect(),
-            dice: dice.fork(),
-            diary: Arc::clone(&diary),
+            random: random.fork(),
+            journal: Arc::clone(&journal),
             finish: self.finish.subscribe(),
         };
-        let (comes, mut finish) = (length * habits.comes_at / 100, self.finish.subscribe());
+        let (comes, mut finish) =
+            (length * behavior.joins_at_percent / 100, self.finish.subscribe());
         self.reading.spawn(async move {
-            // Where the faults are over sooner than was reckoned, it comes then.
+            // If the faults end earlier than expected, the client joins then.
             let _ = timeout(comes, finish.wait_for(|finish| *finish)).await;
             client.run().await;
         });
-        self.clients.push((habits, diary));
+        self.clients.push((behavior, journal));
     }
 
-    async fn everybody_has_begun(&self) {
-        let at_once = self.clients.iter().filter(|(habits, _)| habits.comes_at == 0);
-        for (_, diary) in at_once {
-            let begun = async || diary.lock().unwrap().begin.is_some().then_some(());
+    async fn all_have_a_cursor(&self) {
+        let at_once = self.clients.iter().filter(|(behavior, _)| behavior.joins_at_percent == 0);
+        for (_, journal) in at_once {
+            let begun = async || journal.lock().unwrap().begin.is_some().then_some(());
             eventually("a client has a cursor", begun).await;
         }
     }
 
-    /// All faults are over: writers stop, clients read what is left, and all is compared.
-    async fn finish(mut self, blows: usize) -> Figures {
+    /// After the faults: stops the writers, lets the clients catch up, and checks the results.
+    async fn finish(mut self, injected: usize) -> Figures {
         self.stop.cancel();
         while let Some(written) = self.writing.join_next().await {
-            written.expect("a writer goes on");
+            written.expect("writers do not panic");
         }
         while self.watching.join_next().await.is_some() {}
         let client = self.arena.administrator().await;
@@ -152,32 +151,34 @@ impl Play {
         let (since, ready) = (Instant::now(), self.readiness().await);
         let drained = self.drained(&truth).await;
         let lasted = since.elapsed();
-        sleep(AFTERWARDS).await;
+        sleep(DUPLICATES_WAIT).await;
         let broken = self.reading.try_join_next();
         self.reading.shutdown().await;
-        let mut figures = self.judged(truth).await;
-        figures.faults.extend(broken.map(|end| format!("a client broke: {end:?}")));
+        let mut figures = self.check(truth).await;
+        figures.faults.extend(broken.map(|end| format!("a client failed: {end:?}")));
         figures.faults.extend(ready);
         if !drained {
-            figures.faults.push(format!("clients were behind, and got nothing for {STALLED:?}"));
+            figures
+                .faults
+                .push(format!("clients were behind, and received nothing for {STALL_DEADLINE:?}"));
         }
-        Figures { drained: lasted, blows, ..figures }
+        Figures { drained: lasted, injected, ..figures }
     }
 
-    /// Waits until every client has as many events as it is owed; `false` when they get no more.
+    /// Waits until every client has as many events as it must get. Returns `false` if they receive no more.
     async fn drained(&self, truth: &Arc<Truth>) -> bool {
         let mut owed = vec![None; self.clients.len()];
         let (mut progress, mut since) = (0, Instant::now());
-        while since.elapsed() < STALLED {
+        while since.elapsed() < STALL_DEADLINE {
             let (mut got, mut behind) = (0, false);
-            for ((habits, diary), owed) in self.clients.iter().zip(&mut owed) {
+            for ((behavior, journal), owed) in self.clients.iter().zip(&mut owed) {
                 let (begin, has) = {
-                    let diary = diary.lock().unwrap();
-                    (diary.begin.clone(), diary.got.len())
+                    let journal = journal.lock().unwrap();
+                    (journal.begin.clone(), journal.got.len())
                 };
                 if let (None, Some(begin)) = (&owed, begin) {
-                    let (truth, habits) = (Arc::clone(truth), habits.clone());
-                    let count = spawn_blocking(move || truth.owed(&habits, &begin).len());
+                    let (truth, behavior) = (Arc::clone(truth), behavior.clone());
+                    let count = spawn_blocking(move || truth.owed(&behavior, &begin).len());
                     *owed = Some(count.await.expect("a count ends"));
                 }
                 got += has;
@@ -194,7 +195,7 @@ impl Play {
         false
     }
 
-    /// Gateways that are not ready, though nothing is wrong any more.
+    /// Returns a description of each gateway that does not become ready after the faults.
     async fn readiness(&self) -> Vec<String> {
         let mut unready = Vec::new();
         for (number, station) in self.arena.stations.iter().enumerate() {
@@ -204,7 +205,7 @@ impl Play {
                     sleep(Duration::from_millis(20)).await;
                 }
             };
-            if timeout(READY_WITHIN, ready).await.is_err() {
+            if timeout(READY_DEADLINE, ready).await.is_err() {
                 let log = gateway.log();
                 let last: Vec<&str> = log.lines().rev().take(6).collect();
                 unready.push(format!("gateway {number} is not ready again: {last:#?}"));
@@ -213,64 +214,64 @@ impl Play {
         unready
     }
 
-    /// Judges aside: other plays are at it at the same time, and must not wait for this one.
-    async fn judged(&self, truth: Arc<Truth>) -> Figures {
+    /// Checks the results on a separate thread, because other runs share this one.
+    async fn check(&self, truth: Arc<Truth>) -> Figures {
         let (mut faults, fates) = (self.arena.findings(), self.ledger.fates());
         let clients = self.clients.clone();
         let judging = spawn_blocking(move || {
             faults.extend(truth.against(&fates));
-            let mut figures = Figures { events: truth.len(), ..Figures::default() };
-            for (habits, diary) in &clients {
-                let diary = diary.lock().unwrap();
-                figures.deliveries += diary.got.len();
-                figures.connections += diary.connections.len();
-                let wrong = truth.judge(habits, &diary);
+            let mut figures = Figures { events: truth.event_count(), ..Figures::default() };
+            for (behavior, journal) in &clients {
+                let journal = journal.lock().unwrap();
+                figures.deliveries += journal.got.len();
+                figures.connections += journal.connections.len();
+                let wrong = truth.judge(behavior, &journal);
                 if !wrong.is_empty() {
-                    faults.push(report(habits, &diary, &wrong));
+                    faults.push(report(behavior, &journal, &wrong));
                 }
             }
             Figures { faults, ..figures }
         });
-        judging.await.expect("a judgement ends")
+        judging.await.expect("the check does not panic")
     }
 }
 
-/// Everything at once, for `length`.
-async fn everything_at_once(seed: u64, length: Duration, gateways: usize) {
+/// Runs all faults at once, for `length`.
+async fn all_faults_at_once(seed: u64, length: Duration, gateways: usize) {
     println!("seed {seed}, {} s", length.as_secs());
-    let mut dice = Rng::with_seed(seed);
+    let mut random = Rng::with_seed(seed);
     let server = Arena::server().await;
-    let play = Play::begin(Arena::build(&server, gateways).await, length, &mut dice).await;
-    let blows = faults::storm(&mut dice, length, gateways);
+    let run = Run::begin(Arena::build(&server, gateways).await, length, &mut random).await;
+    let schedule = faults::storm(&mut random, length, gateways);
     let begun = Instant::now();
-    let progress = tokio::spawn(tell_progress(Arc::clone(&play.arena), begun));
+    let progress = tokio::spawn(print_progress(Arc::clone(&run.arena), begun));
     let mut striking = JoinSet::new();
-    for blow in &blows {
-        sleep(blow.at.saturating_sub(begun.elapsed())).await;
-        let (arena, blow) = (Arc::clone(&play.arena), *blow);
-        striking.spawn(async move { blow.strike(&arena).await });
+    for scheduled in &schedule {
+        sleep(scheduled.at.saturating_sub(begun.elapsed())).await;
+        let (arena, scheduled) = (Arc::clone(&run.arena), *scheduled);
+        striking.spawn(async move { scheduled.strike(&arena).await });
     }
     while let Some(struck) = striking.join_next().await {
-        struck.expect("a fault ends");
+        struck.expect("injecting a fault does not panic");
     }
-    let figures = play.finish(blows.len()).await;
+    let figures = run.finish(schedule.len()).await;
     progress.abort();
     println!("{}", figures.line());
-    let mut schedule = String::new();
-    for Blow { at, fault, station, lasts } in &blows {
-        writeln!(schedule, "  {at:>8.1?}  {fault:?} at {station} for {lasts:?}").unwrap();
+    let mut listing = String::new();
+    for ScheduledFault { at, fault, station, lasts } in &schedule {
+        writeln!(listing, "  {at:>8.1?}  {fault:?} at {station} for {lasts:?}").unwrap();
     }
     let faults = figures.faults.join("\n");
-    assert!(figures.faults.is_empty(), "seed {seed}:\n{faults}\nwhat went wrong when:\n{schedule}");
+    assert!(figures.faults.is_empty(), "seed {seed}:\n{faults}\nschedule of faults:\n{listing}");
 }
 
-/// A line now and then that says what the gateways use.
-async fn tell_progress(arena: Arc<Arena>, begun: Instant) {
+/// Prints the memory and open files of the gateways from time to time.
+async fn print_progress(arena: Arc<Arena>, begun: Instant) {
     loop {
         sleep(Duration::from_secs(15)).await;
         let mut line = format!("{:>5} s", begun.elapsed().as_secs());
         for station in &arena.stations {
-            // A frozen gateway, or one that is down, has nothing to say.
+            // Skip a gateway that is frozen or stopped: its lock is held.
             let Ok(gateway) = station.gateway.try_lock() else { continue };
             if let Some(usage) = gateway.usage() {
                 let mebibytes = usage.bytes >> 20;
@@ -281,9 +282,9 @@ async fn tell_progress(arena: Arc<Arena>, begun: Instant) {
     }
 }
 
-/// Each of these faults by itself, some rounds each, and what became of it. They are mostly
-/// waited for, so some are tried at the same time, each in an arena of its own.
-async fn each_by_itself(faults: &[Fault]) {
+/// Runs each of these faults on its own, several rounds each, and prints the results. The tests mostly wait, so
+/// several run concurrently, each in its own arena.
+async fn each_on_its_own(faults: &[Fault]) {
     const AT_ONCE: usize = 3;
     let rounds = setting("EVENT_PIPER_ROUNDS").unwrap_or(2);
     let only = env::var("EVENT_PIPER_FAULTS").unwrap_or_default();
@@ -302,44 +303,48 @@ async fn each_by_itself(faults: &[Fault]) {
 }
 
 async fn rounds_of(fault: Fault, rounds: u64) -> Figures {
-    let mut dice = Rng::with_seed(rounds);
+    let mut random = Rng::with_seed(rounds);
     let length = Duration::from_secs(2 * rounds);
     let arena = Arena::build(&Arena::server().await, 2).await;
-    let play = Play::begin(arena, length, &mut dice).await;
+    let run = Run::begin(arena, length, &mut random).await;
     let mut late = Vec::new();
     for round in 0..rounds {
-        sleep(Duration::from_millis(dice.u64(100..800))).await;
-        let mut blow = Blow::random(&mut dice, Duration::ZERO, fault, 2);
-        // A round in ten is a long one; all of them would take long indeed.
-        blow.lasts = if round % 10 == 9 { Duration::from_secs(10) } else { blow.lasts.min(SHORT) };
-        blow.strike(&play.arena).await;
-        late.extend(play.readiness().await);
+        sleep(Duration::from_millis(random.u64(100..800))).await;
+        let mut scheduled = ScheduledFault::random(&mut random, Duration::ZERO, fault, 2);
+        // One round in ten is long. If all were, the test would take too long.
+        scheduled.lasts = if round % 10 == 9 {
+            Duration::from_secs(10)
+        } else {
+            scheduled.lasts.min(SHORT_FAULT)
+        };
+        scheduled.strike(&run.arena).await;
+        late.extend(run.readiness().await);
     }
-    let mut figures = play.finish(rounds.try_into().unwrap()).await;
+    let mut figures = run.finish(rounds.try_into().unwrap()).await;
     figures.faults.extend(late);
     figures
 }
 
-/// So long a fault lasts by itself.
-const SHORT: Duration = Duration::from_millis(1_500);
+/// The longest duration of a fault in a short round.
+const SHORT_FAULT: Duration = Duration::from_millis(1_500);
 
 fn setting(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_at_once_as_always() {
-    everything_at_once(1, Duration::from_secs(30), 3).await;
+async fn all_faults_at_once_with_a_fixed_seed() {
+    all_faults_at_once(1, Duration::from_secs(30), 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_at_once_as_never_before() {
-    everything_at_once(fastrand::u64(..1 << 32), Duration::from_secs(30), 3).await;
+async fn all_faults_at_once_with_a_random_seed() {
+    all_faults_at_once(fastrand::u64(..1 << 32), Duration::from_secs(30), 3).await;
 }
 
-/// What `/readyz` says becomes true by itself, of a fault and of its end. It prints how soon.
+/// `/readyz` follows a fault and its end. The test prints after what time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readiness_tells_the_truth() {
+async fn readiness_follows_faults() {
     const WITHIN: Duration = Duration::from_mins(2);
     let arena = Arena::build(&Arena::server().await, 1).await;
     let station = &arena.stations[0];
@@ -354,43 +359,43 @@ async fn readiness_tells_the_truth() {
     };
     let black_hole = Weather { black_hole: true, ..Weather::default() };
     station.to_postgres.set(black_hole);
-    becomes(false, "in a black hole").await;
+    becomes(false, "during a black hole").await;
     station.to_postgres.clear();
-    becomes(true, "out of it").await;
+    becomes(true, "after the black hole").await;
     station.to_postgres.strike(Strike::LoseServer);
-    becomes(false, "when PostgreSQL vanished").await;
-    becomes(true, "when it came back").await;
+    becomes(false, "after PostgreSQL vanished").await;
+    becomes(true, "after it came back").await;
     arena.postgres.stop(Stop::Immediate).await;
-    becomes(false, "when PostgreSQL stopped").await;
+    becomes(false, "after PostgreSQL stopped").await;
     sleep(Duration::from_secs(3)).await;
     arena.postgres.start().await;
-    becomes(true, "when it started").await;
+    becomes(true, "after it started").await;
 }
 
-/// `make soak MINUTES=30 SEED=7`: nothing at all without a number of minutes.
+/// `make soak MINUTES=30 SEED=7`. Does nothing unless a number of minutes is set.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn soak() {
     let Some(minutes) = setting("EVENT_PIPER_SOAK_MINUTES") else { return };
     let seed = setting("EVENT_PIPER_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
-    everything_at_once(seed, Duration::from_secs(60 * minutes), 3).await;
+    all_faults_at_once(seed, Duration::from_secs(60 * minutes), 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_fail() {
-    each_by_itself(&faults::OF_GATEWAYS).await;
+    each_on_its_own(&faults::OF_GATEWAYS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_fails() {
-    each_by_itself(&faults::OF_POSTGRES).await;
+    each_on_its_own(&faults::OF_POSTGRES).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_to_postgresql_fails() {
-    each_by_itself(&faults::OF_THE_NETWORK).await;
+    each_on_its_own(&faults::OF_THE_NETWORK).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_to_the_clients_fails() {
-    each_by_itself(&faults::OF_CLIENTS).await;
+    each_on_its_own(&faults::OF_CLIENTS).await;
 }

@@ -1,5 +1,5 @@
-//! Where the proof takes place: a PostgreSQL, some gateways in processes of their own, and
-//! a network on either side of each.
+//! The environment of the fault tests: a PostgreSQL, several gateways in separate processes, and
+//! a faulty network on both sides of each gateway.
 
 use std::{net::SocketAddr, sync::Mutex as Lock, time::Duration};
 
@@ -16,51 +16,51 @@ use crate::support::{
     process::Process,
 };
 
-/// Longer than any fault lasts, on a busy machine too.
+/// Longer than any fault lasts, also on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(2);
 
-/// The statement is wrong, and stays so: syntax errors, and what is not there.
-fn is_wrong(error: &tokio_postgres::Error) -> bool {
+/// Returns whether retrying the statement is pointless: syntax errors, and missing objects.
+fn is_permanent(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| code.code().starts_with("42"))
 }
 
-/// See the module.
+/// One environment.
 pub(super) struct Arena {
     pub(super) postgres: TestServer,
     pub(super) database: Database,
     pub(super) stations: Vec<Station>,
-    /// Who starts and stops PostgreSQL, or changes its roles, does it alone.
+    /// Held by a fault that starts or stops PostgreSQL, or changes its roles.
     pub(super) postgres_turn: Mutex<()>,
-    /// What was seen that must not be, beside what the clients got.
+    /// Failures that were noticed, in addition to those of the clients.
     findings: Lock<Vec<String>>,
 }
 
-/// A gateway, and the networks that lead to it and away from it.
+/// A gateway, and the networks to PostgreSQL and to its clients.
 pub(super) struct Station {
     pub(super) gateway: Mutex<Process>,
     pub(super) to_postgres: ChaosProxy,
     pub(super) to_clients: ChaosProxy,
 }
 
-/// A crash of PostgreSQL may lose no transaction that was visible: its log is written before
-/// anybody is told. (The kernel survives, so there is no need to wait for a disk.)
+/// A crash of PostgreSQL must not lose a visible transaction: its WAL is written before the commit is visible. (The
+/// kernel does not crash, so there is no need to flush to disk.)
 const SETTINGS: &str = "synchronous_commit = on\n";
 
-/// The gateways' role may do what `roles.sql` grants, and no more.
+/// The gateways' role has only the rights that `roles.sql` grants.
 const ROLES: &str = include_str!("../../../postgresql/roles.sql");
-/// As which the gateways connect.
+/// The role as which the gateways connect.
 pub(super) const ROLE: &str = "piper";
 
-/// Quick enough that nobody waits for them long.
+/// Short times, so that tests do not wait long.
 const FLAGS: [&str; 6] = ["--heartbeat", "400ms", "--drain", "2s", "--pool-size", "3"];
 
 impl Arena {
-    /// A server for any number of arenas, one after the other.
+    /// Starts a server for any number of arenas, one after the other.
     pub(super) async fn server() -> TestServer {
         TestServer::start_on_disk(SETTINGS).await
     }
 
-    /// An arena with so many gateways, all of them ready.
+    /// Builds an arena with this number of gateways, all of them ready.
     pub(super) async fn build(postgres: &TestServer, gateways: usize) -> Self {
         let database = Database::create_on_own(postgres).await;
         let client = database.connect().await;
@@ -81,7 +81,7 @@ impl Arena {
         Self { postgres, database, stations, postgres_turn, findings: Lock::default() }
     }
 
-    /// A superuser's connection, as soon as PostgreSQL gives one.
+    /// Returns a superuser's connection, as soon as PostgreSQL accepts one.
     pub(super) async fn administrator(&self) -> Client {
         let connected = async {
             loop {
@@ -91,32 +91,32 @@ impl Arena {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(DEADLINE, connected).await.expect("PostgreSQL takes connections")
+        timeout(DEADLINE, connected).await.expect("PostgreSQL accepts connections")
     }
 
-    /// Executes as superuser, until that has succeeded.
+    /// Executes a statement as superuser, and retries until it succeeds.
     pub(super) async fn administer(&self, sql: &str) {
         let executed = async {
             while let Err(error) = self.administrator().await.batch_execute(sql).await {
-                assert!(!is_wrong(&error), "{sql}: {error:?}");
+                assert!(!is_permanent(&error), "{sql}: {error:?}");
                 sleep(Duration::from_millis(20)).await;
             }
         };
         timeout(DEADLINE, executed).await.expect(sql);
     }
 
-    /// Notes something that must not be.
+    /// Records a failure.
     pub(super) fn found(&self, what: String) {
         println!("FOUND: {what}");
         self.findings.lock().unwrap().push(what);
     }
 
-    /// What was noted.
+    /// The recorded failures.
     pub(super) fn findings(&self) -> Vec<String> {
         self.findings.lock().unwrap().clone()
     }
 
-    /// Starts gateways again that fall, which none should.
+    /// Restarts gateways that exit, and records that as a failure.
     pub(super) async fn watch(&self, until: CancellationToken) {
         while until.run_until_cancelled(sleep(Duration::from_millis(100))).await.is_some() {
             for (number, station) in self.stations.iter().enumerate() {
@@ -124,7 +124,7 @@ impl Arena {
                 if let Some(status) = gateway.fallen() {
                     let log = gateway.log();
                     let last: Vec<&str> = log.lines().rev().take(4).collect();
-                    self.found(format!("gateway {number} ended by itself, {status}: {last:#?}"));
+                    self.found(format!("gateway {number} exited by itself, {status}: {last:#?}"));
                     gateway.start();
                 }
             }

@@ -1,4 +1,4 @@
-//! What each client was owed, by the table, and whether it got that.
+//! Checks that each client received exactly the events of the table that it had to get.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,11 +9,11 @@ use event_piper::item::frame::compact;
 use tokio_postgres::Client;
 
 use super::{
-    clients::{Diary, Got, Habits, digest},
+    clients::{Behavior, Got, Journal, digest},
     writers::Fate,
 };
 
-/// The table at the end: nothing else decides what was owed.
+/// The contents of the table after the run. It alone decides which events clients had to get.
 #[derive(Debug, Default)]
 pub(super) struct Truth(BTreeMap<i64, Row>);
 
@@ -51,85 +51,95 @@ impl Truth {
         }
     }
 
-    /// How many events there are.
-    pub(super) fn len(&self) -> usize {
+    /// The number of events.
+    pub(super) fn event_count(&self) -> usize {
         self.0.len()
     }
 
-    /// What of the table is not as its writers were told.
+    /// Compares the table with what its writers know. Returns the differences.
     pub(super) fn against(&self, fates: &HashMap<u64, Fate>) -> Vec<String> {
         let mut faults = Vec::new();
-        let mut there = BTreeSet::new();
+        let mut numbers = BTreeSet::new();
         for (id, row) in &self.0 {
-            if !there.insert(row.number) {
-                faults.push(format!("the table has {} twice, again as {id}", row.number));
+            if !numbers.insert(row.number) {
+                faults
+                    .push(format!("number {} is in the table twice, again as id {id}", row.number));
             }
         }
         for (number, fate) in fates {
-            if (*fate == Fate::Committed) != there.contains(number) && *fate != Fate::Unknown {
-                faults.push(format!("the table and the writer of {number} differ: {fate:?}"));
+            if (*fate == Fate::Committed) != numbers.contains(number) && *fate != Fate::Unknown {
+                faults
+                    .push(format!("the table contradicts the writer of number {number}: {fate:?}"));
             }
         }
         faults
     }
 
-    /// The ids that a client of these habits is owed from `begin` on.
-    pub(super) fn owed(&self, habits: &Habits, begin: &str) -> BTreeSet<i64> {
+    /// The ids of the events that a client must get after the cursor `begin`.
+    pub(super) fn owed(&self, behavior: &Behavior, begin: &str) -> BTreeSet<i64> {
         let begin = Begin::read(begin);
         let its = |(id, row): &(&i64, &Row)| {
-            habits.consumers.contains(&row.subscriber)
-                && (habits.kinds.is_empty() || habits.kinds.contains(&row.kind.as_str()))
+            behavior.consumers.contains(&row.subscriber)
+                && (behavior.kinds.is_empty() || behavior.kinds.contains(&row.kind.as_str()))
                 && begin.owes(**id, row.xid)
         };
         self.0.iter().filter(its).map(|(id, _)| *id).collect()
     }
 
-    /// Everything that is wrong with what a client got, in words; nothing if all is well.
-    pub(super) fn judge(&self, habits: &Habits, diary: &Diary) -> Vec<String> {
-        let Some(begin) = &diary.begin else { return vec!["it never had a cursor".into()] };
-        let owed = self.owed(habits, begin);
-        let mut faults = diary.complaints.clone();
+    /// Checks the events of a client. Returns a description of each failure.
+    pub(super) fn judge(&self, behavior: &Behavior, journal: &Journal) -> Vec<String> {
+        let Some(begin) = &journal.begin else { return vec!["it never received a cursor".into()] };
+        let owed = self.owed(behavior, begin);
+        let mut faults = journal.complaints.clone();
         let mut got = BTreeMap::new();
-        for event in &diary.got {
+        for event in &journal.got {
             if let Some(first) = got.insert(event.row, event.connection) {
                 let again = event.connection;
-                faults.push(format!("{} twice: on connections {first} and {again}", event.row));
+                faults
+                    .push(format!("event {} twice, on connections {first} and {again}", event.row));
             }
             match self.0.get(&event.row) {
-                None => faults.push(format!("{} is no event at all", event.row)),
-                Some(_) if !owed.contains(&event.row) => {
-                    faults.push(format!("{} on {} is foreign", event.row, event.connection));
-                }
-                Some(row) if row.digest != event.digest => {
-                    faults.push(format!("{} on {} is altered", event.row, event.connection));
-                }
+                None => faults.push(format!("event {} is not in the table", event.row)),
+                Some(_) if !owed.contains(&event.row) => faults.push(format!(
+                    "event {} on connection {} is not for this client",
+                    event.row, event.connection
+                )),
+                Some(row) if row.digest != event.digest => faults.push(format!(
+                    "event {} on connection {} was altered",
+                    event.row, event.connection
+                )),
                 Some(_) => {}
             }
         }
         for id in owed.iter().filter(|id| !got.contains_key(id)) {
             let row = &self.0[id];
-            faults.push(format!("{id} of {} is missing (transaction {})", row.subscriber, row.xid));
+            faults.push(format!(
+                "event {id} of {} is missing (transaction {})",
+                row.subscriber, row.xid
+            ));
         }
-        faults.extend(disorder(&diary.got));
+        faults.extend(disorder(&journal.got));
         faults
     }
 }
 
-/// Events come in id order, save those that say that they are late.
+/// Events must arrive in id order, except those that are marked as late.
 fn disorder(got: &[Got]) -> Vec<String> {
     let mut last = 0;
     let mut faults = Vec::new();
     for event in got.iter().filter(|event| !event.late) {
         if event.row < last {
             let (row, connection) = (event.row, event.connection);
-            faults.push(format!("{row} on {connection} came behind {last}, and is not late"));
+            faults.push(format!(
+                "event {row} on connection {connection} arrived after {last}, and is not late"
+            ));
         }
         last = last.max(event.row);
     }
     faults
 }
 
-/// A cursor, read without any help of the code that is on trial.
+/// A cursor, parsed without the code under test.
 struct Begin {
     head: i64,
     marks: HashMap<u64, i64>,
@@ -151,19 +161,19 @@ impl Begin {
     }
 }
 
-/// A report of one client's faults, short enough to read.
-pub(super) fn report(habits: &Habits, diary: &Diary, faults: &[String]) -> String {
+/// A short report of one client's failures.
+pub(super) fn report(behavior: &Behavior, journal: &Journal, faults: &[String]) -> String {
     const SHOWN: usize = 12;
-    let mut text = format!("client {:?} of {:?}:\n", habits.name, habits.consumers);
+    let mut text = format!("client {:?} of {:?}:\n", behavior.name, behavior.consumers);
     for fault in faults.iter().take(SHOWN) {
         writeln!(text, "  {fault}").unwrap();
     }
     if faults.len() > SHOWN {
         writeln!(text, "  and {} more", faults.len() - SHOWN).unwrap();
     }
-    writeln!(text, "  it began at {:?}; its last connections were:", diary.begin).unwrap();
-    let skipped = diary.connections.len().saturating_sub(SHOWN);
-    for (number, line) in diary.connections.iter().enumerate().skip(skipped) {
+    writeln!(text, "  it started after {:?}; its last connections were:", journal.begin).unwrap();
+    let skipped = journal.connections.len().saturating_sub(SHOWN);
+    for (number, line) in journal.connections.iter().enumerate().skip(skipped) {
         writeln!(text, "  {:>5}  {line}", number + 1).unwrap();
     }
     text

@@ -1,4 +1,4 @@
-//! What goes wrong: each fault strikes, lasts, and is over.
+//! The faults. Each starts, lasts for a while, and ends.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::{
     postgres::{Stop, TestServer},
 };
 
-/// Everything that goes wrong here.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// `kill -9`.
@@ -21,46 +21,46 @@ pub(super) enum Fault {
     GatewayTerminated,
     /// SIGSTOP, and SIGCONT later.
     GatewayFrozen,
-    /// The gateway that keeps the bell is frozen, whichever that is.
+    /// The same for the gateway that keeps the bell.
     KeeperFrozen,
     PostgresStopped,
     PostgresAborted,
     /// `kill -9` of the postmaster and all of its children.
     PostgresKilled,
-    /// Each write takes longer: commits, too.
+    /// Each write to disk takes longer, and so do commits.
     DiskSlow,
-    /// What is there can be overwritten, and nothing grows: inserts fail, PostgreSQL may panic.
+    /// Files cannot grow: inserts fail, and PostgreSQL may panic.
     DiskFull,
     ListenersEnded,
     PoolsEnded,
-    /// The session that keeps the bell is ended.
+    /// The session that keeps the bell is terminated.
     KeeperEnded,
-    /// Between a gateway and PostgreSQL.
+    /// The connections between a gateway and PostgreSQL are closed.
     DatabaseCut,
     DatabaseBlackHole,
-    /// PostgreSQL vanishes without a word; the gateway's socket stays open.
+    /// PostgreSQL vanishes silently; the gateway's socket stays open.
     DatabaseVanishes,
-    /// The gateway vanishes without a word: its sessions, and their locks, stay.
+    /// The gateway vanishes silently; its sessions and their locks stay.
     GatewayVanishes,
     DatabaseSlow,
     DatabaseRefuses,
-    /// Between a gateway and its clients.
+    /// The connections between a gateway and its clients are closed.
     ClientsCut,
     ClientsBlackHole,
     GatewayVanishesForClients,
     ClientsVanish,
     ClientsSlow,
-    /// The gateways' role gets no connection.
+    /// The gateways' role cannot connect.
     ConnectionLimit,
-    /// An administrator sets timeouts for the gateways' role that nothing can keep.
+    /// An administrator sets timeouts of 1 ms for the gateways' role.
     Timeouts,
 }
 
-/// Of the gateway's process.
+/// Faults of the gateway's process.
 pub(super) const OF_GATEWAYS: [Fault; 4] =
     [Fault::GatewayKilled, Fault::GatewayTerminated, Fault::GatewayFrozen, Fault::KeeperFrozen];
 
-/// Of PostgreSQL, and of its administrator.
+/// Faults of PostgreSQL and of its administrator.
 pub(super) const OF_POSTGRES: [Fault; 10] = [
     Fault::PostgresStopped,
     Fault::PostgresAborted,
@@ -74,7 +74,7 @@ pub(super) const OF_POSTGRES: [Fault; 10] = [
     Fault::Timeouts,
 ];
 
-/// Of the network before PostgreSQL.
+/// Faults of the network between gateways and PostgreSQL.
 pub(super) const OF_THE_NETWORK: [Fault; 6] = [
     Fault::DatabaseCut,
     Fault::DatabaseBlackHole,
@@ -84,7 +84,7 @@ pub(super) const OF_THE_NETWORK: [Fault; 6] = [
     Fault::DatabaseRefuses,
 ];
 
-/// Of the network before the clients.
+/// Faults of the network between gateways and clients.
 pub(super) const OF_CLIENTS: [Fault; 5] = [
     Fault::ClientsCut,
     Fault::ClientsBlackHole,
@@ -93,37 +93,42 @@ pub(super) const OF_CLIENTS: [Fault; 5] = [
     Fault::ClientsSlow,
 ];
 
-/// A fault in time and space.
+/// A scheduled fault: its kind, its time, its duration, and the gateway that it affects.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Blow {
+pub(super) struct ScheduledFault {
     pub(super) at: Duration,
     pub(super) fault: Fault,
     pub(super) station: usize,
     pub(super) lasts: Duration,
 }
 
-/// Faults at random, so close that they overlap.
-pub(super) fn storm(dice: &mut Rng, length: Duration, stations: usize) -> Vec<Blow> {
+/// Random faults, so close together that they overlap.
+pub(super) fn storm(random: &mut Rng, length: Duration, stations: usize) -> Vec<ScheduledFault> {
     let all = [&OF_GATEWAYS[..], &OF_POSTGRES, &OF_THE_NETWORK, &OF_CLIENTS].concat();
     let mut at = Duration::from_secs(1);
-    let mut blows = Vec::new();
+    let mut schedule = Vec::new();
     while at < length {
-        blows.push(Blow::random(dice, at, all[dice.clone().usize(0..all.len())], stations));
-        at += Duration::from_millis(dice.u64(50..2_500));
+        schedule.push(ScheduledFault::random(
+            random,
+            at,
+            all[random.clone().usize(0..all.len())],
+            stations,
+        ));
+        at += Duration::from_millis(random.u64(50..2_500));
     }
-    blows
+    schedule
 }
 
-impl Blow {
-    /// This fault, somewhere, for some time: short mostly, at times longer than a gateway
-    /// waits for an answer.
-    pub(super) fn random(dice: &mut Rng, at: Duration, fault: Fault, stations: usize) -> Self {
-        let longest = if dice.u8(0..12) == 0 { 12_000 } else { 1_500 };
-        let lasts = Duration::from_millis(dice.u64(50..longest));
-        Self { at, fault, station: dice.usize(0..stations), lasts }
+impl ScheduledFault {
+    /// Schedules this fault for a random gateway and duration: mostly short, sometimes longer than a gateway's
+    /// deadlines.
+    pub(super) fn random(random: &mut Rng, at: Duration, fault: Fault, stations: usize) -> Self {
+        let longest = if random.u8(0..12) == 0 { 12_000 } else { 1_500 };
+        let lasts = Duration::from_millis(random.u64(50..longest));
+        Self { at, fault, station: random.usize(0..stations), lasts }
     }
 
-    /// Strikes, lasts, and is over.
+    /// Runs the fault from its start to its end.
     pub(super) async fn strike(self, arena: &Arena) {
         let station = &arena.stations[self.station];
         match self.fault {
@@ -168,7 +173,7 @@ impl Blow {
             Fault::ClientsVanish => clients.strike(Strike::LoseClient),
             Fault::ClientsBlackHole => self.change(clients, black).await,
             Fault::ClientsSlow => self.change(clients, narrow).await,
-            other => unreachable!("{other:?} is no fault of the network"),
+            other => unreachable!("{other:?} is not a network fault"),
         }
     }
 
@@ -182,7 +187,7 @@ impl Blow {
         let mut gateway = station.gateway.lock().await;
         if gateway.fallen().is_none() {
             gateway.signal(Signal::SIGKILL);
-            gateway.ended(Duration::from_mins(2)).await.expect("who is killed ends");
+            gateway.ended(Duration::from_mins(2)).await.expect("a killed process exits");
         }
         sleep(self.lasts / 2).await;
         gateway.start();
@@ -194,9 +199,9 @@ impl Blow {
             gateway.signal(Signal::SIGTERM);
             match gateway.ended(Duration::from_secs(8)).await {
                 Some(status) if status.success() => {}
-                Some(status) => arena.found(format!("SIGTERM: left with {status}")),
+                Some(status) => arena.found(format!("SIGTERM: the gateway exited with {status}")),
                 None => {
-                    arena.found("SIGTERM: still there long after the time to drain".into());
+                    arena.found("SIGTERM: the gateway did not exit long after --drain".into());
                     gateway.signal(Signal::SIGKILL);
                     gateway.ended(Duration::from_secs(10)).await;
                 }
@@ -226,8 +231,8 @@ impl Blow {
         arena.postgres.disk().set_slow(None);
     }
 
-    /// A log that cannot grow makes PostgreSQL panic, and it may not come up again before there
-    /// is room: an administrator starts it then.
+    /// If the WAL cannot grow, PostgreSQL panics, and may not restart until there is space. Then it is started, as an
+    /// administrator would.
     async fn fill_disk(self, arena: &Arena) {
         let _turn = arena.postgres_turn.lock().await;
         arena.postgres.disk().set_full(true);
@@ -246,10 +251,10 @@ impl Blow {
         arena.administer(&format!("alter role {ROLE} {good}")).await;
     }
 
-    /// Sessions that began meanwhile keep those timeouts as long as they live.
+    /// Sessions that start during the fault keep these timeouts after its end.
     async fn set_timeouts(self, arena: &Arena) {
         let all = ["statement_timeout", "lock_timeout", "idle_session_timeout"];
-        // The last one is there from version 14 on.
+        // idle_session_timeout exists since version 14.
         let all = &all[..if TestServer::major() < 14 { 2 } else { 3 }];
         let set = all.iter().map(|name| format!("set {name} = '1ms'; alter role {ROLE} "));
         let reset = all.iter().map(|name| format!("reset {name}; alter role {ROLE} "));
@@ -262,17 +267,17 @@ impl Blow {
 const KEEPS_THE_BELL: &str = "pid in (
     select pid from pg_locks where locktype = 'advisory' and classid = 17744 and objid = 3)";
 
-/// Ends the gateways' sessions that are so, if PostgreSQL is there.
+/// Terminates the gateways' sessions that match a condition, if PostgreSQL is available.
 async fn end(arena: &Arena, which: &str) {
     let sql = format!(
         "select pg_terminate_backend(pid) from pg_stat_activity
          where datname = current_database() and {which}"
     );
-    // It may be away, by another fault.
+    // Ignore errors: another fault may have made PostgreSQL unavailable.
     let _ = arena.administrator().await.batch_execute(&sql).await;
 }
 
-/// The station whose gateway keeps the bell, if one of them does.
+/// The station of the gateway that keeps the bell, if there is one.
 async fn keeper(arena: &Arena) -> Option<&Station> {
     for station in &arena.stations {
         let gateway = station.gateway.try_lock().ok()?;

@@ -1,4 +1,4 @@
-//! Writers of every kind, who remember what they were told.
+//! Writers of every kind, which record the outcome of each write.
 
 use std::{
     collections::HashMap,
@@ -15,18 +15,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::postgres::try_connect;
 
-/// How many consumers there are, `c0` and so on.
+/// The number of consumers, `c0` and so on.
 pub(super) const CONSUMERS: usize = 8;
-/// The types that events have.
+/// The types of events.
 pub(super) const KINDS: [&str; 3] = ["insert", "update", "delete"];
 
 /// How a writer writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// One row, by itself.
+    /// One row per transaction.
     Single,
-    /// Some rows with pauses between them, some of which go to a savepoint and back; sometimes
-    /// all of it is rolled back.
+    /// Several rows with pauses between them, some of which are rolled back to a savepoint. Sometimes the whole
+    /// transaction is rolled back.
     Several,
     /// Inserts first, and commits long after the hold.
     Long,
@@ -40,18 +40,18 @@ pub(super) enum Way {
     Big,
 }
 
-/// What became of a row, as far as its writer knows.
+/// The outcome of a write, as far as its writer knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// The writer was told that it is in the log, and that it stays there.
+    /// The commit succeeded.
     Committed,
-    /// The writer was told that it is not, or never asked for it.
+    /// The transaction was rolled back.
     RolledBack,
-    /// The answer was lost: the table knows.
+    /// The response was lost: only the table can tell.
     Unknown,
 }
 
-/// What all writers know of the rows they wrote, by the number in each payload.
+/// The outcomes of all writes, by the number in each payload.
 #[derive(Debug, Default)]
 pub(super) struct Ledger(Mutex<HashMap<u64, Fate>>);
 
@@ -63,37 +63,37 @@ impl Ledger {
         number
     }
 
-    fn settle(&self, letters: &[Letter], fate: Fate) {
-        self.0.lock().unwrap().extend(letters.iter().map(|letter| (letter.number, fate)));
+    fn settle(&self, rows: &[NewRow], fate: Fate) {
+        self.0.lock().unwrap().extend(rows.iter().map(|row| (row.number, fate)));
     }
 
-    /// What became of each row.
+    /// The outcome of each write.
     pub(super) fn fates(&self) -> HashMap<u64, Fate> {
         self.0.lock().unwrap().clone()
     }
 }
 
-/// A row to be.
+/// A row to insert.
 #[derive(Debug)]
-struct Letter {
+struct NewRow {
     number: u64,
     kind: &'static str,
     subscriber: String,
     payload: String,
 }
 
-/// A writer at work.
+/// A running writer.
 pub(super) struct Writer {
     pub(super) way: Way,
-    /// Between two transactions, in milliseconds.
-    pub(super) pause: Range<u64>,
-    pub(super) dice: Rng,
+    /// The pause between two transactions.
+    pub(super) pause_ms: Range<u64>,
+    pub(super) random: Rng,
     pub(super) ledger: Arc<Ledger>,
     pub(super) url: String,
 }
 
-/// Every kind at once.
-pub(super) fn everybody(dice: &mut Rng, ledger: &Arc<Ledger>, url: &str) -> Vec<Writer> {
+/// Writers of every kind.
+pub(super) fn all_writers(random: &mut Rng, ledger: &Arc<Ledger>, url: &str) -> Vec<Writer> {
     let ways = [
         (Way::Single, 0..60),
         (Way::Single, 0..20),
@@ -106,9 +106,9 @@ pub(super) fn everybody(dice: &mut Rng, ledger: &Arc<Ledger>, url: &str) -> Vec<
         (Way::Prepared, 50..400),
         (Way::Big, 300..1500),
     ];
-    let writer = |(way, pause)| {
-        let (dice, ledger, url) = (dice.fork(), Arc::clone(ledger), url.to_owned());
-        Writer { way, pause, dice, ledger, url }
+    let writer = |(way, pause_ms)| {
+        let (random, ledger, url) = (random.fork(), Arc::clone(ledger), url.to_owned());
+        Writer { way, pause_ms, random, ledger, url }
     };
     ways.map(writer).into()
 }
@@ -116,14 +116,14 @@ pub(super) fn everybody(dice: &mut Rng, ledger: &Arc<Ledger>, url: &str) -> Vec<
 const INSERT: &str = "
 insert into events (type, subscriber, payload)
 select kind, subscriber, payload::jsonb
-from unnest($1::text[], $2::text[], $3::text[]) letter(kind, subscriber, payload)";
+from unnest($1::text[], $2::text[], $3::text[]) new_row(kind, subscriber, payload)";
 
 impl Writer {
-    /// Writes until it is told to stop; a lost connection is replaced.
+    /// Writes until `stop` is cancelled. Reconnects when the connection is lost.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             if let Ok(mut client) = try_connect(&self.url).await {
-                // What goes wrong on the connection has been entered in the ledger as unknown.
+                // If the connection fails, the ledger has the outcome as unknown already.
                 let _ = self.write_on(&mut client, &stop).await;
             }
             sleep(Duration::from_millis(20)).await;
@@ -146,31 +146,31 @@ impl Writer {
                 Way::Prepared => self.prepared(client).await?,
                 Way::Big => self.big(client).await?,
             }
-            self.pause(self.pause.clone()).await;
+            self.pause(self.pause_ms.clone()).await;
         }
         Ok(())
     }
 
     async fn single(&mut self, client: &Client) -> Result<(), Error> {
-        let letters = self.letters(1..2, 200);
-        insert(client, &letters).await?;
-        self.ledger.settle(&letters, Fate::Committed);
+        let rows = self.rows(1..2, 200);
+        insert(client, &rows).await?;
+        self.ledger.settle(&rows, Fate::Committed);
         Ok(())
     }
 
     async fn several(&mut self, client: &mut Client) -> Result<(), Error> {
         let mut transaction = client.transaction().await?;
         let mut written = Vec::new();
-        for _ in 0..self.dice.usize(1..12) {
-            let letters = self.letters(1..4, 300);
+        for _ in 0..self.random.usize(1..12) {
+            let rows = self.rows(1..4, 300);
             let savepoint = transaction.transaction().await?;
-            insert(savepoint.client(), &letters).await?;
-            if self.dice.u8(0..4) == 0 {
+            insert(savepoint.client(), &rows).await?;
+            if self.random.u8(0..4) == 0 {
                 savepoint.rollback().await?;
-                self.ledger.settle(&letters, Fate::RolledBack);
+                self.ledger.settle(&rows, Fate::RolledBack);
             } else {
                 savepoint.commit().await?;
-                written.extend(letters);
+                written.extend(rows);
             }
             self.pause(0..6).await;
         }
@@ -179,67 +179,67 @@ impl Writer {
 
     async fn long(&mut self, client: &mut Client) -> Result<(), Error> {
         let transaction = client.transaction().await?;
-        let mut letters = self.letters(1..4, 200);
-        insert(transaction.client(), &letters).await?;
+        let mut rows = self.rows(1..4, 200);
+        insert(transaction.client(), &rows).await?;
         self.pause(50..1500).await;
-        if self.dice.bool() {
-            let more = self.letters(1..6, 200);
+        if self.random.bool() {
+            let more = self.rows(1..6, 200);
             insert(transaction.client(), &more).await?;
-            letters.extend(more);
+            rows.extend(more);
             self.pause(0..200).await;
         }
-        self.end(transaction, &letters).await
+        self.end(transaction, &rows).await
     }
 
     async fn bulk(&mut self, client: &mut Client) -> Result<(), Error> {
-        let letters = self.letters(100..2000, 100);
-        insert(client, &letters).await?;
-        self.ledger.settle(&letters, Fate::Committed);
+        let rows = self.rows(100..2000, 100);
+        insert(client, &rows).await?;
+        self.ledger.settle(&rows, Fate::Committed);
         Ok(())
     }
 
     async fn copy(&mut self, client: &mut Client) -> Result<(), Error> {
-        let letters = self.letters(50..1000, 100);
+        let rows = self.rows(50..1000, 100);
         let copy = "copy events (type, subscriber, payload) from stdin";
         let mut sink = std::pin::pin!(client.copy_in::<_, bytes::Bytes>(copy).await?);
-        for letter in &letters {
-            let payload = letter.payload.replace('\\', "\\\\");
-            let line = format!("{}\t{}\t{payload}\n", letter.kind, letter.subscriber);
+        for row in &rows {
+            let payload = row.payload.replace('\\', "\\\\");
+            let line = format!("{}\t{}\t{payload}\n", row.kind, row.subscriber);
             sink.send(line.into()).await?;
         }
         sink.as_mut().finish().await?;
-        self.ledger.settle(&letters, Fate::Committed);
+        self.ledger.settle(&rows, Fate::Committed);
         Ok(())
     }
 
-    /// Its rows are announced by nobody; the safety poll finds them.
+    /// Writes without notifying; the safety poll finds the rows.
     async fn prepared(&mut self, client: &mut Client) -> Result<(), Error> {
-        let letters = self.letters(1..6, 200);
-        let name = format!("prepared {}", letters[0].number);
+        let rows = self.rows(1..6, 200);
+        let name = format!("prepared {}", rows[0].number);
         client.batch_execute("set event_piper.bell = 'off'; begin").await?;
-        insert(client, &letters).await?;
+        insert(client, &rows).await?;
         client.batch_execute(&format!("prepare transaction '{name}'")).await?;
         self.pause(0..500).await;
-        let fate = self.verdict();
+        let fate = self.random_outcome();
         let verb = if fate == Fate::RolledBack { "rollback" } else { "commit" };
         client.batch_execute(&format!("{verb} prepared '{name}'")).await?;
-        self.ledger.settle(&letters, fate);
+        self.ledger.settle(&rows, fate);
         Ok(())
     }
 
     async fn big(&mut self, client: &mut Client) -> Result<(), Error> {
-        let letters = self.letters(1..2, 1 << 20);
-        insert(client, &letters).await?;
-        self.ledger.settle(&letters, Fate::Committed);
+        let rows = self.rows(1..2, 1 << 20);
+        insert(client, &rows).await?;
+        self.ledger.settle(&rows, Fate::Committed);
         Ok(())
     }
 
     async fn end(
         &mut self,
         transaction: tokio_postgres::Transaction<'_>,
-        written: &[Letter],
+        written: &[NewRow],
     ) -> Result<(), Error> {
-        let fate = self.verdict();
+        let fate = self.random_outcome();
         match fate {
             Fate::RolledBack => transaction.rollback().await?,
             _ => transaction.commit().await?,
@@ -248,31 +248,31 @@ impl Writer {
         Ok(())
     }
 
-    fn verdict(&mut self) -> Fate {
-        if self.dice.u8(0..5) == 0 { Fate::RolledBack } else { Fate::Committed }
+    fn random_outcome(&mut self) -> Fate {
+        if self.random.u8(0..5) == 0 { Fate::RolledBack } else { Fate::Committed }
     }
 
-    /// What was prepared before the connection was lost is committed now.
+    /// Commits transactions that were prepared before the connection was lost.
     async fn finish_prepared(&self, client: &Client) -> Result<(), Error> {
         if self.way == Way::Prepared { finish_prepared(client).await } else { Ok(()) }
     }
 
-    fn letters(&mut self, count: Range<usize>, longest: usize) -> Vec<Letter> {
-        let count = self.dice.usize(count);
-        let letter = |_| {
+    fn rows(&mut self, count: Range<usize>, longest: usize) -> Vec<NewRow> {
+        let count = self.random.usize(count);
+        let row = |_| {
             let number = self.ledger.enter();
-            Letter {
+            NewRow {
                 number,
-                kind: KINDS[self.dice.usize(0..KINDS.len())],
-                subscriber: format!("c{}", self.dice.usize(0..CONSUMERS)),
-                payload: payload(number, longest, &mut self.dice),
+                kind: KINDS[self.random.usize(0..KINDS.len())],
+                subscriber: format!("c{}", self.random.usize(0..CONSUMERS)),
+                payload: payload(number, longest, &mut self.random),
             }
         };
-        (0..count).map(letter).collect()
+        (0..count).map(row).collect()
     }
 
     async fn pause(&mut self, millis: Range<u64>) {
-        sleep(Duration::from_millis(self.dice.u64(millis))).await;
+        sleep(Duration::from_millis(self.random.u64(millis))).await;
     }
 }
 
@@ -286,23 +286,23 @@ pub(super) async fn finish_prepared(client: &Client) -> Result<(), Error> {
     Ok(())
 }
 
-async fn insert(client: &Client, letters: &[Letter]) -> Result<(), Error> {
-    let kinds: Vec<&str> = letters.iter().map(|letter| letter.kind).collect();
-    let subscribers: Vec<&str> = letters.iter().map(|letter| letter.subscriber.as_str()).collect();
-    let payloads: Vec<&str> = letters.iter().map(|letter| letter.payload.as_str()).collect();
+async fn insert(client: &Client, rows: &[NewRow]) -> Result<(), Error> {
+    let kinds: Vec<&str> = rows.iter().map(|row| row.kind).collect();
+    let subscribers: Vec<&str> = rows.iter().map(|row| row.subscriber.as_str()).collect();
+    let payloads: Vec<&str> = rows.iter().map(|row| row.payload.as_str()).collect();
     client.execute(INSERT, &[&kinds, &subscribers, &payloads]).await.map(drop)
 }
 
-/// JSON with its number, and with a text in which everything stands that could be taken for
-/// something else: blanks behind colons, quotes, line breaks, letters of several bytes.
-fn payload(number: u64, longest: usize, dice: &mut Rng) -> String {
+/// Returns JSON with its number, and with a text that could confuse parsers: spaces after colons, quotes, line
+/// breaks, multi-byte characters.
+fn payload(number: u64, longest: usize, random: &mut Rng) -> String {
     const PIECES: [&str; 8] = [": ", ", ", "\"", "\\", "\n\n", "data: ", "é→🚪", "id: 7\n"];
-    let length = dice.usize(0..longest);
+    let length = random.usize(0..longest);
     let mut text = String::with_capacity(length + 16);
     while text.len() < length {
-        match dice.usize(0..40) {
+        match random.usize(0..40) {
             piece @ 0..8 => text.push_str(PIECES[piece]),
-            _ => text.push(dice.alphanumeric()),
+            _ => text.push(random.alphanumeric()),
         }
     }
     serde_json::json!({ "n": number, "text": text, "more": [null, 1, { "deep": [] }] }).to_string()
