@@ -1,8 +1,8 @@
-//! The rules of order under random schedules: the shipped `Reader`, `Hub`, `Recent`, `Follower`
-//! and `Cursor` between a simulated database and clients that come and go.
+//! Tests the rules of order with random schedules: the shipped `Reader`, `Hub`, `Recent`, `Follower`
+//! and `Cursor` run between a simulated database and simulated clients that connect and disconnect.
 //!
-//! `EVENT_PIPER_SCHEDULES=100000 cargo test --release --test it order` plays that many; a
-//! failure names its seed, and `EVENT_PIPER_SEED=<seed>` plays that one alone.
+//! `EVENT_PIPER_SCHEDULES=100000 cargo test --release --test it order` sets the number of schedules. A
+//! failure prints its seed, and `EVENT_PIPER_SEED=<seed>` runs that schedule alone.
 
 mod check;
 mod client;
@@ -29,54 +29,54 @@ use self::{
     world::{GATEWAYS, World},
 };
 
-/// Who acts in a schedule, and when next.
-struct Stage {
+/// The state of one schedule: its actors, and when each acts next.
+struct Simulation {
     world: World,
     hold: Hold,
     gateways: Vec<Gateway>,
     clients: Vec<Rc<RefCell<Client>>>,
-    /// Of a calm schedule: nothing fails, so that it can be told how soon an event has to come.
+    /// Whether the schedule has no faults, so that the delay of each event has a known limit.
     calm: bool,
     most_open: usize,
-    /// So many times of a thousand, a gateway is restarted when somebody has written.
+    /// The probability, in thousandths, that a gateway is restarted after a step of the writers.
     restarts: u16,
     writers_at: Instant,
-    /// So many of the next moves are short transactions, one soon after the other.
+    /// The number of next steps that are short transactions in quick succession.
     burst: u8,
     clients_at: Instant,
     moves: usize,
-    /// So many times more, the log may be replaced.
+    /// The number of times that the log may still be replaced.
     replacements: u8,
 }
 
-impl Stage {
+impl Simulation {
     fn new(seed: u64) -> Self {
         client::forget_all();
         let mut world = World::new(fastrand::Rng::with_seed(seed));
         let calm = world.chance(0.15);
         if !calm && world.chance(0.3) {
-            world.latency = [3_000, 10_000][world.dice.usize(0..2)];
+            world.latency = [3_000, 10_000][world.random.usize(0..2)];
         }
-        // Half a second is longer than anything else that an event may wait for.
-        let hold = match world.dice.u8(0..8) {
+        // A hold of half a second is longer than any other delay of an event.
+        let hold = match world.random.u8(0..8) {
             0..7 if calm && world.chance(0.4) => Hold::For(Duration::from_millis(500)),
             which @ 0..7 => {
                 Hold::For(Duration::from_millis([0, 0, 1, 3, 10, 100, 100][which as usize]))
             }
             _ => Hold::Unlimited,
         };
-        for _ in 0..world.dice.usize(0..60) {
+        for _ in 0..world.random.usize(0..60) {
             world.move_writers(5);
         }
         if world.chance(0.15) {
             world.restore_dump();
         }
         if world.chance(0.1) {
-            world.bulks = world.dice.usize(1..3);
+            world.bulks = world.random.usize(1..3);
         }
-        let replacements = if !calm && world.chance(0.12) { world.dice.u8(1..4) } else { 0 };
+        let replacements = if !calm && world.chance(0.12) { world.random.u8(1..4) } else { 0 };
         let gateways = (0..GATEWAYS).map(|at| Gateway::start(&mut world, at, hold)).collect();
-        let most_open = world.dice.usize(2..6);
+        let most_open = world.random.usize(2..6);
         let restarts = if world.latency > 300 { 80 } else { 15 };
         let (writers_at, clients_at) = (world.now, world.now);
         let clients = Vec::new();
@@ -96,7 +96,7 @@ impl Stage {
         }
     }
 
-    /// Lets whoever is next act. Writers and faults only while there are moves left.
+    /// Runs the next actor. Writers and faults act only while there are moves left.
     fn act(&mut self) {
         let gateway = (0..GATEWAYS).min_by_key(|&at| self.gateways[at].due(&self.world)).unwrap();
         let gateway_at = self.gateways[gateway].due(&self.world);
@@ -121,8 +121,8 @@ impl Stage {
         if let Some(left) = self.burst.checked_sub(1) {
             self.burst = left;
             self.world.write_one(true);
-            // Behind the last one it is quiet: nothing else wakes who missed it.
-            let pause = self.world.some(if left > 0 { 8_000 } else { 400_000 });
+            // After the burst there is a pause, so that no other event wakes a gateway that missed it.
+            let pause = self.world.random_duration(if left > 0 { 8_000 } else { 400_000 });
             self.writers_at = self.world.now + pause;
             return;
         }
@@ -130,10 +130,10 @@ impl Stage {
         if self.calm && self.world.chance(0.03) && self.burst_around_a_poll() {
             return;
         }
-        let pause = match self.world.dice.u8(0..100) {
-            0..90 => self.world.some(1_500),
-            90..99 => self.world.some(20_000),
-            _ => self.world.some(150_000),
+        let pause = match self.world.random.u8(0..100) {
+            0..90 => self.world.random_duration(1_500),
+            90..99 => self.world.random_duration(20_000),
+            _ => self.world.random_duration(150_000),
         };
         self.writers_at = self.world.now + pause;
         if !self.calm {
@@ -144,26 +144,26 @@ impl Stage {
         }
     }
 
-    /// The next transactions come just when a gateway that waits looks for itself.
+    /// Schedules the next transactions around the next poll of a waiting gateway. Returns whether it did.
     fn burst_around_a_poll(&mut self) -> bool {
-        let which = self.world.dice.usize(0..GATEWAYS);
+        let which = self.world.random.usize(0..GATEWAYS);
         let Some(poll_at) = self.gateways[which].waits_until() else { return false };
-        self.burst = self.world.dice.u8(1..4);
-        // Soon before it, or soon behind.
+        self.burst = self.world.random.u8(1..4);
+        // Shortly before the poll, or shortly after it.
         let until = poll_at.saturating_duration_since(self.world.now);
         let before = until.saturating_sub(Duration::from_millis(1));
-        self.writers_at = self.world.now + before + self.world.some(3_000);
+        self.writers_at = self.world.now + before + self.world.random_duration(3_000);
         true
     }
 
     fn fail(&mut self) {
-        let which = self.world.dice.usize(0..GATEWAYS);
-        // A gateway that finds the log replaced may lose its connection again.
+        let which = self.world.random.usize(0..GATEWAYS);
+        // A gateway that has just found the log replaced may lose its connection again.
         if self.world.log > 0 && !self.gateways[which].is_of(&self.world) && self.world.chance(0.2)
         {
             self.gateways[which].reconnect(&mut self.world);
         }
-        match self.world.dice.u16(0..1000) {
+        match self.world.random.u16(0..1000) {
             restart if restart < self.restarts => {
                 for client in &self.clients {
                     client.borrow_mut().leave(which);
@@ -179,7 +179,7 @@ impl Stage {
         }
     }
 
-    /// Takes a backup, or replaces the log, where all gateways would know it.
+    /// Takes a backup, or replaces the log, if all gateways can notice that.
     fn replace(&mut self) {
         let world = &mut self.world;
         if world.chance(0.1) {
@@ -191,23 +191,23 @@ impl Stage {
         if world.chance(0.5) && world.restore() {
             self.gateways.iter_mut().for_each(|it| it.reconnect(world));
         } else {
-            let beyond = world.drawn().get() + world.dice.i64(0..5);
-            let rows = [0, world.dice.i64(1..5), beyond][world.dice.usize(0..3)];
+            let beyond = world.drawn().get() + world.random.i64(0..5);
+            let rows = [0, world.random.i64(1..5), beyond][world.random.usize(0..3)];
             world.truncate(rows.min(300));
         }
         self.replacements -= 1;
         self.moves += 80;
         if world.chance(0.5) {
-            // Until all have looked whether it is the same one.
-            self.writers_at += world.some(2_000_000);
+            // Pause until all gateways have checked whether the log is the same.
+            self.writers_at += world.random_duration(2_000_000);
         }
     }
 
     fn move_clients(&mut self) {
         let world = &mut self.world;
-        self.clients_at = world.now + world.some(1_500);
+        self.clients_at = world.now + world.random_duration(1_500);
         if self.clients.len() < 5 && world.chance(0.05) {
-            let which = world.dice.usize(0..GATEWAYS);
+            let which = world.random.usize(0..GATEWAYS);
             if self.gateways[which].started {
                 let from_beginning = world.chance(0.2);
                 let client = Client::new(world, from_beginning);
@@ -217,7 +217,7 @@ impl Stage {
         for client in &self.clients {
             let mut client = client.borrow_mut();
             if client.connection.is_none() && world.chance(0.3) {
-                let which = world.dice.usize(0..GATEWAYS);
+                let which = world.random.usize(0..GATEWAYS);
                 client.connect(which, &self.gateways[which], world);
             } else if !self.calm && self.moves > 0 && world.chance(0.02) {
                 client.disconnect();
@@ -234,8 +234,8 @@ impl Stage {
             && self.clients.iter().all(|client| !client.borrow().is_behind())
     }
 
-    /// Ends all transactions; then all that is owed comes within a few seconds, or as long as a
-    /// page of one row takes for each.
+    /// Ends all transactions. All remaining events must then arrive within a few seconds, plus the time of a page
+    /// for each row.
     fn finish(&mut self, seed: u64) {
         self.world.end_all();
         if !self.calm && self.world.chance(0.5) {
@@ -250,21 +250,24 @@ impl Stage {
         if self.world.unknowable {
             return;
         }
-        assert!(self.is_done(), "seed {seed}: something is held for ever");
+        assert!(self.is_done(), "seed {seed}: an event is never delivered");
         for client in &self.clients {
             let Some((which, said)) = client.borrow_mut().beat() else { continue };
             let head = self.gateways[which].head();
-            assert!(said >= head, "seed {seed}: a quiet client hears of {said}, not of {head}");
+            assert!(
+                said >= head,
+                "seed {seed}: an idle client is at {said}, its gateway at {head}"
+            );
         }
     }
 
-    /// The last row, which stands behind a rollback's id, is deleted after a gateway has seen it:
-    /// the head moves over ids that are all dead, and no event follows that would tell of it.
+    /// Commits a row after the id of a rolled-back transaction, and deletes it after a gateway has read it: the head
+    /// moves over ids that do not exist, and no event follows.
     fn end_with_dead_ids(&mut self) {
         self.world.commit_behind_rollback();
         let newest = self.world.newest();
         let most = 20 * self.world.latency;
-        let until = self.world.now + self.world.some(most);
+        let until = self.world.now + self.world.random_duration(most);
         while self.world.now < until && self.gateways.iter().all(|it| it.head() < newest) {
             self.act();
         }
@@ -272,51 +275,52 @@ impl Stage {
     }
 }
 
-/// Names the schedule that panics, wherever that is.
-struct Named(u64);
+/// Prints the seed if the schedule panics.
+struct SeedOnPanic(u64);
 
-impl Drop for Named {
+impl Drop for SeedOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("in the schedule of seed {}", self.0);
+            eprintln!("in the schedule with seed {}", self.0);
         }
     }
 }
 
-/// Answers what clients got; nothing where it could not be known that the log was replaced.
-fn play(seed: u64) -> Option<usize> {
-    let _named = Named(seed);
-    let mut stage = Stage::new(seed);
-    if stage.calm {
-        warm_up(&mut stage);
+/// Runs a schedule. Returns the number of deliveries; `None` if the log was replaced in a way that no gateway can
+/// detect.
+fn run_schedule(seed: u64) -> Option<usize> {
+    let _seed = SeedOnPanic(seed);
+    let mut simulation = Simulation::new(seed);
+    if simulation.calm {
+        warm_up(&mut simulation);
     }
-    while stage.moves > 0 && !stage.world.unknowable {
-        stage.act();
+    while simulation.moves > 0 && !simulation.world.unknowable {
+        simulation.act();
     }
-    stage.finish(seed);
-    if stage.world.unknowable {
+    simulation.finish(seed);
+    if simulation.world.unknowable {
         return None;
     }
-    let clients = stage.clients.iter();
-    Some(clients.map(|client| check(seed, &client.borrow(), &stage)).sum())
+    let clients = simulation.clients.iter();
+    Some(clients.map(|client| check(seed, &client.borrow(), &simulation)).sum())
 }
 
-/// Waits until the gateways have started, and know of each other.
-fn warm_up(stage: &mut Stage) {
-    stage.world.end_all();
-    let moves = std::mem::take(&mut stage.moves);
-    let until = stage.world.now + Duration::from_millis(2_500);
-    while stage.world.now < until {
-        stage.act();
+/// Waits until the gateways have started and know each other.
+fn warm_up(simulation: &mut Simulation) {
+    simulation.world.end_all();
+    let moves = std::mem::take(&mut simulation.moves);
+    let until = simulation.world.now + Duration::from_millis(2_500);
+    while simulation.world.now < until {
+        simulation.act();
     }
-    stage.writers_at = stage.world.now;
+    simulation.writers_at = simulation.world.now;
     for which in 0..GATEWAYS {
-        let client = Client::probe(&mut stage.world);
-        // Pages of fewer rows would take long for many.
-        stage.gateways[which].page = [8, 500][stage.world.dice.usize(0..2)];
-        stage.clients.push(client.join(which, &stage.gateways[which], &stage.world));
+        let client = Client::probe(&mut simulation.world);
+        // With smaller pages, many rows would take longer than the limit.
+        simulation.gateways[which].page = [8, 500][simulation.world.random.usize(0..2)];
+        simulation.clients.push(client.join(which, &simulation.gateways[which], &simulation.world));
     }
-    stage.moves = moves;
+    simulation.moves = moves;
 }
 
 fn setting(name: &str) -> Option<u64> {
@@ -326,13 +330,13 @@ fn setting(name: &str) -> Option<u64> {
 #[test]
 fn no_schedule_loses_or_repeats_an_event() {
     if let Some(seed) = setting("EVENT_PIPER_SEED") {
-        play(seed);
+        run_schedule(seed);
         return;
     }
     let schedules = setting("EVENT_PIPER_SCHEDULES").unwrap_or(500);
-    let played: Vec<usize> = (0..schedules).filter_map(play).collect();
+    let played: Vec<usize> = (0..schedules).filter_map(run_schedule).collect();
     let (given_up, deliveries) = (schedules - played.len() as u64, played.iter().sum::<usize>());
-    println!("{schedules} schedules, {deliveries} deliveries: nothing lost, nothing twice");
-    assert!(given_up <= 1 + schedules / 100, "{given_up} schedules were given up");
-    assert!(deliveries as u64 > schedules * 10, "the schedules deliver something");
+    println!("{schedules} schedules, {deliveries} deliveries: no event lost or repeated");
+    assert!(given_up <= 1 + schedules / 100, "{given_up} schedules were abandoned");
+    assert!(deliveries as u64 > schedules * 10, "the schedules deliver events");
 }

@@ -1,4 +1,4 @@
-//! A client that comes and goes, with the shipped follower and cursor.
+//! A simulated client that connects and disconnects, with the shipped follower and cursor.
 
 use std::{
     cell::{Cell, RefCell},
@@ -31,61 +31,61 @@ use super::{
 pub(super) struct Client {
     at: usize,
     follows: Vec<usize>,
-    /// The types that it asks for; none: all.
+    /// The types that the client requests; `None`: all.
     kinds: Option<Vec<usize>>,
     filter: Option<Kinds>,
     pub(super) ledger: Ledger,
     cursor: Option<String>,
-    /// The log that the cursor is of, as far as can be known.
+    /// The log that the cursor belongs to, as far as can be known.
     log: Option<usize>,
     pub(super) connection: Option<Connection>,
-    pub(super) manner: Manner,
-    /// As many rows as its pages have.
+    pub(super) reaction: Reaction,
+    /// The maximum number of rows in its pages.
     page: usize,
-    told: bool,
+    notified: bool,
     now: Instant,
-    dice: fastrand::Rng,
+    random: fastrand::Rng,
 }
 
-/// How a client goes about it.
+/// How a client reacts to notifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Manner {
-    /// It looks at what it was told of some time later.
+pub(super) enum Reaction {
+    /// Reads some time after it is notified.
     Slow,
-    /// It looks the moment that it is told, in the midst of whatever tells it.
+    /// Reads immediately when it is notified, inside the call that notifies it.
     Eager,
-    /// The same; it is live from before the first event on, and nothing fails: so it can be told
-    /// how soon an event has to come.
+    /// The same. It is live before the first event, in a schedule without faults, so the delay of each event has a
+    /// known limit.
     Probe,
 }
 
 pub(super) struct Connection {
     pub(super) which: usize,
     hub: Arc<Hub>,
-    /// The log that the hub is of, as the follower knows it, and as the model does: now, and when
-    /// the follower joined.
+    /// The log of the hub, as the follower knows it (`epoch`), and as the model knows it: now, and when the follower
+    /// joined.
     epoch: u64,
     log: Rc<Cell<usize>>,
     joined: usize,
     registration: Registration,
     follower: Follower,
-    /// A page that is on its way.
+    /// A page that was requested: its rows, whether it is the last, and the pruned range at that time.
     page: Option<(Vec<Row>, bool, EventId)>,
     pruned: Option<EventId>,
 }
 
 thread_local! {
-    /// Clients by their numbers: a waker has to be found from anywhere.
+    /// All clients by number, so that a waker can find its client.
     static CLIENTS: RefCell<Vec<Rc<RefCell<Client>>>> = const { RefCell::new(Vec::new()) };
 }
 
-struct Told(usize);
+struct NotifyClient(usize);
 
-impl Wake for Told {
+impl Wake for NotifyClient {
     fn wake(self: Arc<Self>) {
         let client = CLIENTS.with_borrow(|clients| clients.get(self.0).cloned());
         if let Some(client) = client {
-            client.borrow_mut().hear();
+            client.borrow_mut().notified();
         }
     }
 }
@@ -94,16 +94,16 @@ pub(super) fn forget_all() {
     CLIENTS.take();
 }
 
-/// Some of so many, at least one.
-fn some_of(dice: &mut fastrand::Rng, many: usize) -> Vec<usize> {
-    let some: Vec<usize> = (0..many).filter(|_| dice.bool()).collect();
-    if some.is_empty() { vec![dice.usize(0..many)] } else { some }
+/// Returns random numbers below `many`, at least one.
+fn some_of(random: &mut fastrand::Rng, many: usize) -> Vec<usize> {
+    let some: Vec<usize> = (0..many).filter(|_| random.bool()).collect();
+    if some.is_empty() { vec![random.usize(0..many)] } else { some }
 }
 
 impl Client {
     pub(super) fn new(world: &mut World, from_beginning: bool) -> Self {
-        let follows = some_of(&mut world.dice, CONSUMERS);
-        let kinds = world.chance(0.4).then(|| some_of(&mut world.dice, KINDS));
+        let follows = some_of(&mut world.random, CONSUMERS);
+        let kinds = world.chance(0.4).then(|| some_of(&mut world.random, KINDS));
         let filter = kinds.as_ref().map(|kinds| kinds.iter().map(|&at| kind(at)).collect());
         Self {
             at: usize::MAX,
@@ -114,18 +114,18 @@ impl Client {
             cursor: from_beginning.then(|| "0".into()),
             log: None,
             connection: None,
-            manner: if world.chance(0.7) { Manner::Eager } else { Manner::Slow },
+            reaction: if world.chance(0.7) { Reaction::Eager } else { Reaction::Slow },
             page: if world.chance(0.8) { 5 } else { 50 },
-            told: false,
+            notified: false,
             now: world.now,
-            dice: world.dice.fork(),
+            random: world.random.fork(),
         }
     }
 
-    /// Everybody's client, which nothing may delay.
+    /// A client of all consumers, for which delays are checked.
     pub(super) fn probe(world: &mut World) -> Self {
-        let (follows, manner) = ((0..CONSUMERS).collect(), Manner::Probe);
-        Self { follows, kinds: None, filter: None, manner, page: 500, ..Self::new(world, false) }
+        let (follows, reaction) = ((0..CONSUMERS).collect(), Reaction::Probe);
+        Self { follows, kinds: None, filter: None, reaction, page: 500, ..Self::new(world, false) }
     }
 
     /// Connects for the first time.
@@ -142,13 +142,13 @@ impl Client {
         client
     }
 
-    /// Whether it asked for this row.
+    /// Whether the client follows this row.
     pub(super) fn wants(&self, row: &Row) -> bool {
         let kinds = self.kinds.as_ref();
         self.follows.contains(&row.consumer) && kinds.is_none_or(|it| it.contains(&row.kind))
     }
 
-    /// Nothing, where the gateway has not started.
+    /// Connects to a gateway. Does nothing if the gateway has not started.
     pub(super) fn connect(&mut self, which: usize, gateway: &Gateway, world: &World) {
         if !gateway.started {
             return;
@@ -158,7 +158,7 @@ impl Client {
         let registration = hub.register(consumers.clone());
         let state = hub.state();
         let (epoch, head) = (state.epoch, state.recent.position().head);
-        // As `live::subscription` does: what was never drawn is of a log that is no more.
+        // As `live::subscription` does: a cursor beyond all drawn ids belongs to a log that was replaced.
         let cursor = self.cursor.as_ref().map(|text| text.parse::<Cursor>().unwrap());
         let cursor = cursor.filter(|it| it.head() <= head || it.head() <= world.drawn());
         let at = cursor.as_ref().map(Cursor::head);
@@ -176,20 +176,24 @@ impl Client {
         let connection =
             Connection { which, hub, epoch, log, joined, registration, follower, page, pruned };
         self.connection = Some(connection);
-        self.told = true;
+        self.notified = true;
         self.listen();
     }
 
-    /// It follows from now on, for the first time or because its log is no more.
+    /// Starts with the next event, for the first time or because the log was replaced.
     fn begin(&mut self, cursor: &Cursor, world: &World) {
-        assert!(self.cursor.is_none() || world.log > 0, "{:?} is of this log", self.cursor);
+        assert!(
+            self.cursor.is_none() || world.log > 0,
+            "the cursor {:?} belongs to this log",
+            self.cursor
+        );
         let visible = world.rows.keys().chain(world.pruned.keys()).copied().collect();
         let delivered = world.rows.values().filter(|row| !cursor.admits(*row));
         let delivered: BTreeSet<i64> = delivered.map(|row| row.id).collect();
         self.ledger.begin(visible, delivered);
     }
 
-    /// This gateway is gone.
+    /// Disconnects if this gateway has stopped.
     pub(super) fn leave(&mut self, which: usize) {
         if self.connection.as_ref().is_some_and(|it| it.which == which) {
             self.disconnect();
@@ -198,32 +202,32 @@ impl Client {
 
     pub(super) fn disconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // Who has not heard yet that the log was replaced has a cursor of neither.
-            let heard = connection.epoch == connection.hub.state().epoch;
-            self.log = Some(if heard { connection.log.get() } else { usize::MAX });
+            // If the client was not notified yet that the log was replaced, its cursor belongs to neither log.
+            let received = connection.epoch == connection.hub.state().epoch;
+            self.log = Some(if received { connection.log.get() } else { usize::MAX });
         }
     }
 
-    /// Asks to be told; looks at once if it was told meanwhile, and is eager.
+    /// Registers for notifications. Reads at once if it was notified in the meantime and is eager.
     fn listen(&mut self) {
-        let waker = Waker::from(Arc::new(Told(self.at)));
+        let waker = Waker::from(Arc::new(NotifyClient(self.at)));
         while let Some(connection) = &self.connection {
-            let told = pin!(connection.registration.woken()).poll(&mut Context::from_waker(&waker));
-            if told.is_pending() {
+            let notified = pin!(connection.registration.woken()).poll(&mut Context::from_waker(&waker));
+            if notified.is_pending() {
                 return;
             }
-            self.told = true;
-            if self.manner != Manner::Slow {
+            self.notified = true;
+            if self.reaction != Reaction::Slow {
                 self.look();
             }
         }
     }
 
-    fn hear(&mut self) {
+    fn notified(&mut self) {
         self.listen();
     }
 
-    /// Does something, if there is anything to do.
+    /// Does the next step, if there is one.
     pub(super) fn act(&mut self, world: &World) {
         self.now = world.now;
         let Some(connection) = &mut self.connection else { return };
@@ -232,14 +236,14 @@ impl Client {
         } else if connection.was_replaced() {
             self.restart();
         } else if let Some(scan) = connection.follower.wants() {
-            let limit = if self.manner == Manner::Probe {
+            let limit = if self.reaction == Reaction::Probe {
                 self.page
             } else {
-                self.dice.usize(1..self.page)
+                self.random.usize(1..self.page)
             };
             let (rows, last) = scanned(world, connection.follower.consumers(), scan, limit);
             connection.page = Some((rows, last, world.pruned_upto()));
-        } else if self.told {
+        } else if self.notified {
             self.look();
         }
     }
@@ -248,7 +252,7 @@ impl Client {
         self.now = world.now;
         let Some(connection) = &mut self.connection else { return };
         if connection.joined != connection.log.get() && !connection.was_replaced() {
-            // To its gateway it is the same log. To the client, where that came from another one, not.
+            // The gateway treats it as the same log, but the client may have received events of the other one.
             connection.joined = connection.log.get();
             let head = connection.follower.cursor().head();
             if head > world.same_upto {
@@ -268,7 +272,7 @@ impl Client {
         let cursor = connection.follower.cursor();
         self.ledger.forget_above(cursor.head().get());
         self.cursor = Some(cursor.to_string());
-        self.told = true;
+        self.notified = true;
     }
 
     /// As `live::subscription` does.
@@ -279,8 +283,8 @@ impl Client {
             self.ledger.tell_gap(from.get(), pruned.get());
         }
         connection.pruned = Some(pruned);
-        let mut heard = Heard::default();
-        let mut chunk = Chunk::new(self.filter.as_ref(), &mut heard);
+        let mut received = Received::default();
+        let mut chunk = Chunk::new(self.filter.as_ref(), &mut received);
         connection.follower.page(rows, last, |row, cursor| {
             let _ = chunk.add(kind(row.kind).as_bytes(), |out| {
                 out.event(row.id(), cursor, kind(row.kind), row.payload().as_bytes());
@@ -289,15 +293,18 @@ impl Client {
         let cursor = connection.follower.cursor();
         let passed = rows.iter().filter(|row| !world.late_ever.contains(&row.xid));
         let passed = passed.map(Row::id).max().unwrap_or(EventId::ZERO);
-        assert!(cursor.head() >= passed, "{cursor} was to pass {passed}, whatever its type");
-        let beat = self.dice.u8(0..4) == 0;
+        assert!(
+            cursor.head() >= passed,
+            "the cursor {cursor} must advance to {passed}, regardless of types"
+        );
+        let beat = self.random.u8(0..4) == 0;
         let at = beat.then(|| cursor.to_string());
-        self.take(heard, at);
-        self.told = true;
+        self.take(received, at);
+        self.notified = true;
     }
 
     fn look(&mut self) {
-        let patience = self.dice.usize(1..8);
+        let patience = self.random.usize(1..8);
         let Some(connection) = &mut self.connection else { return };
         if connection.was_replaced() {
             return self.restart();
@@ -305,11 +312,11 @@ impl Client {
         if connection.follower.wants().is_some() {
             return;
         }
-        self.told = false;
+        self.notified = false;
         let state = connection.hub.state();
-        let mut heard =
-            Heard { weight: Chunk::<Heard>::BYTES.div_ceil(patience), ..Heard::default() };
-        let mut chunk = Chunk::new(self.filter.as_ref(), &mut heard);
+        let mut received =
+            Received { weight: Chunk::<Received>::BYTES.div_ceil(patience), ..Received::default() };
+        let mut chunk = Chunk::new(self.filter.as_ref(), &mut received);
         let live = connection.follower.live(&state.recent, |entry, cursor| {
             chunk.add(entry.frame.kind(), |out| out.shared(&entry.frame, cursor))
         });
@@ -318,18 +325,18 @@ impl Client {
         }
         drop(state);
         connection.pruned = None;
-        self.told = matches!(live, Live::Stopped | Live::Lagging | Live::ToRead);
-        let beats = matches!(live, Live::Drained | Live::CaughtUp) && self.dice.bool();
+        self.notified = matches!(live, Live::Stopped | Live::Lagging | Live::ToRead);
+        let beats = matches!(live, Live::Drained | Live::CaughtUp) && self.random.bool();
         let at = beats.then(|| connection.follower.cursor().to_string());
-        self.take(heard, at);
-        if live == Live::Stopped && self.manner != Manner::Slow {
+        self.take(received, at);
+        if live == Live::Stopped && self.reaction != Reaction::Slow {
             self.look();
         }
     }
 
-    /// Notes what came, and a heartbeat behind it.
-    fn take(&mut self, heard: Heard, beat: Option<String>) {
-        for (id, [version, xid], cursor) in heard.events {
+    /// Records received events, and a heartbeat after them.
+    fn take(&mut self, received: Received, beat: Option<String>) {
+        for (id, [version, xid], cursor) in received.events {
             let (version, late) = (u32::try_from(version).unwrap(), cursor.contains('@'));
             self.ledger.got.push(Got { id: id.get(), xid, version, at: self.now, late });
             self.cursor = Some(cursor);
@@ -337,11 +344,11 @@ impl Client {
         self.cursor = beat.or(self.cursor.take());
     }
 
-    /// Hears a heartbeat; answers the gateway, and where it says that the client is.
+    /// Receives a heartbeat. Returns the gateway, and the head of the cursor; `None` if the client is behind.
     pub(super) fn beat(&mut self) -> Option<(usize, EventId)> {
         self.look();
         if self.is_behind() {
-            return None; // it fell out of memory, and reads from the table first
+            return None; // it fell behind the recent events, and reads from the table first
         }
         let connection = self.connection.as_ref()?;
         Some((connection.which, connection.follower.cursor().head()))
@@ -350,7 +357,7 @@ impl Client {
     pub(super) fn is_behind(&self) -> bool {
         let behind = |connection: &Connection| {
             let reads = connection.page.is_some() || connection.follower.wants().is_some();
-            self.told || reads || connection.was_replaced()
+            self.notified || reads || connection.was_replaced()
         };
         self.connection.as_ref().is_none_or(behind)
     }
@@ -362,15 +369,15 @@ impl Connection {
     }
 }
 
-/// What comes at once: the events with what their payloads say, and their cursors.
+/// The events of one chunk, with the contents of their payloads and their cursors.
 #[derive(Default)]
-struct Heard {
+struct Received {
     events: Vec<(EventId, [u64; 2], String)>,
-    /// So many bytes does each of them seem to have.
+    /// The simulated size of each event in bytes.
     weight: usize,
 }
 
-impl Output for Heard {
+impl Output for Received {
     fn shared(&mut self, frame: &Frame, cursor: &Cursor) {
         let bytes = frame.bytes_at(cursor);
         let text = std::str::from_utf8(&bytes).unwrap();
@@ -383,7 +390,7 @@ impl Output for Heard {
     }
 
     fn signal(&mut self, signal: Signal, _: Option<&Cursor>) {
-        unreachable!("{signal:?} is no event");
+        unreachable!("{signal:?} is not an event");
     }
 
     fn len(&self) -> usize {

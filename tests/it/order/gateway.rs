@@ -1,5 +1,5 @@
-//! What `tail` and `live` do, before a simulated database: it carries out what the shipped
-//! reader decides, and publishes into the shipped hub.
+//! A simulated gateway. Like `tail` and `live`, it executes the decisions of the shipped reader, on a simulated
+//! database, and publishes into the shipped hub.
 
 use std::{
     cell::Cell,
@@ -35,32 +35,31 @@ pub(super) struct Gateway {
     which: usize,
     reader: Reader<Row>,
     pub(super) hub: Arc<Hub>,
-    /// Which of the world's logs its hub is of, and which one the question was put to that is under
-    /// way.
+    /// The number of the log that its hub has, and of the log to which the current query was sent.
     pub(super) log: Rc<Cell<usize>>,
     asked_in: usize,
-    /// The last row of its log that it has read, and that it found when it last looked whether the
+    /// The last row of its log that it has read, and the last one that it found when it last checked whether the
     /// log was replaced.
     last_read: Option<Row>,
     last_known: Option<(EventId, Xid)>,
     doing: Doing,
     pub(super) next_at: Instant,
     pub(super) page: usize,
-    /// What was read back so far, while there is more to load.
+    /// The epoch and the position of the warm-up, while it is not complete.
     warming_up: Option<(u64, EventId)>,
-    recall_at: Instant,
+    warm_up_at: Instant,
     clean_as_of: usize,
     pub(super) started: bool,
 }
 
 enum Doing {
-    /// Nothing is under way.
+    /// It is idle.
     Nothing,
-    /// A question is on its way to the database.
+    /// A query is in transit to the database.
     Asking(Step<Row>),
-    /// The answer is on its way back.
+    /// The result is in transit from the database.
     Answer(Answer),
-    /// It waits, for the bell too.
+    /// It waits for a time or a notification.
     Waiting,
 }
 
@@ -81,7 +80,7 @@ enum Answer {
 impl Gateway {
     pub(super) fn start(world: &mut World, which: usize, hold: Hold) -> Self {
         world.mark_restored();
-        let capacity = [0, 500, 2_000, 100_000][world.dice.usize(0..4)];
+        let capacity = [0, 500, 2_000, 100_000][world.random.usize(0..4)];
         let mut gateway = Self {
             which,
             reader: Reader::new(hold, world.now),
@@ -92,9 +91,9 @@ impl Gateway {
             last_known: None,
             doing: Doing::Nothing,
             next_at: world.now,
-            page: world.dice.usize(1..20),
+            page: world.random.usize(1..20),
             warming_up: None,
-            recall_at: world.now,
+            warm_up_at: world.now,
             clean_as_of: 0,
             started: false,
         };
@@ -102,7 +101,7 @@ impl Gateway {
         gateway
     }
 
-    /// Its connection was lost, and it opens another one.
+    /// Loses the connection, and opens another one.
     pub(super) fn reconnect(&mut self, world: &mut World) {
         world.disconnect(self.which);
         self.connect(world);
@@ -113,15 +112,15 @@ impl Gateway {
         let keeper = world.try_keep(self.which);
         self.reader.connected(keeper, world.now);
         self.doing = Doing::Nothing;
-        self.next_at = world.now + world.some(1_000);
+        self.next_at = world.now + world.random_duration(1_000);
     }
 
-    /// Until when it waits, for the bell too.
+    /// The time until which the gateway waits, if it does.
     pub(super) fn waits_until(&self) -> Option<Instant> {
         matches!(self.doing, Doing::Waiting).then_some(self.next_at)
     }
 
-    /// When it has something to do.
+    /// The time of its next step.
     pub(super) fn due(&self, world: &World) -> Instant {
         match (&self.doing, world.heard[self.which]) {
             (Doing::Waiting, Some(heard)) => self.next_at.min(heard),
@@ -135,7 +134,7 @@ impl Gateway {
             Doing::Nothing => self.go_on(world),
             Doing::Asking(step) => {
                 self.doing = Doing::Answer(self.ask(step, world));
-                self.next_at = now + world.some(world.latency);
+                self.next_at = now + world.random_duration(world.latency);
             }
             Doing::Answer(answer) => {
                 self.take(answer, now);
@@ -149,7 +148,7 @@ impl Gateway {
         }
     }
 
-    /// Carries out what needs no answer, up to the next question.
+    /// Executes steps that need no query, up to the next query or wait.
     fn go_on(&mut self, world: &mut World) {
         loop {
             match self.reader.next(world.now) {
@@ -178,14 +177,14 @@ impl Gateway {
                 }
                 step => {
                     self.doing = Doing::Asking(step);
-                    self.next_at = world.now + world.some(world.latency);
+                    self.next_at = world.now + world.random_duration(world.latency);
                     return;
                 }
             }
         }
     }
 
-    /// The database's answer, as of now.
+    /// Executes a query now.
     fn ask(&mut self, step: Step<Row>, world: &mut World) -> Answer {
         let all = EventId::new(i64::MAX);
         self.asked_in = world.log;
@@ -229,7 +228,7 @@ impl Gateway {
                 world.notify(Some(self.which));
                 Answer::Nothing
             }
-            step => unreachable!("{step:?} is no question"),
+            step => unreachable!("{step:?} is not a query"),
         }
     }
 
@@ -264,7 +263,7 @@ impl Gateway {
     fn publish(&self, publication: &Publication<Row>, world: &mut World) {
         let Publication { rows, position, origin } = publication;
         let found = *origin == Origin::Unexpected && self.is_of(world);
-        assert!(!found, "{rows:?} were passed over as dead");
+        assert!(!found, "{rows:?} were skipped as dead");
         self.hub.publish(|recent| {
             for row in rows {
                 let after = publication.position_after(row);
@@ -275,17 +274,17 @@ impl Gateway {
         self.check_horizon(world);
     }
 
-    /// Whether its hub is of the log that there is now.
+    /// Whether its hub has the current log.
     pub(super) fn is_of(&self, world: &World) -> bool {
         self.started && self.log.get() == world.log
     }
 
-    /// Whether it would know this log from another one.
+    /// Whether the gateway could tell this log from another one.
     pub(super) fn knows(&self, world: &World) -> bool {
         self.is_of(world) && self.last_known.is_some()
     }
 
-    /// It looks whether the log was replaced.
+    /// Checks whether the gateway can notice that the log was replaced.
     fn judge(&self, world: &mut World) {
         if self.is_of(world) {
             return;
@@ -294,21 +293,21 @@ impl Gateway {
         let there = |(id, _): (EventId, Xid)| Some(world.rows.get(&id.get())?.xid());
         let same = self.last_known.is_none_or(|it| there(it).is_none_or(|xid| xid == it.1));
         if !same {
-            // It finds out now, and starts again.
+            // The gateway notices it now, and starts again.
         } else if self.head().max(read) <= world.same_upto {
-            // All that it has read is in this one, or was in the other one only.
+            // Everything that it has read is in this log, or was only in the other log.
             self.log.set(world.log);
         } else if self.head() <= world.drawn() {
             world.unknowable = true;
         }
     }
 
-    /// Where the reader is, published or not.
+    /// The head of the reader, published or not.
     pub(super) fn head(&self) -> EventId {
         self.reader.position().map_or(EventId::ZERO, |position| position.head)
     }
 
-    /// Strict readers rely on it: nobody has an id there whose rows are not visible yet.
+    /// Checks the horizon, on which strict readers rely: no open transaction has an id at or before it.
     fn check_horizon(&self, world: &mut World) {
         let position = self.hub.state().recent.position().clone();
         let horizon = position.horizon();
@@ -316,7 +315,10 @@ impl Gateway {
         world.late_ever.extend(position.late.as_slice().iter().map(|late| late.xid.get()));
         let rows = world.open.values().flat_map(|open| &open.rows);
         let open = rows.into_iter().find(|row| row.id() <= horizon);
-        assert!(open.is_none() || !self.is_of(world), "{open:?} can still appear before {horizon}");
+        assert!(
+            open.is_none() || !self.is_of(world),
+            "{open:?} can still appear at or before {horizon}"
+        );
     }
 
     fn check_erased(&mut self, world: &World) {
@@ -328,12 +330,12 @@ impl Gateway {
         }
     }
 
-    /// What `live::warm_up` does, a page at a time.
+    /// Warms up memory like `live::warm_up`, a page at a time.
     pub(super) fn warm_up(&mut self, world: &mut World) {
-        if world.now < self.recall_at {
+        if world.now < self.warm_up_at {
             return;
         }
-        self.recall_at = world.now + world.some(2_000);
+        self.warm_up_at = world.now + world.random_duration(2_000);
         let Some((epoch, upto)) = self.warming_up.take() else { return };
         let rows: Vec<Row> =
             world.rows.range(..=upto.get()).rev().map(|(_, row)| *row).take(self.page).collect();
@@ -350,6 +352,6 @@ fn frame(row: &Row) -> Frame {
     Encoder::default().encode(row, kind(row.kind), row.payload().as_bytes())
 }
 
-/// So long may a live event take beyond the hold: a few questions, a poll's pause, the bell, and
-/// the moment for which a safety poll that found something waits for a bell.
+/// The time that a live event may take in addition to the hold: several queries, the pause between polls, a
+/// notification, and the time for which a safety poll that found rows waits for a notification.
 pub(super) const SLACK: Duration = Duration::from_millis(110);

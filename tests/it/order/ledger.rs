@@ -1,28 +1,28 @@
-//! What a client got, and what it is owed: the model's own account, by which it is judged.
+//! The model's record of the events that a client received and must receive.
 
 use std::{collections::BTreeSet, time::Instant};
 
-/// An event that came.
+/// A received event.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Got {
     pub(super) id: i64,
     pub(super) xid: u64,
     pub(super) version: u32,
     pub(super) at: Instant,
-    /// It said that it came behind a greater id.
+    /// Whether its cursor marks it as late.
     pub(super) late: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) got: Vec<Got>,
-    /// The ranges of ids of which it was told that they were pruned.
+    /// The ranges of ids that the client was told are pruned.
     gaps: Vec<(i64, i64)>,
-    /// Events that were visible before it came.
+    /// Events that were visible before the client connected.
     not_owed: BTreeSet<i64>,
-    /// It is owed nothing up to here.
+    /// The client need not receive ids up to here.
     floor: i64,
-    /// Of those that were visible, the ones that its gateway had delivered: they must not come.
+    /// The part of `not_owed` that its gateway had already delivered: these events must not arrive.
     before: BTreeSet<i64>,
 }
 
@@ -43,19 +43,20 @@ impl Ledger {
         self.gaps.push((from, to));
     }
 
-    /// It follows from now on: these are visible, and of these its gateway will not send some.
+    /// The client starts with the next event. `visible` are the visible events; its gateway must not send those in
+    /// `before`.
     pub(super) fn begin(&mut self, visible: BTreeSet<i64>, before: BTreeSet<i64>) {
         *self = Self { not_owed: visible, before, ..Self::default() };
     }
 
-    /// It missed that the log was replaced, and cannot know: it is owed what comes behind its
-    /// cursor's head.
+    /// The client missed that the log was replaced, and cannot know it: it must receive the events after the head of
+    /// its cursor.
     pub(super) fn go_on_behind(&mut self, head: i64) {
         *self = Self { floor: head, ..Self::default() };
     }
 
-    /// It was told that the log was replaced behind this id: what it got above that is void, and
-    /// it is owed all that stands there.
+    /// The client was told that the log was replaced after this id: events that it received after it no longer count,
+    /// and it must receive all events there.
     pub(super) fn forget_above(&mut self, id: i64) {
         self.got.retain(|got| got.id <= id);
         self.not_owed.retain(|it| *it <= id);

@@ -1,4 +1,4 @@
-//! What the reader asks next, where random schedules rarely come to.
+//! Tests of the reader's decisions for cases that random schedules rarely reach.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use event_piper::{
 
 use super::world::Row;
 
-/// The next question or wait; what needs no answer is passed over.
+/// Returns the next query or wait, and skips steps that need no result.
 fn question(reader: &mut Reader<Row>, now: Instant) -> Step<Row> {
     loop {
         match reader.next(now) {
@@ -30,7 +30,7 @@ fn started(now: Instant) -> Reader<Row> {
     started_with(Hold::For(Duration::from_millis(500)), false, now)
 }
 
-/// The same with this hold, beside others or not.
+/// The same with this hold; `others` says whether there are other gateways.
 fn started_with(hold: Hold, others: bool, now: Instant) -> Reader<Row> {
     let mut reader = Reader::new(hold, now);
     reader.connected(true, now);
@@ -53,9 +53,9 @@ fn started_with(hold: Hold, others: bool, now: Instant) -> Reader<Row> {
     }
 }
 
-/// What a reader has decided is behind its head: nobody reads it again.
+/// Rows that the reader has decided on are at or before its head, so no one reads them again.
 #[test]
-fn what_was_to_be_published_when_the_connection_was_lost_is_published() {
+fn pending_rows_are_published_after_a_reconnect() {
     let now = Instant::now();
     let mut reader = started(now);
     reader.tail(vec![Row { id: 1, xid: 9, ..Row::default() }], true, now);
@@ -66,9 +66,9 @@ fn what_was_to_be_published_when_the_connection_was_lost_is_published() {
     assert_eq!(publication.position.head, EventId::new(1));
 }
 
-/// Whoever committed between the page and the question is in no list of writers.
+/// A transaction that commits between the page and the query for writers is not in the list of writers.
 #[test]
-fn a_hole_that_was_filled_between_the_page_and_the_question_is_read_at_once() {
+fn a_hole_filled_before_the_query_for_writers_is_read_at_once() {
     let now = Instant::now();
     let mut reader = started(now);
     let now = now + Duration::from_millis(500);
@@ -81,9 +81,9 @@ fn a_hole_that_was_filled_between_the_page_and_the_question_is_read_at_once() {
     assert!(matches!(question(&mut reader, now), Step::Tail { .. }));
 }
 
-/// A log that was replaced has nothing else by which it would be known on the next connection.
+/// After a reconnect, nothing else would show that the log was replaced.
 #[test]
-fn a_log_that_was_found_replaced_is_so_on_the_next_connection() {
+fn a_replaced_log_is_remembered_across_connections() {
     let now = Instant::now();
     let mut reader = started(now);
     reader.tail(vec![row(1)], true, now);
@@ -101,32 +101,35 @@ fn a_log_that_was_found_replaced_is_so_on_the_next_connection() {
     }
 }
 
-/// The next connection may be to a log that was restored, and ends before the hole does.
+/// The next connection may be to a restored log that ends before the hole.
 #[test]
-fn a_hole_is_asked_for_again_on_the_next_connection() {
+fn a_hole_is_examined_again_after_a_reconnect() {
     let start = Instant::now();
     let now = start + Duration::from_millis(100);
     let mut reader = started(start);
     waits_at_hole(&mut reader, now);
     assert!(reader.waits_for().is_some());
     reader.connected(true, now);
-    assert!(reader.waits_for().is_none(), "who may fill it is not known any more");
+    assert!(
+        reader.waits_for().is_none(),
+        "the transactions that may fill it are not known any more"
+    );
 }
 
-/// A reader that keeps the bell, sleeps, and listens; and when its next safety poll is due.
+/// A reader that is the keeper, asleep and listening; and the time of its next safety poll.
 fn asleep(now: Instant) -> (Reader<Row>, Instant) {
     let mut reader = started(now);
     let later = now + Duration::from_millis(100);
     reader.tail(Vec::new(), true, later);
     assert!(matches!(question(&mut reader, later), Step::TrySleep));
     reader.slept(true, later);
-    assert!(matches!(question(&mut reader, later), Step::Tail { .. }), "it looks once more");
+    assert!(matches!(question(&mut reader, later), Step::Tail { .. }), "it polls once more");
     reader.tail(Vec::new(), true, later);
     let Step::Listen(until) = question(&mut reader, later) else { panic!("it is asleep") };
     (reader, until)
 }
 
-/// A safety poll is due, and the tail is about to be read.
+/// Runs a safety poll, up to the query for the tail.
 fn polls(reader: &mut Reader<Row>, now: Instant) {
     reader.woken(false, now);
     assert!(matches!(question(reader, now), Step::SafetyPoll { .. }));
@@ -142,19 +145,19 @@ fn row(id: i64) -> Row {
     Row { id, xid: 9, ..Row::default() }
 }
 
-/// The bell of what a poll found may have rung before it looked: the next one tells of something newer.
+/// The notification for rows that a poll found may have arrived before the poll. The next one is for newer rows.
 #[test]
-fn a_bell_behind_a_safety_poll_that_found_something_is_followed_by_a_look() {
+fn a_notification_after_a_safety_poll_with_rows_causes_a_poll() {
     let (mut reader, now) = asleep(Instant::now());
     polls(&mut reader, now);
     reader.tail(vec![row(1)], true, now);
     assert!(matches!(question(&mut reader, now), Step::Pause(_)), "it waits for a bell");
     reader.woken(true, now);
-    assert!(matches!(question(&mut reader, now), Step::Tail { .. }), "2 may be there");
+    assert!(matches!(question(&mut reader, now), Step::Tail { .. }), "2 may be visible");
 }
 
 #[test]
-fn what_a_safety_poll_found_and_a_bell_announced_needs_no_other_bell() {
+fn rows_announced_before_a_safety_poll_need_no_notification() {
     let (mut reader, now) = asleep(Instant::now());
     polls(&mut reader, now);
     reader.rang();
@@ -162,9 +165,9 @@ fn what_a_safety_poll_found_and_a_bell_announced_needs_no_other_bell() {
     assert!(matches!(question(&mut reader, now), Step::Listen(_)));
 }
 
-/// Whoever wrote it may have turned the bell off.
+/// The writer may have turned notifications off.
 #[test]
-fn a_reader_that_no_bell_tells_of_what_it_finds_looks_for_itself() {
+fn a_reader_stays_awake_if_rows_arrive_without_notification() {
     let (mut reader, now) = asleep(Instant::now());
     polls(&mut reader, now);
     reader.tail(vec![row(1)], true, now);
@@ -175,7 +178,7 @@ fn a_reader_that_no_bell_tells_of_what_it_finds_looks_for_itself() {
     assert!(matches!(question(&mut reader, now), Step::Pause(_)));
 }
 
-/// Answers that nobody has ended, and that waits are over, until the tail is to be read.
+/// Answers that no transaction has ended, and that waits are over, until the tail is to be read.
 fn nobody_ends(reader: &mut Reader<Row>, now: Instant) {
     loop {
         match question(reader, now) {
@@ -188,7 +191,8 @@ fn nobody_ends(reader: &mut Reader<Row>, now: Instant) {
     }
 }
 
-/// Comes to a hole before 2 that 8 may fill, and waits there until it is asked again who has ended.
+/// Lets the reader find a hole before 2 that transaction 8 may fill, and wait until its next query for ended
+/// transactions.
 fn waits_at_hole(reader: &mut Reader<Row>, now: Instant) {
     reader.tail(vec![row(2)], true, now);
     assert!(matches!(question(reader, now), Step::Writers));
@@ -202,9 +206,9 @@ fn waits_at_hole(reader: &mut Reader<Row>, now: Instant) {
     assert!(matches!(question(reader, now), Step::Ended(_)));
 }
 
-/// Others may hold back less, or not at all, and listen to the bell.
+/// Other gateways may have a shorter hold, and wait for notifications.
 #[test]
-fn a_reader_that_waits_at_a_hole_rings_for_what_becomes_visible_behind_it() {
+fn a_reader_at_a_hole_notifies_others_of_later_rows() {
     for hold in [Hold::Unlimited, Hold::For(Duration::from_millis(500))] {
         let start = Instant::now();
         let mut reader = started_with(hold, true, start);
@@ -218,13 +222,13 @@ fn a_reader_that_waits_at_a_hole_rings_for_what_becomes_visible_behind_it() {
 }
 
 #[test]
-fn what_becomes_visible_behind_a_hole_waits_for_one_hold_and_not_for_two() {
+fn rows_behind_a_hole_wait_for_one_hold() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
     let mut reader = started(start);
-    // 8 has 1.
+    // Transaction 8 has drawn id 1.
     waits_at_hole(&mut reader, at(100));
-    // 7 has 3, and 4 is visible.
+    // Transaction 7 has drawn id 3, and 4 is visible.
     reader.ended(&[], at(300));
     assert!(matches!(question(&mut reader, at(300)), Step::Newest));
     reader.newest(EventId::new(4), at(300));
@@ -242,9 +246,9 @@ fn what_becomes_visible_behind_a_hole_waits_for_one_hold_and_not_for_two() {
     assert_eq!(late, expected);
 }
 
-/// Of a transaction that wrote more than a page before a hole, nothing waits for that.
+/// If a transaction wrote more than a page of rows before a hole, none of them waits for the hole.
 #[test]
-fn all_rows_before_a_hole_go_at_once_whatever_the_page() {
+fn all_rows_before_a_hole_are_delivered_at_once() {
     let now = Instant::now();
     let mut reader = started(now);
     let now = now + Duration::from_millis(100);
@@ -258,11 +262,11 @@ fn all_rows_before_a_hole_go_at_once_whatever_the_page() {
     reader.ended(&[Xid::new(8)], now);
     assert!(matches!(at_once(&mut reader, now), Step::Tail { .. }));
     reader.tail(vec![row(1), row(2)], false, now);
-    let Step::Tail { after } = at_once(&mut reader, now) else { panic!("3 is there, too") };
+    let Step::Tail { after } = at_once(&mut reader, now) else { panic!("3 is visible, too") };
     assert_eq!(after, EventId::new(2));
 }
 
-/// The next question; waits are over at once, if there are any.
+/// Returns the next query. Waits end at once.
 fn at_once(reader: &mut Reader<Row>, now: Instant) -> Step<Row> {
     loop {
         match question(reader, now) {
@@ -272,31 +276,31 @@ fn at_once(reader: &mut Reader<Row>, now: Instant) -> Step<Row> {
     }
 }
 
-/// Nobody waits for a late transaction; but what it wrote may be all that is missing before others' rows.
+/// The reader does not wait for a late transaction, but its rows may be all that is missing before other rows.
 #[test]
-fn a_hole_that_a_late_transaction_filled_is_read_at_once() {
+fn a_hole_filled_by_a_late_transaction_is_read_at_once() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
     let mut reader = started(start);
-    // 7 has 1, and is late when the hold has run out.
+    // Transaction 7 has drawn id 1, and is late when the hold has expired.
     reader.tail(vec![row(2)], true, at(100));
     assert!(matches!(question(&mut reader, at(100)), Step::Writers));
     reader.writers(vec![Xid::new(7)], at(100));
     nobody_ends(&mut reader, at(700));
     reader.tail(vec![row(2)], true, at(700));
     assert_eq!(reader.position().unwrap().head, EventId::new(2));
-    // It has 3, too, and 8 has 5.
+    // It has drawn id 3, too, and transaction 8 has drawn id 5.
     nobody_ends(&mut reader, at(800));
     reader.tail(vec![row(4), row(6)], true, at(800));
     assert!(matches!(question(&mut reader, at(800)), Step::Writers));
     reader.writers(vec![Xid::new(7), Xid::new(8)], at(800));
     nobody_ends(&mut reader, at(800));
     reader.tail(vec![row(4), row(6)], true, at(800));
-    // It commits both: 4 waits for nobody any more.
+    // Transaction 7 commits both, so 4 need not wait any more.
     let Step::Ended(asked) = question(&mut reader, at(800)) else { panic!("7 is late") };
     assert_eq!(asked, [Xid::new(7)]);
     reader.ended(&asked, at(800));
-    let Step::Late(range) = question(&mut reader, at(800)) else { panic!("1 is there") };
+    let Step::Late(range) = question(&mut reader, at(800)) else { panic!("1 is visible") };
     reader.late_rows(vec![Row { id: 1, xid: 7, ..Row::default() }], range.upto, at(800));
     assert!(matches!(question(&mut reader, at(800)), Step::Tail { .. }));
 }

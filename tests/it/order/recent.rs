@@ -1,4 +1,4 @@
-//! What memory answers, where random schedules rarely come to.
+//! Tests of `Recent` for cases that random schedules rarely reach.
 
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -20,9 +20,9 @@ fn past(after: i64, rows: Vec<(ConsumerId, Frame)>) -> Past {
     Past { upto: EventId::new(10), after: EventId::new(after), rows }
 }
 
-/// A consumer that somebody followed before the reader had started is like all others.
+/// A consumer that a client followed before the reader started is treated like all others.
 #[test]
-fn what_is_recalled_reaches_those_whose_consumer_was_followed_before_the_start() {
+fn warm_up_reaches_consumers_followed_before_the_start() {
     let toto: Box<[ConsumerId]> = vec![consumer(0)].into();
     let mut recent = Recent::new(100_000, Position::default());
     recent.follow(&toto, &Arc::default());
@@ -45,9 +45,9 @@ fn what_is_recalled_reaches_those_whose_consumer_was_followed_before_the_start()
     }
 }
 
-/// Of what did not fit, memory does not claim to know.
+/// Memory is not complete for events that did not fit.
 #[test]
-fn what_is_not_recalled_comes_from_the_table() {
+fn events_that_did_not_fit_come_from_the_table() {
     let toto: Box<[ConsumerId]> = vec![consumer(0)].into();
     let frame = |id| {
         let row = Row { id, xid: 3, ..Row::default() };
@@ -56,8 +56,8 @@ fn what_is_not_recalled_comes_from_the_table() {
     let start = Position { head: EventId::new(10), late: Late::default() };
     let mut recent = Recent::new(100_000, start.clone());
     recent.warm_up(past(9, vec![frame(10)]));
-    let of_one = recent.bytes();
-    let mut recent = Recent::new(of_one, start);
+    let bytes_of_one = recent.bytes();
+    let mut recent = Recent::new(bytes_of_one, start);
     assert!(!recent.warm_up(past(8, vec![frame(10), frame(9)])), "it is full");
     for (cursor, from_table) in [("9", false), ("8", true)] {
         let follower = Follower::join(&recent, toto.clone(), cursor.parse().ok());
@@ -65,9 +65,9 @@ fn what_is_not_recalled_comes_from_the_table() {
     }
 }
 
-/// What turned up behind the head goes to whoever is live, and is nobody's history.
+/// An unexpected row behind the head goes to live clients, and is not part of any client's history.
 #[test]
-fn what_turned_up_goes_to_the_live_once() {
+fn an_unexpected_row_goes_to_live_clients_once() {
     let toto: Box<[ConsumerId]> = vec![consumer(0)].into();
     let late: Late =
         [LateTransaction { xid: Xid::new(7), since: EventId::ZERO }].into_iter().collect();
@@ -88,12 +88,16 @@ fn what_turned_up_goes_to_the_live_once() {
         got
     };
     assert_eq!((count(&mut live), count(&mut live)), (1, 0));
-    assert_eq!(count(&mut resumed), 0, "it may have been there when it came");
+    assert_eq!(
+        count(&mut resumed),
+        0,
+        "the row may have been visible when the client disconnected"
+    );
 }
 
-/// A client that is behind when the log is replaced is owed what both logs have.
+/// A client that is behind when the log is replaced gets the missing events of the part that both logs have.
 #[test]
-fn who_goes_on_in_another_log_keeps_what_it_has_and_gets_what_it_lacks_of_both() {
+fn a_client_of_a_replaced_log_resumes_in_the_common_part() {
     let toto: Box<[ConsumerId]> = vec![consumer(0)].into();
     let at = |head| Position { head: EventId::new(head), late: Late::default() };
     for (cursor, behind) in [("4~7:2", "4~7:2"), ("10~7:9", "8~7:8"), ("10~7:2", "8~7:2")] {
@@ -102,6 +106,6 @@ fn who_goes_on_in_another_log_keeps_what_it_has_and_gets_what_it_lacks_of_both()
         recent.reset(&at(12));
         follower.restart(&recent, EventId::new(8));
         assert_eq!(follower.cursor().to_string(), behind, "{cursor}");
-        assert!(follower.wants().is_some(), "{cursor} reads it from the table");
+        assert!(follower.wants().is_some(), "{cursor} reads from the table");
     }
 }

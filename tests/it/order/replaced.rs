@@ -1,11 +1,11 @@
-//! The log becomes another one: it is truncated, or restored from a backup.
+//! Replacement of the log: TRUNCATE, or restoring a backup.
 
 use std::collections::BTreeMap;
 
 use super::world::{Row, World};
 
-/// What a backup has of the log. What is deleted later is deleted here, too: an event that comes back
-/// is nobody's to know.
+/// The contents of a backup. Events that are deleted later are deleted here, too: no one can expect a deleted event
+/// to reappear.
 pub(super) struct Backup {
     rows: BTreeMap<i64, Row>,
     pruned: BTreeMap<i64, Row>,
@@ -13,7 +13,7 @@ pub(super) struct Backup {
     next_id: i64,
 }
 
-/// PostgreSQL's own number for "committed long ago".
+/// PostgreSQL's transaction id for rows that were committed long ago (frozen).
 pub(super) const OLD: u64 = 2;
 
 impl World {
@@ -23,8 +23,7 @@ impl World {
         self.backup = Some(Backup { rows, pruned, noted, next_id });
     }
 
-    /// The server is gone, and another one has what was in the backup. Answers false where there is
-    /// none.
+    /// Replaces the server by one with the contents of the backup. Returns `false` if there is no backup.
     pub(super) fn restore(&mut self) -> bool {
         let Some(backup) = self.backup.take() else { return false };
         self.open.clear();
@@ -36,7 +35,7 @@ impl World {
         true
     }
 
-    /// A dump is restored into this cluster, before any gateway has started.
+    /// Restores a dump into this cluster, before any gateway has started.
     pub(super) fn restore_dump(&mut self) {
         for _ in 0..150 {
             self.move_writers(5);
@@ -45,28 +44,27 @@ impl World {
         self.become_younger();
     }
 
-    /// From now on transactions get numbers that rows of the log may bear already, as after a dump was
-    /// restored into a younger cluster.
+    /// Lets new transactions get ids that rows of the log may already have, as after a dump was restored into a newer
+    /// cluster.
     fn become_younger(&mut self) {
-        assert!(self.open.is_empty(), "its transactions would meet themselves");
-        self.next_xid = self.dice.u64(100..110).min(self.next_xid);
-        // Of transactions of the other cluster nothing is known.
+        assert!(self.open.is_empty(), "open transactions would get duplicate ids");
+        self.next_xid = self.random.u64(100..110).min(self.next_xid);
+        // Nothing is known about the transactions of the other cluster.
         self.commits.clear();
     }
 
-    /// What `serve` does before it starts: rows of another cluster, whose transaction is still to come here or
-    /// in progress, are marked as old.
+    /// Does what `serve` does before it starts: marks rows of another cluster as old if their transaction is in the
+    /// future or in progress in this cluster.
     pub(super) fn mark_restored(&mut self) {
         let (next, open) = (self.next_xid, &self.open);
         let foreign = |row: &&mut Row| row.xid >= next || open.contains_key(&row.xid);
         self.rows.values_mut().filter(foreign).for_each(|row| row.xid = OLD);
     }
 
-    /// TRUNCATE with RESTART IDENTITY, which waits for all who write, and so many rows in the same
-    /// transaction.
+    /// Runs TRUNCATE with RESTART IDENTITY, which waits for all writers, and inserts rows in the same transaction.
     pub(super) fn truncate(&mut self, rows: i64) {
         for xid in self.open.keys().copied().collect::<Vec<_>>() {
-            let commit = self.dice.bool();
+            let commit = self.random.bool();
             self.end(xid, commit);
         }
         let gone = self.rows.keys().next_back().copied().unwrap_or(0);
@@ -79,7 +77,7 @@ impl World {
         }
     }
 
-    /// A row is gone, because it was pruned or deleted.
+    /// Deletes a row from the backup, because it was pruned or deleted.
     pub(super) fn forget_in_backup(&mut self, row: &Row, pruned: bool) {
         let Some(backup) = &mut self.backup else { return };
         if backup.rows.remove(&row.id).is_some() && pruned {

@@ -1,4 +1,4 @@
-//! A simulated database: writers, the locks of the doorbell, and the rows that are visible.
+//! A simulated database: writers, the locks of the doorbell, and the visible rows.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -14,19 +14,19 @@ pub(super) struct Row {
     pub(super) id: i64,
     pub(super) xid: u64,
     pub(super) consumer: usize,
-    /// Its type.
+    /// The number of its type.
     pub(super) kind: usize,
-    /// Counts up when the row is erased.
+    /// Incremented when the row is erased.
     pub(super) version: u32,
 }
 
 impl Row {
-    /// Says which row of which log it is, and whether it was erased.
+    /// The payload, which identifies the log of the row, and its version.
     pub(super) fn payload(&self) -> String {
         format!("[{},{}]", self.version, self.xid)
     }
 
-    /// The version and the transaction that a payload says.
+    /// Parses the version and the transaction from a payload.
     pub(super) fn what_says(payload: &[u8]) -> [u64; 2] {
         serde_json::from_slice(payload).unwrap()
     }
@@ -46,61 +46,60 @@ impl Logged for Row {
 pub(super) struct Transaction {
     begun: Instant,
     pub(super) rows: Vec<Row>,
-    /// It found the bell taken, and notifies when it commits.
+    /// Whether the keeper was asleep when it started, so that it notifies when it commits.
     pub(super) rings: bool,
-    /// It rarely does anything, and so stays open while many others come and go.
+    /// Whether it rarely acts, and so stays open while many others start and end.
     slow: bool,
 }
 
-/// When a row became visible, and what says how long it may take to a client that is live.
+/// When a row became visible, and what determines how soon it must reach a live client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Commit {
     pub(super) at: Instant,
-    /// Ids were missing before it.
+    /// Whether ids were missing before it.
     pub(super) doubtful: bool,
-    /// How long its transaction was open.
+    /// The time for which its transaction was open.
     pub(super) lasted: Duration,
 }
 
-/// Ids are drawn before commit; transactions commit or roll back in any order.
+/// The simulated database. Ids are drawn before commit; transactions commit or roll back in any order.
 pub(super) struct World {
-    pub(super) dice: fastrand::Rng,
+    pub(super) random: fastrand::Rng,
     pub(super) now: Instant,
-    /// The most microseconds that a question takes to the database, or its answer back.
+    /// The maximum latency of a query to the database, and of its result back, in microseconds.
     pub(super) latency: u64,
     pub(super) next_id: i64,
     pub(super) next_xid: u64,
-    /// Ids with the transactions that drew them. No such pair is ever drawn again: by it a row is
-    /// known.
+    /// Ids with the transactions that drew them. A pair is never drawn again, because it identifies a row.
     drawn_by: HashSet<(i64, u64)>,
     pub(super) open: BTreeMap<u64, Transaction>,
     pub(super) rows: BTreeMap<i64, Row>,
     pub(super) commits: BTreeMap<i64, Commit>,
-    /// How far each gateway has got: its head, and up to where nothing can appear any more.
+    /// The position of each gateway: its head, and its horizon.
     pub(super) passed: [(EventId, EventId); GATEWAYS],
     pub(super) pruned: BTreeMap<i64, Row>,
     /// Consumers whose rows were erased, in order.
     pub(super) erased: Vec<usize>,
     pub(super) erased_at: BTreeMap<(i64, u32), Instant>,
-    /// Which gateway holds the bell, and which may.
+    /// The gateway that holds the bell, and the keeper.
     pub(super) bell: Option<usize>,
     pub(super) keeper: Option<usize>,
     pub(super) readers: HashSet<usize>,
-    /// When a notification reaches each gateway.
+    /// The time at which a notification reaches each gateway.
     pub(super) heard: [Option<Instant>; GATEWAYS],
-    /// The greatest id that a TRUNCATE noted as pruned.
+    /// The greatest id that a TRUNCATE recorded as pruned.
     pub(super) noted: i64,
-    /// Which log this is: counts up when it is replaced. Up to `same_upto` it has rows of the one
-    /// before only.
+    /// The number of this log, incremented when the log is replaced. Up to `same_upto`, it has only rows of the
+    /// previous log.
     pub(super) log: usize,
     pub(super) same_upto: EventId,
     pub(super) backup: Option<Backup>,
-    /// The log was replaced, and by all that a gateway may have kept of it that cannot be known.
+    /// Whether the log was replaced in a way that a gateway cannot detect with what it may have stored.
     pub(super) unknowable: bool,
     /// Transactions that were late at a gateway, and those that were open when one started.
     pub(super) late_ever: HashSet<u64>,
     pub(super) open_at_start: HashSet<u64>,
-    /// So many transactions are still to write hundreds of rows, and to commit late.
+    /// The number of transactions that will still write hundreds of rows and commit late.
     pub(super) bulks: usize,
 }
 
@@ -109,9 +108,9 @@ pub(super) const CONSUMERS: usize = 3;
 pub(super) const KINDS: usize = 3;
 
 impl World {
-    pub(super) fn new(dice: fastrand::Rng) -> Self {
+    pub(super) fn new(random: fastrand::Rng) -> Self {
         Self {
-            dice,
+            random,
             now: Instant::now(),
             latency: 300,
             next_id: 1,
@@ -140,12 +139,12 @@ impl World {
     }
 
     pub(super) fn chance(&mut self, of: f64) -> bool {
-        self.dice.f64() < of
+        self.random.f64() < of
     }
 
-    /// A random time of up to so many microseconds.
-    pub(super) fn some(&mut self, micros: u64) -> Duration {
-        Duration::from_micros(self.dice.u64(1..=micros))
+    /// A random duration of at most `micros` microseconds.
+    pub(super) fn random_duration(&mut self, micros: u64) -> Duration {
+        Duration::from_micros(self.random.u64(1..=micros))
     }
 
     /// One random step of the writers.
@@ -158,37 +157,37 @@ impl World {
         if self.open.is_empty() {
             return;
         }
-        let at = self.dice.usize(0..self.open.len());
+        let at = self.random.usize(0..self.open.len());
         let (xid, slow) = self.open.iter().nth(at).map(|(xid, open)| (*xid, open.slow)).unwrap();
         if slow && self.chance(0.9) {
             return;
         }
-        match self.dice.u8(0..100) {
+        match self.random.u8(0..100) {
             0..55 => {
                 let rows = match self.bulks.checked_sub(1) {
                     Some(left) if slow => {
                         self.bulks = left;
-                        self.dice.usize(150..400)
+                        self.random.usize(150..400)
                     }
-                    _ if self.chance(0.05) => self.dice.usize(20..80),
+                    _ if self.chance(0.05) => self.random.usize(20..80),
                     _ => 1,
                 };
                 (0..rows).for_each(|_| self.draw(xid));
             }
-            55..60 => self.next_id += 1, // drawn, and never used
+            55..60 => self.next_id += 1, // an id that is drawn and never used
             60..85 => self.end(xid, true),
             85..92 => self.end(xid, false),
             _ => {}
         }
     }
 
-    /// Two transactions draw an id each: the first one rolls back, the second one commits.
+    /// Runs two transactions that draw an id each. The first rolls back, the second commits.
     pub(super) fn commit_behind_rollback(&mut self) {
         self.write_one(false);
         self.write_one(true);
     }
 
-    /// A transaction that writes one row, and ends at once.
+    /// Runs a transaction that writes one row and ends at once.
     pub(super) fn write_one(&mut self, commit: bool) {
         let xid = self.begin(false);
         self.draw(xid);
@@ -206,7 +205,7 @@ impl World {
         while !self.drawn_by.insert((self.next_id, xid)) {
             self.next_id += 1;
         }
-        let (consumer, kind) = (self.dice.usize(0..CONSUMERS), self.dice.usize(0..KINDS));
+        let (consumer, kind) = (self.random.usize(0..CONSUMERS), self.random.usize(0..KINDS));
         let row = Row { id: self.next_id, xid, consumer, kind, version: 0 };
         self.open.get_mut(&xid).unwrap().rows.push(row);
         self.next_id += 1;
@@ -234,7 +233,7 @@ impl World {
         }
     }
 
-    /// Whether ids are missing before this one: somebody may have them, as far as can be known.
+    /// Whether ids are missing before this one, which an open transaction may have drawn.
     fn is_doubtful(&self, id: i64) -> bool {
         let passed = self.passed.iter().map(|(head, _)| head.get()).min().unwrap_or(0);
         (passed + 1..id).any(|it| !self.rows.contains_key(&it))
@@ -249,7 +248,7 @@ impl World {
         }
     }
 
-    /// The gateway's connection is gone, and with it its locks.
+    /// Ends the gateway's connection, and releases its locks.
     pub(super) fn disconnect(&mut self, gateway: usize) {
         self.bell.take_if(|holder| *holder == gateway);
         self.keeper.take_if(|holder| *holder == gateway);
@@ -269,7 +268,7 @@ impl World {
         free
     }
 
-    /// At most `limit` visible rows in this range, and whether they are all.
+    /// Returns at most `limit` visible rows in this range, and whether these are all.
     pub(super) fn read(
         &self,
         (after, upto): (EventId, EventId),
@@ -304,11 +303,11 @@ impl World {
         asked.iter().copied().filter(|xid| !self.open.contains_key(&xid.get())).collect()
     }
 
-    /// Deletes the oldest rows, of those that all gateways have passed for good.
+    /// Deletes some of the oldest rows at or before the horizon of all gateways.
     pub(super) fn prune(&mut self) {
         let upto = self.passed.iter().map(|(_, settled)| settled.get()).min().unwrap_or(0);
         let ids: Vec<i64> = self.rows.range(..=upto).map(|(id, _)| *id).collect();
-        let some = self.dice.usize(0..=ids.len() / 2);
+        let some = self.random.usize(0..=ids.len() / 2);
         for id in &ids[..some] {
             let row = self.rows.remove(id).unwrap();
             self.pruned.insert(*id, row);
@@ -316,7 +315,7 @@ impl World {
         }
     }
 
-    /// Deletes what was written just now, before any gateway has read it.
+    /// Deletes the newest row, before any gateway has read it.
     pub(super) fn delete_newest(&mut self) {
         let passed = self.passed.iter().map(|(head, _)| head.get()).max().unwrap_or(0);
         if let Some(newest) = self.rows.last_entry().filter(|it| *it.key() > passed) {
@@ -325,17 +324,16 @@ impl World {
         }
     }
 
-    /// The greatest id that was pruned, as far as is noted. A note of more than was ever drawn is of
-    /// another log.
+    /// The greatest pruned id, as recorded. A record beyond all drawn ids belongs to another log.
     pub(super) fn pruned_upto(&self) -> EventId {
         let noted = EventId::new(self.noted);
         let noted = if noted <= self.drawn() { noted } else { EventId::ZERO };
         noted.max(EventId::new(self.pruned.keys().last().copied().unwrap_or(0)))
     }
 
-    /// Changes all that is visible of a consumer.
+    /// Erases all visible rows of a random consumer.
     pub(super) fn erase(&mut self) {
-        let consumer = self.dice.usize(0..CONSUMERS);
+        let consumer = self.random.usize(0..CONSUMERS);
         for row in self.rows.values_mut().filter(|row| row.consumer == consumer) {
             self.erased_at.insert((row.id, row.version), self.now);
             row.version += 1;
