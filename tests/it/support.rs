@@ -1,4 +1,4 @@
-//! What every test stands on.
+//! Support for all tests.
 
 pub(crate) mod app;
 pub(crate) mod browser;
@@ -17,19 +17,19 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Longer than anything a healthy test waits for, on a busy machine too.
+/// Longer than any test waits for a condition, also on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(2);
-/// Often enough that a test does not notice it.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The pause between two probes.
+const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Probes until there is an answer, and gives it; panics with `what` when none comes in time.
+/// Calls `probe` until it returns a value, and returns that. Panics with `what` if none arrives in time.
 pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        if let Some(answer) = probe().await {
-            return answer;
+        if let Some(value) = probe().await {
+            return value;
         }
         assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
-        sleep(PAUSE).await;
+        sleep(PROBE_INTERVAL).await;
     }
 }

@@ -85,7 +85,7 @@ impl Wake for NotifyClient {
     fn wake(self: Arc<Self>) {
         let client = CLIENTS.with_borrow(|clients| clients.get(self.0).cloned());
         if let Some(client) = client {
-            client.borrow_mut().notified();
+            client.borrow_mut().on_notify();
         }
     }
 }
@@ -202,9 +202,9 @@ impl Client {
 
     pub(super) fn disconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // If the client was not notified yet that the log was replaced, its cursor belongs to neither log.
-            let received = connection.epoch == connection.hub.state().epoch;
-            self.log = Some(if received { connection.log.get() } else { usize::MAX });
+            // If the client does not know yet that the log was replaced, its cursor belongs to neither log.
+            let knows = connection.epoch == connection.hub.state().epoch;
+            self.log = Some(if knows { connection.log.get() } else { usize::MAX });
         }
     }
 
@@ -223,7 +223,7 @@ impl Client {
         }
     }
 
-    fn notified(&mut self) {
+    fn on_notify(&mut self) {
         self.listen();
     }
 

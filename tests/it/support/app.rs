@@ -1,4 +1,4 @@
-//! A gateway in this process, on a port of its own.
+//! A gateway in this process, on its own port.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
     sse_client::{Answer, Stream, ask, post},
 };
 
-/// A running gateway; it ends with [`stop`](Self::stop), or with the test.
+/// A running gateway. It ends with [`stop`](Self::stop), or with the test.
 pub(crate) struct App {
     pub(crate) address: SocketAddr,
     pub(crate) gateway: Arc<Gateway>,
@@ -28,7 +28,7 @@ pub(crate) struct App {
     serving: JoinHandle<()>,
 }
 
-/// What a test can turn.
+/// The settings that a test can change.
 pub(crate) struct Settings {
     pub(crate) gateway: gateway::Settings,
     pub(crate) access: access::Settings,
@@ -36,7 +36,7 @@ pub(crate) struct Settings {
 }
 
 impl Default for Settings {
-    /// As the program's own, but with heartbeats and drains that tests need not wait for.
+    /// Like the defaults of the program, but with a short heartbeat and drain.
     fn default() -> Self {
         let drain = Duration::from_secs(2);
         let gateway = gateway::Settings {
@@ -63,12 +63,12 @@ impl Default for Settings {
 }
 
 impl App {
-    /// A gateway on this database, once it is ready.
+    /// Starts a gateway on this database, and waits until it is ready.
     pub(crate) async fn start(url: &str) -> Self {
         Self::start_with(url, Settings::default()).await
     }
 
-    /// The same, where another one has been before.
+    /// The same, at the address of an earlier one.
     pub(crate) async fn start_at(url: &str, address: SocketAddr) -> Self {
         let listener =
             eventually("the address is free again", async || TcpListener::bind(address).await.ok());
@@ -84,9 +84,9 @@ impl App {
         app
     }
 
-    /// A gateway that may not be ready yet.
+    /// Starts a gateway, without waiting until it is ready.
     pub(crate) async fn launch(url: &str, settings: Settings) -> Self {
-        // `RUST_LOG=info` shows what the gateway says.
+        // `RUST_LOG=info` shows the log of the gateway.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer();
         let _ = log.try_init();
@@ -99,7 +99,7 @@ impl App {
         Self::launch_at(listener.into(), address, url, settings)
     }
 
-    /// The same at a place of any kind; `address` is what tests ask, if it is one.
+    /// The same with any kind of listener. `address` is the address for requests of the test, if there is one.
     pub(crate) fn launch_at(
         listener: Listener,
         address: SocketAddr,
@@ -119,12 +119,12 @@ impl App {
         Self { address, gateway, access, shutdown, serving }
     }
 
-    /// Waits until events move.
+    /// Waits until the gateway is ready.
     pub(crate) async fn ready(&self) {
         eventually("the gateway is ready", async || self.gateway.ready().ok()).await;
     }
 
-    /// Follows this consumer from now on.
+    /// Follows this consumer, starting with the next event.
     pub(crate) async fn follow(&self, consumer: &str) -> Stream {
         Stream::open(self.address, "/events", &[("X-Consumer-Id", consumer)]).await
     }
@@ -135,24 +135,24 @@ impl App {
         Stream::open(self.address, "/events", &headers).await
     }
 
-    /// One request, and its whole answer.
+    /// Sends a request, and returns the whole response.
     pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         ask(self.address, "GET", path, headers).await
     }
 
-    /// One request with a JSON body, and its whole answer.
+    /// Sends a request with a JSON body, and returns the whole response.
     pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
         post(self.address, path, &[("Content-Type", "application/json")], body).await
     }
 
-    /// The value of a metric, as it stands in `/metrics` without its prefix.
+    /// Returns the value of a metric, without the prefix `event_piper_`.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let text = self.get("/metrics", &[]).await.body;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("event_piper_{name} ")));
         line.unwrap_or_else(|| panic!("no metric {name} in {text}")).parse().unwrap()
     }
 
-    /// Ends as at a SIGTERM.
+    /// Stops the gateway like SIGTERM.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.gateway.close();

@@ -1,4 +1,4 @@
-//! A real Chromium without a window, driven through chromedriver.
+//! A real headless Chromium, controlled through chromedriver.
 
 use std::{
     env,
@@ -18,26 +18,26 @@ use tokio::{
 
 use super::{eventually, scratch::Scratch};
 
-/// Starts the driver on a port that is free, and ends it with all its browsers when the test
-/// ends, however it ends: the input closes then.
+/// A shell script that starts the driver on a free port, and kills it with all its browsers when its standard
+/// input closes, which happens when the test ends for any reason.
 const DRIVER: &str = r"
 chromedriver --port=0 </dev/null &
 cat >/dev/null
 kill -KILL 0
 ";
 
-/// A cold Chromium takes its time on a busy machine.
+/// Long, because starting Chromium takes time on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// One browser with one page.
 pub(crate) struct Browser {
     page: Client,
-    // In this order: the profile goes when nobody writes into it any more.
+    // The order matters: the profile is removed after the browser, which writes into it, has ended.
     _driver: Driver,
     _profile: Scratch,
 }
 
-/// A process group: the shell above, chromedriver, and its browsers.
+/// A process group of the shell, chromedriver, and its browsers.
 struct Driver(Child);
 
 impl Drop for Driver {
@@ -48,12 +48,12 @@ impl Drop for Driver {
 }
 
 impl Browser {
-    /// A browser; none where there is no chromedriver, except that in CI this is a failure.
+    /// Opens a browser. Returns `None` if chromedriver is not installed; in CI, that is a failure.
     pub(crate) async fn open() -> Option<Self> {
         if let Err(missing) = Command::new("chromedriver").arg("--version").output() {
             assert_eq!(missing.kind(), ErrorKind::NotFound, "chromedriver: {missing}");
-            assert_ne!(env::var("CI").as_deref(), Ok("true"), "there is no chromedriver");
-            // Not by a macro: the test harness would keep it to itself.
+            assert_ne!(env::var("CI").as_deref(), Ok("true"), "chromedriver is not installed");
+            // Do not use a print macro: the test harness would capture the message.
             let skipped = b"SKIPPED: a test in the browser, for there is no chromedriver; on \
                             Debian: apt-get install chromium chromium-driver\n";
             std::io::stderr().write_all(skipped).unwrap();
@@ -73,12 +73,12 @@ impl Browser {
         timeout(DEADLINE, self.page.goto(url)).await.expect("the page loads").unwrap();
     }
 
-    /// What this script returns.
+    /// Runs a script, and returns its result.
     pub(crate) async fn eval(&self, script: &str) -> Value {
         self.page.execute(script, Vec::new()).await.unwrap()
     }
 
-    /// Waits until this script returns this.
+    /// Waits until a script returns the expected value.
     pub(crate) async fn until(&self, script: &str, expected: Value) {
         let mut last = Value::Null;
         let reached = eventually(script, async || {
@@ -115,8 +115,8 @@ async fn driver(profile: &Scratch) -> (Driver, u16) {
             }
         }
     };
-    let port = timeout(DEADLINE, port).await.expect("chromedriver says its port");
-    // Whatever else it says shall not stop it.
+    let port = timeout(DEADLINE, port).await.expect("chromedriver prints its port");
+    // Read the rest of its output, so that it does not block.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     (driver, port)
 }

@@ -1,4 +1,4 @@
-//! A TCP proxy that does to connections what networks do to them.
+//! A TCP proxy that simulates network faults.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +20,7 @@ use tokio::{
 
 use super::postgres::Database;
 
-/// A proxy before one address. It ends with the test, and its connections with it.
+/// A proxy in front of one address. It ends with the test, and closes its connections.
 pub(crate) struct ChaosProxy {
     address: SocketAddr,
     upstream: watch::Sender<SocketAddr>,
@@ -30,33 +30,33 @@ pub(crate) struct ChaosProxy {
     accepting: JoinHandle<()>,
 }
 
-/// What every connection meets while it lasts.
+/// The condition of the network, which affects every connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Weather {
-    /// Every piece is this late, in either direction.
+    /// Every piece of data is delayed by this, in both directions.
     pub(crate) delay: Duration,
-    /// Bytes a second, in either direction; `None`: as many as come.
+    /// The maximum rate in bytes per second, in both directions; `None`: unlimited.
     pub(crate) pace: Option<u32>,
-    /// Whatever is sent is accepted, and goes nowhere. A connection that has lost bytes in
-    /// this way is reset when the weather clears, as by a firewall that forgot it.
+    /// Data is accepted and discarded. A connection that has lost data is reset when the condition ends, as by a
+    /// firewall that has lost its state.
     pub(crate) black_hole: bool,
-    /// Who connects is turned away.
+    /// New connections are refused.
     pub(crate) refuse: bool,
 }
 
-/// What happens to all connections that are open, at once.
+/// A one-time fault of all open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Strike {
     /// Both sides see a reset.
     Cut,
-    /// The server sees a reset; the client hears nothing ever again.
+    /// The server sees a reset; the client receives nothing any more.
     LoseServer,
-    /// The client sees a reset; the server hears nothing ever again.
+    /// The client sees a reset; the server receives nothing any more.
     LoseClient,
 }
 
 impl ChaosProxy {
-    /// Carries connections to `upstream`, in fair weather.
+    /// Starts a proxy to `upstream`, without faults.
     pub(crate) async fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -64,17 +64,17 @@ impl ChaosProxy {
         let strikes = broadcast::Sender::new(16);
         let upstream = watch::Sender::new(upstream);
         let sent = Arc::<AtomicU64>::default();
-        let line = Line {
+        let shared = Shared {
             upstream: upstream.subscribe(),
             weather: weather.subscribe(),
             strikes: strikes.clone(),
             sent: Arc::clone(&sent),
         };
-        let accepting = tokio::spawn(accept(listener, line));
+        let accepting = tokio::spawn(accept(listener, shared));
         Self { address, upstream, weather, strikes, sent, accepting }
     }
 
-    /// Between a database and who connects to it by the URL that comes with it.
+    /// Starts a proxy in front of a database, and returns it with the URL to connect through it.
     pub(crate) async fn before(database: &Database) -> (Self, String) {
         let url = database.tcp_url();
         let (_, place) = url.rsplit_once('@').unwrap();
@@ -84,35 +84,35 @@ impl ChaosProxy {
         (proxy, url)
     }
 
-    /// Where clients connect to.
+    /// The address that clients connect to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many bytes the upstream has sent, whether or not somebody reads them.
+    /// The number of bytes that the upstream has sent, whether or not they are read.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::SeqCst)
     }
 
-    /// Leads elsewhere from now on; what is open ends.
+    /// Changes the upstream, and closes open connections.
     pub(crate) fn lead_to(&self, upstream: SocketAddr) {
         self.upstream.send_replace(upstream);
         self.strike(Strike::Cut);
     }
 
-    /// Changes the weather, for the connections that are open too.
+    /// Sets the condition of the network, also for open connections.
     pub(crate) fn set(&self, weather: Weather) {
         self.weather.send_replace(weather);
     }
 
-    /// Fair weather again.
+    /// Ends the fault.
     pub(crate) fn clear(&self) {
         self.set(Weather::default());
     }
 
-    /// Hits every connection that is open.
+    /// Applies a one-time fault to all open connections.
     pub(crate) fn strike(&self, strike: Strike) {
-        // Nobody hears it when nobody is connected.
+        // Ignore the error that no connection is open.
         let _ = self.strikes.send(strike);
     }
 }
@@ -124,28 +124,28 @@ impl Drop for ChaosProxy {
     }
 }
 
-/// What a connection needs to know of its proxy.
+/// The state of the proxy that its connections share.
 #[derive(Clone)]
-struct Line {
+struct Shared {
     upstream: watch::Receiver<SocketAddr>,
     weather: watch::Receiver<Weather>,
     strikes: broadcast::Sender<Strike>,
     sent: Arc<AtomicU64>,
 }
 
-async fn accept(listener: TcpListener, line: Line) {
+async fn accept(listener: TcpListener, shared: Shared) {
     loop {
         let Ok((client, _)) = listener.accept().await else {
             sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let line = line.clone();
-        let mut strikes = line.strikes.subscribe();
-        tokio::spawn(async move { line.carry(client, &mut strikes).await });
+        let shared = shared.clone();
+        let mut strikes = shared.strikes.subscribe();
+        tokio::spawn(async move { shared.carry(client, &mut strikes).await });
     }
 }
 
-impl Line {
+impl Shared {
     async fn carry(self, client: TcpStream, strikes: &mut broadcast::Receiver<Strike>) {
         let weather = *self.weather.borrow();
         if weather.refuse {
@@ -189,7 +189,7 @@ impl Line {
         }
     }
 
-    /// A connection that was opened into a black hole never gets anywhere.
+    /// Handles a connection that is opened during a black hole: it never reaches the upstream.
     async fn swallow(mut self, mut client: TcpStream, strikes: &mut broadcast::Receiver<Strike>) {
         let (from_client, _to_client) = client.split();
         select! {
@@ -201,17 +201,17 @@ impl Line {
     }
 }
 
-/// Carries bytes one way until either side ends; ends the connection when it has lost some.
+/// Copies bytes in one direction until either side ends. Returns when bytes were lost.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut weather: watch::Receiver<Weather>,
-    came: impl Fn(u64),
+    received: impl Fn(u64),
 ) {
     let mut buffer = vec![0; 16 << 10];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
-        came(read as u64);
+        received(read as u64);
         let now = *weather.borrow();
         if now.black_hole {
             select! {
@@ -232,14 +232,13 @@ async fn pump(
     }
 }
 
-/// Reads all there is, and tells nobody.
+/// Reads and discards everything.
 async fn drain(mut from: impl AsyncRead + Unpin) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(1..) = from.read(&mut buffer).await {}
 }
 
-/// Holds a socket that nobody answers on any more, until its owner gives it up, or the next
-/// strike.
+/// Keeps a socket open without responding, until its peer closes it or the next fault happens.
 async fn silent(socket: TcpStream, strikes: &mut broadcast::Receiver<Strike>) {
     select! {
         () = drain(socket) => {}
@@ -247,7 +246,7 @@ async fn silent(socket: TcpStream, strikes: &mut broadcast::Receiver<Strike>) {
     }
 }
 
-/// Whoever drops the socket next resets the connection.
+/// Makes the next drop of the socket reset the connection.
 fn reset(socket: &TcpStream) {
     let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }

@@ -1,6 +1,6 @@
-/* A disk that can be full, or slow, for LD_PRELOAD before PostgreSQL. It is told by files in the
-   folder that $DISK names: `full`, and `slow` with the milliseconds of a write. As on a real disk
-   that is full, what is there already can be overwritten, and nothing grows. */
+/* An LD_PRELOAD library for PostgreSQL that simulates a full or slow disk. Files in the folder $DISK
+   control it: `full`, and `slow` with the duration of a write in milliseconds. As on a real full disk,
+   existing data can be overwritten, but files cannot grow. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -14,19 +14,19 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *told(const char *what, char *path)
+static const char *control_file(const char *what, char *path)
 {
     const char *folder = getenv("DISK");
     snprintf(path, PATH_MAX, "%s/%s", folder ? folder : "", what);
     return path;
 }
 
-/* Takes its time; then whether there is room up to `end`. */
+/* Waits if the disk is slow, then returns whether there is space up to `end`. */
 static int has_room(int fd, off_t end)
 {
     char path[PATH_MAX];
     struct stat file;
-    FILE *slow = fopen(told("slow", path), "re");
+    FILE *slow = fopen(control_file("slow", path), "re");
     if (slow) {
         long millis = 0;
         if (fscanf(slow, "%ld", &millis) == 1) {
@@ -35,7 +35,7 @@ static int has_room(int fd, off_t end)
         }
         fclose(slow);
     }
-    if (access(told("full", path), F_OK) != 0 || fstat(fd, &file) != 0 || !S_ISREG(file.st_mode)
+    if (access(control_file("full", path), F_OK) != 0 || fstat(fd, &file) != 0 || !S_ISREG(file.st_mode)
         || end <= file.st_size) {
         errno = 0;
         return 1;
@@ -84,7 +84,7 @@ int posix_fallocate64(int fd, off64_t at, off64_t count)
     return has_room(fd, at + count) ? REAL(posix_fallocate64)(fd, at, count) : ENOSPC;
 }
 
-/* Whether the file is one of PostgreSQL's log: up to version 13, a new one is filled with write(). */
+/* Returns whether the file belongs to the WAL: up to version 13, PostgreSQL fills a new WAL file with write(). */
 static int is_of_log(int fd)
 {
     char link[64], path[PATH_MAX];

@@ -1,15 +1,15 @@
-//! A disk under PostgreSQL that can be full, or slow: `disk.c` stands between the two.
+//! Simulates a full or slow disk for PostgreSQL, with the library `disk.c`.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
-/// What a disk is told through: files in a folder.
+/// Controls the disk through files in a folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     folder: Box<Path>,
 }
 
 impl Disk {
-    /// Builds the library in this folder of the server's.
+    /// Builds the library in this folder of the server.
     pub(crate) fn build(folder: &Path) -> Self {
         let (source, library) = (folder.join("disk.c"), folder.join("disk.so"));
         fs::write(&source, include_str!("disk.c")).unwrap();
@@ -19,17 +19,17 @@ impl Disk {
         Self { folder: folder.into() }
     }
 
-    /// Puts it under a command, and under all that this starts.
+    /// Loads the library into a command and its children.
     pub(crate) fn under(&self, command: &mut Command) {
         command.env("LD_PRELOAD", self.folder.join("disk.so")).env("DISK", &*self.folder);
     }
 
-    /// From now on there is no room, or there is again.
+    /// Makes the disk full, or ends that.
     pub(crate) fn set_full(&self, full: bool) {
         self.tell("full", full.then(String::new));
     }
 
-    /// From now on each write takes so much longer.
+    /// Makes each write take this much longer; `None` ends that.
     pub(crate) fn set_slow(&self, longer: Option<Duration>) {
         self.tell("slow", longer.map(|longer| longer.as_millis().to_string()));
     }

@@ -9,14 +9,14 @@ use tokio::{
 
 use super::{eventually, ports::free_address};
 
-/// A gateway in a process of its own, which says no good-bye when it is killed.
+/// A gateway in a separate process, which can be killed without a shutdown.
 pub(crate) struct Killable {
     pub(crate) address: SocketAddr,
     child: Child,
 }
 
 impl Killable {
-    /// A gateway on this database, at an address of its own or where another one was.
+    /// Starts a gateway on this database, at a free address or at the given one.
     pub(crate) async fn start(url: &str, address: Option<SocketAddr>) -> Self {
         let address = address.unwrap_or_else(free_address);
         let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));

@@ -1,5 +1,5 @@
-//! The whole life of a log, in short: written by SQL and over HTTP, delivered, replayed, read as a
-//! stream and as a whole, amended, fed to an aggregator, erased and pruned.
+//! A short test of all features of a log: written by SQL and over HTTP, delivered, replayed, read as a
+//! stream and through `/all`, amended, delivered to an aggregator, erased and pruned.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -13,16 +13,16 @@ use tokio_postgres::Client;
 use super::{app::App, eventually, sse_client::Stream};
 use crate::pump::{aggregator::Aggregator, process::PumpProcess};
 
-/// A log, and who uses it.
+/// The log under test.
 pub(crate) struct Life {
-    /// Where the gateway, the pump and the commands find it.
+    /// The database URL for the gateway, the pump and the commands.
     pub(crate) url: String,
-    /// Somebody who writes it by SQL, and looks at what is there.
+    /// A connection that writes in SQL, and queries the log.
     pub(crate) client: Client,
 }
 
 impl Life {
-    /// All of it, one step after the other. Panics at the first that fails.
+    /// Runs all steps. Panics at the first that fails.
     pub(crate) async fn lives(&self) {
         let app = App::start(&self.url).await;
         let live = self.is_delivered(&app).await;
@@ -34,7 +34,7 @@ impl Life {
         app.stop().await;
     }
 
-    /// Writes events in each way, and sees them live, in order, each once.
+    /// Writes events in each way, and checks that they arrive live, in order, once each.
     async fn is_delivered(&self, app: &App) -> Stream {
         let mut live = app.follow("toto").await.joined().await;
         let old = "insert into events (type, timestamp, subscriber, payload)
@@ -54,7 +54,7 @@ impl Life {
         live
     }
 
-    /// Reads all of it again, in each way.
+    /// Reads all events again, in each way.
     async fn is_read(&self, app: &App) {
         let toto = self.ids("subscriber = 'toto'").await;
         let mut replay = app.resume("toto", "0").await;
@@ -82,7 +82,7 @@ impl Life {
         assert_eq!(amended.event().await.data, r#"{"n":9}"#, "amended");
     }
 
-    /// Gives all of it to an aggregator.
+    /// Delivers all events to an aggregator.
     async fn feeds_a_pump(&self) {
         let aggregator = Aggregator::start().await;
         let pump = PumpProcess::start(&self.url, &aggregator, &[]);
@@ -96,7 +96,7 @@ impl Life {
         while !erase.step().await.unwrap().last {}
         let said = "select count(*) from events where subscriber = 'titi' and payload = '6'";
         assert_eq!(self.number(said).await, 0, "erased");
-        eventually("memory lets go of what was erased", async || {
+        eventually("erased events are evicted from memory", async || {
             let said = app.resume("titi", "0").await.event().await.data;
             (said == r#"{"erased":true}"#).then_some(())
         })
@@ -119,9 +119,9 @@ impl Life {
         assert_eq!([old, left].concat(), before, "pruned");
     }
 
-    /// The ids of the log's events, of those for which this holds.
-    pub(crate) async fn ids(&self, holds: &str) -> Vec<i64> {
-        let query = format!("select id from events where {holds} order by id");
+    /// Returns the ids of the events that match an SQL condition.
+    pub(crate) async fn ids(&self, condition: &str) -> Vec<i64> {
+        let query = format!("select id from events where {condition} order by id");
         let rows = self.client.query(&query, &[]).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     }

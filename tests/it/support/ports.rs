@@ -1,4 +1,4 @@
-//! Addresses of programs that are started again where they were.
+//! Addresses for programs that are restarted at the same address.
 
 use std::{
     collections::HashSet,
@@ -6,19 +6,18 @@ use std::{
     sync::{LazyLock, Mutex},
 };
 
-/// Below the ports that systems hand out by themselves, so that nobody takes a server's port
-/// while it is down.
+/// Below the ephemeral ports of the system, so that no other program takes a server's port while it is stopped.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// What was given out: a server that is down for a moment comes back to its port.
+/// The ports that were given out, because a server may be stopped and restart at its port.
 static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
 
-/// A port of this machine's that nobody has.
+/// Returns an unused port.
 pub(crate) fn free_port() -> u16 {
     free_address().port()
 }
 
-/// The same with its address.
+/// Returns an unused loopback address.
 pub(crate) fn free_address() -> SocketAddr {
     let any = || SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS)));
     let free = |address: &SocketAddr| {

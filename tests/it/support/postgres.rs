@@ -1,4 +1,4 @@
-//! A real PostgreSQL for the tests: one shared by the whole run, and own ones to mistreat.
+//! A real PostgreSQL for the tests: one server that the whole run shares, and private ones for faults.
 
 use std::{
     env,
@@ -26,7 +26,7 @@ use tokio_postgres::{Client, NoTls};
 
 use super::{disk::Disk, eventually, ports::free_port};
 
-/// Durability is no subject of these servers (the embedded one's tests bring their own).
+/// The servers need not be durable (tests of durability set `fsync` themselves).
 const SETTINGS: &str = "
 fsync = off
 full_page_writes = off
@@ -36,31 +36,31 @@ listen_addresses = '127.0.0.1'
 logging_collector = off
 ";
 
-/// The server that the whole test run shares. Nobody stops it: it ends with this process.
+/// The server that the whole test run shares. It ends with this process.
 static SHARED: LazyLock<TestServer> = LazyLock::new(|| TestServer::new(""));
-/// What `initdb` makes, once a run; each server gets a copy.
+/// The result of `initdb`, which runs once; each server gets a copy.
 static FRESH: LazyLock<Fresh> = LazyLock::new(Fresh::new);
 static TEMPLATE: OnceCell<()> = OnceCell::const_new();
 
-/// A database of its own for one test, migrated, on the shared server.
+/// A private database for one test.
 pub(crate) struct Database {
     name: String,
     server: TestServer,
 }
 
 impl Database {
-    /// A migrated database on the shared server.
+    /// Creates a migrated database on the shared server.
     pub(crate) async fn create() -> Self {
         TEMPLATE.get_or_init(|| create_template(&SHARED)).await;
         Self::create_on(&SHARED, "template events").await
     }
 
-    /// A database without our schema on the shared server.
+    /// Creates a database without the schema on the shared server.
     pub(crate) async fn create_empty() -> Self {
         Self::create_on(&SHARED, "").await
     }
 
-    /// A migrated database on a server of one's own.
+    /// Creates a migrated database on another server.
     pub(crate) async fn create_on_own(server: &TestServer) -> Self {
         let database = Self::create_on(server, "").await;
         migrate_to_current(&database.url()).await;
@@ -75,22 +75,22 @@ impl Database {
         Self { name, server: server.clone() }
     }
 
-    /// Its name, as in `current_database()`.
+    /// The name, as in `current_database()`.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where it is, over the private socket.
+    /// The URL over the private socket.
     pub(crate) fn url(&self) -> String {
         self.server.url(&self.name)
     }
 
-    /// Where it is, over TCP.
+    /// The URL over TCP.
     pub(crate) fn tcp_url(&self) -> String {
         self.server.tcp_url(&self.name)
     }
 
-    /// A connection as superuser.
+    /// Connects as superuser.
     pub(crate) async fn connect(&self) -> Client {
         connect(&self.url()).await
     }
@@ -111,15 +111,15 @@ pub(crate) async fn connect(url: &str) -> Client {
     try_connect(url).await.unwrap()
 }
 
-/// The same, if somebody is there.
+/// The same; returns an error if the server is not available.
 pub(crate) async fn try_connect(url: &str) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
 }
 
-/// A PostgreSQL server that can be stopped, killed and started again. It ends with its last
-/// clone, and with this process, whatever ends that.
+/// A PostgreSQL server that can be stopped, killed and restarted. It ends with its last clone, and with this process,
+/// even if that is killed.
 #[derive(Clone)]
 pub(crate) struct TestServer {
     folder: Arc<Path>,
@@ -128,30 +128,30 @@ pub(crate) struct TestServer {
     supervisor: Arc<Mutex<Supervisor>>,
 }
 
-/// How a server goes down.
+/// How to stop a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stop {
-    /// Connections are ended, and a checkpoint is written.
+    /// Ends connections, and writes a checkpoint.
     Fast,
-    /// No farewell, recovery at the next start.
+    /// Exits without a checkpoint; the next start runs recovery.
     Immediate,
     /// `kill -9` for all of its processes.
     Kill,
 }
 
 impl TestServer {
-    /// A server of one's own, with more lines for its `postgresql.conf`.
+    /// Starts a private server, with more settings in the format of `postgresql.conf`.
     pub(crate) async fn start_own(settings: &str) -> Self {
         let settings = settings.to_owned();
         blocking(move || Self::new(&settings)).await
     }
 
-    /// Which version of PostgreSQL all of them are.
+    /// The major version of PostgreSQL of all servers.
     pub(crate) fn major() -> u32 {
         FRESH.binaries.major
     }
 
-    /// The same on a disk that can be full, or slow.
+    /// The same with a disk that can be full or slow.
     pub(crate) async fn start_on_disk(settings: &str) -> Self {
         let settings = settings.to_owned();
         let server = blocking(move || {
@@ -162,8 +162,8 @@ impl TestServer {
         server.await
     }
 
-    /// A standby of this server, which has received all that this one has committed. This server
-    /// is restarted: its files are copied while it is down, which needs no program beside `postgres`.
+    /// Creates a synchronous standby of this server. This server is restarted: its files are copied while it is
+    /// stopped, so that no other program than `postgres` is needed.
     pub(crate) async fn standby(&self) -> Self {
         self.stop(Stop::Fast).await;
         let primary = format!("host={} port={} user=postgres", self.folder.display(), self.port);
@@ -191,16 +191,16 @@ impl TestServer {
         standby
     }
 
-    /// Makes a standby a server of its own.
+    /// Promotes a standby.
     pub(crate) async fn promote(&self) {
         let client = connect(&self.url("postgres")).await;
         let promoted = client.query_one("select pg_promote()", &[]).await.unwrap();
         assert!(promoted.get::<_, bool>(0), "the standby was not promoted");
     }
 
-    /// The disk that it stands on.
+    /// The controllable disk of the server.
     pub(crate) fn disk(&self) -> &Disk {
-        self.disk.as_ref().expect("a server that was started on a disk of its own")
+        self.disk.as_ref().expect("the server was started with `start_on_disk`")
     }
 
     fn new(settings: &str) -> Self {
@@ -232,7 +232,7 @@ impl TestServer {
         format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// The port, the same after a restart.
+    /// The port, which is the same after a restart.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -242,7 +242,7 @@ impl TestServer {
         self.folder.join("data")
     }
 
-    /// Writes a file that only the server may read into its data folder.
+    /// Writes a file into the data folder that only the server may read.
     pub(crate) fn write(&self, name: &str, content: &str) {
         let path = self.data().join(name);
         fs::write(&path, content).unwrap();
@@ -250,19 +250,19 @@ impl TestServer {
         FRESH.account.own(&path).unwrap();
     }
 
-    /// Starts it again, on the same port; returns when it accepts connections.
+    /// Starts the server on the same port. Returns when it accepts connections.
     pub(crate) async fn start(&self) {
         let server = self.clone();
         blocking(move || server.do_start()).await;
     }
 
-    /// Whether there is a postmaster.
+    /// Returns whether the postmaster is running.
     pub(crate) async fn runs(&self) -> bool {
         let supervisor = self.supervisor.clone();
-        blocking(move || supervisor.lock().unwrap().order("runs")).await == "yes"
+        blocking(move || supervisor.lock().unwrap().command("runs")).await == "yes"
     }
 
-    /// Stops it; returns when it is gone.
+    /// Stops the server. Returns when it has exited.
     pub(crate) async fn stop(&self, how: Stop) {
         let supervisor = self.supervisor.clone();
         let verb = match how {
@@ -270,29 +270,29 @@ impl TestServer {
             Stop::Immediate => "immediate",
             Stop::Kill => "kill",
         };
-        let answer = blocking(move || supervisor.lock().unwrap().order(verb)).await;
+        let answer = blocking(move || supervisor.lock().unwrap().command(verb)).await;
         assert_eq!(answer, verb);
     }
 
-    /// Stops it, and starts it again.
+    /// Stops and starts the server.
     pub(crate) async fn restart(&self, how: Stop) {
         self.stop(how).await;
         self.start().await;
     }
 
     fn do_start(&self) {
-        let answer = self.supervisor.lock().unwrap().order("start");
+        let answer = self.supervisor.lock().unwrap().command("start");
         let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         assert!(answer.starts_with("started"), "PostgreSQL did not start:\n{}", log());
     }
 }
 
-/// The shell that owns a server, and outlives this process just long enough to clean up.
+/// The shell that runs a server. It outlives this process just long enough to clean up.
 struct Supervisor {
     child: Child,
-    /// Taken when it shall end.
-    orders: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    /// Closed to end the shell.
+    commands: Option<ChildStdin>,
+    responses: BufReader<ChildStdout>,
 }
 
 impl Supervisor {
@@ -302,34 +302,34 @@ impl Supervisor {
         command.args(["-c", include_str!("supervisor.sh"), "supervisor"]);
         command.arg(&binaries.dir).arg(folder);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        // Ctrl-C is for the tests; the shell notices their end by itself.
+        // Ctrl-C must reach the tests only; the shell notices their end by itself.
         let mut child = command.process_group(0).spawn().unwrap();
-        let orders = child.stdin.take();
-        let answers = BufReader::new(child.stdout.take().unwrap());
-        Self { child, orders, answers }
+        let commands = child.stdin.take();
+        let responses = BufReader::new(child.stdout.take().unwrap());
+        Self { child, commands, responses }
     }
 
-    fn order(&mut self, verb: &str) -> String {
-        writeln!(self.orders.as_mut().unwrap(), "{verb}").unwrap();
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer).unwrap();
-        answer.trim_end().to_owned()
+    fn command(&mut self, verb: &str) -> String {
+        writeln!(self.commands.as_mut().unwrap(), "{verb}").unwrap();
+        let mut response = String::new();
+        self.responses.read_line(&mut response).unwrap();
+        response.trim_end().to_owned()
     }
 }
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        drop(self.orders.take());
+        drop(self.commands.take());
         let _ = self.child.wait();
     }
 }
 
-/// A data folder as `initdb` left it, and what is needed to run it.
+/// A new data folder, and everything that is needed to run servers on copies of it.
 struct Fresh {
     binaries: Binaries,
     account: Account,
     data: PathBuf,
-    /// Removes the folder when the run ends.
+    /// Removes the folder when the test run ends.
     _supervisor: Mutex<Supervisor>,
 }
 
@@ -348,7 +348,7 @@ impl Fresh {
     }
 }
 
-/// A folder that only the servers' account may enter, with a name short enough for a socket.
+/// Creates a folder that only the servers' user may enter, with a name short enough for a socket.
 fn private_folder(account: &Account) -> PathBuf {
     let name = format!("ep-test-{:08x}", fastrand::u32(..));
     let folder = env::temp_dir().join(name);

@@ -1,4 +1,4 @@
-//! A gateway in a process of its own, to be mistreated: `event-piper serve` as installed.
+//! A gateway in a separate process, for faults: `event-piper serve` as installed.
 
 use std::{
     fs::{self, File},
@@ -19,36 +19,35 @@ use tokio::{
 
 use super::{eventually, ports::free_address, scratch::Scratch, sse_client::try_ask};
 
-/// A gateway process that can be killed, frozen, and started again on the same address. It
-/// ends with the test.
+/// A gateway process that can be killed, frozen, and restarted at the same address. It ends with the test.
 pub(crate) struct Process {
     address: SocketAddr,
     args: Vec<String>,
-    /// What a shell does first.
+    /// A shell command to run first.
     before: Option<String>,
     log: PathBuf,
     child: Option<Child>,
     _folder: Scratch,
 }
 
-/// What a process uses.
+/// The resources that a process uses.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
-    /// Resident memory.
+    /// Resident memory, in bytes.
     pub(crate) bytes: u64,
-    /// The most resident memory that it ever had.
+    /// Peak resident memory, in bytes.
     pub(crate) peak: u64,
     /// Open file descriptors.
     pub(crate) files: usize,
 }
 
 impl Process {
-    /// A gateway on the database at `url`, with more flags; it may not be ready yet.
+    /// Starts a gateway on the database at `url`, with more flags. Does not wait until it is ready.
     pub(crate) fn launch(url: &str, flags: &[&str]) -> Self {
         Self::launch_as(url, flags, None)
     }
 
-    /// The same in a shell that does this before: `ulimit -n 128`.
+    /// The same in a shell that runs a command first, such as `ulimit -n 128`.
     pub(crate) fn launch_limited(url: &str, flags: &[&str], before: &str) -> Self {
         Self::launch_as(url, flags, Some(before.to_owned()))
     }
@@ -65,12 +64,12 @@ impl Process {
         process
     }
 
-    /// Where it listens, the same after a restart.
+    /// The address on which it listens, which is the same after a restart.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Starts it, when it is down.
+    /// Starts the process after it has ended.
     pub(crate) fn start(&mut self) {
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let program = env!("CARGO_BIN_EXE_event-piper");
@@ -87,49 +86,49 @@ impl Process {
         self.child = Some(command.spawn().unwrap());
     }
 
-    /// Its process id.
+    /// The process id.
     pub(crate) fn pid(&self) -> Pid {
-        let id = self.child.as_ref().and_then(Child::id).expect("it runs");
+        let id = self.child.as_ref().and_then(Child::id).expect("the process is running");
         Pid::from_raw(id.try_into().unwrap())
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// Waits for its end; none when it does not end in time.
+    /// Waits until it exits. Returns `None` if it does not exit in time.
     pub(crate) async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
         let status = timeout(within, self.child.as_mut()?.wait()).await.ok()?.unwrap();
         self.child = None;
         Some(status)
     }
 
-    /// How it ended, if it did so unasked.
+    /// Returns the exit status, if the process has exited by itself.
     pub(crate) fn fallen(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().unwrap()?;
         self.child = None;
         Some(status)
     }
 
-    /// Waits until events move.
+    /// Waits until it is ready.
     pub(crate) async fn ready(&self) {
         eventually("the gateway is ready", async || self.is_ready().await.then_some(())).await;
     }
 
-    /// Whether it says that events move.
+    /// Returns whether `/readyz` says that it is ready.
     pub(crate) async fn is_ready(&self) -> bool {
         matches!(ask_if_there(self.address, "/readyz").await, Some((200, _)))
     }
 
-    /// The value of a metric, as it stands in `/metrics` without its prefix.
+    /// Returns the value of a metric, without the prefix `event_piper_`.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = ask_if_there(self.address, "/metrics").await?;
         let prefix = format!("event_piper_{name} ");
         text.lines().find_map(|line| line.strip_prefix(&prefix))?.parse().ok()
     }
 
-    /// What it uses now, where the system tells.
+    /// Returns its current resource usage, if the system reports it.
     pub(crate) fn usage(&self) -> Option<Usage> {
         let id = self.child.as_ref().and_then(Child::id)?;
         let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
@@ -144,7 +143,7 @@ impl Process {
         })
     }
 
-    /// What it has logged.
+    /// Returns its log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! The program itself, run to its end.
+//! Runs commands of the program.
 
 use std::process::Stdio;
 
@@ -6,7 +6,7 @@ use tokio::{process::Command, time::timeout};
 
 use super::{DEADLINE, postgres::Database};
 
-/// How a run ended.
+/// The outcome of a command.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
@@ -14,7 +14,7 @@ pub(crate) struct Outcome {
     pub(crate) err: String,
 }
 
-/// `event-piper` with these arguments, on this database; to be spawned. It ends with the test.
+/// Returns the command `event-piper` with these arguments, on this database. The process ends with the test.
 pub(crate) fn command(database: &Database, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));
     command.args(args).args(["--database-url", &database.url()]).env_remove("DATABASE_URL");
@@ -22,10 +22,11 @@ pub(crate) fn command(database: &Database, args: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs a command to its end.
 pub(crate) async fn run(database: &Database, args: &[&str]) -> Outcome {
     let child = command(database, args).spawn().unwrap();
-    let ended = timeout(DEADLINE, child.wait_with_output()).await.expect("it ends in time");
+    let ended =
+        timeout(DEADLINE, child.wait_with_output()).await.expect("the command ends in time");
     let ended = ended.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Outcome { code: ended.status.code(), out: text(&ended.stdout), err: text(&ended.stderr) }

@@ -1,4 +1,4 @@
-//! A folder for one test, gone after it, and with it every PostgreSQL that lived in it.
+//! A folder for one test. It is removed after the test, and every PostgreSQL in it is stopped.
 
 use std::{
     env, fs,
@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Waits for the end of the test, or of the whole process, and cleans up.
+/// A shell script that cleans up when its standard input closes: after the test, or when the process ends.
 const CLEAN_UP: &str = r#"
 cat >/dev/null
 for note in "$1"/*/cluster/postmaster.pid; do
@@ -19,7 +19,7 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
 done
 "#;
 
-/// The folder; every account may pass through it.
+/// A temporary folder, which all users can traverse.
 pub(crate) struct Scratch {
     path: PathBuf,
     guard: Child,

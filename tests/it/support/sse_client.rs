@@ -1,4 +1,4 @@
-//! A client of event streams on a bare socket, which reads no faster than it is asked to.
+//! A client of event streams on a bare socket. It reads only when a test asks for a frame.
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
@@ -8,10 +8,10 @@ use tokio::{
     time::timeout,
 };
 
-/// Longer than any healthy answer takes, on a busy machine too.
+/// Longer than any response takes, also on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(2);
 
-/// One frame, by the rules of WHATWG HTML, section 9.2.6.
+/// A frame, parsed by the rules of WHATWG HTML, section 9.2.6.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) id: Option<String>,
@@ -21,13 +21,13 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// It is an event of the log, not a signal of the gateway's.
+    /// Returns whether this is an event of the log, rather than a signal of the gateway.
     pub(crate) fn is_logged(&self) -> bool {
         let heartbeat = self.event == "heartbeat" && self.data == "thump";
         !self.event.is_empty() && !heartbeat && !self.event.starts_with('$')
     }
 
-    /// The row's own id, whatever else the cursor says.
+    /// The id of the row, without the rest of the cursor.
     pub(crate) fn row(&self) -> i64 {
         let id = self.id.as_deref().expect("an event has an id");
         let own = id.split(['@', '~']).next().unwrap();
@@ -35,7 +35,7 @@ impl Frame {
     }
 }
 
-/// A whole answer.
+/// A whole response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -45,7 +45,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
     }
 }
 
@@ -54,16 +54,16 @@ pub(crate) struct Stream {
     socket: BufReader<TcpStream>,
     pub(crate) headers: HashMap<String, String>,
     chunk: usize,
-    /// The last chunk has come: the stream has ended, and was not cut.
+    /// Whether the last chunk has arrived, so that the stream has ended regularly.
     pub(crate) complete: bool,
     text: Vec<u8>,
-    /// In so much of the text there is no end of a frame.
+    /// The length of the beginning of `text` that contains no end of a frame.
     searched: usize,
-    /// The cursor that an `EventSource` would send at its next connection.
+    /// The cursor that an `EventSource` would send with its next request.
     pub(crate) last_id: String,
 }
 
-/// Sends one request and reads its whole answer.
+/// Sends a request, and reads the whole response.
 pub(crate) async fn ask(
     address: SocketAddr,
     method: &str,
@@ -73,7 +73,7 @@ pub(crate) async fn ask(
     try_ask(address, method, path, headers).await.expect("an answer comes")
 }
 
-/// The same, if somebody is there.
+/// The same; returns an error if the server is not available.
 pub(crate) async fn try_ask(
     address: SocketAddr,
     method: &str,
@@ -90,7 +90,7 @@ pub(crate) async fn try_ask(
     whole(socket).await
 }
 
-/// Sends one request with a body, and reads its whole answer.
+/// Sends a request with a body, and reads the whole response.
 pub(crate) async fn post(
     address: SocketAddr,
     path: &str,
@@ -100,7 +100,7 @@ pub(crate) async fn post(
     try_post(address, path, headers, body).await.expect("an answer comes")
 }
 
-/// The same, if somebody is there, and does not go away meanwhile.
+/// The same; returns an error if the server is not available, or the connection is lost.
 pub(crate) async fn try_post(
     address: SocketAddr,
     path: &str,
@@ -118,11 +118,11 @@ pub(crate) async fn try_post(
     whole(socket).await
 }
 
-/// A whole answer off a socket.
+/// Reads a whole response from a socket.
 pub(crate) async fn whole(socket: TcpStream) -> std::io::Result<Answer> {
     let (mut socket, status, headers) = receive(socket).await?;
     let mut body = Vec::new();
-    timeout(DEADLINE, socket.read_to_end(&mut body)).await.expect("an answer ends")?;
+    timeout(DEADLINE, socket.read_to_end(&mut body)).await.expect("the response ends")?;
     let chunked = headers.get("transfer-encoding").is_some_and(|how| how == "chunked");
     let body = if chunked { dechunked(&body) } else { body };
     Ok(Answer { status, headers, body: String::from_utf8(body).unwrap() })
@@ -144,7 +144,7 @@ async fn send(
     receive(socket).await
 }
 
-/// Reads an answer's head.
+/// Reads the head of a response.
 async fn receive(
     socket: TcpStream,
 ) -> std::io::Result<(BufReader<TcpStream>, u16, HashMap<String, String>)> {
@@ -156,7 +156,7 @@ async fn receive(
         let mut line = String::new();
         timeout(DEADLINE, socket.read_line(&mut line)).await.expect("a head comes")?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        // What comes in several lines is one list (RFC 9110, section 5.3).
+        // Several lines of a header form one list (RFC 9110, section 5.3).
         let list: &mut String = headers.entry(name.to_ascii_lowercase()).or_default();
         if !list.is_empty() {
             list.push_str(", ");
@@ -180,18 +180,18 @@ fn dechunked(mut body: &[u8]) -> Vec<u8> {
 }
 
 impl Stream {
-    /// Opens a stream; anything but a 200 fails the test.
+    /// Opens a stream. Any status other than 200 fails the test.
     pub(crate) async fn open(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
         Self::try_open(address, path, headers).await.expect("a stream opens")
     }
 
-    /// The status of an answer, whose body may never end.
+    /// Returns the status of a response whose body may never end.
     pub(crate) async fn status(address: SocketAddr, path: &str) -> u16 {
         let socket = TcpStream::connect(address).await.unwrap();
         send(socket, "GET", path, &[]).await.expect("an answer comes").1
     }
 
-    /// Opens a stream, if somebody is there.
+    /// Opens a stream; returns an error if the server is not available.
     pub(crate) async fn try_open(
         address: SocketAddr,
         path: &str,
@@ -200,7 +200,7 @@ impl Stream {
         Self::open_on(TcpStream::connect(address).await?, path, headers).await
     }
 
-    /// Opens a stream on a socket of the caller's making.
+    /// Opens a stream on the caller's socket.
     pub(crate) async fn open_on(
         socket: TcpStream,
         path: &str,
@@ -212,17 +212,17 @@ impl Stream {
         Ok(Self { socket, headers, chunk: 0, complete: false, text, searched: 0, last_id })
     }
 
-    /// The next frame; `None` when the stream has ended or was cut.
+    /// Returns the next frame; `None` if the stream has ended or the connection was lost.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
-        timeout(DEADLINE, self.frame()).await.expect("a frame comes in time")
+        timeout(DEADLINE, self.frame()).await.expect("a frame arrives in time")
     }
 
-    /// The next event of the log.
+    /// Returns the next event of the log.
     pub(crate) async fn event(&mut self) -> Frame {
         self.until("an event", Frame::is_logged).await
     }
 
-    /// The next so many events of the log, by their rows' ids.
+    /// Returns the row ids of the next `count` events of the log.
     pub(crate) async fn rows(&mut self, count: usize) -> Vec<i64> {
         let mut rows = Vec::with_capacity(count);
         while rows.len() < count {
@@ -231,12 +231,12 @@ impl Stream {
         rows
     }
 
-    /// The next frame of this type, whatever comes before it.
+    /// Returns the next frame of this type, and skips others.
     pub(crate) async fn signal(&mut self, event: &str) -> Frame {
         self.until(event, |frame| frame.event == event).await
     }
 
-    /// The next frame that is `wanted`: heartbeats do not prolong the wait for it.
+    /// Returns the next frame that is `wanted`. The deadline covers the whole wait, regardless of heartbeats.
     async fn until(&mut self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Frame {
         let wait = async {
             loop {
@@ -250,7 +250,7 @@ impl Stream {
         timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("no {what} in time"))
     }
 
-    /// Waits until the stream is known to be joined: its first cursor has come.
+    /// Waits until the stream has joined, that is, until its first cursor has arrived.
     pub(crate) async fn joined(mut self) -> Self {
         while self.last_id.is_empty() {
             self.next().await.expect("the stream goes on");
@@ -279,7 +279,7 @@ impl Stream {
                 "event" => value.clone_into(&mut frame.event),
                 "data" => value.clone_into(&mut frame.data),
                 "retry" => frame.retry = value.parse().ok(),
-                other => panic!("a line that no frame has: {other:?} in {block:?}"),
+                other => panic!("an invalid line in a frame: {other:?} in {block:?}"),
             }
         }
         if let Some(id) = &frame.id {
@@ -288,7 +288,7 @@ impl Stream {
         frame
     }
 
-    /// Reads what the socket has, of the current chunk where the body comes in chunks.
+    /// Reads from the socket; for a chunked body, from the current chunk.
     async fn more(&mut self) -> Option<()> {
         if !self.headers.contains_key("transfer-encoding") {
             self.chunk = usize::MAX;

@@ -1,9 +1,9 @@
-# Runs one PostgreSQL for the tests: sh supervisor.sh <bin> <folder>, verbs on standard input.
-# The tests' process holds that input open; when it ends, in whatever way, the input ends too,
-# and this shell stops the server and removes its folder. A test runner has no such last word.
+# Runs one PostgreSQL for the tests: sh supervisor.sh <bin> <folder>, with commands on standard input.
+# The process of the tests keeps that input open. When the process ends for any reason, the input closes,
+# and this shell stops the server and removes its folder. A test runner cannot do that when it is killed.
 bin=$1 folder=$2 pid=
 
-# An answer that nobody reads any more must not end this shell before the server.
+# Writing a response that is no longer read must not end this shell before the server.
 trap '' PIPE
 
 stop() {
@@ -11,8 +11,8 @@ stop() {
     wait "$pid" 2>/dev/null
 }
 
-# Everything at once, as when the power fails. The postmaster is stopped first: a child that it starts after
-# they were listed would hold the shared memory that the next one needs.
+# Kills all processes at once, as in a power failure. The postmaster is stopped first, because a child that it
+# starts after they were listed would keep the shared memory that the next server needs.
 cut() {
     kill -STOP "$pid" 2>/dev/null
     children=$(ps -A -o pid= -o ppid= | while read -r child parent; do
@@ -47,7 +47,7 @@ while read -r verb; do
 done
 
 [ -n "$pid" ] && stop QUIT
-# More than once, because an initdb or cp that was under way still writes into it.
+# Retry, because an initdb or cp that is still running may write into it.
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     rm -rf "$folder" 2>/dev/null && break
     sleep 1
