@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use event_piper::embedded::{account::Account, binaries::Binaries};
+use event_piper::embedded::{account::OsUser, binaries::Binaries};
 use nix::sys::signal::Signal;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
@@ -54,22 +54,22 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     pub(crate) fn start(scratch: &Scratch, flush: Flush) -> anyhow::Result<Self> {
-        let account = Account::choose()?;
+        let os_user = OsUser::choose()?;
         let binaries = Binaries::find(None, None)?;
         let in_memory = scratch.memory().filter(|_| flush != Flush::AsItIs);
         let place = in_memory.unwrap_or(scratch.path());
         let folder = place.join(format!("pg-{:04x}", fastrand::u16(..)));
         fs::DirBuilder::new().mode(0o700).create(&folder)?;
-        account.own(&folder)?;
+        os_user.own(&folder)?;
         let data = folder.join("data");
-        let mut initdb = account.command(binaries.program("initdb"));
+        let mut initdb = os_user.command(binaries.program("initdb"));
         initdb.arg("-D").arg(&data).args(["--username=postgres", "--auth=trust"]);
         run(initdb.args(["--encoding=UTF8", "--locale=C"]))?;
         let port = free_port()?;
         let socket = format!("port = {port}\nunix_socket_directories = '{}'\n", folder.display());
         let more = if in_memory.is_some() { SETTINGS_IN_MEMORY } else { "" };
         fs::write(data.join("postgresql.auto.conf"), socket + SETTINGS + more)?;
-        let mut command = account.command(binaries.program("postgres"));
+        let mut command = os_user.command(binaries.program("postgres"));
         if flush == Flush::OneMillisecond {
             command.env("LD_PRELOAD", slow_flush(&folder)?);
         }

@@ -10,7 +10,7 @@ const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 
 /// The operating-system user that PostgreSQL's programs run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Account {
+pub enum OsUser {
     /// The user of this process, which is not root.
     Own,
     /// An unprivileged user, because this process runs as root.
@@ -24,17 +24,17 @@ pub enum Account {
     },
 }
 
-impl Account {
+impl OsUser {
     /// Returns the user of this process, or, if this process runs as root, the first unprivileged user that exists.
     ///
     /// # Errors
     /// If this process runs as root, and no such user exists.
-    pub fn choose() -> Result<Self, NoAccount> {
+    pub fn choose() -> Result<Self, NoOsUser> {
         if !geteuid().is_root() {
             return Ok(Self::Own);
         }
         let known = |name| User::from_name(name).ok().flatten();
-        let user = UNPRIVILEGED.into_iter().find_map(known).ok_or(NoAccount)?;
+        let user = UNPRIVILEGED.into_iter().find_map(known).ok_or(NoOsUser)?;
         Ok(Self::Other { name: user.name, uid: user.uid, gid: user.gid })
     }
 
@@ -75,4 +75,4 @@ impl Account {
     "PostgreSQL refuses to run as root, and this system has neither a user `postgres` nor \
      `nobody`: run event-piper as another user, or use a running server with --database-url"
 )]
-pub struct NoAccount;
+pub struct NoOsUser;

@@ -2,14 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{account::NoAccount, binaries};
+use crate::{account::NoOsUser, binaries};
 
 /// Why the embedded PostgreSQL could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
     /// The process runs as root, and no unprivileged user exists to run PostgreSQL as.
     #[error(transparent)]
-    NoAccount(#[from] NoAccount),
+    NoOsUser(#[from] NoOsUser),
     /// PostgreSQL's server programs were not found.
     #[error("cannot start the embedded PostgreSQL")]
     NoPrograms(#[source] binaries::NotFound),

@@ -22,7 +22,7 @@ use nix::{
     unistd::geteuid,
 };
 
-use crate::{account::Account, binaries::Binaries, error::EmbeddedError};
+use crate::{account::OsUser, binaries::Binaries, error::EmbeddedError};
 
 /// The name of the database, and of the role that owns it and is the superuser of the cluster.
 pub const NAME: &str = "event_piper";
@@ -61,24 +61,24 @@ pub fn default_data_dir() -> Option<PathBuf> {
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    account: Account,
+    os_user: OsUser,
     socket_dir: PathBuf,
     _lock: Flock<File>,
 }
 
 impl Folder {
     /// Creates the folder if it does not exist, and locks it for this process.
-    pub(super) fn claim(path: &Path, account: Account) -> Result<Self, EmbeddedError> {
+    pub(super) fn claim(path: &Path, os_user: OsUser) -> Result<Self, EmbeddedError> {
         let doing = |doing| file_error(doing, path);
         let mut builder = DirBuilder::new();
         // If root creates the folder, the user that runs PostgreSQL must be able to traverse it.
-        let mode = if account == Account::Own { 0o700 } else { 0o711 };
+        let mode = if os_user == OsUser::Own { 0o700 } else { 0o711 };
         builder.recursive(true).mode(mode).create(path).map_err(doing("creating"))?;
         let path = path.canonicalize().map_err(doing("finding"))?;
         let lock = lock(&path)?;
-        check_reachable(&path, &account)?;
+        check_reachable(&path, &os_user)?;
         let socket_dir = socket_dir(&path);
-        Ok(Self { path, account, socket_dir, _lock: lock })
+        Ok(Self { path, os_user, socket_dir, _lock: lock })
     }
 
     /// PostgreSQL's data directory in this data folder.
@@ -94,8 +94,8 @@ impl Folder {
         &self.socket_dir
     }
 
-    pub(super) fn account(&self) -> &Account {
-        &self.account
+    pub(super) fn os_user(&self) -> &OsUser {
+        &self.os_user
     }
 
     /// The major version of the cluster; `None` if there is no cluster yet.
@@ -123,7 +123,7 @@ impl Folder {
             fs::remove_dir_all(new).map_err(file_error("removing", new))?;
         }
         self.create_private(new)?;
-        let mut command = self.account.command(with.program("initdb"));
+        let mut command = self.os_user.command(with.program("initdb"));
         command.arg("-D").arg(new).arg(format!("--username={NAME}")).arg("--data-checksums");
         command.args(["--auth=trust", "--encoding=UTF8", "--locale", locale]).env("LC_ALL", "C");
         let program = with.program("initdb");
@@ -152,7 +152,7 @@ impl Folder {
         }
         let it = fs::symlink_metadata(folder).map_err(file_error("inspecting", folder))?;
         let private = it.is_dir() && it.mode() & 0o777 == 0o700;
-        if private && it.uid() == self.account.uid().as_raw() {
+        if private && it.uid() == self.os_user.uid().as_raw() {
             return Ok(());
         }
         Err(EmbeddedError::Insecure { folder: folder.clone() })
@@ -160,7 +160,7 @@ impl Folder {
 
     fn create_private(&self, folder: &Path) -> Result<(), EmbeddedError> {
         let created = DirBuilder::new().mode(0o700).create(folder);
-        let created = created.and_then(|()| self.account.own(folder));
+        let created = created.and_then(|()| self.os_user.own(folder));
         created.map_err(file_error("creating", folder))
     }
 
@@ -239,12 +239,12 @@ fn lock(folder: &Path) -> Result<Flock<File>, EmbeddedError> {
 }
 
 /// Checks that the user can enter the folder. Any parent folder may deny access, so the check starts at the root.
-fn check_reachable(path: &Path, account: &Account) -> Result<(), EmbeddedError> {
+fn check_reachable(path: &Path, os_user: &OsUser) -> Result<(), EmbeddedError> {
     const ENTER: &str = r#"for dir; do cd "$dir" 2>/dev/null || { printf %s "$dir"; exit; }; done"#;
-    let Account::Other { name, .. } = account else { return Ok(()) };
+    let OsUser::Other { name, .. } = os_user else { return Ok(()) };
     let mut ancestors: Vec<_> = path.ancestors().collect();
     ancestors.reverse();
-    let output = account.command("sh").args(["-c", ENTER, "sh"]).args(ancestors).output();
+    let output = os_user.command("sh").args(["-c", ENTER, "sh"]).args(ancestors).output();
     let output = output.map_err(file_error("entering", path))?;
     match String::from_utf8_lossy(&output.stdout) {
         closed if closed.is_empty() => Ok(()),

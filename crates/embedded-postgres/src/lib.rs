@@ -20,7 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 
 use self::{
-    account::Account,
+    account::OsUser,
     binaries::Binaries,
     folder::Folder,
     postmaster::{Pid, Postmaster},
@@ -64,8 +64,8 @@ pub struct Embedded {
 /// # Errors
 /// If PostgreSQL's programs are missing, the folder is in use or inaccessible, or the server does not start.
 pub async fn start(settings: Settings) -> Result<Embedded, EmbeddedError> {
-    let account = Account::choose()?;
-    let folder = Folder::claim(&settings.data_dir, account)?;
+    let os_user = OsUser::choose()?;
+    let folder = Folder::claim(&settings.data_dir, os_user)?;
     let binaries = find_binaries(&settings, &folder)?;
     if folder.major().is_none() {
         info!("creating a PostgreSQL {} cluster in {folder}", binaries.major);

@@ -83,7 +83,7 @@ impl Postmaster {
     ) -> Result<Self, EmbeddedError> {
         let program = binaries.program("postgres");
         let failed = file_error("running", &program);
-        let mut command = folder.account().command(&program);
+        let mut command = folder.os_user().command(&program);
         command.arg("-D").arg(folder.cluster()).args(options(folder.socket_dir(), port));
         command.stdin(Stdio::null()).stdout(log.try_clone().map_err(&failed)?).stderr(log);
         command.process_group(0);

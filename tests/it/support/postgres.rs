@@ -18,7 +18,7 @@ use std::{
 };
 
 use event_piper::{
-    embedded::{account::Account, binaries::Binaries},
+    embedded::{account::OsUser, binaries::Binaries},
     store::{migrate::migrate, server::Server},
 };
 use tokio::sync::OnceCell;
@@ -155,7 +155,7 @@ impl TestServer {
     pub(crate) async fn start_on_disk(settings: &str) -> Self {
         let settings = settings.to_owned();
         let server = blocking(move || {
-            let folder = private_folder(&FRESH.account);
+            let folder = private_folder(&FRESH.os_user);
             let disk = Disk::build(&folder);
             Self::copied(&FRESH.data, folder, Some(disk), &settings)
         });
@@ -169,10 +169,10 @@ impl TestServer {
         let primary = format!("host={} port={} user=postgres", self.folder.display(), self.port);
         let data = self.data();
         let standby = blocking(move || {
-            let (folder, account) = (private_folder(&FRESH.account), &FRESH.account);
+            let (folder, os_user) = (private_folder(&FRESH.os_user), &FRESH.os_user);
             let backup = folder.join("backup");
-            run(account.command("cp").arg("-R").arg(&data).arg(&backup));
-            run(account.command("touch").arg(backup.join("standby.signal")));
+            run(os_user.command("cp").arg("-R").arg(&data).arg(&backup));
+            run(os_user.command("touch").arg(backup.join("standby.signal")));
             let settings = format!("hot_standby = on\nprimary_conninfo = '{primary}'\n");
             (backup, folder, settings)
         });
@@ -204,13 +204,13 @@ impl TestServer {
     }
 
     fn new(settings: &str) -> Self {
-        Self::copied(&FRESH.data, private_folder(&FRESH.account), None, settings)
+        Self::copied(&FRESH.data, private_folder(&FRESH.os_user), None, settings)
     }
 
     fn copied(from: &Path, folder: PathBuf, disk: Option<Disk>, settings: &str) -> Self {
-        let supervisor = Supervisor::new(&FRESH.account, &FRESH.binaries, &folder, disk.as_ref());
+        let supervisor = Supervisor::new(&FRESH.os_user, &FRESH.binaries, &folder, disk.as_ref());
         let data = folder.join("data");
-        run(FRESH.account.command("cp").arg("-R").arg(from).arg(&data));
+        run(FRESH.os_user.command("cp").arg("-R").arg(from).arg(&data));
         let port = free_port();
         let mut text = SETTINGS.to_owned();
         writeln!(text, "port = {port}\nunix_socket_directories = '{}'", folder.display()).unwrap();
@@ -247,7 +247,7 @@ impl TestServer {
         let path = self.data().join(name);
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        FRESH.account.own(&path).unwrap();
+        FRESH.os_user.own(&path).unwrap();
     }
 
     /// Starts the server on the same port. Returns when it accepts connections.
@@ -296,8 +296,8 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(account: &Account, binaries: &Binaries, folder: &Path, disk: Option<&Disk>) -> Self {
-        let mut command = account.command("sh");
+    fn new(os_user: &OsUser, binaries: &Binaries, folder: &Path, disk: Option<&Disk>) -> Self {
+        let mut command = os_user.command("sh");
         disk.inspect(|disk| disk.under(&mut command));
         command.args(["-c", include_str!("supervisor.sh"), "supervisor"]);
         command.arg(&binaries.dir).arg(folder);
@@ -327,7 +327,7 @@ impl Drop for Supervisor {
 /// A new data folder, and everything that is needed to run servers on copies of it.
 struct Fresh {
     binaries: Binaries,
-    account: Account,
+    os_user: OsUser,
     data: PathBuf,
     /// Removes the folder when the test run ends.
     _supervisor: Mutex<Supervisor>,
@@ -337,23 +337,23 @@ impl Fresh {
     fn new() -> Self {
         let setting = env::var_os("EVENT_PIPER_TEST_POSTGRES_BIN").map(PathBuf::from);
         let binaries = Binaries::find(setting.as_deref(), None).unwrap_or_else(|e| panic!("{e}"));
-        let account = Account::choose().unwrap();
-        let folder = private_folder(&account);
-        let supervisor = Supervisor::new(&account, &binaries, &folder, None);
+        let os_user = OsUser::choose().unwrap();
+        let folder = private_folder(&os_user);
+        let supervisor = Supervisor::new(&os_user, &binaries, &folder, None);
         let data = folder.join("data");
-        let mut initdb = account.command(binaries.program("initdb"));
+        let mut initdb = os_user.command(binaries.program("initdb"));
         initdb.arg("-D").arg(&data).args(["--no-sync", "--username=postgres", "--auth=trust"]);
         run(initdb.args(["--encoding=UTF8", "--locale=C"]));
-        Self { binaries, account, data, _supervisor: supervisor.into() }
+        Self { binaries, os_user, data, _supervisor: supervisor.into() }
     }
 }
 
 /// Creates a folder that only the servers' user may enter, with a name short enough for a socket.
-fn private_folder(account: &Account) -> PathBuf {
+fn private_folder(os_user: &OsUser) -> PathBuf {
     let name = format!("ep-test-{:08x}", fastrand::u32(..));
     let folder = env::temp_dir().join(name);
     fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
-    account.own(&folder).unwrap();
+    os_user.own(&folder).unwrap();
     folder
 }
 
