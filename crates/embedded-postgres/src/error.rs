@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{account::NoOsUser, binaries};
+use crate::{binaries, os_user::NoOsUser};
 
 /// Why the embedded PostgreSQL could not be started.
 #[derive(Debug, thiserror::Error)]

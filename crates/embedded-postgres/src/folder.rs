@@ -22,7 +22,7 @@ use nix::{
     unistd::geteuid,
 };
 
-use crate::{account::OsUser, binaries::Binaries, error::EmbeddedError};
+use crate::{binaries::Binaries, error::EmbeddedError, os_user::OsUser};
 
 /// The name of the database, and of the role that owns it and is the superuser of the cluster.
 pub const NAME: &str = "event_piper";

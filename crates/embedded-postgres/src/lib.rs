@@ -6,10 +6,10 @@
 //! must not stop it before the gateway has drained. It keeps running if the gateway is killed:
 //! the next gateway adopts the running server, and writers are not interrupted.
 
-pub mod account;
 pub mod binaries;
 mod error;
 mod folder;
+pub mod os_user;
 mod postmaster;
 
 use std::{error::Error, future::pending, iter::successors, path::PathBuf, time::Duration};
@@ -20,9 +20,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 
 use self::{
-    account::OsUser,
     binaries::Binaries,
     folder::Folder,
+    os_user::OsUser,
     postmaster::{Pid, Postmaster},
 };
 pub use self::{

@@ -212,7 +212,8 @@ impl Client {
     fn listen(&mut self) {
         let waker = Waker::from(Arc::new(NotifyClient(self.at)));
         while let Some(connection) = &self.connection {
-            let notified = pin!(connection.registration.woken()).poll(&mut Context::from_waker(&waker));
+            let notified =
+                pin!(connection.registration.woken()).poll(&mut Context::from_waker(&waker));
             if notified.is_pending() {
                 return;
             }
