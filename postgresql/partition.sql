@@ -1,26 +1,27 @@
--- Partitions, for logs of billions of events: old ones are detached as a whole, in a moment, rather than
--- deleted row by row. Below some hundred million events leave this alone: `event-piper prune` does.
+-- Partitions, for logs of billions of events. An old partition is detached as a whole, in a moment, instead
+-- of deleting its rows. Below some hundred million events, `event-piper prune` is sufficient.
 --
---     psql -f partition.sql events                       -- brings these procedures, and nothing else
---     call event_piper_prepare_partitions(100000000);    -- long; nobody waits for it
---     call event_piper_partition();                      -- a moment, in which everybody waits
---     call event_piper_add_partitions(3);                -- from then on, say daily
+--     psql -f partition.sql events                       -- creates these procedures, and nothing else
+--     call event_piper_prepare_partitions(100000000);    -- takes long; blocks no one
+--     call event_piper_partition();                      -- takes a moment; blocks everyone
+--     call event_piper_add_partitions(3);                -- run it regularly from then on, e.g. daily
 --     call event_piper_detach_partition('events_before_100000000');
 --
--- Run it as the tables' owner, in their schema, with a session of its own (`call` outside of a
--- transaction). Any of it can be run again after it was interrupted or gave up waiting for a lock.
+-- Run these as the tables' owner, in their schema, in a session of their own (`call` outside of a
+-- transaction). Each step can be repeated after it was interrupted or has timed out waiting for a lock.
 --
--- What changes for writers, from the second of these lines on, because a partitioned table has no unique
--- index that spans its partitions:
+-- A partitioned table has no unique index across its partitions. From the second of these lines on, writers
+-- therefore see the following changes:
 --
---   * Two small tables keep what has been written: events_uids each uid, events_streams each stream's last
---     version. A trigger asks them before each row that has a uid or a stream, which costs such a row
---     about as much again as the indexes that it had.
---   * The versions of a stream must grow.
---   * `on conflict (uid) do nothing` is refused by PostgreSQL. Say `set event_piper.twice = 'skip'` in the
---     session instead: then what was written already is skipped, with or without `on conflict do nothing`.
---     Without it, writing twice is the error that it was (23505, events_uid or events_stream_version).
---   * Nobody is to write to a partition itself; writers have no right to.
+--   * Two small tables enforce uniqueness: events_uids has each uid, events_streams has the last version of
+--     each stream. A trigger checks them before each row with a uid or a stream, which costs such a row
+--     about as much again as its former indexes.
+--   * The versions of a stream must increase.
+--   * PostgreSQL refuses `on conflict (uid) do nothing`. Use `set event_piper.twice = 'skip'` in the
+--     session instead: then rows that exist already are skipped, with or without `on conflict do nothing`.
+--     Without this setting, a duplicate is the same error as before (23505, events_uid or
+--     events_stream_version).
+--   * Do not write to a partition directly; writers have no right to do so.
 
 create table if not exists events_uids (
     uid uuid primary key
@@ -30,12 +31,12 @@ create table if not exists events_streams (
     version bigint not null
 );
 create table if not exists events_partitions (
-    -- Ids in one partition.
+    -- The number of ids in one partition.
     size bigint not null check (size > 0)
 );
 
--- The function runs with its owner's rights, so that a writer needs INSERT on events only. The schema is
--- written into it, and it refuses to work for another table than the log.
+-- The function runs with its owner's rights, so that a writer needs only INSERT on events. The schema is
+-- part of its body, and it refuses to work for any other table than the log.
 do $make_once$
 declare
     outside constant text := pg_catalog.current_setting('search_path');
@@ -164,8 +165,9 @@ $once$,
 end
 $make_once$;
 
--- What can be done while everybody works. The table that there is becomes the first partition, for ids up
--- to a bound that is one to two partitions away: partition before writers get there, or they are refused.
+-- Prepares the partitions while readers and writers continue. The existing table becomes the first partition,
+-- for ids up to a bound that is one to two partitions away. Call event_piper_partition before writers reach
+-- the bound: beyond it, their rows are refused.
 create or replace procedure event_piper_prepare_partitions(ids_each bigint)
 language plpgsql as $prepare$
 declare
@@ -218,7 +220,7 @@ begin
 end
 $prepare$;
 
--- The moment in which everybody waits: the names change hands. All or nothing.
+-- Replaces the table with the partitioned one, atomically. Readers and writers are blocked for a moment.
 create or replace procedure event_piper_partition()
 language plpgsql as $partition$
 declare
@@ -312,8 +314,8 @@ begin
 end
 $partition$;
 
--- As many partitions as are to be there ahead of what writers fill. An event for which there is none is
--- refused, so have some ahead, and look that this runs.
+-- Creates partitions, so that this many exist beyond the one that writers fill. An event without a partition is
+-- refused, so create them in advance, and monitor that this procedure runs.
 create or replace procedure event_piper_add_partitions(ahead int)
 language plpgsql as $add$
 declare
@@ -346,8 +348,8 @@ begin
 end
 $add$;
 
--- Takes a partition out. Its events stay in a table of its own, to be archived or dropped. What goes is
--- remembered before it goes: who comes for it is told that it is missing (`$gap`).
+-- Detaches a partition. Its events stay in a separate table, which can be archived or dropped. The detached ids
+-- are recorded first, so that clients that need them get `$gap`.
 create or replace procedure event_piper_detach_partition(partition regclass)
 language plpgsql as $detach$
 begin

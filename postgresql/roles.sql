@@ -1,18 +1,18 @@
--- Six roles, none of which can log in by itself: grant them to those that do.
+-- Six roles that cannot log in. Grant them to roles that can.
 --
---     event_piper_owner     owns the tables; migrates, and may do all else
+--     event_piper_owner     owns the tables; runs migrations, and has all rights
 --     event_piper_writer    may INSERT events, and nothing else
 --     event_piper_gateway   may read what delivery needs, and nothing else
---     event_piper_pump      the same, and keeps checkpoints and dead letters of aggregators; for
+--     event_piper_pump      the same, and writes checkpoints and dead letters of aggregators; for
 --                           `event-piper pump`, and for a gateway that runs pumps
---     event_piper_pruner    may take events out: `event-piper prune`
---     event_piper_eraser    may take out what events said: `event-piper erase`
+--     event_piper_pruner    may delete events: `event-piper prune`
+--     event_piper_eraser    may erase the content of events: `event-piper erase`
 --
 --     create role shop login password '...';
 --     grant event_piper_writer to shop;
 --
--- Run it as a superuser, in the schema where the tables live, after `event-piper migrate` or
--- schema.sql. It can be run again at any time, and should be after an upgrade of EventPiper.
+-- Run this file as a superuser, in the schema of the tables, after `event-piper migrate` or
+-- schema.sql. It can be run again at any time. Run it again after each upgrade of EventPiper.
 
 do $$
 declare
@@ -50,7 +50,7 @@ alter function event_piper_remember_truncated() owner to event_piper_owner;
 alter function event_piper_remember_changed() owner to event_piper_owner;
 alter function event_piper_check_amendment() owner to event_piper_owner;
 
--- What partition.sql has made, where it was run.
+-- The objects that partition.sql has created, if it was run.
 do $$
 declare
     its record;
@@ -74,28 +74,28 @@ begin
 end
 $$;
 
--- Neither id nor xid: the database gives them. (With INSERT on the whole table, a writer could choose
--- an id, by `overriding system value` or COPY, that readers have passed already.) The identity's
--- sequence and the triggers' functions need no grant. Amendments are checked by a table that everybody
--- may insert into; the grant is here as well, for databases where PUBLIC was deprived of it.
+-- Not id and xid: the database sets them. (With INSERT on the whole table, a writer could use `overriding
+-- system value` or COPY to choose an id that readers have already passed.) The identity's
+-- sequence and the triggers' functions need no grant. Amendments are checked through a table that every role
+-- may insert into; it is granted here as well, for databases where the grant to PUBLIC was revoked.
 grant insert (type, "timestamp", subscriber, payload, stream, version, uid, metadata,
               amends)
     on events to event_piper_writer;
 grant insert on event_piper_amending to event_piper_writer;
 
 grant select on events, events_pruned, events_erased, event_piper_migrations to event_piper_gateway;
--- Hashes of keys, for `--auth keys`. Making and revoking keys is the owner's.
+-- Hashes of keys, for `--auth keys`. Only the owner creates and revokes keys.
 grant select on event_piper_keys to event_piper_gateway;
 grant select on sequence events_id_seq to event_piper_gateway;
 
--- A pump enrols its aggregator, moves its checkpoint, and notes what the aggregator refused. To
--- forget an aggregator for good is the owner's.
+-- A pump registers its aggregator, moves its checkpoint, and records refused events. Only the owner can delete
+-- an aggregator.
 grant event_piper_gateway to event_piper_pump;
 grant select, insert, update on event_piper_pumps to event_piper_pump;
 grant select, insert, update, delete on event_piper_dead_letters to event_piper_pump;
 
--- What goes and what is changed, triggers note with their owner's rights. Neither can do anything
--- without `event_piper.prune`, as anybody else.
+-- Triggers record deletions and changes with their owner's rights. Like all roles, these two can delete and
+-- change events only with `event_piper.prune` set.
 grant select, delete on events to event_piper_pruner;
 grant select on events_keep to event_piper_pruner;
 
