@@ -53,16 +53,16 @@ enum Command {
     Serve(Flags),
     /// Update the database schema
     Migrate(Flags),
-    /// Check the database for problems that can lose or delay events, and say how to fix them
+    /// Check the database for problems, and say how to fix them
     Doctor(Flags),
-    /// Delete old events from the log, in small steps that do not disturb readers and writers
+    /// Delete old events, in small steps that do not disturb readers and writers
     Prune {
         #[command(flatten)]
         flags: Flags,
         #[command(flatten)]
         what: prune::Args,
     },
-    /// Erase the payloads and metadata of a subscriber's or a stream's events; the events stay
+    /// Erase the payloads and metadata of a subscriber's or a stream's events
     Erase {
         #[command(flatten)]
         flags: Flags,

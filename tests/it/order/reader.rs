@@ -179,7 +179,7 @@ fn a_reader_stays_awake_if_rows_arrive_without_notification() {
 }
 
 /// Answers that no transaction has ended, and that waits are over, until the tail is to be read.
-fn nobody_ends(reader: &mut Reader<Row>, now: Instant) {
+fn no_transaction_ends(reader: &mut Reader<Row>, now: Instant) {
     loop {
         match question(reader, now) {
             Step::Ended(_) => reader.ended(&[], now),
@@ -234,10 +234,10 @@ fn rows_behind_a_hole_wait_for_one_hold() {
     reader.newest(EventId::new(4), at(300));
     assert!(matches!(question(&mut reader, at(300)), Step::Writers));
     reader.writers(vec![Xid::new(7), Xid::new(8)], at(300));
-    nobody_ends(&mut reader, at(600));
+    no_transaction_ends(&mut reader, at(600));
     reader.tail(vec![row(2), row(4)], true, at(600));
     assert_eq!(reader.position().unwrap().head, EventId::new(2), "4 has waited for half a hold");
-    nobody_ends(&mut reader, at(800));
+    no_transaction_ends(&mut reader, at(800));
     reader.tail(vec![row(4)], true, at(800));
     let position = reader.position().unwrap();
     assert_eq!(position.head, EventId::new(4));
@@ -255,7 +255,7 @@ fn all_rows_before_a_hole_are_delivered_at_once() {
     reader.tail(vec![row(6)], true, now);
     assert!(matches!(question(&mut reader, now), Step::Writers));
     reader.writers(vec![Xid::new(7), Xid::new(8)], now);
-    nobody_ends(&mut reader, now);
+    no_transaction_ends(&mut reader, now);
     reader.tail(vec![row(6)], true, now);
     let Step::Ended(asked) = at_once(&mut reader, now) else { panic!("they are open") };
     assert_eq!(asked, [Xid::new(7), Xid::new(8)]);
@@ -286,15 +286,15 @@ fn a_hole_filled_by_a_late_transaction_is_read_at_once() {
     reader.tail(vec![row(2)], true, at(100));
     assert!(matches!(question(&mut reader, at(100)), Step::Writers));
     reader.writers(vec![Xid::new(7)], at(100));
-    nobody_ends(&mut reader, at(700));
+    no_transaction_ends(&mut reader, at(700));
     reader.tail(vec![row(2)], true, at(700));
     assert_eq!(reader.position().unwrap().head, EventId::new(2));
     // It has drawn id 3, too, and transaction 8 has drawn id 5.
-    nobody_ends(&mut reader, at(800));
+    no_transaction_ends(&mut reader, at(800));
     reader.tail(vec![row(4), row(6)], true, at(800));
     assert!(matches!(question(&mut reader, at(800)), Step::Writers));
     reader.writers(vec![Xid::new(7), Xid::new(8)], at(800));
-    nobody_ends(&mut reader, at(800));
+    no_transaction_ends(&mut reader, at(800));
     reader.tail(vec![row(4), row(6)], true, at(800));
     // Transaction 7 commits both, so 4 need not wait any more.
     let Step::Ended(asked) = question(&mut reader, at(800)) else { panic!("7 is late") };
