@@ -1,8 +1,8 @@
-//! Live delivery: keeps the end of the log in memory, and serves every subscription from there.
+//! Live delivery: keeps the end of the log in memory and serves every subscription from it.
 //!
-//! Data goes one way. The [tail](crate::tail) hands over rows; their [frames](crate::item::frame) go to
-//! [`recent`] by way of the [`hub`], which wakes the subscriptions to their consumers. Each [`subscription`]
-//! takes them from there, at its client's pace, and from the table when it is behind.
+//! Data flows one way. The [tail](crate::tail) hands over rows. The [`hub`] adds their
+//! [frames](crate::item::frame) to [`recent`] and wakes the subscriptions that follow their consumers. Each
+//! [`subscription`] reads from `recent` at its client's pace, and from the table when it has fallen behind.
 
 mod broadcast;
 mod erased;
@@ -28,7 +28,7 @@ use crate::{
     tail::Destination,
 };
 
-/// See the module.
+/// The live engine: the recent events in memory, and every subscription to them.
 #[derive(Debug)]
 pub struct Live {
     hub: Arc<Hub>,
@@ -37,7 +37,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// Keeps this many bytes of recent events. Nothing is published before the tail reads for
+    /// Keeps up to `recent_bytes` bytes of recent events. Nothing is published until the tail reads for
     /// [`destination`](Self::destination).
     #[must_use]
     pub fn new(recent_bytes: usize, read: Arc<Read>, metrics: Arc<Metrics>) -> Self {
@@ -45,8 +45,8 @@ impl Live {
         Self { hub, read, metrics }
     }
 
-    /// Where the tail has to put what it reads. At each start of the log, a task among `tasks` reads recent
-    /// events back into memory, until `shutdown`.
+    /// The destination to give to the tail. Each time the tail starts to read a log, a task among `tasks`
+    /// loads recent events into memory. `shutdown` cancels that task.
     #[must_use]
     pub fn destination(
         &self,
@@ -58,8 +58,8 @@ impl Live {
         Box::new(Broadcast::new(hub, streams, history, tasks, shutdown))
     }
 
-    /// Opens a subscription. It takes effect now: what becomes visible after this call is
-    /// delivered, whenever the stream is first read.
+    /// Opens a subscription. It takes effect immediately: an event that becomes visible after this call is
+    /// delivered, no matter when the stream is first read.
     #[must_use]
     pub fn subscribe(&self, request: Request) -> Subscription {
         let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
@@ -67,14 +67,14 @@ impl Live {
         Subscription::new(Shared { hub, history, patcher, metrics }, request)
     }
 
-    /// A registration for one who reads by other means than a subscription, so that it is counted.
+    /// Counts a stream that is served without a subscription, until the registration is dropped.
     #[must_use]
     pub fn register_stream(&self) -> Registration {
         self.hub.register([].into())
     }
 
-    /// Whether one more subscription to these consumers keeps within the limits: on streams in
-    /// all, and on those that follow one consumer. Counts it, if not.
+    /// Whether one more subscription to these consumers is within the limits: `streams` streams in all, and
+    /// `of_one` streams that follow one consumer. A refusal is counted in the metrics.
     #[must_use]
     pub fn has_room(&self, consumers: &[ConsumerId], streams: usize, of_one: usize) -> bool {
         let full = if self.hub.open_streams() >= streams {
@@ -88,13 +88,14 @@ impl Live {
         false
     }
 
-    /// The bytes of recent events in memory.
+    /// The size in bytes of the recent events in memory, overhead included.
     #[must_use]
     pub fn recent_bytes(&self) -> usize {
         self.hub.state().recent.bytes()
     }
 
-    /// Ends every subscription with a good-bye. Those that come now get nothing else.
+    /// Ends every subscription with the signal `$closing`. A subscription that is opened later gets that
+    /// signal only.
     pub fn close(&self) {
         self.hub.close();
         self.read.streams().notify_all();

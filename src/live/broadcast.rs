@@ -1,4 +1,4 @@
-//! Puts what the tail reads into frames, and hands it to the hub and to the readers of streams.
+//! Encodes the rows that the tail reads, and publishes them to the hub and to the readers of streams.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
     tail::Destination,
 };
 
-/// Where the tail puts events that subscribers wait for.
+/// The tail's destination in a process that serves subscriptions.
 pub(super) struct Broadcast {
     hub: Arc<Hub>,
     streams: Arc<Streams>,

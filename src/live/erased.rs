@@ -1,4 +1,4 @@
-//! Evicts from memory the events of consumers whose events were erased, or changed in another way.
+//! Invalidates recent events that were erased, or changed in another way, in the table.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,8 @@ use tracing::info;
 use super::hub::Hub;
 use crate::store::event_log::Changed;
 
-/// Evicts what is kept of the events of these consumers: their clients read it from the table.
+/// Drops the recent events of the consumers that the change affects. Their clients read these events from
+/// the table.
 pub(super) fn invalidate(hub: &Hub, Changed { whose, as_of }: Changed) {
     let mut state = hub.state();
     let whose: Option<HashSet<_>> = match whose {
@@ -16,10 +17,14 @@ pub(super) fn invalidate(hub: &Hub, Changed { whose, as_of }: Changed) {
         None => Some(state.recent.consumers()),
     };
     if let Some(whose) = whose {
-        // Even if nothing is kept for them: history of theirs may be on its way into memory.
+        // Needed even if memory has no events of these consumers: a page of their history may be about to
+        // be loaded.
         let consumers = state.recent.invalidate(&whose);
         if consumers > 0 {
-            info!(consumers, "events were changed: memory forgets those of their consumers");
+            info!(
+                consumers,
+                "events were changed in the table; dropped the recent events of their consumers from memory"
+            );
         }
     }
     state.clean_as_of = as_of;

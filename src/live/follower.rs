@@ -1,9 +1,9 @@
-//! One subscription's way through the log, without the waiting: where it stands, what it
-//! wants to read next, and which events it admits.
+//! The progress of one subscription through the log, without I/O: its position, what to read next, and which
+//! events to deliver.
 //!
-//! It joins the recent events first, reads what it missed from the table second, and then
-//! goes on from the place where it joined. What it meets twice on the way, its cursor
-//! admits once. A follower that has fallen out of the recent events joins again.
+//! A follower first joins the recent events, then reads what it missed from the table, and then continues
+//! from the place where it joined. It may meet an event twice on the way; its cursor admits the event once.
+//! A follower whose place was evicted from the recent events joins again.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +15,7 @@ use crate::{
     order::Position,
 };
 
-/// See the module.
+/// The progress of one subscription through the log.
 #[derive(Debug)]
 pub struct Follower {
     consumers: Box<[ConsumerId]>,
@@ -26,19 +26,19 @@ pub struct Follower {
 
 #[derive(Debug)]
 enum Stage {
-    /// Everything that is still owed comes in the recent events from `next` on. Until
-    /// `replayed`, those are history to a client that resumed.
+    /// Every event that is still to be delivered is in the recent events, from `next` on. To a client that
+    /// resumed, those before `replayed` are history.
     Live { next: Sequence, replayed: Option<Sequence> },
-    /// Something is owed that only the table has.
+    /// Some of the events that are still to be delivered must be read from the table.
     Replaying(Box<Replay>),
 }
 
-/// What is read from the table before going on from the place where the follower joined.
+/// A read of the table, before the follower continues from the place where it joined.
 #[derive(Clone, Debug)]
 struct Replay {
-    /// Where the reader was when the follower joined.
+    /// The reader's position when the follower joined.
     joined: Position,
-    /// The place in the recent events at which it joined.
+    /// The place in the recent events where the follower joined.
     next: Sequence,
     scan: Scan,
 }
@@ -46,43 +46,43 @@ struct Replay {
 /// What a replay reads from the table next: a page of rows in id order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scan {
-    /// Rows of these transactions: each above its mark, above `after`, and up to `upto`.
+    /// The rows of these transactions that are above the transaction's mark, above `after`, and at most
+    /// `upto`.
     Marked {
-        /// The transactions that the client is behind in, and of which the reader has delivered
-        /// more, or all.
+        /// The transactions of which the reader has delivered more than the client has, or all.
         marks: Vec<Mark>,
-        /// The last id that was read, and so passed.
+        /// The last id that was read.
         after: EventId,
         /// The last id to read.
         upto: EventId,
     },
-    /// All rows above `after` up to `upto`.
+    /// All rows above `after` and at most `upto`.
     Rows {
-        /// The last id that was read, and so passed.
+        /// The last id that was read.
         after: EventId,
         /// The last id to read.
         upto: EventId,
     },
 }
 
-/// What there is for a live follower.
+/// The result of [`Follower::live`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Live {
-    /// It has been given all there is by now.
+    /// Every event that exists by now was delivered.
     Drained,
-    /// It has been given all there is by now, and with that all that it missed while it was
-    /// away.
+    /// Every event that exists by now was delivered, and with these, for the first time, all that the client
+    /// missed while it was disconnected.
     CaughtUp,
-    /// The receiver wanted no more; there may be more.
+    /// `deliver` broke off. There may be more events.
     Stopped,
-    /// It has fallen out of the recent events, and has to [`join`](Follower::rejoin) again.
+    /// The follower's place was evicted from the recent events. It has to [`rejoin`](Follower::rejoin).
     Lagging,
-    /// There is something, which it reads from the table: it has joined again for that.
+    /// There are new events, which this follower reads from the table. It has joined again to do so.
     ToRead,
 }
 
 impl Scan {
-    /// Whether there is nothing to read, so that no query is needed to know it.
+    /// Whether the scan covers no ids, so that no query is needed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let (Self::Marked { after, upto, .. } | Self::Rows { after, upto }) = self;
@@ -91,7 +91,7 @@ impl Scan {
 }
 
 impl Replay {
-    /// What is to be read behind this page; nothing behind the last one.
+    /// The scan after this page; `None` after the last one.
     fn behind<E: Logged>(&self, rows: &[E], last_page: bool) -> Option<Scan> {
         match &self.scan {
             Scan::Marked { upto, .. } if last_page => {
@@ -111,7 +111,7 @@ impl Replay {
 }
 
 impl Follower {
-    /// Joins the recent events: after `cursor`, or from now on without one.
+    /// Joins the recent events after `cursor`. Without a cursor, joins at their end.
     #[must_use]
     pub fn join(recent: &Recent, consumers: Box<[ConsumerId]>, cursor: Option<Cursor>) -> Self {
         let resumed = cursor.is_some();
@@ -124,7 +124,7 @@ impl Follower {
         follower
     }
 
-    /// Reads everything from the table from now on: recent events only tell that there is
+    /// Makes the follower read every event from the table. The recent events then only show that there is
     /// something to read.
     #[must_use]
     pub fn from_table(mut self, recent: &Recent) -> Self {
@@ -133,7 +133,7 @@ impl Follower {
         self
     }
 
-    /// Joins the recent events again, after its cursor.
+    /// Joins the recent events again, after the follower's cursor.
     pub fn rejoin(&mut self, recent: &Recent) {
         let end = recent.end();
         let place = recent.seek(&self.cursor, &self.consumers).filter(|_| !self.from_table);
@@ -147,8 +147,8 @@ impl Follower {
         };
     }
 
-    /// The log has been replaced: up to `origin` it is the same. What the client got above that is
-    /// void; what it had not got yet of the rest is still owed.
+    /// The log was replaced; up to `origin` it is the same. What the client got above `origin` is no longer
+    /// valid. What it had not got up to `origin` is still delivered.
     pub fn restart(&mut self, recent: &Recent, origin: EventId) {
         let position = recent.position();
         self.cursor.go_back(origin);
@@ -160,20 +160,20 @@ impl Follower {
         }
     }
 
-    /// Whose events it follows.
+    /// The consumers that it follows.
     #[must_use]
     pub fn consumers(&self) -> &[ConsumerId] {
         &self.consumers
     }
 
-    /// How far it has got.
+    /// The client's cursor.
     #[must_use]
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
     }
 
-    /// Up to here the client has everything, whatever transaction it is of. While a transaction is
-    /// read that was late, that is behind the cursor's head.
+    /// The id up to which the client has every event, of late transactions, too. It is below the cursor's
+    /// head while rows of a transaction that was late are read.
     #[must_use]
     pub fn complete_upto(&self) -> EventId {
         let head = self.cursor.head();
@@ -183,7 +183,7 @@ impl Follower {
         }
     }
 
-    /// What it wants to read from the table next; `None` when it is live.
+    /// What to read from the table next; `None` if the follower is live.
     #[must_use]
     pub fn wants(&self) -> Option<&Scan> {
         match &self.stage {
@@ -192,7 +192,7 @@ impl Follower {
         }
     }
 
-    /// What it will want once it has taken this [`page`](Self::page).
+    /// What to read from the table after this [`page`](Self::page).
     #[must_use]
     pub fn wants_behind<E: Logged>(&self, rows: &[E], last_page: bool) -> Option<Scan> {
         match &self.stage {
@@ -201,9 +201,9 @@ impl Follower {
         }
     }
 
-    /// Takes the page of rows that it wanted. `last_page` says that no row stood behind
-    /// these when they were read. Those that are owed go to `deliver`, each with the
-    /// follower's cursor after it.
+    /// Takes the page of rows that it [wants](Self::wants). `last_page` means that there was no row after
+    /// these when they were read. Calls `deliver` for each row that the client lacks, with the client's
+    /// cursor after that row.
     pub fn page<'a, E: Logged>(
         &mut self,
         rows: &'a [E],
@@ -226,8 +226,8 @@ impl Follower {
         }
     }
 
-    /// Gives a live follower what has come since it asked last. Those that are owed go to
-    /// `deliver`, each with the follower's cursor after it, until that says stop.
+    /// Reads the events that were published since the last call. Calls `deliver` for each event that the
+    /// client lacks, with the client's cursor after that event, until `deliver` breaks.
     pub fn live(
         &mut self,
         recent: &Recent,
@@ -255,7 +255,7 @@ impl Follower {
     }
 }
 
-/// Whether the event is owed; if so, the cursor has moved over it.
+/// Whether the client lacks the event. If so, its cursor has advanced over it.
 fn offer(cursor: &mut Cursor, entry: &Entry, history: bool) -> bool {
     if cursor.admits(&entry.frame) {
         cursor.advance(&entry.frame, &entry.position.late);
@@ -269,7 +269,7 @@ fn offer(cursor: &mut Cursor, entry: &Entry, history: bool) -> bool {
 }
 
 fn first_scan(cursor: &Cursor, joined: &Position) -> Scan {
-    // What is still to be delivered of a late transaction comes live.
+    // The rest of a transaction that is late at the reader comes live.
     let delivered =
         |mark: &&Mark| joined.late.get(mark.xid).is_none_or(|late| late.since > mark.upto);
     let marks: Vec<Mark> = cursor.marks().iter().filter(delivered).copied().collect();

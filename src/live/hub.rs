@@ -1,4 +1,4 @@
-//! Where the reader and the subscriptions meet: the recent events, and who waits for more.
+//! Connects the reader with the subscriptions: the recent events, and the waiters to notify of new ones.
 
 use std::sync::{
     Arc, MutexGuard,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// See the module.
+/// The recent events, shared by the reader and all subscriptions.
 #[derive(Debug)]
 pub struct Hub {
     state: Lock<State>,
@@ -25,24 +25,25 @@ pub struct Hub {
     open_streams: AtomicUsize,
 }
 
-/// What is behind the hub's lock. The lock is held for moments: never across an await.
+/// The state behind the hub's lock. The lock is held briefly, and never across an await.
 #[derive(Debug)]
 pub struct State {
     /// The recent events.
     pub recent: Recent,
-    /// Behind this snapshot of the table, rows may have been changed that are kept here.
+    /// A snapshot of the table, as PostgreSQL prints it. Changes of rows that it sees are applied to the
+    /// recent events. Later changes may not be.
     pub clean_as_of: String,
-    /// Which log this is: counts up when the log is found replaced. 0: not read yet.
+    /// The number of the log, which increases when the log is found replaced. 0 until the log was read.
     pub epoch: u64,
-    /// Whoever was there when the log was replaced goes on behind this id.
+    /// The id after which the subscriptions to a log that was replaced continue.
     pub origin: EventId,
-    /// The gateway is about to end.
+    /// The gateway is shutting down.
     pub closing: bool,
 }
 
 impl State {
-    /// Takes in history of the log of this epoch, as [`Recent::warm_up`] does. A log that was
-    /// replaced meanwhile has nothing to do with it.
+    /// Adds history of the log of this epoch: see [`Recent::warm_up`]. Ignores it and returns false if the
+    /// log was replaced in the meantime.
     pub fn warm_up(&mut self, epoch: u64, past: Past) -> bool {
         self.epoch == epoch && self.recent.warm_up(past)
     }
@@ -53,8 +54,8 @@ impl State {
 }
 
 impl Hub {
-    /// A hub that keeps this many bytes of recent events, and waits for the reader. It shows here how far the
-    /// log is settled.
+    /// Creates a hub that keeps up to `capacity` bytes of recent events. It shows how far the log is settled
+    /// in `horizons`.
     #[must_use]
     pub fn new(capacity: usize, horizons: Arc<Horizons>) -> Self {
         let recent = Recent::new(capacity, Position::default());
@@ -71,19 +72,18 @@ impl Hub {
         }
     }
 
-    /// The recent events, and what else everybody shares.
+    /// Locks the state.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
-    /// The reader starts at `position`, for the first time or in a log that was replaced, and
-    /// will have read nothing that is older than the snapshot `as_of`. Answers which log this is
-    /// now.
+    /// The reader starts at `position`, for the first time or because the log was replaced. It reads
+    /// nothing older than the snapshot `as_of`. Returns the new epoch.
     pub fn restart(&self, position: &Position, as_of: String) -> u64 {
         self.restart_behind(position.head, position, as_of)
     }
 
-    /// The same; whoever was there before goes on behind `origin`.
+    /// Like [`restart`](Self::restart). Existing subscriptions continue after `origin`.
     pub fn restart_behind(&self, origin: EventId, position: &Position, as_of: String) -> u64 {
         let mut state = self.state();
         state.origin = origin.min(position.head);
@@ -95,14 +95,14 @@ impl Hub {
         epoch
     }
 
-    /// The gateway is about to end: every subscription says so to its client, and ends.
+    /// The gateway is shutting down: every subscription tells its client and ends.
     pub fn close(&self) {
         let mut state = self.state();
         state.closing = true;
         self.notify_all(state);
     }
 
-    /// Lets `publish` add to the recent events, and tells those who follow.
+    /// Calls `publish` to add recent events, then notifies the followers of their consumers.
     pub fn publish(&self, publish: impl FnOnce(&mut Recent)) {
         let mut state = self.state();
         publish(&mut state.recent);
@@ -113,7 +113,7 @@ impl Hub {
         }
     }
 
-    /// Takes a registration for a subscription that follows these consumers.
+    /// Registers a subscription that follows these consumers.
     pub fn register(self: &Arc<Self>, consumers: Box<[ConsumerId]>) -> Registration {
         self.open_streams.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::default();
@@ -121,20 +121,20 @@ impl Hub {
         Registration { hub: Arc::clone(self), consumers, keys, waiter }
     }
 
-    /// How many subscriptions there are.
+    /// How many streams are registered.
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.open_streams.load(Ordering::Relaxed)
     }
 
-    /// How many of them follow this consumer.
+    /// How many streams follow this consumer.
     #[must_use]
     pub fn followers(&self, consumer: &ConsumerId) -> usize {
         self.state().recent.followers(consumer)
     }
 
-    /// Shows the horizon of this state, which is let go of, if it has changed. Under its lock,
-    /// so that horizons come in the order of the states.
+    /// Shows the horizon of this state, then releases the lock. The horizon is shown under the lock, so that
+    /// horizons appear in the order of the states.
     fn show(&self, state: MutexGuard<'_, State>) {
         self.horizons.show(state.horizon());
         drop(state);
@@ -149,25 +149,25 @@ impl Hub {
     }
 }
 
-/// A subscription's place in the hub: while it sits, the hub keeps it awake and its backlog
-/// known.
+/// A stream that is registered with the hub, until this value is dropped. The hub notifies it of new events,
+/// and keeps the backlogs of its consumers.
 #[derive(Debug)]
 pub struct Registration {
     hub: Arc<Hub>,
     consumers: Box<[ConsumerId]>,
-    /// At each of them.
+    /// The follower's key at each consumer.
     keys: Box<[usize]>,
     waiter: Arc<Waiter>,
 }
 
 impl Registration {
-    /// The hub.
+    /// The hub that this is registered with.
     #[must_use]
     pub fn hub(&self) -> &Hub {
         &self.hub
     }
 
-    /// Waits until there is something to look at; see [`Waiter::notified`].
+    /// Waits until there may be new events: see [`Waiter::notified`].
     pub async fn woken(&self) {
         self.waiter.notified().await;
     }
@@ -188,7 +188,7 @@ mod tests {
     use crate::crash::tests::ends_the_process;
 
     #[test]
-    fn nothing_is_kept_of_those_who_have_left() {
+    fn a_dropped_registration_leaves_nothing_behind() {
         let hub = Arc::new(Hub::new(10_000, Arc::default()));
         let toto: ConsumerId = "toto".parse().unwrap();
         let registration = hub.register([toto.clone()].into());
@@ -199,8 +199,8 @@ mod tests {
     }
 
     #[test]
-    fn events_that_are_half_published_are_never_looked_at() {
-        let name = "live::hub::tests::events_that_are_half_published_are_never_looked_at";
+    fn a_panic_while_publishing_ends_the_process() {
+        let name = "live::hub::tests::a_panic_while_publishing_ends_the_process";
         ends_the_process(name, || {
             let hub = Hub::new(10_000, Arc::default());
             let published = catch_unwind(AssertUnwindSafe(|| {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn history_of_a_log_that_was_replaced_is_not_taken_in() {
+    fn ignores_history_of_a_log_that_was_replaced() {
         let hub = Hub::new(10_000, Arc::default());
         let at = |head| Position { head: EventId::new(head), ..Position::default() };
         let past = || Past { upto: EventId::new(5), after: EventId::ZERO, rows: Vec::new() };

@@ -1,12 +1,12 @@
 //! The recent end of the log, in memory, in the order in which it was delivered.
 //!
-//! It is channel and history at once: a live subscription is a place in it, a reconnecting
-//! one usually finds its place again without a query, and one that has fallen out of it
-//! reads on from the table. Nothing waits for a slow subscription, and none costs memory.
+//! It is both a channel and a history. A live subscription is a position in it. A reconnecting
+//! subscription usually finds its position again without a query. A subscription whose position has been
+//! evicted continues from the table. A slow subscription delays nothing and costs no memory here.
 //!
-//! A reconnecting client is given nothing but what stands here, so memory must know exactly what
-//! it is complete for. That is a `Claim`: one for everybody, and a lower one for each consumer
-//! whose entries are still there while those of others were let go of.
+//! A reconnecting client that is served from memory gets only what memory has, so memory must know exactly
+//! for which clients it is complete. A `Claim` states that: one claim holds for every consumer, and a
+//! consumer whose entries are still in memory while those of others were evicted has a lower one.
 
 mod backlog;
 mod claim;

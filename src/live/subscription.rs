@@ -1,4 +1,4 @@
-//! One client's events: what it missed first, then live.
+//! One client's events: first those that it missed, then live ones.
 
 mod chunk;
 mod source;
@@ -32,17 +32,17 @@ use crate::{
 /// What a client asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Whose events; at least one consumer.
+    /// The consumers whose events it wants; at least one.
     pub consumers: Box<[ConsumerId]>,
-    /// After which; none: from now on.
+    /// The cursor to resume after; `None`: from now on.
     pub cursor: Option<Cursor>,
-    /// Of which types; none: all.
+    /// The event types that it wants; `None`: all.
     pub kinds: Option<Kinds>,
-    /// As later ones correct them, rather than as they were written.
+    /// Whether it wants events with their amendments applied, rather than as they were written.
     pub amended: bool,
 }
 
-/// What all subscriptions share.
+/// The parts that all subscriptions share.
 pub(super) struct Shared {
     pub(super) hub: Arc<Hub>,
     pub(super) history: Arc<History>,
@@ -50,7 +50,7 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// One client's events. It waits for the client: nothing piles up here.
+/// One client's events. It reads only as fast as the client takes events, so nothing piles up here.
 pub struct Subscription {
     hub: Arc<Hub>,
     patcher: Arc<Patcher>,
@@ -59,26 +59,26 @@ pub struct Subscription {
     registration: Registration,
     kinds: Option<Kinds>,
     amended: bool,
-    /// The client was told that it has all that it missed.
+    /// A client of amended events has been sent `CaughtUp`.
     caught_up: bool,
     stage: Stage,
-    /// The log that the follower's cursor belongs to.
+    /// The epoch of the log that the follower's cursor belongs to.
     epoch: u64,
     reading: Option<Reading>,
     paging: Paging,
-    /// Where pages of the replay are counted, if they are.
+    /// The account that pages of the replay are counted in, if they are counted.
     account: Option<Account>,
-    /// Room for the page that the client is being sent; it has taken it when it comes for more.
+    /// The memory share of the page that is being sent. It is released when the client asks for more.
     sending: Option<Box<Share>>,
     gauge: Gauge,
 }
 
 enum Stage {
-    /// The reader has not started, or it is being found out whether the cursor is of this log.
+    /// Either the reader has not started, or it is not known yet whether the cursor belongs to this log.
     Opening(Box<Request>),
     Following {
         follower: Follower,
-        /// What the client knows to be pruned, once its replay has read a page.
+        /// The greatest pruned id that the client was told of. `None` until its replay has read a page.
         pruned: Option<EventId>,
     },
     Ended,
@@ -86,7 +86,7 @@ enum Stage {
 
 /// What to do next.
 enum Step {
-    /// Something was put out.
+    /// The output has something to send.
     Produced,
     Wait,
     Again,
@@ -115,22 +115,22 @@ impl Subscription {
         }
     }
 
-    /// Reads in the name of this caller.
+    /// Sets the caller in whose name the table is read.
     #[must_use]
     pub fn on_behalf_of(mut self, caller: &Arc<str>) -> Self {
         self.history = Arc::new(self.history.of(caller));
         self
     }
 
-    /// Counts the pages of a replay here, from before they are read until the client has taken them:
-    /// where there is no room the replay waits, with heartbeats.
+    /// Counts the pages of a replay in this account, from before they are read until the client has taken
+    /// them. While the account has no memory left, the replay waits, and the client gets heartbeats.
     #[must_use]
     pub fn counted_in(mut self, account: Account) -> Self {
         self.account = Some(account);
         self
     }
 
-    /// Does what can be done without waiting.
+    /// Does as much as possible without waiting.
     fn step(&mut self, out: &mut impl Output) -> Step {
         let hub = Arc::clone(&self.hub);
         let state = hub.state();
@@ -144,7 +144,7 @@ impl Subscription {
         }
     }
 
-    /// Waits for a page or for events.
+    /// Waits for a page of the table or for new events.
     async fn wait(&mut self, out: &mut impl Output) -> Step {
         let reading = async {
             match &mut self.reading {
@@ -161,8 +161,7 @@ impl Subscription {
         }
     }
 
-    /// Joins the recent events, once the reader has started, and the cursor is known to be
-    /// of this log.
+    /// Joins the recent events, once the reader has started and the cursor is known to belong to this log.
     fn open(&mut self, state: &State, request: Box<Request>, out: &mut impl Output) -> Step {
         let started = state.epoch > 0;
         let head = state.recent.position().head;
@@ -177,7 +176,7 @@ impl Subscription {
         Step::Wait
     }
 
-    /// A client without a cursor of its own hears where the reader is, before anything else.
+    /// Joins the recent events. A client without a cursor is sent the current one before anything else.
     fn join(&mut self, state: &State, request: &Request, out: &mut impl Output) -> Step {
         let resumed = request.cursor.is_some();
         let consumers = request.consumers.clone();
@@ -197,7 +196,7 @@ impl Subscription {
         if resumed { Step::Again } else { Step::Produced }
     }
 
-    /// Follows on, from the table or live.
+    /// Starts to follow, from the table or live.
     fn begin(&mut self, follower: Follower) {
         let replaying = follower.wants().is_some();
         if replaying {
@@ -252,7 +251,8 @@ impl Subscription {
         if live == Live::CaughtUp {
             self.gauge.set("live");
         }
-        // Who reads all from the table catches up again and again.
+        // A follower that reads everything from the table catches up after each new event, so it reports
+        // that only once.
         if live == Live::CaughtUp && !(self.amended && mem::replace(&mut self.caught_up, true)) {
             out.signal(Signal::CaughtUp, Some(follower.cursor()));
         }
@@ -264,7 +264,7 @@ impl Subscription {
         }
     }
 
-    /// The log was replaced. The client is told, and goes on where it is another one.
+    /// The log was replaced. Sends a gap to the client, and continues where the new log differs.
     fn restart(&mut self, state: &State, mut follower: Follower, out: &mut impl Output) -> Step {
         self.epoch = state.epoch;
         self.reading = None;
@@ -287,13 +287,13 @@ impl Subscription {
         self.reading = Some(source::read(Arc::clone(&self.history), wanted));
     }
 
-    /// PostgreSQL reads the next page while this one is put into frames and sent.
+    /// Starts to read the next page, while the current one is encoded and sent.
     fn read_ahead(&self, scan: Scan, follower: &Follower) -> Reading {
         let history = Arc::clone(&self.history);
         source::read_ahead(history, self.wanted(scan, follower))
     }
 
-    /// Takes what was read.
+    /// Takes the result of a read.
     fn take(&mut self, read: Read, out: &mut impl Output) -> Step {
         match (read, mem::replace(&mut self.stage, Stage::Ended)) {
             (Read::Drawn(drawn), Stage::Opening(request)) => self.take_drawn(drawn, &request, out),
@@ -307,8 +307,8 @@ impl Subscription {
         }
     }
 
-    /// The client's cursor is ahead of this gateway. Perhaps another instance was faster;
-    /// if its id was never drawn, the cursor is of a log that is no more.
+    /// Joins a client whose cursor is ahead of this gateway. Another instance may have been faster. But if
+    /// the cursor's id was never drawn from the sequence, the cursor belongs to a log that was replaced.
     fn take_drawn(
         &mut self,
         drawn: Option<EventId>,
@@ -331,8 +331,8 @@ impl Subscription {
         Step::Produced
     }
 
-    /// Takes a page of a replay. What was pruned before the client could have it is told: at the
-    /// first page, and again when more was pruned meanwhile.
+    /// Takes a page of a replay. If events were pruned before the client could read them, it is sent a gap:
+    /// with the first page, and again whenever more were pruned in the meantime.
     fn take_page(
         &mut self,
         read: ReadPage,
@@ -405,10 +405,10 @@ impl Source for Subscription {
     }
 }
 
-/// Why a subscription ended that nobody ended here.
+/// The reason for the end of a subscription that the gateway did not end.
 const CLIENT: &str = "client";
 
-/// Counts a subscription in the state that it is in, and its end.
+/// Counts a subscription by its state, and its end by the reason, in the metrics.
 struct Gauge {
     metrics: Arc<Metrics>,
     state: &'static str,

@@ -1,5 +1,5 @@
-//! Fills the recent events after a start, so that the clients of a gateway that was restarted
-//! come back without a query of their own.
+//! Fills the recent events after a start, so that clients which reconnect to a restarted gateway need no
+//! query of their own.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ use crate::{
 /// A page of the history that is loaded.
 const WARM_UP_PAGE: PageSize = PageSize { rows: 2000, bytes: 1 << 20 };
 
-/// Reads back from `start`, where the reader began, until the recent events are full. It is a
-/// convenience: where it fails, clients read from the table.
+/// Reads backwards from `start`, where the reader began, until the recent events are full. This is an
+/// optimization: if it fails, clients read from the table.
 pub(super) async fn warm_up(history: Arc<History>, hub: Arc<Hub>, start: EventId, epoch: u64) {
     if let Err(error) = read_back(&history, &hub, start, epoch).await {
         debug!(error = %Chain(&error), "cannot load recent events into memory");
@@ -41,7 +41,7 @@ async fn read_back(
     while upto > EventId::ZERO {
         let page = history.newest(upto, paging.size()).await?;
         paging.learn(&page);
-        // Asked after the rows were read.
+        // Must be queried after the rows were read: see `Reach::of`.
         let pruned = history.ever_pruned().await?;
         let Reach { after, next } = Reach::of(&page.rows, page.last, upto, pruned);
         let past = Past { upto, after, rows: encoded(&page.rows, after) };

@@ -1,4 +1,4 @@
-//! Somebody who waits to be told that there is something to look at.
+//! Notifies a task that there is something to look at.
 
 use std::{
     future::poll_fn,
@@ -8,8 +8,8 @@ use std::{
 
 use futures::task::AtomicWaker;
 
-/// One task waits for it, and any number tell it: a flag and a waker, and nothing of the task's own to
-/// be found elsewhere.
+/// One task waits, and any number of tasks notify it. It consists of a flag and a waker only: there is no
+/// list of waiting tasks to maintain.
 #[derive(Debug, Default)]
 pub struct Waiter {
     notified: AtomicBool,
@@ -17,14 +17,18 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Wakes who waits, or who will wait next.
+    /// Wakes the waiting task. If no task waits, the next call of [`notified`](Self::notified) returns at
+    /// once.
     pub fn notify(&self) {
         self.notified.store(true, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Waits to be told; returns at once if that happened since the last wait, so that a look before
-    /// waiting misses nothing.
+    /// Waits for a notification. Returns at once if there was one since the last wait, so that a task which
+    /// looks first and then waits misses nothing.
+    ///
+    /// # Cancel safety
+    /// A notification that was not returned stays for the next call.
     pub async fn notified(&self) {
         let notified = || self.notified.swap(false, Ordering::AcqRel);
         poll_fn(|context| {
@@ -32,7 +36,7 @@ impl Waiter {
                 return Poll::Ready(());
             }
             self.waker.register(context.waker());
-            // It may have been told between the two.
+            // A notification may have arrived between the check and the registration.
             if notified() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -48,12 +52,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_is_told_before_waiting_does_not_wait_and_waits_again_after() {
+    async fn a_notification_before_the_wait_is_not_lost() {
         let waiter = Arc::new(Waiter::default());
         waiter.notify();
         waiter.notify();
         assert!(waiter.notified().now_or_never().is_some());
-        assert!(waiter.notified().now_or_never().is_none(), "told twice is told");
+        assert!(waiter.notified().now_or_never().is_none(), "two notifications are one");
         let waits = tokio::spawn({
             let waiter = Arc::clone(&waiter);
             async move { waiter.notified().await }

@@ -1,4 +1,4 @@
-//! What is known of each consumer: where its events are in the log, and who follows it.
+//! The state of each consumer: where its events are in the log, and which subscriptions follow it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,29 +11,29 @@ use slab::Slab;
 use super::{claim::Claim, entry::Sequence};
 use crate::{consumer::ConsumerId, read::waiter::Waiter};
 
-/// What is kept for one consumer.
+/// The state of one consumer.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    /// Whose it is: as its entries say it, so that a name is kept once.
+    /// The consumer. Its entries clone this value, so that memory holds each name once.
     pub(super) consumer: ConsumerId,
-    /// Where its entries are in the log. A queue of entries for each consumer would have room for
-    /// many that never come: a third of all memory, of which nobody keeps count.
+    /// The places of its entries in the log, in ascending order. A queue of entries for each consumer would
+    /// reserve capacity for many entries that never come: a third of all memory, and uncounted.
     pub(super) places: VecDeque<Sequence>,
-    /// What is true of this consumer's events.
+    /// What memory has of this consumer's events.
     pub(super) claim: Claim,
-    /// Those who follow; as long as there is one, the backlog stays.
+    /// The subscriptions that follow the consumer. A backlog with a follower is never removed.
     followers: Slab<Arc<Waiter>>,
-    /// In this round they were put among those to be told.
+    /// The round in which the followers were last added to `Backlogs::to_notify`.
     notified_in: Option<u64>,
 }
 
 impl Backlog {
-    /// How many follow.
+    /// How many subscriptions follow the consumer.
     pub(super) fn followers(&self) -> usize {
         self.followers.len()
     }
 
-    /// The first place that is not before `next`. Most ask for the newest, and do not have to search.
+    /// The first place at or after `next`. Most callers ask for the newest place, which needs no search.
     pub(super) fn first_from(&self, next: Sequence) -> Option<Sequence> {
         let mut newest = self.places.iter().rev().copied().take_while(|&place| place >= next);
         match (newest.next(), newest.next()) {
@@ -44,13 +44,14 @@ impl Backlog {
     }
 }
 
-/// The backlogs of all consumers who have events in the log, or followers.
+/// The backlogs of all consumers that have events in the log, or followers.
 #[derive(Debug, Default)]
 pub(super) struct Backlogs {
     each: HashMap<ConsumerId, Backlog>,
-    /// Those who are to be told of something new, each once for a consumer.
+    /// The waiters to notify of new events. A waiter that follows several consumers with new events is
+    /// here once for each of them.
     to_notify: Vec<Arc<Waiter>>,
-    /// Counts up whenever these are taken.
+    /// How often `to_notify` was taken.
     round: u64,
 }
 
@@ -71,12 +72,12 @@ impl Backlogs {
         self.each.iter()
     }
 
-    /// The backlog of this consumer. A new one claims what is claimed for `everybody`.
+    /// The backlog of this consumer. A new backlog starts with the claim that holds for `everybody`.
     pub(super) fn of(&mut self, consumer: &ConsumerId, everybody: &Claim) -> &mut Backlog {
         of(&mut self.each, consumer, everybody)
     }
 
-    /// The same; those who follow it are to be told.
+    /// Like [`of`](Self::of), and adds the consumer's followers to those to notify.
     pub(super) fn with_news(&mut self, consumer: &ConsumerId, everybody: &Claim) -> &mut Backlog {
         let backlog = of(&mut self.each, consumer, everybody);
         if backlog.notified_in.replace(self.round) != Some(self.round) {
@@ -85,13 +86,13 @@ impl Backlogs {
         backlog
     }
 
-    /// Takes those who are to be told, since they were taken last.
+    /// Takes the waiters to notify that were added since the last call.
     pub(super) fn take_to_notify(&mut self) -> Vec<Arc<Waiter>> {
         self.round += 1;
         mem::take(&mut self.to_notify)
     }
 
-    /// Somebody follows this consumer; answers the key.
+    /// Adds a follower of this consumer. Returns the key to [`unregister`](Self::unregister) it with.
     pub(super) fn register(
         &mut self,
         consumer: &ConsumerId,
@@ -101,7 +102,7 @@ impl Backlogs {
         self.of(consumer, everybody).followers.insert(Arc::clone(waiter))
     }
 
-    /// Somebody leaves this key.
+    /// Removes the follower with this key.
     pub(super) fn unregister(&mut self, consumer: &ConsumerId, key: usize) {
         if let Some(backlog) = self.each.get_mut(consumer) {
             backlog.followers.try_remove(key);
@@ -109,12 +110,12 @@ impl Backlogs {
         self.remove_if_idle(consumer);
     }
 
-    /// Those who follow, of whatever consumers.
+    /// The followers of all consumers.
     pub(super) fn all_followers(&self) -> impl Iterator<Item = &Arc<Waiter>> {
         self.each.values().flat_map(|backlog| backlog.followers.iter()).map(|(_, it)| it)
     }
 
-    /// Of a consumer without events and followers nothing is kept.
+    /// Removes the backlog of a consumer that has neither events nor followers.
     pub(super) fn remove_if_idle(&mut self, consumer: &ConsumerId) {
         let idle = |backlog: &Backlog| backlog.followers.is_empty() && backlog.places.is_empty();
         if self.each.get(consumer).is_some_and(idle) {
@@ -122,7 +123,7 @@ impl Backlogs {
         }
     }
 
-    /// Keeps only those that somebody follows.
+    /// Removes the backlogs that have no follower.
     pub(super) fn retain_followed(&mut self) {
         self.each.retain(|_, backlog| !backlog.followers.is_empty());
     }

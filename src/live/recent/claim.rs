@@ -1,4 +1,4 @@
-//! What memory claims to be complete for.
+//! Which clients memory is complete for.
 
 use super::entry::Sequence;
 use crate::{
@@ -6,12 +6,12 @@ use crate::{
     order::Position,
 };
 
-/// Everything that was delivered after the reader was at `after` stands in the log, at the
-/// place `from` or behind it.
+/// States that everything that was delivered after the reader was at `after` is in the log, at the
+/// place `from` or later.
 ///
-/// A claim is never set to a wish. It begins with an empty log, where it is true of the place
-/// and the position at which the reader starts; it is lowered only by history that joins it
-/// without a seam; and it is raised whenever an entry before the new place is let go of.
+/// A claim is always derived from the content of the log. It starts with an empty log, at the place and the
+/// position where the reader starts. It is lowered only when history is loaded that ends exactly where the
+/// claim begins. It is raised whenever an entry before its new place is evicted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     from: Sequence,
@@ -19,37 +19,40 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// True when nothing has been delivered yet behind `after`, and the next entry gets the
-    /// place `from`; or when it follows from another claim.
+    /// The caller must make sure that the claim is true: either nothing has been delivered after `after`
+    /// yet and the next entry gets the place `from`, or the claim follows from another one.
     pub(super) fn new(from: Sequence, after: Position) -> Self {
         Self { from, after }
     }
 
-    /// The first place that it speaks of.
+    /// The first place that the claim covers.
     pub(super) fn from(&self) -> Sequence {
         self.from
     }
 
-    /// Where the reader was before that place.
+    /// The reader's position before that place.
     pub(super) fn after(&self) -> &Position {
         &self.after
     }
 
-    /// Claims no more than this other one does. A claim that begins later is the weaker one.
+    /// Reduces this claim to `other`, if that is weaker. A claim with a later first place is weaker.
     pub(super) fn raise(&mut self, other: &Self) {
         if other.from > self.from {
-            assert!(other.after.head >= self.after.head, "a reader does not go back");
+            assert!(other.after.head >= self.after.head, "the reader went back");
             self.clone_from(other);
         }
     }
 
-    /// Whether the log has all that a client with this cursor lacks, while the reader is at `now`.
+    /// Whether the log has every event that a client with this cursor lacks, while the reader is at `now`.
     ///
-    /// Events above the cursor's head were delivered later than `after` when the head has
-    /// reached that. Events of a marked transaction were, too, if it was late there, and no more
-    /// of it had been delivered than the client has; they are still to come, or came later, if it
-    /// is late only now; and those above a mark that has reached `after` are like events above the
-    /// head.
+    /// Events above the cursor's head were delivered later than `after` if the cursor's head has reached the
+    /// head of `after`. For the events of a marked transaction there are three cases:
+    ///
+    /// - The transaction was late at `after`. Its events were delivered later if no more of it had been
+    ///   delivered at `after` than the client has.
+    /// - The transaction is late only at `now`. Its events came later, or are still to come.
+    /// - The mark has reached the head of `after`. Then the events above the mark are like events above the
+    ///   cursor's head.
     pub(super) fn covers(&self, cursor: &Cursor, now: &Position) -> bool {
         let after = &self.after;
         let late = |mark: &Mark| match after.late.get(mark.xid) {

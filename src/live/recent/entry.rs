@@ -1,33 +1,34 @@
-//! An event in memory, and history that is to be put before it.
+//! An event in memory, and a page of history to load before the first one.
 
 use crate::{consumer::ConsumerId, event::EventId, item::frame::Frame, order::Position};
 
-/// A place in the order of delivery. It counts up with every event that is published, and
-/// means nothing outside of this process.
+/// A place in the order of delivery. It increases by one with every event that is published, and has no
+/// meaning outside of this process.
 pub type Sequence = u64;
 
-/// One event as it was delivered.
+/// An event that was delivered.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Its place in the order of delivery.
     pub sequence: Sequence,
-    /// Where the reader was after it.
+    /// The reader's position after the event.
     pub position: Position,
-    /// Its bytes.
+    /// Its bytes on the wire.
     pub frame: Frame,
-    /// It turned up where nothing could be any more: it goes to everybody who is live, what
-    /// ever their cursors say.
+    /// The event appeared at an id where nothing could appear any more. It is sent to every live client,
+    /// regardless of the client's cursor.
     pub found: bool,
     pub(super) consumer: ConsumerId,
 }
 
-/// A page of history, to be [loaded into memory](Recent::warm_up).
+/// A page of history to [load](Recent::warm_up). It has every event above `after` and up to `upto` that is
+/// for a consumer.
 #[derive(Debug)]
 pub struct Past {
-    /// All events up to this id ...
+    /// The greatest id that the page covers.
     pub upto: EventId,
-    /// ... and above this one, as far as they are for a consumer.
+    /// The page covers ids above this one.
     pub after: EventId,
-    /// In descending order.
+    /// The events, in descending order of their ids.
     pub rows: Vec<(ConsumerId, Frame)>,
 }

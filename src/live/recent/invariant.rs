@@ -1,4 +1,4 @@
-//! What must hold of the recent events between any two of their methods.
+//! The invariants of the recent events. They hold before and after each call of a method.
 
 use super::{
     backlog::Backlog,
@@ -9,25 +9,29 @@ use super::{
 use crate::{consumer::ConsumerId, event::EventId};
 
 impl Recent {
-    /// Logs that are this short are checked after each change, where debug assertions are on.
-    const SHORT: usize = 64;
+    /// With debug assertions, a log of up to this many entries is checked after each change.
+    const MAX_CHECKED_ENTRIES: usize = 64;
 
-    /// See [`check`](Self::check).
+    /// Calls [`check`](Self::check) if debug assertions are on and the log is short.
     pub(super) fn check_if_cheap(&self) {
-        if cfg!(debug_assertions) && self.log.len() <= Self::SHORT {
+        if cfg!(debug_assertions) && self.log.len() <= Self::MAX_CHECKED_ENTRIES {
             self.check();
         }
     }
 
-    /// Makes sure that the log, the backlogs and the claims agree with each other.
+    /// Asserts that the log, the backlogs and the claims agree with each other.
     ///
     /// # Panics
-    /// If they do not.
+    /// Panics if they do not.
     pub fn check(&self) {
         self.check_claim(&self.claim);
-        assert!(self.claim.from() >= self.begin, "what was let go of is claimed");
+        assert!(self.claim.from() >= self.begin, "an evicted place is claimed");
         if self.warming_up {
-            assert_eq!(self.claim.from(), self.begin, "history joins what is claimed");
+            assert_eq!(
+                self.claim.from(),
+                self.begin,
+                "loaded history must end where the claim begins"
+            );
         }
         self.check_log();
         let backlogs = self.backlogs.each().map(|(consumer, backlog)| {
@@ -35,7 +39,7 @@ impl Recent {
             backlog.places.len()
         });
         let known: usize = backlogs.sum();
-        assert_eq!(known, self.log.iter().flatten().count(), "each entry is in a backlog");
+        assert_eq!(known, self.log.iter().flatten().count(), "each entry must be in a backlog");
     }
 
     fn check_log(&self) {
@@ -43,12 +47,12 @@ impl Recent {
         for (place, slot) in (self.begin..).zip(&self.log) {
             bytes += Self::OVERHEAD;
             let Some(entry) = slot else {
-                assert!(place < self.claim.from(), "an entry that is missing is claimed");
+                assert!(place < self.claim.from(), "a missing entry is claimed");
                 continue;
             };
             bytes += entry.frame.len();
             assert_eq!(entry.sequence, place);
-            assert!(entry.position.head >= head, "a reader does not go back");
+            assert!(entry.position.head >= head, "the reader went back");
             head = entry.position.head;
         }
         assert_eq!(bytes, self.bytes);
@@ -59,7 +63,7 @@ impl Recent {
         self.check_claim(&backlog.claim);
         assert!(backlog.places.iter().is_sorted());
         let first = backlog.places.front().copied().unwrap_or(Sequence::MAX);
-        assert!(first >= backlog.claim.from(), "an entry stands before what is claimed");
+        assert!(first >= backlog.claim.from(), "an entry is before the claim of its backlog");
         for &place in &backlog.places {
             let entry = self.entry(place).expect("a place in a backlog has an entry");
             assert_eq!(&entry.consumer, consumer);
@@ -67,7 +71,7 @@ impl Recent {
     }
 
     fn check_claim(&self, claim: &Claim) {
-        assert!(claim.from() <= self.end(), "events that are still to come are not claimed");
+        assert!(claim.from() <= self.end(), "a claim begins after the end of the log");
         assert!(claim.after().head <= self.position.head);
         let behind = self.entries_from(claim.from());
         let early = behind.into_iter().find(|entry| entry.position.head < claim.after().head);

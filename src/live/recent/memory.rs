@@ -1,4 +1,5 @@
-//! The memory itself: what is published goes in at one end, and what does not fit is evicted at the other.
+//! The log in memory: published events are added at one end, and events over the capacity are evicted at the
+//! other.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -20,63 +21,66 @@ use crate::{
     read::waiter::Waiter,
 };
 
-/// See the module.
+/// The recent events, in the order of delivery.
 #[derive(Debug)]
 pub struct Recent {
-    /// The entries by their places, which begin at `begin`; none, where one was forgotten.
+    /// The entries by place, from `begin` on. `None` where an entry was invalidated.
     pub(super) log: VecDeque<Option<Entry>>,
     pub(super) begin: Sequence,
     pub(super) backlogs: Backlogs,
     pub(super) bytes: usize,
     capacity: usize,
-    /// What is true for every consumer; a backlog may claim more for its own.
+    /// The claim that holds for every consumer. A backlog may claim more for its consumer.
     pub(super) claim: Claim,
     pub(super) position: Position,
-    /// Nothing was let go of since the reader started, so history can be put before the log.
+    /// Nothing was evicted or invalidated since the reader started, so history can be put before the log.
     pub(super) warming_up: bool,
 }
 
-/// History that is loaded goes before the first place, so that is not 0.
-const FIRST: Sequence = 1 << 40;
+/// The place of the first event. It is not 0, because history that is loaded gets places before it.
+const FIRST_PLACE: Sequence = 1 << 40;
 
 impl Recent {
-    /// What an entry costs beside the bytes of its frame, and is charged until its place is let go.
+    /// The bytes that an entry costs in addition to its frame. They are counted until its place is dropped.
     pub(super) const OVERHEAD: usize = size_of::<Option<Entry>>() + size_of::<Sequence>();
 
-    /// Keeps at most `capacity` bytes; starts empty, with the reader at `position`.
+    /// Creates an empty log that keeps at most `capacity` bytes, with the reader at `position`.
     #[must_use]
     pub fn new(capacity: usize, position: Position) -> Self {
         Self {
             log: VecDeque::new(),
-            begin: FIRST,
+            begin: FIRST_PLACE,
             backlogs: Backlogs::default(),
             bytes: 0,
             capacity,
-            claim: Claim::new(FIRST, position.clone()),
+            claim: Claim::new(FIRST_PLACE, position.clone()),
             position,
             warming_up: true,
         }
     }
 
-    /// Where the reader is.
+    /// The reader's position.
     #[must_use]
     pub fn position(&self) -> &Position {
         &self.position
     }
 
-    /// The place of the next event.
+    /// The place that the next event will get.
     #[must_use]
     pub fn end(&self) -> Sequence {
         self.begin + self.log.len() as Sequence
     }
 
-    /// The bytes that are kept, overhead included.
+    /// The size of the log in bytes, overhead included.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes in an event that is delivered; `position` is where the reader is after it.
+    /// Adds an event that is delivered. `position` is the reader's position after it. `found` is explained
+    /// at [`Entry::found`].
+    ///
+    /// Nothing is evicted before [`advance_to`](Self::advance_to).
     pub fn publish(
         &mut self,
         consumer: &ConsumerId,
@@ -92,18 +96,18 @@ impl Recent {
         self.log.push_back(Some(Entry { sequence, position, frame, found, consumer }));
     }
 
-    /// Takes in history of before the reader started, so that clients which come back after a
-    /// restart need no query. Pages come in descending order, each where the one before it ends.
-    /// Answers whether it wants the next one.
+    /// Adds history from before the reader started, so that clients which reconnect after a restart need no
+    /// query. Pages must come in descending order, each ending where the one before it begins. Returns
+    /// whether there is space for the next page.
     pub fn warm_up(&mut self, past: Past) -> bool {
         let Past { upto, mut after, rows } = past;
-        // Whatever was let go of, or has been changed since this page was read, would be missing
-        // between it and what is kept.
+        // An event that was evicted, or changed since this page was read, would be missing between the page
+        // and the log.
         if !self.warming_up || upto != self.claim.after().head {
             self.warming_up = false;
             return false;
         }
-        // As in a replay that joined at the start: what was late then comes live.
+        // As in a replay that joined at the start: the events of transactions that were late then come live.
         let late = self.claim.after().late.clone();
         let mut below = upto;
         for (consumer, frame) in rows {
@@ -121,7 +125,7 @@ impl Recent {
         }
         self.claim = Claim::new(self.begin, Position { head: after, late });
         for backlog in self.backlogs.values_mut() {
-            // Nothing was let go of, so each claims what everybody does.
+            // Nothing was evicted, so the common claim holds for each backlog.
             backlog.claim.clone_from(&self.claim);
         }
         self.check_if_cheap();
@@ -137,8 +141,8 @@ impl Recent {
         self.log.push_front(Some(Entry { sequence, position, frame, found: false, consumer }));
     }
 
-    /// The reader has moved; everything up to `position` has been published. Lets go of the
-    /// oldest events that are over the capacity.
+    /// The reader has advanced to `position`, and everything up to there has been published. Evicts the
+    /// oldest events until the log is within its capacity.
     pub fn advance_to(&mut self, position: &Position) {
         self.position.clone_from(position);
         while self.bytes > self.capacity {
@@ -147,7 +151,8 @@ impl Recent {
         self.check_if_cheap();
     }
 
-    /// The log has been replaced: nothing that is kept means anything any more.
+    /// The table was replaced, so no event in memory is valid any more. Empties the log, with the reader at
+    /// `position`.
     pub fn reset(&mut self, position: &Position) {
         self.begin = self.end();
         self.log.clear();
@@ -163,10 +168,11 @@ impl Recent {
         self.check_if_cheap();
     }
 
-    /// Up to `position`, more of these consumers' events have become visible than can be kept:
-    /// whoever is owed some of them reads on from the table.
+    /// More events of these consumers became visible up to `position` than fit. Drops their events; clients
+    /// that lack some of them read from the table.
     pub fn evict(&mut self, consumers: &HashSet<ConsumerId>, position: &Position) {
-        // They have a place, so that a follower that has read all before it is behind.
+        // An empty place stands for the new events, so that a follower that has read everything before it
+        // is behind.
         self.bytes += Self::OVERHEAD;
         self.log.push_back(None);
         self.position.clone_from(position);
@@ -177,10 +183,10 @@ impl Recent {
         self.check_if_cheap();
     }
 
-    /// The table no longer says what is kept for these consumers: whoever still lacks some of it
-    /// reads it from there. Answers for how many of them something was kept.
+    /// The events of these consumers may differ in the table. Drops them from memory; clients that lack some
+    /// of them read from the table. Returns how many of the consumers had events in memory.
     pub fn invalidate(&mut self, consumers: &HashSet<ConsumerId>) -> usize {
-        // The next page of history may have been read before the change.
+        // The next page of history may have been read before the change, so it must not be added.
         self.warming_up = false;
         let keeps = |consumer: &&ConsumerId| {
             self.backlogs.get(consumer).is_some_and(|backlog| !backlog.places.is_empty())
@@ -193,8 +199,8 @@ impl Recent {
         kept.len()
     }
 
-    /// Drops all that is kept for these consumers. Nothing tells later that they had entries here,
-    /// so this is claimed for nobody who has none.
+    /// Drops all entries of these consumers. The dropped places do not record whose they were, so the common
+    /// claim, which holds for consumers without a backlog, is raised as well.
     fn drop_entries<'a>(&mut self, consumers: impl Iterator<Item = &'a ConsumerId>) {
         let claim = Claim::new(self.end(), self.position.clone());
         self.claim.raise(&claim);
@@ -214,7 +220,7 @@ impl Recent {
         }
     }
 
-    /// Everybody for whom something is kept, or who is followed.
+    /// The consumers that have events in memory, or followers.
     #[must_use]
     pub fn consumers(&self) -> HashSet<ConsumerId> {
         self.backlogs.each().map(|(consumer, _)| consumer.clone()).collect()
@@ -227,13 +233,17 @@ impl Recent {
         self.bytes -= Self::OVERHEAD;
         self.warming_up = false;
         let Some(Entry { position, frame, consumer, .. }) = oldest else {
-            assert!(self.claim.from() > place, "an entry that is missing is claimed");
+            assert!(self.claim.from() > place, "a missing entry is claimed");
             return;
         };
         self.bytes -= frame.len();
         let claim = Claim::new(self.begin, position);
         let backlog = self.backlogs.get_mut(&consumer).expect("an entry is in its backlog");
-        assert_eq!(backlog.places.pop_front(), Some(place), "the oldest entry is its oldest");
+        assert_eq!(
+            backlog.places.pop_front(),
+            Some(place),
+            "the oldest entry must be its backlog's oldest"
+        );
         backlog.claim.raise(&claim);
         self.claim.raise(&claim);
         self.backlogs.remove_if_idle(&consumer);
@@ -243,13 +253,13 @@ impl Recent {
         self.log.get(slot(self.begin, place)?)?.as_ref()
     }
 
-    /// The entry at a place that stands in a backlog.
+    /// The entry at a place that is in a backlog.
     fn kept(&self, place: Sequence) -> &Entry {
         self.entry(place).expect("a place in a backlog has an entry")
     }
 
-    /// A subscription follows these consumers from now on, and is told of what is new for them.
-    /// Answers its key at each, to be given back.
+    /// Registers a follower of these consumers, to be notified of their new events. Returns its key at each
+    /// of them, for [`unfollow`](Self::unfollow).
     pub fn follow(&mut self, consumers: &[ConsumerId], waiter: &Arc<Waiter>) -> Box<[usize]> {
         consumers
             .iter()
@@ -257,7 +267,7 @@ impl Recent {
             .collect()
     }
 
-    /// A subscription no longer follows these consumers, at which it had these keys.
+    /// Removes the follower of these consumers that has these keys.
     pub fn unfollow(&mut self, consumers: &[ConsumerId], keys: &[usize]) {
         for (consumer, &key) in consumers.iter().zip(keys) {
             self.backlogs.unregister(consumer, key);
@@ -270,19 +280,18 @@ impl Recent {
         self.backlogs.get(consumer).map_or(0, Backlog::followers)
     }
 
-    /// Those who follow, of whatever consumers.
+    /// The followers of all consumers.
     pub fn all_followers(&self) -> impl Iterator<Item = &Arc<Waiter>> {
         self.backlogs.all_followers()
     }
 
-    /// Takes those who are to be told that there is something new for them, since they were taken
-    /// last.
+    /// Takes the waiters to notify because of events that were added since the last call.
     pub fn take_to_notify(&mut self) -> Vec<Arc<Waiter>> {
         self.backlogs.take_to_notify()
     }
 
-    /// The place from which a client with this cursor can go on without the table; `None`
-    /// when something that it lacks may be kept no longer.
+    /// The place from which a client with this cursor can continue without the table. `None` if memory may
+    /// not have all the events that the client lacks.
     #[must_use]
     pub fn seek(&self, cursor: &Cursor, consumers: &[ConsumerId]) -> Option<Sequence> {
         let mut claims = consumers.iter().map(|consumer| self.claim_of(consumer));
@@ -295,7 +304,7 @@ impl Recent {
         Some(self.first_behind(cursor.head(), consumers).unwrap_or(self.end()))
     }
 
-    /// The first entry of these consumers that was delivered at a greater head than this one.
+    /// The place of the first entry of these consumers that was delivered at a head above `head`.
     fn first_behind(&self, head: EventId, consumers: &[ConsumerId]) -> Option<Sequence> {
         let first = |consumer: &ConsumerId| {
             let places = &self.backlogs.get(consumer)?.places;
@@ -305,13 +314,13 @@ impl Recent {
         consumers.iter().filter_map(first).min()
     }
 
-    /// What is claimed for this consumer.
+    /// The claim for this consumer.
     fn claim_of(&self, consumer: &ConsumerId) -> &Claim {
         self.backlogs.get(consumer).map_or(&self.claim, |backlog| &backlog.claim)
     }
 
-    /// The events of these consumers from `next` on, in the order of delivery; `None` when
-    /// one of them is kept no longer.
+    /// The events of these consumers from the place `next` on, in the order of delivery. `None` if one of
+    /// them may have been dropped.
     #[must_use]
     pub fn read<'a>(
         &'a self,
@@ -332,14 +341,13 @@ impl Recent {
     }
 }
 
-/// The next id of rows in descending order: it lies behind the first of these, and no further than
-/// the second.
+/// Asserts that `id`, the next one of rows in descending order, is above `after` and at most `upto`.
 fn descended(id: EventId, (after, upto): (EventId, EventId)) -> EventId {
-    assert!(after < id && id <= upto, "{id} does not lie behind {after} and up to {upto}");
+    assert!(after < id && id <= upto, "{id} is not above {after} and at most {upto}");
     id
 }
 
-/// Where a place is in a log that begins there.
+/// The index of a place in a log that begins at `begin`. `None` if the place is before that.
 fn slot(begin: Sequence, place: Sequence) -> Option<usize> {
     usize::try_from(place.checked_sub(begin)?).ok()
 }

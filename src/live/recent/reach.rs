@@ -1,23 +1,24 @@
-//! How far back a page of history reaches.
+//! Which ids a page of history covers.
 
 use crate::event::{EventId, Logged};
 
-/// See the module.
+/// Which ids a page of history covers, and where the next page ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// All that there ever was above this id, up to the end of the page, is in the page.
+    /// The page has every event that ever existed above this id and up to the end of the page.
     pub after: EventId,
-    /// Where the next page ends, if there is more to load.
+    /// The greatest id of the next page; `None` if there is nothing more to load.
     pub next: Option<EventId>,
 }
 
 impl Reach {
-    /// Of rows in descending order that were read from `upto` on; `last_page` says that no row
-    /// stood before them.
+    /// The reach of `rows`, which are in descending order and were read from `upto` downwards. `last_page`
+    /// means that there was no row below them.
     ///
-    /// `pruned` is the greatest id that was pruned, asked after the rows were read: what is missing
-    /// among them lies there. Clients that lack some of it have to be told, so they are left to the
-    /// table.
+    /// `pruned` is the greatest id that was pruned. It must be queried after the rows were read, so that no
+    /// pruned row that is missing among them is above it. A client that lacks pruned events must get a
+    /// `$gap`, which only a replay from the table sends. The page therefore does not cover ids up to
+    /// `pruned`.
     #[must_use]
     pub fn of<E: Logged>(rows: &[E], last_page: bool, upto: EventId, pruned: EventId) -> Self {
         let read = match rows.last() {

@@ -1,5 +1,5 @@
-//! What a subscription reads from the table, with retries: while PostgreSQL is away it tries
-//! again, and the client hears heartbeats meanwhile.
+//! What a subscription reads from the table. While PostgreSQL is not available a read is retried, and the
+//! client gets heartbeats in the meantime.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,71 +22,71 @@ use crate::{
     },
 };
 
-/// What was read for a subscription.
+/// The result of a read for a subscription.
 pub(super) enum Read {
     /// The next page of its replay.
     Page(ReadPage),
-    /// The last id that was drawn.
+    /// The last id that was drawn from the sequence, if it can be known.
     Drawn(Option<EventId>),
 }
 
-/// A page of a replay, and what belongs to it.
+/// A page of a replay.
 pub(super) struct ReadPage {
     /// The rows.
     pub(super) page: Page,
-    /// The greatest id of these consumers that had been pruned when they were read.
+    /// The greatest id of these consumers that had been pruned when the rows were read.
     pub(super) pruned: EventId,
-    /// What corrects them, for those who want to see that.
+    /// The corrections of the rows; empty if the client wants events as they were written.
     pub(super) corrections: Corrections,
-    /// Room for its bytes, where they are counted.
+    /// The memory share of the page, if pages are counted.
     pub(super) share: Option<Share>,
 }
 
-/// A read under way.
+/// A read in progress.
 pub(super) type Reading = BoxFuture<'static, Read>;
 
-/// A page of a replay. It is what a slow client costs, so it is small; a large payload is
-/// read alone.
+/// The size of a page of a replay. A slow client holds one page, so it is small. A large payload is read
+/// alone.
 pub(super) const REPLAY_PAGE: PageSize = PageSize { rows: 1000, bytes: 128 << 10 };
 
-/// So long is kept what was read ahead.
+/// How long a page that was read ahead is kept.
 const READ_AHEAD_KEPT: Duration = Duration::from_secs(1);
 
-/// What is to be read.
+/// What to read.
 pub(super) enum Wanted {
     /// The next page of a replay.
     Page {
-        /// Which rows.
+        /// The rows.
         scan: Scan,
-        /// Whose.
+        /// The consumers whose rows are read.
         consumers: Box<[ConsumerId]>,
-        /// How much of it.
+        /// The size of the page.
         paging: Paging,
-        /// What looks up what corrects its rows, where that is wanted, too.
+        /// Looks up the corrections of the rows, if the client wants them.
         patcher: Option<Arc<Patcher>>,
-        /// Where its bytes are counted, if they are.
+        /// The account that the page's bytes are counted in, if they are counted.
         account: Option<Account>,
     },
-    /// The last id that was drawn.
+    /// The last id that was drawn from the sequence.
     Drawn,
 }
 
-/// Room for a page's last event, which is read whatever is before it. One that is written by other means
-/// than ours may be larger: it is counted once it was read.
-const LAST_BYTES: usize = 1 << 20;
+/// The bytes reserved for a page's last event, which is read regardless of the size of those before it. An
+/// event that was written with plain SQL may be larger; the excess is counted after it was read.
+const LAST_EVENT_BYTES: usize = 1 << 20;
 
-/// The same where the rows are small, as far as is known.
-const SMALL_LAST_BYTES: usize = 8 << 10;
+/// The bytes reserved for a page's last event where the rows read so far are small.
+const SMALL_LAST_EVENT_BYTES: usize = 8 << 10;
 
-/// Reads what is wanted, however long that takes.
+/// Reads what is wanted, and retries until that succeeds.
 pub(super) fn read(history: Arc<History>, wanted: Wanted) -> Reading {
     async move { wanted.with_retries(&history).await }.boxed()
 }
 
-/// Begins to read what will be wanted soon. Where it is fetched too late it is let go of, and read
-/// again: a client that does not read costs no more memory for it, and gets nothing that was
-/// erased long ago. One that takes longer than that for a page has each read twice, which it seldom
-/// asks for.
+/// Starts to read what will be wanted soon. If the returned future is not polled within
+/// [`READ_AHEAD_KEPT`] after the read, the page is dropped and read again on demand. So a client that does
+/// not read costs no memory for the page, and gets nothing that was erased in the meantime. For a client
+/// that takes longer than that for each page, every page is read twice; such a client asks for pages rarely.
 pub(super) fn read_ahead(history: Arc<History>, wanted: Wanted) -> Reading {
     let wanted = Arc::new(wanted);
     let (fetch, fetched) = oneshot::channel();
@@ -99,7 +99,7 @@ pub(super) fn read_ahead(history: Arc<History>, wanted: Wanted) -> Reading {
     };
     let ahead = AbortOnDropHandle::new(spawn(ahead));
     async move {
-        // Whether it still waits for that shows in what it answers.
+        // If the task has given up waiting, its result says so.
         let _ = fetch.send(());
         match ahead.await {
             Ok(Some(read)) => read,
@@ -110,7 +110,7 @@ pub(super) fn read_ahead(history: Arc<History>, wanted: Wanted) -> Reading {
 }
 
 impl Wanted {
-    /// First waits for room for a page.
+    /// Waits for memory for a page, then reads until that succeeds.
     async fn with_retries(&self, history: &History) -> Read {
         let share = self.memory().await;
         let mut read = with_retries(|| self.read(history)).await;
@@ -122,7 +122,7 @@ impl Wanted {
 
     async fn memory(&self) -> Option<Share> {
         let Self::Page { paging, account: Some(account), .. } = self else { return None };
-        let last = if paging.are_small() { SMALL_LAST_BYTES } else { LAST_BYTES };
+        let last = if paging.are_small() { SMALL_LAST_EVENT_BYTES } else { LAST_EVENT_BYTES };
         let page = usize::try_from(REPLAY_PAGE.bytes).unwrap_or(usize::MAX);
         Some(account.room(page + last).await)
     }
@@ -131,8 +131,8 @@ impl Wanted {
         let Self::Page { scan, consumers, paging, patcher, account: _ } = self else {
             return Ok(Read::Drawn(history.drawn().await?));
         };
-        // What was pruned is asked for with every page: what is missing among its rows, because
-        // somebody prunes just now, is known here.
+        // The greatest pruned id is read with every page, so that rows which are missing because of a
+        // concurrent prune are accounted for.
         let (mut page, pruned) = match scan {
             scan if scan.is_empty() => (Page::empty(), history.pruned(consumers).await?),
             &Scan::Rows { after, upto } => history.rows(consumers, (after, upto), *paging).await?,
@@ -149,14 +149,15 @@ impl Wanted {
 }
 
 impl ReadPage {
-    /// Counts what it has from now on, and no longer what it might have had.
+    /// Reduces the share from the reserved size to the page's actual size, and keeps it.
     fn hold(&mut self, mut share: Share) {
         share.settle(self.page.bytes());
         self.share = Some(share);
     }
 }
 
-/// What corrects the rows of a page. Where the payloads become too many, the page ends there.
+/// Looks up the corrections of a page's rows. If the corrected payloads become too large, the page is cut
+/// after the last event whose corrections are known.
 async fn correct(
     page: &mut Page,
     patcher: &Patcher,

@@ -18,7 +18,7 @@ use std::{
 };
 
 use event_piper::{
-    embedded::{account::OsUser, binaries::Binaries},
+    embedded::{os_user::OsUser, binaries::Binaries},
     store::{migrate::migrate, server::Server},
 };
 use tokio::sync::OnceCell;

@@ -23,7 +23,7 @@ fn publish(recent: &mut Recent, whose: &str, id: i64) {
 }
 
 #[test]
-fn it_keeps_no_more_than_it_may_and_nothing_of_those_who_are_gone() {
+fn stays_within_its_capacity_and_drops_idle_consumers() {
     let mut recent = Recent::new(10_000, at(0));
     let toto: ConsumerId = "toto".parse().unwrap();
     let keys = recent.follow(std::slice::from_ref(&toto), &Arc::default());
@@ -33,13 +33,13 @@ fn it_keeps_no_more_than_it_may_and_nothing_of_those_who_are_gone() {
     }
     let most = 10_000 / Recent::OVERHEAD;
     assert!(recent.consumers().len() <= most + 1, "{}", recent.consumers().len());
-    assert!(recent.consumers().contains(&toto), "who is followed stays");
+    assert!(recent.consumers().contains(&toto), "a followed consumer stays");
     recent.unfollow(std::slice::from_ref(&toto), &keys);
     assert!(!recent.consumers().contains(&toto));
 }
 
 #[test]
-fn what_was_forgotten_stays_so_when_older_events_are_let_go() {
+fn an_invalidated_event_is_never_claimed_again() {
     let mut one = Recent::new(10_000, at(0));
     publish(&mut one, "a", 1);
     let mut recent = Recent::new(2 * one.bytes(), at(0));
@@ -53,7 +53,7 @@ fn what_was_forgotten_stays_so_when_older_events_are_let_go() {
 }
 
 #[test]
-fn what_is_forgotten_again_and_again_keeps_no_places() {
+fn repeated_invalidation_leaks_no_places() {
     let mut recent = Recent::new(10_000, at(0));
     publish(&mut recent, "a", 1);
     let b: HashSet<ConsumerId> = HashSet::from(["b".parse().unwrap()]);
@@ -63,11 +63,11 @@ fn what_is_forgotten_again_and_again_keeps_no_places() {
         assert!(recent.log.len() * Recent::OVERHEAD <= recent.bytes());
         assert!(recent.bytes() <= 10_000);
     }
-    assert_eq!(recent.consumers().len(), 0, "the oldest went to make room");
+    assert_eq!(recent.consumers().len(), 0, "the oldest event was evicted, too");
 }
 
 #[test]
-fn of_several_new_events_none_is_passed_over() {
+fn reads_every_new_event_of_a_consumer() {
     let mut recent = Recent::new(1 << 20, at(0));
     for id in 1..=9 {
         publish(&mut recent, if id % 3 == 0 { "other" } else { "toto" }, id);
@@ -85,7 +85,7 @@ fn of_several_new_events_none_is_passed_over() {
 }
 
 #[test]
-fn who_is_owed_what_was_let_go_reads_it_from_the_table() {
+fn a_follower_of_an_evicted_consumer_reads_from_the_table() {
     let mut recent = Recent::new(1 << 20, at(0));
     let [toto, other] = ["toto", "other"].map(|name| [name.parse::<ConsumerId>().unwrap()]);
     recent.follow(&toto, &Arc::default());
@@ -93,13 +93,13 @@ fn who_is_owed_what_was_let_go_reads_it_from_the_table() {
     publish(&mut recent, "other", 2);
     let live = recent.end();
     recent.evict(&toto.iter().cloned().collect(), &at(2));
-    assert!(recent.read(&toto, live).is_none(), "who has all before it lacks what was let go");
+    assert!(recent.read(&toto, live).is_none(), "the follower lacks what was evicted");
     assert!(recent.read(&other, live).is_some());
     assert!(recent.read(&toto, recent.end()).is_some());
 }
 
 #[test]
-fn those_who_follow_are_told_once_a_round() {
+fn followers_are_notified_once_a_round() {
     let mut recent = Recent::new(1 << 20, at(0));
     let names = ["a", "b", "c"].map(|name| name.parse().unwrap());
     let [both, one, neither] = [0; 3].map(|_| Arc::<Waiter>::default());
@@ -123,7 +123,7 @@ fn those_who_follow_are_told_once_a_round() {
     assert_eq!(notified(&mut recent, &one), 0);
 }
 
-/// The ten events before event 11, the newest first.
+/// The events 10 to 1, newest first.
 fn history() -> Past {
     let mut encoder = Encoder::default();
     let rows = (1..=10)
@@ -134,7 +134,7 @@ fn history() -> Past {
 }
 
 #[test]
-fn of_history_as_much_is_loaded_as_there_is_room_for() {
+fn loads_as_much_history_as_fits() {
     let mut roomy = Recent::new(1 << 20, at(10));
     assert!(roomy.warm_up(history()));
     let toto: [ConsumerId; 1] = ["toto".parse().unwrap()];
@@ -151,7 +151,7 @@ fn of_history_as_much_is_loaded_as_there_is_room_for() {
 }
 
 #[test]
-fn once_something_was_let_go_of_no_history_comes_back() {
+fn loads_no_history_after_an_invalidation() {
     let mut recent = Recent::new(1 << 20, at(10));
     recent.invalidate(&HashSet::new());
     assert!(!recent.warm_up(history()));
@@ -159,7 +159,7 @@ fn once_something_was_let_go_of_no_history_comes_back() {
 }
 
 #[test]
-fn nothing_of_a_log_that_was_replaced_is_read_in_the_next() {
+fn a_reset_drops_the_events_of_the_old_log() {
     let mut recent = Recent::new(10_000, at(0));
     let toto: [ConsumerId; 1] = ["toto".parse().unwrap()];
     recent.follow(&toto, &Arc::default());
