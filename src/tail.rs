@@ -1,8 +1,8 @@
-//! Follows the log: reads what is new, asks the [reader](crate::reader) what may go, and hands it to a
-//! [`Destination`].
+//! Follows the log: reads new rows, asks the [reader](crate::reader) which of them may be delivered, and
+//! hands these to a [`Destination`].
 //!
-//! One connection at a time does all of it. When that is lost the tail connects again,
-//! listens first, and goes on from the head where it was: nothing is lost in between.
+//! It uses one connection at a time. When that connection is lost, the tail connects again, listens before it
+//! reads, and continues from its head, so that no event is lost in between.
 
 mod destination;
 pub mod health;
@@ -45,15 +45,15 @@ pub struct Tail {
     shutdown: CancellationToken,
 }
 
-/// Between attempts to connect: short at first, since a restart takes a moment, and never so long
-/// that readiness comes later than 10 seconds after PostgreSQL.
-const RECONNECT_PAUSES: Policy = Policy::new(Duration::from_millis(50), Duration::from_secs(1));
+/// The pauses between attempts to connect. The first is short, because a restart of PostgreSQL takes only a
+/// moment. The longest is short enough for the gateway to be ready within 10 seconds after PostgreSQL.
+const RECONNECT_BACKOFF: Policy = Policy::new(Duration::from_millis(50), Duration::from_secs(1));
 
-/// A connection that lived for so long was a good one: the pauses begin again.
-const GOOD_CONNECTION: Duration = Duration::from_secs(10);
+/// After a connection that lasted longer than this, the pauses start from the shortest again.
+const STABLE_CONNECTION: Duration = Duration::from_secs(10);
 
 impl Tail {
-    /// Follows the log on `server`, and tells `health` whether it moves.
+    /// A tail of the log on `server`. It reports to `health` whether events move.
     #[must_use]
     pub fn new(
         server: &Server,
@@ -67,7 +67,7 @@ impl Tail {
         Self { surroundings, hold, shutdown: shutdown.clone() }
     }
 
-    /// Follows the log until `shutdown`.
+    /// Follows the log until the shutdown.
     pub async fn run(self, destination: Box<dyn Destination>) {
         let shutdown = self.shutdown.clone();
         let followed = shutdown.run_until_cancelled(Box::pin(self.follow(destination))).await;
@@ -76,24 +76,28 @@ impl Tail {
 
     async fn follow(self, mut destination: Box<dyn Destination>) -> Infallible {
         let mut reader = Reader::new(self.hold, Instant::now());
-        let mut backoff = RECONNECT_PAUSES.start();
+        let mut backoff = RECONNECT_BACKOFF.start();
         let Surroundings { health, metrics, .. } = &self.surroundings;
         loop {
             let since = Instant::now();
             let lost = self.session(&mut reader, &mut *destination).await;
-            let what = if lost.is_refusal() { "refuses a query" } else { "is away" };
+            let what = if lost.is_refusal() { "refuses a query" } else { "is not available" };
             health.waiting(format!("PostgreSQL {what}: {}", Chain(&lost)));
-            if since.elapsed() > GOOD_CONNECTION {
+            if since.elapsed() > STABLE_CONNECTION {
                 backoff.succeeded();
             }
             let pause = backoff.pause();
             metrics.reconnects.inc();
-            warn!(error = %Chain(&lost), pause_ms = pause.as_millis(), "lost the listening connection");
+            warn!(
+                error = %Chain(&lost),
+                pause_ms = pause.as_millis(),
+                "lost the listening connection; connecting again after a pause"
+            );
             sleep(pause).await;
         }
     }
 
-    /// One connection, from its opening to its loss. The reader outlives it.
+    /// Opens a connection and follows the log on it until it is lost. The reader outlives the connection.
     async fn session(
         &self,
         reader: &mut Reader<EventRow>,

@@ -1,4 +1,4 @@
-//! Where the tail puts what it reads.
+//! The receiver of what the tail reads.
 
 use crate::{
     event::EventId,
@@ -7,22 +7,23 @@ use crate::{
     store::event_log::{Changed, EventRow},
 };
 
-/// Takes what the tail reads, in the order in which it may go. None of it waits: what is published is
-/// never lost with the connection.
+/// Receives what the tail reads, in the order in which it may be delivered. No method is async, so that
+/// nothing that was published is lost with the connection.
 pub trait Destination: Send + Sync {
-    /// Whether rows are wanted with their payloads. Otherwise only their ids and transactions are read.
+    /// Whether rows must be read with their payloads. Otherwise only their ids and transactions are read.
     fn wants_payloads(&self) -> bool;
 
-    /// Reading begins at `position`, for the first time or in a log that was replaced. Nothing was read
-    /// that is older than the snapshot `as_of`. A reader of the log that was replaced goes on behind `origin`.
+    /// Reading starts at `position`, for the first time or because the log was replaced. Nothing older than
+    /// the snapshot `as_of` was read. Subscribers of a log that was replaced continue after `origin`.
     fn restart(&mut self, position: &Position, as_of: String, origin: EventId);
 
-    /// Takes rows, and the position behind them.
+    /// Takes rows, and the position after them.
     fn publish(&mut self, publication: &Publication<EventRow>);
 
-    /// The snapshot behind which rows may have been changed that are kept; none where nothing is kept.
+    /// The snapshot up to which changes of rows have been passed to [`changed`](Self::changed). `None` if the
+    /// destination keeps no rows.
     fn clean_as_of(&self) -> Option<String>;
 
-    /// Rows that may be kept were changed in the table.
+    /// Rows were changed in the table, so copies of them must not be used any more.
     fn changed(&mut self, changed: Changed);
 }

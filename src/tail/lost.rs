@@ -1,39 +1,39 @@
-//! Why a listening connection was given up.
+//! Why a listening connection was lost.
 
 use std::time::Duration;
 
 use tokio::time::{error::Elapsed, timeout};
 use tokio_postgres::error::{DbError, Severity};
 
-/// Why the listening connection had to be given up.
+/// Why the listening connection was lost, or had to be closed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionLost {
-    /// It could not be opened, or a query failed.
+    /// The connection could not be opened, or a query on it failed.
     #[error("{doing}")]
     Query {
-        /// What was being done.
+        /// The action that failed.
         doing: &'static str,
-        /// Why it failed.
+        /// The cause.
         source: tokio_postgres::Error,
     },
-    /// PostgreSQL did not answer in time: perhaps nobody is there any more.
+    /// PostgreSQL did not answer in time. The connection may be dead.
     #[error("{doing}: no answer within {} s", QUERY_TIMEOUT.as_secs())]
     Silent {
-        /// What was being done.
+        /// The action that was not answered.
         doing: &'static str,
-        /// The deadline.
+        /// The expired timeout.
         source: Elapsed,
     },
-    /// PostgreSQL closed it.
+    /// PostgreSQL closed the connection.
     #[error("PostgreSQL closed the listening connection")]
     Closed,
-    /// The server only replays what another one writes.
+    /// The server is a standby.
     #[error("PostgreSQL is a standby: it can neither notify nor be listened to")]
     Standby,
 }
 
 impl ConnectionLost {
-    /// PostgreSQL answered that it does not do what it was asked, and goes on otherwise.
+    /// Whether PostgreSQL refused a query with an error, and is available otherwise.
     pub(super) fn is_refusal(&self) -> bool {
         let Self::Query { source, .. } = self else { return false };
         let severity = source.as_db_error().and_then(DbError::parsed_severity);
@@ -41,12 +41,12 @@ impl ConnectionLost {
     }
 }
 
-/// No query of the tailer takes this long on a connection that lives: they are short, and
-/// read pages of bounded size. With the second between safety polls, a connection that has
-/// died without a word is found within 10 seconds.
+/// The time limit of each query of the tail. On a working connection none takes this long, because they are
+/// short and read pages of bounded size. With a safety poll every second, a connection that died silently is
+/// detected within 10 seconds.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Gives what is being done its deadline, and an error its story.
+/// Runs `query` within [`QUERY_TIMEOUT`]. `doing` names the action in an error.
 pub(super) async fn within<T>(
     doing: &'static str,
     query: impl Future<Output = Result<T, tokio_postgres::Error>>,

@@ -1,13 +1,14 @@
-//! Waits of less than a millisecond.
+//! A timer with a resolution below a millisecond.
 //!
-//! Tokio's timers count whole milliseconds and round up, so that a reader that wants to look again
-//! after one of them would look after nearly two. A thread that sleeps is as exact as this, but it
-//! takes four changes of context to ask it, and with one writer at work on two processors these
-//! cost that writer a fifth of its commits.
+//! Tokio's timers count whole milliseconds and round up, so a reader that wants to poll again after one
+//! millisecond would poll after nearly two. A sleeping thread would be as precise as this timer, but each
+//! wait would take four context switches. On two processors, with one writer, these cost the writer a fifth
+//! of its commits.
 
 use std::time::Duration;
 
-/// A timer of the system's, where it has one that can be waited for beside sockets; else tokio's.
+/// A timer of the operating system, if it has one that can be waited for together with sockets; otherwise
+/// tokio's timer.
 #[derive(Debug)]
 pub(super) struct PreciseTimer(Option<system::Timer>);
 
@@ -16,7 +17,7 @@ impl PreciseTimer {
         Self(system::Timer::new())
     }
 
-    /// Waits so long.
+    /// Waits for this long.
     pub(super) async fn after(&self, wait: Duration) {
         let waited = match &self.0 {
             Some(timer) => timer.after(wait).await,
@@ -35,34 +36,34 @@ mod system {
     use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
     use tokio::net::unix::pipe::Receiver;
 
-    /// A file that becomes readable when it is time: see `timerfd_create(2)`.
+    /// A file that becomes readable when the timer expires: see `timerfd_create(2)`.
     #[derive(Debug)]
     pub(super) struct Timer {
         timer: TimerFd,
-        /// The same file as tokio waits for it. It is read as a pipe is, and there is no other way
-        /// to tell tokio of it that is safe.
-        rings: Receiver,
+        /// The same file, registered with tokio. It is read like a pipe, and wrapping it as one is the only
+        /// way to register it without `unsafe`.
+        expirations: Receiver,
     }
 
     impl Timer {
-        /// None, where there are no files left.
+        /// `None` if the process cannot open more files.
         pub(super) fn new() -> Option<Self> {
             let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
             let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).ok()?;
             let same = timer.as_fd().try_clone_to_owned().ok()?;
-            let rings = Receiver::from_owned_fd_unchecked(same).ok()?;
-            Some(Self { timer, rings })
+            let expirations = Receiver::from_owned_fd_unchecked(same).ok()?;
+            Some(Self { timer, expirations })
         }
 
-        /// Waits so long; nothing, when that could not be begun. Set anew, it forgets what it was
-        /// to ring for before.
+        /// Waits for this long. `None` if the timer could not be set. Setting it discards an earlier
+        /// expiration.
         pub(super) async fn after(&self, wait: Duration) -> Option<()> {
-            // Zero would switch it off.
+            // Zero would disarm the timer.
             let wait = wait.max(Duration::from_nanos(1));
             self.timer.set(Expiration::OneShot(wait.into()), TimerSetTimeFlags::empty()).ok()?;
             loop {
-                self.rings.readable().await.ok()?;
-                match self.rings.try_read(&mut [0; size_of::<u64>()]) {
+                self.expirations.readable().await.ok()?;
+                match self.expirations.try_read(&mut [0; size_of::<u64>()]) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     _ => return Some(()),
                 }
@@ -96,19 +97,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_waits_as_long_as_it_is_told_however_it_was_left_before() {
+    async fn waits_in_full_after_an_abandoned_wait() {
         let timer = PreciseTimer::new();
         for wait in [0, 300, 2_000].map(Duration::from_micros) {
             let begun = Instant::now();
             timer.after(wait).await;
             assert!(begun.elapsed() >= wait);
-            // Given up before it rings, and rung when nobody listens.
-            let given_up =
+            // One wait is abandoned before the timer expires, and one may be after it has.
+            let abandoned =
                 tokio::time::timeout(Duration::ZERO, timer.after(Duration::from_mins(1)));
-            assert!(given_up.await.is_err());
-            let given_up =
+            assert!(abandoned.await.is_err());
+            let abandoned =
                 tokio::time::timeout(Duration::ZERO, timer.after(Duration::from_micros(50)));
-            let _ = given_up.await;
+            let _ = abandoned.await;
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Wakes the other readers, from a connection of its own.
+//! Rings for the other readers: notifies them of new events, from a connection of its own.
 //!
-//! A notification may have to wait at its commit for another one, of anybody in any database of the
-//! cluster. Delivery does not wait with it.
+//! Several readers may follow one log, but writers notify only while the *keeper* sleeps: the one reader that
+//! holds the bell (see [`doorbell`]). While the keeper is awake, it rings for the others. A notification may
+//! have to wait at its commit for the notification of any other session in any database of the cluster.
+//! Delivery must not wait for that, hence the connection of its own.
 
 use std::{
     sync::{
@@ -20,26 +22,27 @@ use crate::{
     store::{doorbell, error::Chain, server::Server},
 };
 
-/// One notification is under way at most; all that is asked for meanwhile is one more.
+/// Sends notifications, one at a time. Any number of requests during one are merged into one more.
 #[derive(Debug)]
 pub(super) struct Ringer {
     server: Server,
-    /// Where the listening connection looks for whom not to hear.
+    /// The process id of the ringing session, whose notifications the listening connection ignores.
     own: Arc<AtomicI32>,
     due: Arc<Notify>,
-    /// It opens its connection when it has to ring: a gateway that is alone never does.
+    /// The task that rings. It is started, and connects, with the first ring: a gateway without other
+    /// readers beside it never does.
     task: Option<AbortOnDropHandle<()>>,
 }
 
-/// Between attempts.
-const PAUSE: Duration = Duration::from_millis(500);
+/// The pause after a failure.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 impl Ringer {
     pub(super) fn new(server: Server, own: Arc<AtomicI32>) -> Self {
         Self { server, own, due: Arc::default(), task: None }
     }
 
-    /// Rings soon.
+    /// Requests a notification, and does not wait for it.
     pub(super) fn ring(&mut self) {
         self.due.notify_one();
         self.task.get_or_insert_with(|| {
@@ -57,7 +60,7 @@ async fn keep_ringing(server: Server, own: Arc<AtomicI32>, due: Arc<Notify>) {
     loop {
         let Err(error) = ring_when_due(&server, &own, &due).await;
         debug!(error = %Chain(&error), "cannot wake the other readers");
-        sleep(PAUSE).await;
+        sleep(RETRY_PAUSE).await;
         due.notify_one();
     }
 }

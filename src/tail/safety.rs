@@ -1,5 +1,5 @@
-//! Looks now and then at what delivery rests on in the database: the doorbell's trigger, how ids are
-//! drawn, and that no row is hidden. Where that is not so, events can be lost without a sign of it.
+//! Regularly checks what delivery relies on in the database: the doorbell's trigger, how ids are generated,
+//! and that no row is hidden from the gateway's role. If a check fails, events can be lost silently.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,20 +9,20 @@ use tracing::{debug, error, info};
 use super::health::Health;
 use crate::store::{doctor::Finding, error::Chain, history::History};
 
-/// What is done about what is found.
+/// What to do if a check fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checks {
-    /// The gateway is not ready, and `serve` does not start.
+    /// The gateway reports that it is not ready, and `serve` does not start.
     #[default]
     Enforce,
-    /// It is logged as an error, again and again; for an emergency.
+    /// An error is logged at each check. For emergencies.
     Warn,
 }
 
-/// How often it looks. A change of the table is rare, and a look costs a few short queries.
-const INTERVAL: Duration = Duration::from_secs(10);
+/// The pause between checks. The table's definition changes rarely, and a check is a few short queries.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Looks until it is dropped.
+/// Checks again and again, until the future is dropped.
 pub async fn watch(history: Arc<History>, health: Arc<Health>, checks: Checks) {
     let mut known = Vec::new();
     loop {
@@ -31,16 +31,16 @@ pub async fn watch(history: Arc<History>, health: Arc<Health>, checks: Checks) {
                 note(&found, &known, checks, &health);
                 known = found;
             }
-            // Others tell that PostgreSQL is away.
-            Err(error) => debug!(error = %Chain(&error), "cannot check what delivery rests on"),
+            // The tail reports that PostgreSQL is not available.
+            Err(error) => debug!(error = %Chain(&error), "cannot check what delivery relies on"),
         }
-        sleep(INTERVAL).await;
+        sleep(CHECK_INTERVAL).await;
     }
 }
 
 fn note(found: &[Finding], known: &[Finding], checks: Checks, health: &Health) {
     if found.is_empty() && !known.is_empty() {
-        info!("what delivery rests on is in order again");
+        info!("all that delivery relies on in the database is in order again");
     }
     for Finding { subject, found, mend, .. } in found {
         error!(subject, mend, "events can be lost: {found}");

@@ -1,4 +1,4 @@
-//! One listening connection at work.
+//! One session on the listening connection.
 
 mod hold;
 mod publication;

@@ -1,4 +1,5 @@
-//! The destination of a process that serves no subscriptions: it wants to know how far the log is settled.
+//! The destination of a process that serves no subscriptions, and needs to know only how far the log is
+//! settled.
 
 use std::sync::Arc;
 
@@ -11,12 +12,12 @@ use crate::{
     store::event_log::{Changed, EventRow},
 };
 
-/// Shows the horizon, and keeps nothing.
+/// Shows the horizon, and discards the rows.
 #[derive(Debug)]
 pub struct SettledOnly(Arc<Horizons>);
 
 impl SettledOnly {
-    /// Shows it here.
+    /// Shows the horizon in `horizons`.
     #[must_use]
     pub fn new(horizons: Arc<Horizons>) -> Self {
         Self(horizons)

@@ -275,7 +275,7 @@ async fn an_error_of_a_statement_is_of_one_request_whatever_its_sqlstate() {
         }
         refused(&answers[1], status, says);
         assert!(!answers[1].body.contains("not known"), "{state}: {}", answers[1].body);
-        assert!(!answers[1].body.contains("is away"), "{state}: {}", answers[1].body);
+        assert!(!answers[1].body.contains("is not available"), "{state}: {}", answers[1].body);
         assert_eq!(world.count().await, before + 3, "{state}");
     }
 }

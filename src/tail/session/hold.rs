@@ -1,10 +1,10 @@
-//! A hole that delivery is being held for.
+//! A hold: delivery waits at a hole, because events with the missing ids may still be committed.
 
 use std::time::Instant;
 
-/// A hole that delivery is being held for.
+/// A hold in progress.
 pub(super) struct Held {
     pub(super) since: Instant,
-    /// Operators were told.
-    pub(super) said: bool,
+    /// A warning about it was logged.
+    pub(super) logged: bool,
 }

@@ -1,4 +1,4 @@
-//! Hands over what may go, and counts it.
+//! Publishes rows to the destination, and counts them.
 
 use tracing::error;
 
@@ -11,14 +11,15 @@ use crate::{
 };
 
 impl Session<'_> {
-    /// Publishes rows, and the position behind them. Nothing is awaited: what is published is never lost
-    /// with the connection.
+    /// Publishes rows, and the position after them. This is not async, so that nothing that was published
+    /// is lost with the connection.
     pub(super) fn publish(&mut self, publication: &Publication<EventRow>) {
         self.count(publication);
         self.destination.publish(publication);
     }
 
-    /// Asks whose events were changed since this was asked last, so that nothing is kept of them.
+    /// Asks PostgreSQL which consumers' events were changed since the last time, and passes that to the
+    /// destination.
     pub(super) async fn check_erased(&mut self) -> Result<(), ConnectionLost> {
         let Some(since) = self.destination.clean_as_of() else { return Ok(()) };
         let (log, client) = (&self.log, self.listener.client());
@@ -39,19 +40,19 @@ impl Session<'_> {
                 metrics.events_read.inc_by(rows.len() as u64);
             }
             Origin::Late => {}
-            Origin::Unexpected => rows.iter().for_each(|row| self.say_found(row)),
+            Origin::Unexpected => rows.iter().for_each(|row| self.report_found(row)),
         }
         metrics.head.set(position.head.get());
         metrics.late.set(position.late.len().try_into().unwrap_or(i64::MAX));
     }
 
-    fn say_found(&self, row: &EventRow) {
+    fn report_found(&self, row: &EventRow) {
         self.metrics.found_behind.inc();
         error!(
             id = %row.id(),
-            "an event turned up behind the head: it was written past the trigger; \
-             it is delivered to those who are connected, out of order. \
-             `event-piper doctor` tells what to mend"
+            "an event appeared behind the head of the log: it was written without the trigger. \
+             It is delivered, out of order, to clients that are connected now; clients that reconnect \
+             later may miss it. Run `event-piper doctor` to find the cause"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What operators hear of the reader: metrics, the log, and whether events move.
+//! Reports the reader's state to operators: by metrics, log lines, and the health check.
 
 use std::time::{Duration, Instant};
 
@@ -12,18 +12,18 @@ use crate::{
     tail::lost::{ConnectionLost, within},
 };
 
-/// Delivery that is held for longer than this is worth a line in the log.
+/// A hold that lasts longer than this is logged.
 const LONG_HOLD: Duration = Duration::from_secs(1);
 
 impl Session<'_> {
-    /// A poll of the log is over.
+    /// A poll of the log is complete.
     pub(super) async fn looked(&mut self) -> Result<(), ConnectionLost> {
         self.note_hold().await?;
         self.health.moving(Instant::now());
         Ok(())
     }
 
-    /// Says whom the start waits for, where that takes long.
+    /// Reports which backends the start waits for, if it takes long.
     pub(super) async fn note_start(&self) -> Result<(), ConnectionLost> {
         let (None, Some(hole)) = (self.reader.position(), self.reader.waits_for()) else {
             return Ok(());
@@ -40,13 +40,13 @@ impl Session<'_> {
         match (self.reader.waits_for(), &mut self.held) {
             (Some(hole), None) => {
                 metrics.holds.inc();
-                self.held = Some(Held { since: hole.since, said: false });
+                self.held = Some(Held { since: hole.since, logged: false });
             }
             (Some(hole), Some(held)) => {
                 let lasted = held.since.elapsed();
                 metrics.held.set(lasted.as_secs_f64());
-                if lasted > LONG_HOLD && !held.said {
-                    held.said = true;
+                if lasted > LONG_HOLD && !held.logged {
+                    held.logged = true;
                     let by = self.who_writes(&hole.open).await?.join(", ");
                     let open: Vec<_> = hole.open.iter().map(ToString::to_string).collect();
                     warn!(
@@ -66,7 +66,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The backends of open transactions, as people know them.
+    /// The backends of open transactions, in words for an operator.
     async fn who_writes(&self, open: &[Xid]) -> Result<Vec<String>, ConnectionLost> {
         let client = self.listener.client();
         let writers = within("asking who writes", self.log.writers(client)).await?;
@@ -82,17 +82,17 @@ impl Session<'_> {
         }
     }
 
-    pub(super) fn say_replaced(&self, head: EventId, origin: EventId) {
+    pub(super) fn report_replaced(&self, head: EventId, origin: EventId) {
         error!(
             %head, %origin,
-            "the log is not the one that was delivered: it was truncated, or restored from a \
-             backup; clients are told, and get what stands behind `origin`, up to which it is the \
-             same"
+            "the log was replaced: the table was truncated, or restored from a backup. Clients are \
+             sent `$gap` with the reason `reset`, and then the events after `origin`, up to which \
+             the log is the same"
         );
         self.metrics.resets.inc();
     }
 
-    pub(super) fn say_doorbell(&self) {
+    pub(super) fn note_doorbell(&self) {
         let (keeper, asleep) = self.reader.doorbell();
         let states =
             [("asleep", keeper && asleep), ("awake", keeper && !asleep), ("following", !keeper)];

@@ -1,4 +1,4 @@
-//! One listening connection at work: carries out what the reader decides.
+//! Carries out the steps that the reader decides, on one listening connection.
 
 use std::{
     convert::Infallible,
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// What every session uses.
+/// The parts that all sessions share.
 #[derive(Debug)]
 pub(in crate::tail) struct Surroundings {
     pub(in crate::tail) server: Server,
@@ -39,7 +39,8 @@ pub(in crate::tail) struct Surroundings {
     pub(in crate::tail) metrics: Arc<Metrics>,
 }
 
-/// A connection that listens and reads. Its reader and its destination belong to the tail, and outlive it.
+/// A connection that listens and reads. The reader and the destination belong to the tail, and outlive the
+/// session.
 pub(in crate::tail) struct Session<'a> {
     pub(super) health: &'a Health,
     pub(super) metrics: &'a Metrics,
@@ -53,11 +54,11 @@ pub(in crate::tail) struct Session<'a> {
     pub(super) held: Option<Held>,
 }
 
-/// A page of the tail: so many rows at most, and so many stored bytes.
+/// The most rows, and stored bytes, that one query of the tail reads.
 const TAIL_PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 
 impl<'a> Session<'a> {
-    /// Connects and listens: what comes after this is heard.
+    /// Connects and starts to listen. Notifications after this are received.
     pub(in crate::tail) async fn open(
         surroundings: &'a Surroundings,
         reader: &'a mut Reader<EventRow>,
@@ -103,7 +104,7 @@ impl<'a> Session<'a> {
 
     async fn carry_out(&mut self, step: Step<EventRow>) -> Result<(), ConnectionLost> {
         match step {
-            // What is published is never lost with the connection: nothing is awaited here.
+            // Nothing is awaited here, so that nothing that was published is lost with the connection.
             Step::Publish(publication) => self.publish(&publication),
             Step::Restart { position, as_of, origin } => {
                 info!(head = %position.head, "reading the log from its end");
@@ -117,8 +118,8 @@ impl<'a> Session<'a> {
             Step::Pause(pause) => return self.pause(pause).await,
             Step::Listen(until) => return self.listen(until).await,
             Step::PollEnded => return self.looked().await,
-            Step::Replaced { head, origin } => self.say_replaced(head, origin),
-            // Nobody waits for it: it may take as long as a stranger's commit.
+            Step::Replaced { head, origin } => self.report_replaced(head, origin),
+            // Not awaited, because it may take as long as the commit of another session.
             Step::Ring => self.ringer.ring(),
             Step::Unannounced => {
                 self.metrics.unannounced.inc();
@@ -128,7 +129,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The short questions.
+    /// Carries out a step that is one short query.
     async fn ask(&mut self, step: Step<EventRow>) -> Result<(), ConnectionLost> {
         let (log, client) = (&self.log, self.listener.client());
         match step {
@@ -157,13 +158,13 @@ impl<'a> Session<'a> {
             Step::TrySleep => {
                 let asleep = within("falling asleep", doorbell::try_sleep(client)).await?;
                 self.reader.slept(asleep, Instant::now());
-                self.say_doorbell();
+                self.note_doorbell();
             }
             Step::Wake => {
                 within("waking up", doorbell::wake(client)).await?;
-                self.say_doorbell();
+                self.note_doorbell();
             }
-            step => unreachable!("{step:?} is no question"),
+            step => unreachable!("{step:?} is not a query"),
         }
         Ok(())
     }
@@ -177,7 +178,7 @@ impl<'a> Session<'a> {
     }
 
     async fn tail(&mut self, after: EventId) -> Result<(), ConnectionLost> {
-        // Whoever rang before this read is heard by it.
+        // This read sees the events that the notifications received so far were about.
         if self.listener.forget() {
             self.reader.rang();
         }
@@ -206,7 +207,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Looks at what no bell announces, and proves that the connection lives.
+    /// The safety poll: looks for what no notification announces, and proves that the connection works.
     async fn poll(&mut self, known: &[EventId]) -> Result<(), ConnectionLost> {
         let state = self.log.state(self.listener.client(), known);
         let state = within("the safety poll", state).await?;
@@ -221,11 +222,11 @@ impl<'a> Session<'a> {
             ringing_waits: state.ringing_waits,
         };
         self.reader.safety_polled(&polled, Instant::now());
-        self.say_doorbell();
+        self.note_doorbell();
         Ok(())
     }
 
-    /// Waits a moment, or until the bell rings.
+    /// Waits for this long, or until a notification arrives.
     async fn pause(&mut self, pause: Duration) -> Result<(), ConnectionLost> {
         let heard = tokio::select! {
             heard = self.listener.heard() => Some(heard),
@@ -234,7 +235,7 @@ impl<'a> Session<'a> {
         self.woken(heard).await
     }
 
-    /// Waits for the bell, or the safety poll.
+    /// Waits for a notification, or until the safety poll is due.
     async fn listen(&mut self, until: Instant) -> Result<(), ConnectionLost> {
         let until = tokio::time::Instant::from_std(until);
         let heard = timeout_at(until, self.listener.heard()).await.ok();
