@@ -1,8 +1,8 @@
 //! A gateway: the three engines that serve clients, on one log.
 //!
-//! [`live`](crate::live) delivers what is new, [`read`](crate::read) reads the table, [`write`](crate::write)
-//! writes to it; the [tail](crate::tail) feeds the first two. A process that only pumps starts no more than
-//! a [`FollowedLog`].
+//! [`live`](crate::live) delivers new events, [`read`](crate::read) reads the table, and
+//! [`write`](crate::write) writes to it. The [tail](crate::tail) feeds the first two. A process that only
+//! pumps starts only a [`FollowedLog`].
 
 pub mod followed;
 
@@ -17,18 +17,18 @@ use crate::{
     write::{self, Writer},
 };
 
-/// What an operator can turn on the engines.
+/// The settings of the engines.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Of reading.
+    /// The settings of reading.
     pub log: followed::Settings,
-    /// Bytes of recent events kept in memory.
+    /// The bytes of recent events to keep in memory.
     pub recent: usize,
-    /// What is written through this gateway; none: it only reads.
+    /// The settings of writing; `None` if events cannot be written through this gateway.
     pub writer: Option<write::Settings>,
 }
 
-/// Running engines. They are shared by all who are served; their tasks end with [`stop`](Self::stop).
+/// The running engines. All requests share them. Their tasks end with [`stop`](Self::stop).
 #[derive(Debug)]
 pub struct Gateway {
     log: FollowedLog,
@@ -37,7 +37,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts to follow the log on `server`. Nothing is needed of it yet: it is waited for.
+    /// Starts to follow the log on `server`. The server need not be available yet: the gateway waits for it.
     #[must_use]
     pub fn start(server: &Server, settings: &Settings, metrics: &Arc<Metrics>) -> Arc<Self> {
         let log = FollowedLog::new(server, &settings.log, metrics);
@@ -49,33 +49,33 @@ impl Gateway {
         Arc::new(Self { log, live, writer })
     }
 
-    /// Delivers what is new.
+    /// The engine that delivers new events.
     #[must_use]
     pub fn live(&self) -> &Live {
         &self.live
     }
 
-    /// Reads the table.
+    /// The engine that reads the table.
     #[must_use]
     pub fn read(&self) -> &Arc<Read> {
         self.log.read()
     }
 
-    /// What writes events; none where writing is switched off.
+    /// The engine that writes events; `None` if writing is switched off.
     #[must_use]
     pub fn writer(&self) -> Option<&Writer> {
         self.writer.as_ref()
     }
 
-    /// Nothing, or why events do not move.
+    /// Checks that events move.
     ///
     /// # Errors
-    /// The reason, in words for an operator.
+    /// The reason why they do not, in words for an operator.
     pub fn ready(&self) -> Result<(), String> {
         self.log.ready()
     }
 
-    /// The metrics, with those brought up to date that are not counted as they change.
+    /// The metrics. Gauges that are not maintained continuously are updated first.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         let metrics = self.log.metrics();
@@ -83,12 +83,13 @@ impl Gateway {
         metrics
     }
 
-    /// Ends every subscription with a good-bye. Those that come now get nothing else.
+    /// Ends every subscription with the signal `$closing`. A subscription that is opened later gets that
+    /// signal only.
     pub fn close(&self) {
         self.live.close();
     }
 
-    /// Stops following the log, and waits until that has ended.
+    /// Ends every subscription, stops following the log, and waits until all tasks have ended.
     pub async fn stop(&self) {
         self.close();
         self.log.stop().await;

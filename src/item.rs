@@ -1,5 +1,5 @@
-//! What a stream gives its client, in the words of no protocol: events, encoded once for all clients, and
-//! signals of the gateway itself.
+//! The items of a stream, independent of the protocol: events, encoded once for all clients, and signals of
+//! the gateway itself.
 
 pub mod frame;
 pub mod output;

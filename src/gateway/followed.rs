@@ -1,4 +1,4 @@
-//! A log that is followed: how far it is settled is known, so that it can be read in strict order.
+//! A log that is followed, so that it is known how far it is settled, and it can be read in strict order.
 
 use std::{sync::Arc, time::Instant};
 
@@ -18,20 +18,20 @@ use crate::{
     },
 };
 
-/// What an operator can turn on reading.
+/// The settings of reading.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long a hole may hold back the events behind it.
+    /// How long a hole may hold back the events after it.
     pub hold: Hold,
-    /// Connections used for replays, lookups and checks, beside the listening one.
+    /// The number of connections for replays, lookups and checks, in addition to the listening one.
     pub pool: usize,
-    /// Queries of one caller's that run at once on them; none: half of them.
+    /// How many queries of one caller may run at once on these connections; `None`: half their number.
     pub queries_each: Option<usize>,
-    /// What is done where the database lacks what delivery rests on.
+    /// What to do if the database lacks something that delivery relies on.
     pub checks: Checks,
 }
 
-/// See the module. Its tasks end with [`stop`](Self::stop).
+/// A log that is followed. Its tasks end with [`stop`](Self::stop).
 #[derive(Debug)]
 pub struct FollowedLog {
     read: Arc<Read>,
@@ -42,8 +42,8 @@ pub struct FollowedLog {
 }
 
 impl FollowedLog {
-    /// Starts to follow the log on `server`, for strict readers only: no payload is read of the tail, and
-    /// nothing is kept in memory. Nothing is needed of `server` yet: it is waited for.
+    /// Starts to follow the log on `server`, for strict readers only: the tail reads no payloads, and no
+    /// events are kept in memory. The server need not be available yet: the tail waits for it.
     #[must_use]
     pub fn start(server: &Server, settings: &Settings, metrics: &Arc<Metrics>) -> Arc<Self> {
         let log = Self::new(server, settings, metrics);
@@ -52,7 +52,7 @@ impl FollowedLog {
         Arc::new(log)
     }
 
-    /// Connects when it is first asked, and does not follow yet.
+    /// Creates the log without following it. The first query connects.
     pub(super) fn new(server: &Server, settings: &Settings, metrics: &Arc<Metrics>) -> Self {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let history = History::limited(
@@ -66,7 +66,7 @@ impl FollowedLog {
         Self { read, health, metrics: Arc::clone(metrics), tasks, shutdown }
     }
 
-    /// Follows the log for this destination.
+    /// Starts to follow the log for this destination.
     pub(super) fn follow(
         &self,
         server: &Server,
@@ -77,32 +77,32 @@ impl FollowedLog {
         self.tasks.spawn(vital("nothing reads the log any more", tail.run(destination)));
         let (history, health) = (Arc::clone(self.read.history()), Arc::clone(&self.health));
         let watch = safety::watch(history, health, settings.checks);
-        let watch = vital("nothing checks what delivery rests on any more", watch);
+        let watch = vital("nothing checks what delivery relies on any more", watch);
         let until = self.shutdown.clone();
         self.tasks.spawn(async move { until.run_until_cancelled(watch).await });
     }
 
-    /// Where tasks belong that end with this, and what ends them.
+    /// The tracker of the tasks that end with this log, and the token that cancels them.
     pub(super) fn lifetime(&self) -> (&TaskTracker, &CancellationToken) {
         (&self.tasks, &self.shutdown)
     }
 
-    /// Reads the table.
+    /// The engine that reads the table.
     #[must_use]
     pub fn read(&self) -> &Arc<Read> {
         &self.read
     }
 
-    /// Nothing, or why events do not move.
+    /// Checks that events move.
     ///
     /// # Errors
-    /// The reason, in words for an operator.
+    /// The reason why they do not, in words for an operator.
     pub fn ready(&self) -> Result<(), String> {
         self.health.check(Instant::now())?;
         self.read.ready(Instant::now())
     }
 
-    /// The metrics, with those brought up to date that are not counted as they change.
+    /// The metrics. Gauges that are not maintained continuously are updated first.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         let (open, idle) = self.read.history().connections();
@@ -115,7 +115,7 @@ impl FollowedLog {
         &self.metrics
     }
 
-    /// Stops following the log, and waits until that has ended. Strict readers stop.
+    /// Stops following the log, ends all strict readers, and waits until all tasks have ended.
     pub async fn stop(&self) {
         self.read.horizons().close();
         self.shutdown.cancel();

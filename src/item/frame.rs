@@ -1,4 +1,4 @@
-//! An event as the bytes that go on a socket: encoded once, shared by all who get it.
+//! An event as the bytes that are written to sockets: encoded once, and shared by all clients that get it.
 
 use std::{
     borrow::Cow,
@@ -19,9 +19,9 @@ pub struct Frame {
     id: EventId,
     xid: Xid,
     bytes: Bytes,
-    /// Where the line after `id:` begins.
+    /// The offset of the line after `id:`.
     body: u16,
-    /// How long the event's type is.
+    /// The length of the event's type on the wire, in bytes.
     kind: u16,
 }
 
@@ -30,26 +30,27 @@ const EVENT: &[u8] = b"event: ";
 const DATA: &[u8] = b"\ndata: ";
 const END: &[u8] = b"\n\n";
 
-/// Encodes frames one after the other into shared blocks of memory.
+/// Encodes frames into shared blocks of memory.
 #[derive(Debug, Default)]
 pub struct Encoder {
     block: BytesMut,
 }
 
 impl Encoder {
-    /// Frames share allocations of this size: large enough to save the allocator's work,
-    /// small enough that a slow subscription which holds one frame retains little else.
-    const BLOCK: usize = 16 * 1024;
+    /// Frames share allocations of this size. It is large enough to save allocations, and small enough that
+    /// a slow subscription which holds one frame retains little else.
+    const BLOCK_BYTES: usize = 16 * 1024;
 
-    /// Encodes one event. `payload` is JSON as PostgreSQL prints `jsonb`: no line breaks,
-    /// and blanks only behind colons and commas, which are dropped.
+    /// Encodes one event. `payload` is JSON as PostgreSQL prints `jsonb`: without line breaks, and with
+    /// blanks only after colons and commas. The blanks are dropped.
     ///
-    /// A type of the predecessor's time may hold line breaks, or begin with the `$` of the
-    /// gateway's own events; it is disarmed, so that an old row can forge nothing.
+    /// An event type that the predecessor of this program accepted may contain line breaks, or begin with
+    /// the `$` of the gateway's own events. Both are replaced, so that an old row cannot forge a line or a
+    /// signal.
     pub fn encode(&mut self, event: &impl Logged, kind: &str, payload: &[u8]) -> Frame {
-        let most = longest(kind, payload);
-        if self.block.capacity() < most {
-            self.block = BytesMut::with_capacity(most.max(Self::BLOCK));
+        let max_bytes = max_frame_bytes(kind, payload);
+        if self.block.capacity() < max_bytes {
+            self.block = BytesMut::with_capacity(max_bytes.max(Self::BLOCK_BYTES));
         }
         put_id(&mut self.block, event.id());
         let body = u16::try_from(self.block.len()).unwrap_or(u16::MAX);
@@ -58,9 +59,9 @@ impl Encoder {
     }
 }
 
-/// Appends an event's frame for one client alone, whose cursor has just moved over it.
+/// Appends an event's frame for one client only. `cursor` is the client's cursor after the event.
 pub fn put(out: &mut BytesMut, id: EventId, cursor: &Cursor, kind: &str, payload: &[u8]) {
-    out.reserve(longest(kind, payload));
+    out.reserve(max_frame_bytes(kind, payload));
     if cursor.is_plain(id) {
         put_id(out, id);
     } else {
@@ -69,8 +70,8 @@ pub fn put(out: &mut BytesMut, id: EventId, cursor: &Cursor, kind: &str, payload
     put_body(out, kind, payload);
 }
 
-/// The most bytes that a frame with a plain id can take.
-fn longest(kind: &str, payload: &[u8]) -> usize {
+/// An upper bound of the size of a frame with a plain id.
+fn max_frame_bytes(kind: &str, payload: &[u8]) -> usize {
     ID.len() + 20 + EVENT.len() + 3 + kind.len() + DATA.len() + payload.len() + END.len() + 1
 }
 
@@ -81,10 +82,10 @@ fn put_id(out: &mut BytesMut, id: EventId) {
 }
 
 fn put_cursor(out: &mut BytesMut, cursor: impl Display) {
-    writeln!(out, "id: {cursor}").expect("a buffer takes all");
+    writeln!(out, "id: {cursor}").expect("writing to a buffer cannot fail");
 }
 
-/// Appends all but the id; answers how long the type is on the wire.
+/// Appends everything after the id. Returns the length of the type on the wire.
 fn put_body(out: &mut BytesMut, kind: &str, payload: &[u8]) -> u16 {
     out.extend_from_slice(EVENT);
     let kind = put_kind(out, kind);
@@ -116,21 +117,21 @@ impl Frame {
         self.bytes.len()
     }
 
-    /// Never: a frame has at least its field names.
+    /// Always false: a frame has at least its field names.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         false
     }
 
-    /// The event's type, as it stands on the wire.
+    /// The event's type, as it is on the wire.
     #[must_use]
     pub fn kind(&self) -> &[u8] {
         let start = usize::from(self.body) + EVENT.len();
         &self.bytes[start..start + usize::from(self.kind)]
     }
 
-    /// The bytes for a client whose cursor has just moved over this event: those that all
-    /// share, save while the client's cursor is more than a plain id.
+    /// The bytes for a client whose cursor after this event is `cursor`. All clients share the same bytes,
+    /// except a client whose cursor is more than a plain id.
     #[must_use]
     pub fn bytes_at(&self, cursor: &Cursor) -> Bytes {
         if cursor.is_plain(self.id) { self.bytes.clone() } else { self.rewritten(cursor) }
@@ -154,7 +155,8 @@ impl Logged for Frame {
     }
 }
 
-/// What is delivered of an event: its payload; of an amendment, which event it amends, too.
+/// The data of an event on the wire: its payload, or for an amendment an object that names the amended event,
+/// too.
 #[must_use]
 pub fn data(amends: Option<EventId>, payload: &[u8]) -> Cow<'_, [u8]> {
     match amends {
@@ -166,7 +168,7 @@ pub fn data(amends: Option<EventId>, payload: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// JSON as PostgreSQL prints it, without the blanks between its tokens.
+/// Removes the blanks between the tokens of JSON.
 #[must_use]
 pub fn compact(json: &str) -> String {
     let mut out = BytesMut::with_capacity(json.len());
@@ -174,8 +176,8 @@ pub fn compact(json: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Appends JSON without the blanks between its tokens, in one pass, without parsing it:
-/// numbers keep every digit, and strings stay as they are.
+/// Appends JSON without the blanks between its tokens, in one pass and without parsing it. So numbers keep
+/// every digit, and strings stay as they are.
 fn put_compact(out: &mut BytesMut, json: &[u8]) {
     let mut rest = json;
     while let Some(quote) = memchr::memchr(b'"', rest) {
@@ -193,7 +195,7 @@ fn put_without_blanks(out: &mut BytesMut, tokens: &[u8]) {
     }
 }
 
-/// The length of the JSON string that `text` begins with, both quotes included.
+/// The length of the JSON string at the beginning of `text`, including both quotes.
 fn string_len(text: &[u8]) -> usize {
     let mut at = 1;
     while let Some(next) = memchr::memchr2(b'"', b'\\', &text[at..]) {
@@ -236,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn an_old_type_can_forge_neither_a_line_nor_an_event_of_the_gateway() {
+    fn an_event_type_forges_neither_a_line_nor_a_signal() {
         assert_eq!(wire("a\nid: 9\r\n", "1"), "id: 1\nevent: a id: 9  \ndata: 1\n\n");
         assert_eq!(wire("$closing", "1"), "id: 1\nevent: %24closing\ndata: 1\n\n");
     }
 
     #[test]
-    fn the_type_is_read_off_the_frame() {
+    fn a_frame_knows_its_event_type() {
         let mut encoder = Encoder::default();
         assert_eq!(encoder.encode(&Row(12), "insert", b"{}").kind(), b"insert");
         assert_eq!(encoder.encode(&Row(12), "$x", b"{}").kind(), b"%24x");
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_go_between_tokens_only() {
+    fn drops_blanks_between_tokens_only() {
         let cases = [
             (
                 r#"{"a b": "c: d, \" e\\", "f": [1, 2.50, null]}"#,
@@ -285,7 +287,7 @@ mod tests {
         }
 
         #[test]
-        fn bytes_that_are_no_json_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn invalid_json_does_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             put_compact(&mut BytesMut::new(), &bytes);
         }
     }

@@ -1,53 +1,55 @@
-//! What a stream gives its client, in the words of no protocol.
+//! The interface between the engine and a protocol.
 //!
-//! The engine hands over events and signals; who speaks to the client encodes them, as the
-//! event-stream format or otherwise.
+//! The engine produces events and signals. An implementation of [`Output`] encodes them for the client, in
+//! the event-stream format or another one.
 
 use super::{frame::Frame, signal::Signal};
 use crate::{cursor::Cursor, event::EventId};
 
-/// Takes what goes to one client, in this order.
+/// Collects what is sent to one client, in the order of the calls.
 pub trait Output: Send {
-    /// An event that others get as well: it was encoded once for all of them.
+    /// Adds an event that was encoded once for all clients. `cursor` is the client's cursor after the event.
     fn shared(&mut self, frame: &Frame, cursor: &Cursor);
 
-    /// An event for this client alone. `data` is JSON as PostgreSQL prints it.
+    /// Adds an event for this client only. `cursor` is the client's cursor after the event, and `data` is
+    /// JSON as PostgreSQL prints it.
     fn event(&mut self, id: EventId, cursor: &Cursor, kind: &str, data: &[u8]);
 
-    /// Something that the gateway itself says. `cursor` is where the client is, where that is known.
+    /// Adds a signal of the gateway itself. `cursor` is the client's cursor, if it is known.
     fn signal(&mut self, signal: Signal, cursor: Option<&Cursor>);
 
-    /// The size in bytes of what was taken.
+    /// The size in bytes of what was added.
     fn len(&self) -> usize;
 
-    /// Whether nothing was taken.
+    /// Whether nothing was added.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// How a source went on.
+/// The result of [`Source::next`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It put something out.
+    /// The output has something to send.
     Produced,
-    /// It is over, for this reason. Nothing was put out.
+    /// The source has ended, for this reason. Nothing was added to the output.
     Ended(&'static str),
 }
 
-/// Where a client's events come from. It waits for the client: while [`next`](Self::next) is not called
-/// nothing is read, and nothing piles up.
+/// The source of a client's events. It reads only on demand: until [`next`](Self::next) is called nothing
+/// piles up.
 pub trait Source: Send {
-    /// Puts what comes next into `out`. Answers as soon as there is something, with no more than goes to
-    /// the client at once.
+    /// Waits for the next events or signals, and adds them to `out`. Adds no more than is sent to the client
+    /// at once.
     ///
     /// # Cancel safety
-    /// Nothing is lost: what is put out is put out in the moment in which this answers.
+    /// Cancel safe: `out` is changed only by the poll that completes the future, so nothing is lost or
+    /// repeated.
     fn next(&mut self, out: &mut impl Output) -> impl Future<Output = Progress> + Send;
 
-    /// Where the client is, when that is known.
+    /// The client's cursor, if it is known.
     fn cursor(&self) -> Option<Cursor>;
 
-    /// Notes why this ends, for the metrics.
+    /// Records the reason for the end of the stream, for the metrics.
     fn note_end(&mut self, reason: &'static str);
 }

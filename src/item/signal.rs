@@ -1,48 +1,48 @@
-//! What the gateway itself says to a client.
+//! The signals that the gateway itself sends to a client.
 
 use crate::event::EventId;
 
-/// Something that the gateway itself says to a client.
+/// A signal that the gateway itself sends to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// The client is here: a greeting, or a heartbeat while nothing comes.
+    /// The client's current cursor: a greeting, or a heartbeat while there are no events.
     Cursor,
-    /// All that the client missed while it was away has been sent.
+    /// Every event that the client missed while it was disconnected has been sent.
     CaughtUp,
-    /// Events between these ids can be sent no more.
+    /// The events between these ids cannot be sent any more.
     Gap {
         /// The last id that the client has.
         from: EventId,
         /// The last id that is missing.
         to: EventId,
-        /// Why.
+        /// The reason.
         reason: GapReason,
     },
-    /// The event before this one is shown as it was written: it cannot be corrected.
+    /// The event before this signal was sent as it was written, because its amendments cannot be applied.
     Unamended {
-        /// The event.
+        /// The id of the event.
         event: EventId,
         /// The first of its amendments that does not apply.
         amendment: EventId,
     },
-    /// The stream ends on purpose; the client should come back.
+    /// The gateway ends the stream; the client should reconnect.
     Closing {
-        /// Why.
+        /// The reason, as it is on the wire.
         reason: &'static str,
     },
 }
 
-/// Why events can be sent no more.
+/// Why events cannot be sent any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapReason {
-    /// They were pruned.
+    /// The events were pruned.
     Pruned,
-    /// The log was truncated or restored from a backup: it ends before the client's cursor.
+    /// The log was truncated or restored from a backup, and ends before the client's cursor.
     Reset,
 }
 
 impl GapReason {
-    /// Its name in the contract.
+    /// The name of the reason on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
