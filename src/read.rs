@@ -1,7 +1,7 @@
-//! Reads the table for everyone but subscribers: the whole log in [strict order](strict), [one stream](versions),
-//! single events, and events as [later ones correct them](amended).
+//! Reads the table for everything but subscriptions: the whole log in [strict order](strict),
+//! [one stream](versions), single events, and events with their [amendments applied](amended).
 //!
-//! Nothing here reads the tail of the log: the [`horizon`] says how far it is settled.
+//! Nothing here reads beyond the [`horizon`], up to which the log is settled.
 
 pub mod amended;
 pub mod horizon;
@@ -26,7 +26,7 @@ use crate::{
     store::history::{History, HistoryError, WholeEvent},
 };
 
-/// Reads the table.
+/// The engine that reads the table.
 #[derive(Debug)]
 pub struct Read {
     history: Arc<History>,
@@ -36,75 +36,76 @@ pub struct Read {
 }
 
 impl Read {
-    /// Reads by these connections.
+    /// An engine that reads on the connections of `history`.
     #[must_use]
     pub fn new(history: Arc<History>) -> Self {
         let (horizons, streams) = (Arc::default(), Arc::default());
         Self { history, horizons, streams, patcher: Arc::new(Patcher::new()) }
     }
 
-    /// What shows readers how far the log is settled.
+    /// Shows readers how far the log is settled.
     #[must_use]
     pub fn horizons(&self) -> &Arc<Horizons> {
         &self.horizons
     }
 
-    /// What notifies the readers of streams.
+    /// Notifies the readers of streams.
     #[must_use]
     pub fn streams(&self) -> &Arc<Streams> {
         &self.streams
     }
 
-    /// What applies amendments.
+    /// Applies amendments.
     #[must_use]
     pub fn patcher(&self) -> &Arc<Patcher> {
         &self.patcher
     }
 
-    /// What is in the table.
+    /// The queries on the table.
     #[must_use]
     pub fn history(&self) -> &Arc<History> {
         &self.history
     }
 
-    /// What is in the table, read in the name of this caller: callers take turns.
+    /// The queries on the table, in the name of this caller. Callers take turns.
     #[must_use]
     pub fn history_for(&self, caller: &Arc<str>) -> History {
         self.history.of(caller)
     }
 
-    /// Reads the whole log in strict order, from behind `after` on: see [`strict`].
+    /// Reads the whole log in strict order, after the id `after`: see [`strict`].
     #[must_use]
     pub fn strict(&self, after: EventId) -> Strict {
         self.strict_owed(Cursor::behind(after))
     }
 
-    /// The same of what this cursor has not got.
+    /// Like [`strict`](Self::strict), but reads the events that this cursor admits.
     #[must_use]
     pub fn strict_owed(&self, cursor: Cursor) -> Strict {
         Strict::new(Arc::clone(&self.history), self.horizons.subscribe(), Some(cursor))
     }
 
-    /// The same from the end of the log on.
+    /// Like [`strict`](Self::strict), but starts at the end of the log.
     #[must_use]
     pub fn strict_from_now(&self) -> Strict {
         Strict::new(Arc::clone(&self.history), self.horizons.subscribe(), None)
     }
 
-    /// The end of the log, as soon as that is known: what becomes visible later is behind it. `None` when the
-    /// process ends.
+    /// A cursor at the end of the log, which admits exactly the events that become visible later. Waits until
+    /// the end is known. `None` if the process shuts down.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// Cancel safe: the future can be dropped at any time.
     pub async fn now(&self) -> Option<Cursor> {
         let mut horizon = self.horizons.subscribe();
         let known = horizon.wait_for(|horizon| horizon.closing || horizon.epoch > 0).await.ok()?;
         (!known.closing).then(|| known.now())
     }
 
-    /// Follows a stream behind version `after`: its history, then each new event.
+    /// Follows a stream after version `after`: its history, then each new event.
     ///
-    /// Somebody has to publish to [`streams`](Self::streams): a gateway does, a process that only pumps does not.
+    /// New events are noticed only if [`streams`](Self::streams) is notified of them. A gateway does that; a
+    /// process that only pumps does not.
     #[must_use]
     pub fn versions(&self, stream: StreamName, after: i64) -> Versions {
         let registration = self.streams.register(stream.clone());
@@ -112,18 +113,19 @@ impl Read {
         Versions::new(Arc::clone(&self.history), horizon, registration, stream, after)
     }
 
-    /// One event, whole.
+    /// One event with all of its columns. `None` if there is no event with this id.
     ///
     /// # Errors
-    /// PostgreSQL did not answer.
+    /// Fails if PostgreSQL did not answer.
     pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
         self.history.event(id).await
     }
 
-    /// How one event is corrected by later ones, where it is. All is read in the name of this caller.
+    /// The correction of one event by its amendments; `None` if it has none. The queries run in the name of
+    /// this caller.
     ///
     /// # Errors
-    /// PostgreSQL did not answer.
+    /// Fails if PostgreSQL did not answer.
     pub async fn correction(
         &self,
         caller: &Arc<str>,
@@ -138,11 +140,12 @@ impl Read {
         Ok(corrections.remove(&event.id))
     }
 
-    /// Whether these patches can correct an event, one after another, behind what corrects it by now, so
-    /// that no more than `max_bytes` come out; if not, which one cannot, and why.
+    /// Checks whether these patches can be applied to an event, one after another, after the amendments that
+    /// it has, with a result of at most `max_bytes` bytes. The inner error is the index of the patch that
+    /// does not apply, and the reason.
     ///
     /// # Errors
-    /// PostgreSQL did not answer.
+    /// Fails if PostgreSQL did not answer.
     pub async fn try_patches(
         &self,
         caller: &Arc<str>,
@@ -154,10 +157,10 @@ impl Read {
         self.patcher.try_patches(&history, (event.id, &event.payload), patches, max_bytes).await
     }
 
-    /// Nothing, or why queries fail.
+    /// Checks that queries succeed.
     ///
     /// # Errors
-    /// The reason, in words for an operator.
+    /// The reason why they do not, in words for an operator.
     pub fn ready(&self, now: Instant) -> Result<(), String> {
         self.history.check(now)
     }

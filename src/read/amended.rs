@@ -1,9 +1,9 @@
-//! Events as later ones correct them.
+//! Applies amendments: later events that correct earlier ones.
 //!
-//! To apply amendments takes time and memory that writers decide about. What is small is applied at
-//! once. What is not is applied on a thread of its own, off those that serve others, and a few events at
-//! a time in the whole process. Callers have their turns in rotation, as they have at reading what is
-//! amended: one that amends much does not delay the others.
+//! The writers of amendments decide how much time and memory it takes to apply them. Small ones are applied
+//! at once. Larger ones are applied on a blocking thread, and only a few events at a time in the whole
+//! process. Callers take turns in rotation, as they do when they read amended events, so that a caller with
+//! many amendments does not delay the others.
 
 use std::{borrow::Cow, collections::HashMap, mem, num::NonZero, sync::Arc, thread};
 
@@ -21,15 +21,15 @@ use crate::{
     },
 };
 
-/// What is known of those of some events that are amended.
+/// The corrections of some events, by event. An event without amendments has none.
 pub type Corrections = HashMap<EventId, Correction>;
 
-/// How one event is corrected.
+/// The correction of one event.
 #[derive(Clone, Debug)]
 pub struct Correction {
-    /// By which amendments, in the order in which they apply.
+    /// The amendments, in the order in which they apply.
     pub amendments: Vec<EventId>,
-    /// Its payload then, as compact JSON; or why it is shown as it was written.
+    /// The corrected payload, as compact JSON; or the reason why the event is shown as it was written.
     pub payload: Result<String, Unamended>,
 }
 
@@ -39,21 +39,22 @@ pub struct Patcher {
     turns: Arc<Turns>,
 }
 
-/// Corrections of the first events of a page.
+/// The corrections of a page of events, or of the first of them.
 #[derive(Debug)]
 pub struct Corrected {
-    /// Those of them that are amended.
+    /// The corrections.
     pub corrections: Corrections,
-    /// The last event that was looked at, where the payloads became too many for one answer.
+    /// The last event that was looked up, if the corrected payloads became too large for the whole page.
     pub upto: Option<EventId>,
 }
 
-/// A page of amendments: as much as is in memory at once, beside the payload at work.
+/// The size of a page of amendments: the amendments in memory at once, in addition to the patched payload.
 const AMENDMENT_PAGE: PageSize = PageSize { rows: 500, bytes: 1 << 20 };
-/// As many bytes of corrected payloads as one page of events has, and one event more.
+/// The size of corrected payloads after which a page ends: that of a page of events, exceeded by one event
+/// at most.
 const MAX_CORRECTED_BYTES: usize = 1 << 20;
-/// A payload and patches of so many bytes together are applied in less than a millisecond.
-const SMALL_BYTES: usize = 4 << 10;
+/// A payload and its patches of up to this size together are applied in less than a millisecond.
+const MAX_INLINE_BYTES: usize = 4 << 10;
 
 impl Patcher {
     pub(super) fn new() -> Self {
@@ -65,7 +66,7 @@ impl Patcher {
         Self { turns: Turns::new(turns, turns.div_ceil(2), Gauge::default()) }
     }
 
-    /// Looks up what amends these events, and applies it, both in the name of whoever reads this history.
+    /// Looks up the amendments of these events and applies them, in the name of the caller of `history`.
     pub async fn corrections<'a>(
         &self,
         history: &History,
@@ -103,8 +104,9 @@ impl Patcher {
         Ok(done)
     }
 
-    /// Whether patches can be applied to an event behind those that amend it by now, one after another,
-    /// so that no more than `max_bytes` come out; if not, which one cannot, and why.
+    /// Checks whether patches can be applied to an event, one after another, after the amendments that it
+    /// has, with a result of at most `max_bytes` bytes. The inner error is the index of the patch that does
+    /// not apply, and the reason.
     pub async fn try_patches(
         &self,
         history: &History,
@@ -129,9 +131,9 @@ impl Patcher {
             return Ok(Err((0, why)));
         }
         let last = patches.len().saturating_sub(1);
-        // Places stand for the ids that they will have.
-        let places = (0..).map(EventId::new).zip(patches);
-        working.apply(places.collect()).await;
+        // The patches have no ids yet; their indexes stand in for these.
+        let indexed = (0..).map(EventId::new).zip(patches);
+        working.apply(indexed.collect()).await;
         let failed = working.failed.map(|at| usize::try_from(at.get()).unwrap_or_default());
         Ok(match working.finish().await.payload {
             Err(unamended) => Err((failed.unwrap_or(last), unamended.error.to_string())),
@@ -147,7 +149,7 @@ impl Patcher {
     }
 }
 
-/// What is shown of an event, and the amendment that does not apply, if there is one.
+/// The data to show of an event, and the amendment that does not apply, if there is one.
 #[must_use]
 pub fn shown<'a>(
     corrections: &'a Corrections,
@@ -161,17 +163,18 @@ pub fn shown<'a>(
     }
 }
 
-/// What was erased is not corrected any more, and corrects nothing.
+/// Whether the event was erased. An erased event is not corrected any more, and an erased amendment corrects
+/// nothing.
 fn is_erased(payload: &[u8]) -> bool {
     payload == TOMBSTONE.as_bytes()
 }
 
-/// How large a payload is as it is kept and sent, numbers written out.
+/// The size of a payload as PostgreSQL prints it, with numbers written out.
 fn printed_bytes(payload: &str) -> usize {
     Json::examine(payload).map_or(usize::MAX, |json| json.printed_len())
 }
 
-/// Amendments of one event stand together.
+/// Groups a page of amendments by the event that they amend. Those of one event are adjacent in it.
 fn by_target(page: Vec<Amendment>) -> Vec<(EventId, Vec<(EventId, String)>)> {
     let mut runs: Vec<(EventId, Vec<(EventId, String)>)> = Vec::new();
     for Amendment { target, id, patch } in page {
@@ -186,7 +189,7 @@ fn by_target(page: Vec<Amendment>) -> Vec<(EventId, Vec<(EventId, String)>)> {
     runs
 }
 
-/// One event, as its amendments come.
+/// One event, while its amendments are applied page by page.
 struct PatchedEvent<'a> {
     patcher: &'a Patcher,
     caller: Arc<str>,
@@ -194,13 +197,14 @@ struct PatchedEvent<'a> {
     amendments: Vec<EventId>,
     draft: State,
     failed: Option<EventId>,
-    /// Of the payload and all patches.
+    /// The size of the payload and all patches.
     bytes: usize,
-    /// What is large has a turn until it is finished: as many as there are turns are in memory.
+    /// The turn of a large event, which it keeps until it is finished. So no more large events are in memory
+    /// at once than there are turns.
     turn: Option<Turn>,
 }
 
-/// Parsing is work, too: it is left to where the work is done.
+/// The payload. It is parsed with the first patch, since parsing belongs on the blocking thread, too.
 enum State {
     Text(String),
     Patched(Result<PatchedPayload, PatchError>),
@@ -265,7 +269,7 @@ impl<'a> PatchedEvent<'a> {
         Correction { amendments: self.amendments, payload }
     }
 
-    /// The bytes that the corrected payload takes.
+    /// Adds the correction to `corrections`. Returns the size of the corrected payload in bytes.
     async fn finish_into(self, corrections: &mut Corrections) -> usize {
         let target = self.target;
         let correction = self.finish().await;
@@ -274,18 +278,19 @@ impl<'a> PatchedEvent<'a> {
         bytes
     }
 
-    /// Does this where it is in nobody's way.
+    /// Runs `work`: inline if the event is small, otherwise on a blocking thread, when it is the caller's
+    /// turn.
     async fn off_thread<T: Send + 'static>(
         &mut self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        if self.bytes <= SMALL_BYTES {
+        if self.bytes <= MAX_INLINE_BYTES {
             return work();
         }
         if self.turn.is_none() {
             self.turn = Some(self.patcher.turns.turn(&self.caller).await);
         }
-        spawn_blocking(work).await.expect("amendments are applied without a panic")
+        spawn_blocking(work).await.expect("applying amendments does not panic")
     }
 }
 
@@ -297,14 +302,14 @@ mod tests {
 
     use super::*;
 
-    const LARGE: &[u8] = &[b'1'; SMALL_BYTES + 1];
+    const LARGE: &[u8] = &[b'1'; MAX_INLINE_BYTES + 1];
 
     fn working<'a>(patcher: &'a Patcher, caller: &str, payload: &[u8]) -> PatchedEvent<'a> {
         PatchedEvent::new(patcher, &caller.into(), EventId::new(1), payload)
     }
 
     #[tokio::test]
-    async fn what_is_large_is_done_on_another_thread() {
+    async fn a_large_event_is_patched_on_another_thread() {
         let (patcher, here) = (Patcher::with_turns(1), thread::current().id());
         let small = working(&patcher, "a", b"1").off_thread(|| thread::current().id()).await;
         assert_eq!(small, here);
@@ -313,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_amends_much_is_done_at_its_turn_and_delays_nobody_else() {
+    async fn a_caller_with_many_amendments_does_not_delay_others() {
         let (patcher, done) = (Patcher::with_turns(1), Arc::new(Mutex::new(Vec::new())));
         let mut first = working(&patcher, "bad", LARGE);
         first.off_thread(|| ()).await;
@@ -324,12 +329,12 @@ mod tests {
         };
         let bad = (0..9).map(|_| work("bad", LARGE));
         let mut waiting: Vec<_> = bad.chain([work("good", LARGE)]).collect();
-        assert!(waiting.iter_mut().all(|it| it.now_or_never().is_none()), "there is one turn");
-        assert!(work("bad", b"1").now_or_never().is_some(), "what is small needs none");
+        assert!(waiting.iter_mut().all(|it| it.now_or_never().is_none()), "there is only one turn");
+        assert!(work("bad", b"1").now_or_never().is_some(), "a small event needs no turn");
         done.lock().unwrap().clear();
         drop(first);
         join_all(waiting).await;
         let place = done.lock().unwrap().iter().position(|caller| *caller == "good").unwrap();
-        assert!(place <= 1, "behind one of the other's, not nine: {place}");
+        assert!(place <= 1, "should wait for one of the other's, not for nine: {place}");
     }
 }

@@ -1,4 +1,6 @@
-//! How far the log is settled, for those who read the table in strict order.
+//! The *horizon*: the id up to which the log is settled, because nothing can appear at or below it any more.
+//! Neither an open transaction at a hole, nor a late one that was passed over, can still add an event there.
+//! Readers in strict order read the table up to the horizon.
 
 use tokio::sync::watch;
 
@@ -11,15 +13,15 @@ use crate::{
 /// How far the log is settled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Horizon {
-    /// Which log this is: it counts up when the log is found replaced. 0: nothing was read yet.
+    /// The number of the log, which increases when the log is found replaced. 0 until the log was read.
     pub epoch: u64,
-    /// The greatest id that was passed.
+    /// The reader's head: the greatest id that it has passed.
     pub head: EventId,
-    /// Nothing at or before this can appear any more.
+    /// The horizon itself: nothing can appear at or below this id any more.
     pub settled: EventId,
-    /// The transactions that can still write between `settled` and `head`.
+    /// The transactions that can still write events between `settled` and `head`.
     pub late: Late,
-    /// The process is about to end.
+    /// The process is shutting down.
     pub closing: bool,
 }
 
@@ -31,7 +33,7 @@ impl Horizon {
         Self { epoch, head, settled, late, closing }
     }
 
-    /// Behind everything that is visible by now.
+    /// A cursor after every event that is visible by now.
     #[must_use]
     pub fn now(&self) -> Cursor {
         Cursor::now(&Position { head: self.head, late: self.late.clone() })
@@ -43,13 +45,13 @@ impl Horizon {
 pub struct Horizons(watch::Sender<Horizon>);
 
 impl Horizons {
-    /// The horizon now, and each later one.
+    /// A receiver of the current horizon and of each later one.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Horizon> {
         self.0.subscribe()
     }
 
-    /// Shows this horizon, if it differs from the one that is shown.
+    /// Shows a new horizon. Wakes readers only if it differs from the current one.
     pub fn show(&self, now: Horizon) {
         self.0.send_if_modified(|shown| {
             let moved = *shown != now;
@@ -58,12 +60,12 @@ impl Horizons {
         });
     }
 
-    /// Reading begins at this position, for the first time or in a log that was replaced.
+    /// Reading starts at this position, for the first time or because the log was replaced.
     pub fn restart(&self, position: &Position) {
         self.0.send_modify(|it| *it = Horizon::at(it.epoch + 1, position, it.closing));
     }
 
-    /// Reading went on up to this position.
+    /// The reader has advanced to this position.
     pub fn advance(&self, position: &Position) {
         self.0.send_if_modified(|shown| {
             let now = Horizon::at(shown.epoch, position, shown.closing);
@@ -73,7 +75,7 @@ impl Horizons {
         });
     }
 
-    /// The process is about to end: every reader stops.
+    /// The process is shutting down: every reader stops.
     pub fn close(&self) {
         self.0.send_modify(|shown| shown.closing = true);
     }

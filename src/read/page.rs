@@ -1,4 +1,4 @@
-//! What reading a page takes: memory for it, and patience while PostgreSQL is away.
+//! What each read of a page needs: memory for the page, and retries while PostgreSQL is not available.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use crate::{
     store::{error::Chain, event_log::PageSize, history::HistoryError},
 };
 
-/// Between attempts while PostgreSQL is away.
+/// The pauses between attempts while PostgreSQL is not available.
 const RETRY_BACKOFF: Policy = Policy::new(Duration::from_millis(50), Duration::from_secs(2));
 
-/// A page's last event is read whatever is before it. One that was written by other means than ours may
-/// be larger than this: it is counted once it was read.
+/// The bytes reserved for a page's last event, which is read regardless of the size of those before it. An
+/// event that was written with plain SQL may be larger; the excess is counted after it was read.
 const LAST_EVENT_BYTES: usize = 1 << 20;
 
-/// Waits for memory for a page and for its last event. `None`: pages are not counted.
+/// Waits for memory for a page, its last event included. `None` if there is no account to count pages in.
 pub(crate) async fn memory_for_page(account: Option<&Account>, page: PageSize) -> Option<Share> {
     let page = usize::try_from(page.bytes).unwrap_or(usize::MAX);
     Some(account?.room(page + LAST_EVENT_BYTES).await)
 }
 
-/// Asks until there is an answer.
+/// Calls `ask` until it succeeds, with a backoff.
 pub(crate) async fn with_retries<T, F: Future<Output = Result<T, HistoryError>>>(
     mut ask: impl FnMut() -> F,
 ) -> T {
@@ -31,7 +31,9 @@ pub(crate) async fn with_retries<T, F: Future<Output = Result<T, HistoryError>>>
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(error) => debug!(error = %Chain(&error), "a reader waits for PostgreSQL"),
+            Err(error) => {
+                debug!(error = %Chain(&error), "a read of the table failed; trying again");
+            }
         }
         backoff.wait().await;
     }

@@ -1,4 +1,4 @@
-//! Notifies the readers of a stream when an event of that stream was read.
+//! Notifies the readers of a stream of new events in that stream.
 
 use std::{
     collections::HashMap,
@@ -50,7 +50,7 @@ impl Streams {
     }
 }
 
-/// A reader of a stream, which is notified of that stream's events until this is dropped.
+/// The registration of a reader of one stream. Dropping it ends the notifications.
 #[derive(Debug)]
 pub struct StreamRegistration {
     streams: Arc<Streams>,
@@ -60,7 +60,7 @@ pub struct StreamRegistration {
 }
 
 impl StreamRegistration {
-    /// Waits until there may be something to read; see [`Waiter::notified`].
+    /// Waits until there may be new events: see [`Waiter::notified`].
     pub async fn woken(&self) {
         self.waiter.notified().await;
     }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_kept_of_a_reader_that_has_left() {
+    fn a_dropped_registration_leaves_nothing_behind() {
         let streams = Arc::new(Streams::default());
         drop(streams.register("s".parse().unwrap()));
         assert!(streams.readers().by_stream.is_empty());

@@ -1,15 +1,13 @@
-//! The whole log in strict id order, for whoever keeps a plain number as its checkpoint.
+//! The whole log in strict id order, for a reader that stores a plain number as its checkpoint.
 //!
-//! The tailer passes over transactions that stay open for longer than the hold; their events
-//! follow out of order, which a plain number cannot express. A strict reader therefore stays
-//! behind the *horizon*: the greatest id up to which nothing can appear any more, neither by
-//! a writer at a hole nor by a late transaction
-//! ([`Position::horizon`](crate::order::Position::horizon)). Up to there it reads the table,
-//! a page at a time, and holds no connection in between. A transaction that writes events and
-//! stays open holds strict readers back, from its first id on, for as long as it lasts;
-//! nobody else.
+//! The tail passes over transactions that stay open for longer than the hold. Their events follow out of
+//! order, which a plain number cannot express. A strict reader therefore reads no further than the
+//! [*horizon*](super::horizon), the greatest id up to which nothing can appear any more
+//! ([`Position::horizon`](crate::order::Position::horizon)). Up to there it reads the table, a page at a
+//! time, and holds no connection in between. A transaction that writes events and stays open delays strict
+//! readers, from its first id on and for as long as it lasts, but no other readers.
 //!
-//! Any number of strict readers share the one tailer: they cost it nothing.
+//! Any number of strict readers share the one tail, and cost it nothing.
 //!
 //! ```no_run
 //! # use event_piper::{event::EventId, gateway::followed::FollowedLog, read::strict::StrictItem};
@@ -26,7 +24,7 @@
 //!             store(upto).await;
 //!         }
 //!         StrictItem::Gap { from, to, reason } => {
-//!             eprintln!("{from} to {to} cannot be read any more: {reason:?}");
+//!             eprintln!("{from} to {to} cannot be read any more: {}", reason.as_str());
 //!         }
 //!         StrictItem::CaughtUp => {}
 //!     }
@@ -53,40 +51,40 @@ use crate::{
     },
 };
 
-/// See the module. It reads on only when it is asked, so a slow caller costs nothing.
+/// A reader of the whole log in strict id order. It reads only on demand, so a slow caller costs nothing.
 #[derive(Debug)]
 pub struct Strict {
     history: Arc<History>,
     horizon: watch::Receiver<Horizon>,
-    /// The log that `after` belongs to; none before the first look.
+    /// The epoch of the log that `after` belongs to; `None` before the first read.
     epoch: Option<u64>,
     after: EventId,
-    /// What was pruned up to here has been told.
-    told: EventId,
-    /// It begins at the end, as soon as that is known.
+    /// The id up to which pruned events were reported as a gap.
+    reported: EventId,
+    /// The reader starts at the end of the log, as soon as that is known.
     from_now: bool,
-    /// Where it began, if that is not a plain id.
-    began: Option<Beginning>,
+    /// Where the reader started, if that is more than a plain id.
+    start: Option<Start>,
     caught_up: bool,
     paging: Paging,
-    /// Where pages are counted, if they are.
+    /// The account that pages are counted in, if they are counted.
     account: Option<Account>,
-    /// Room for the page that is being dealt with.
+    /// The memory share of the page that the caller is handling.
     page: Option<Share>,
 }
 
-/// A place in the log beside transactions that are late there: of what they wrote, some is owed that has a
-/// lower id than what is not owed.
+/// A start in the log where some transactions are late. Events of these are still owed to the reader, and
+/// have lower ids than events that are not owed.
 #[derive(Debug)]
-struct Beginning {
-    /// Below the first id that can be owed.
+struct Start {
+    /// An id below the first one that can be owed.
     after: EventId,
-    /// What is owed.
+    /// The cursor that admits the events that are owed.
     owed: Cursor,
 }
 
-impl Beginning {
-    /// None for a place that a plain id tells.
+impl Start {
+    /// `None` if a plain id is enough.
     fn at(owed: Cursor) -> Option<Self> {
         let after = owed.settled();
         (!owed.marks().is_empty()).then_some(Self { after, owed })
@@ -96,33 +94,33 @@ impl Beginning {
 /// What comes next in the log.
 #[derive(Debug)]
 pub enum StrictItem {
-    /// At least one event, in id order. All up to `upto` has been handed over with these: it
-    /// is the checkpoint to store once they are dealt with.
+    /// At least one event, in id order. With these, everything up to `upto` has been returned, so `upto` is
+    /// the checkpoint to store once they are handled.
     Events {
         /// The events.
         events: Vec<WholeEvent>,
-        /// At or behind the last of their ids.
+        /// The last of their ids, or an id after that.
         upto: EventId,
     },
-    /// Events of these ids cannot be read any more. Where they were pruned, those that were
-    /// not still follow; where the log was replaced, it goes on behind `to`.
+    /// Events with these ids cannot be read any more. If they were pruned, the remaining ones follow. If the
+    /// log was replaced, the reader continues after `to`.
     Gap {
         /// The last id that the reader has.
         from: EventId,
         /// The last id that is missing.
         to: EventId,
-        /// Why.
+        /// The reason.
         reason: GapReason,
     },
-    /// Everything that was settled by now has been handed over. It comes once.
+    /// Everything that is settled by now has been returned. It is returned once.
     CaughtUp,
 }
 
-/// A page: what a slow reader costs while it deals with it.
+/// The size of a page, which is in memory while the caller handles it.
 const STRICT_PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 
 impl Strict {
-    /// Without a cursor it begins at the end of the log.
+    /// A reader of the events that the cursor admits. Without a cursor, it starts at the end of the log.
     pub(super) fn new(
         history: Arc<History>,
         horizon: watch::Receiver<Horizon>,
@@ -132,16 +130,16 @@ impl Strict {
         let cursor = cursor.unwrap_or_default();
         let after = cursor.settled();
         let (caught_up, account, page) = (false, None, None);
-        let (told, epoch, paging) = (after, None, Paging::new(STRICT_PAGE));
-        let began = Beginning::at(cursor);
+        let (reported, epoch, paging) = (after, None, Paging::new(STRICT_PAGE));
+        let start = Start::at(cursor);
         Self {
             history,
             horizon,
             epoch,
             after,
-            told,
+            reported,
             from_now,
-            began,
+            start,
             caught_up,
             paging,
             account,
@@ -149,53 +147,53 @@ impl Strict {
         }
     }
 
-    /// Reads in the name of this caller.
+    /// Sets the caller in whose name the table is read.
     #[must_use]
     pub fn on_behalf_of(mut self, caller: &Arc<str>) -> Self {
         self.history = Arc::new(self.history.of(caller));
         self
     }
 
-    /// Counts each page here, from before it is read until the next item is asked for.
+    /// Counts each page in this account, from before it is read until the next item is requested.
     #[must_use]
     pub fn counted_in(mut self, account: Account) -> Self {
         self.account = Some(account);
         self
     }
 
-    /// Everything up to here was handed over, or is not there.
+    /// The id up to which everything that exists was returned.
     #[must_use]
     pub fn after(&self) -> EventId {
         self.after
     }
 
-    /// Passes over what it would hand over up to this id: that was handed over before.
+    /// Skips the events up to this id, which an earlier reader returned.
     #[must_use]
     pub fn resumed_at(mut self, after: EventId) -> Self {
         self.after = self.after.max(after);
         self
     }
 
-    /// What it still has to hand over. That is not known of a reader that begins at the end, before the end is
-    /// known.
+    /// A cursor that admits the events that are still to be returned. `None` if the reader starts at the end
+    /// of the log and that is not known yet.
     #[must_use]
     pub fn owed(&self) -> Option<Cursor> {
-        let began = self.began.as_ref().filter(|began| self.after == began.after);
-        let owed = began.map_or_else(|| Cursor::behind(self.after), |began| began.owed.clone());
+        let start = self.start.as_ref().filter(|start| self.after == start.after);
+        let owed = start.map_or_else(|| Cursor::behind(self.after), |start| start.owed.clone());
         (!self.from_now).then_some(owed)
     }
 
-    /// Whether it has handed over all that is settled by now. What comes later may be there
-    /// the next moment.
+    /// Whether everything that is settled by now was returned. More may be settled a moment later.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
         let horizon = self.horizon.borrow().clone();
         Some(horizon.epoch) == self.epoch && self.after >= horizon.settled
     }
 
-    /// The next item of the log, however long that takes; `None` when the gateway ends.
+    /// Waits for the next item of the log. `None` if the process shuts down.
     ///
-    /// Nothing is lost when the future is dropped before it is ready.
+    /// # Cancel safety
+    /// Cancel safe: if the future is dropped before it is ready, nothing is lost.
     pub async fn next(&mut self) -> Option<StrictItem> {
         loop {
             let horizon = self.horizon.borrow_and_update().clone();
@@ -203,7 +201,7 @@ impl Strict {
                 return None;
             }
             if horizon.epoch > 0
-                && let Some(item) = self.look(&horizon).await
+                && let Some(item) = self.read_next(&horizon).await
             {
                 return Some(item);
             }
@@ -217,10 +215,11 @@ impl Strict {
         }
     }
 
-    /// The next item that is there already; nothing when all that is settled by now was
-    /// handed over, or the gateway ends.
+    /// The next item that is available already. `None` if everything that is settled by now was returned, or
+    /// the process shuts down.
     ///
-    /// Nothing is lost when the future is dropped before it is ready.
+    /// # Cancel safety
+    /// Cancel safe: if the future is dropped before it is ready, nothing is lost.
     pub async fn available(&mut self) -> Option<StrictItem> {
         loop {
             let horizon = self.horizon.borrow_and_update().clone();
@@ -230,24 +229,24 @@ impl Strict {
             }
             if horizon.epoch == 0 {
                 self.horizon.changed().await.ok()?;
-            } else if let Some(item) = self.look(&horizon).await {
+            } else if let Some(item) = self.read_next(&horizon).await {
                 return Some(item);
             }
         }
     }
 
-    /// Reads on as far as the log is settled. Nothing, when nothing came of it.
-    async fn look(&mut self, horizon: &Horizon) -> Option<StrictItem> {
+    /// Reads the next page, up to the horizon. `None` if that gave no item.
+    async fn read_next(&mut self, horizon: &Horizon) -> Option<StrictItem> {
         self.page = None;
         if std::mem::take(&mut self.from_now) {
             let now = horizon.now();
-            (self.after, self.told) = (now.settled(), now.head());
-            self.began = Beginning::at(now);
+            (self.after, self.reported) = (now.settled(), now.head());
+            self.start = Start::at(now);
         }
         match self.epoch {
             Some(epoch) if epoch == horizon.epoch => {}
-            None if self.is_of(horizon).await => self.epoch = Some(horizon.epoch),
-            Some(_) | None => return Some(self.begin_anew(horizon)),
+            None if self.belongs_to(horizon).await => self.epoch = Some(horizon.epoch),
+            Some(_) | None => return Some(self.restart(horizon)),
         }
         if self.after >= horizon.settled {
             return None;
@@ -259,7 +258,7 @@ impl Strict {
             share.settle(page.bytes());
         }
         if let Some(to) = pruned {
-            self.told = to;
+            self.reported = to;
             return Some(StrictItem::Gap { from: self.after, to, reason: GapReason::Pruned });
         }
         let read = page.events.last().map_or(self.after, |event| event.id);
@@ -272,10 +271,10 @@ impl Strict {
         Some(StrictItem::Events { events: page.events, upto })
     }
 
-    /// Whether the checkpoint is of this log: some instance may be ahead of this one, but an
-    /// id that was never drawn is of another log.
-    async fn is_of(&self, horizon: &Horizon) -> bool {
-        let reached = self.began.as_ref().map_or(self.after, |began| began.owed.head());
+    /// Whether the checkpoint belongs to this log. Another instance may be ahead of this one, but an id that
+    /// was never drawn from the sequence belongs to another log.
+    async fn belongs_to(&self, horizon: &Horizon) -> bool {
+        let reached = self.start.as_ref().map_or(self.after, |start| start.owed.head());
         let reached = reached.max(self.after);
         if reached <= horizon.head {
             return true;
@@ -284,17 +283,17 @@ impl Strict {
         drawn.is_none_or(|drawn| reached <= drawn)
     }
 
-    /// The log was replaced: the reader goes on from its end.
-    fn begin_anew(&mut self, horizon: &Horizon) -> StrictItem {
+    /// The log was replaced: continues from the end of the new one.
+    fn restart(&mut self, horizon: &Horizon) -> StrictItem {
         let from = std::mem::replace(&mut self.after, horizon.head);
         self.epoch = Some(horizon.epoch);
-        (self.told, self.began) = (self.after, None);
+        (self.reported, self.start) = (self.after, None);
         StrictItem::Gap { from, to: self.after, reason: GapReason::Reset }
     }
 
-    /// A page, and the id that it reaches when it is the last; where ids are missing in it, also the id up to
-    /// which something was pruned that was not told yet. That is asked after the page was read, so that it
-    /// knows of all that the page lacks.
+    /// Reads a page. Also returns the id that the page reaches if it is the last one, and, if ids are missing
+    /// in it, the id up to which events were pruned and not reported yet. The latter is queried after the
+    /// page was read, so that it covers every row that the page lacks.
     async fn read(&self, upto: EventId) -> (WholePage, EventId, Option<EventId>) {
         with_retries(|| self.try_read(upto)).await
     }
@@ -303,8 +302,8 @@ impl Strict {
         &self,
         upto: EventId,
     ) -> Result<(WholePage, EventId, Option<EventId>), HistoryError> {
-        let begins = self.began.as_ref().filter(|began| self.after < began.owed.head());
-        if let Some(Beginning { owed, .. }) = begins {
+        let start = self.start.as_ref().filter(|start| self.after < start.owed.head());
+        if let Some(Start { owed, .. }) = start {
             let upto = upto.min(owed.head());
             let range = (self.after, upto);
             let (page, upto) = self.history.everybodys_of(owed.marks(), range, self.paging).await?;
@@ -319,11 +318,11 @@ impl Strict {
 
     async fn pruned(&self) -> Result<Option<EventId>, HistoryError> {
         let pruned = self.history.ever_pruned().await?;
-        Ok(Some(pruned).filter(|pruned| *pruned > self.told.max(self.after)))
+        Ok(Some(pruned).filter(|pruned| *pruned > self.reported.max(self.after)))
     }
 }
 
-/// Whether no id is missing in a page of what stands between these two.
+/// Whether a page of the rows above `after` and at most `upto` has every id.
 fn is_whole(page: &WholePage, after: EventId, upto: EventId) -> bool {
     let last = page.events.last().map_or(after, |event| event.id);
     let upto = if page.last { upto } else { last };

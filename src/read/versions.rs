@@ -1,8 +1,8 @@
 //! One stream's events in the order of their versions: history first, then live.
 //!
-//! A version that follows the one before it can go as soon as it is visible: nothing can come
-//! between. Where versions are missing, the next one goes only when nothing before it can
-//! appear any more, and the reader is told what is missing.
+//! A version that follows the previous one is returned as soon as it is visible, because nothing can appear
+//! between them. If versions are missing, the next one is returned only when nothing before it can appear any
+//! more, and after an item that says which versions are missing.
 
 use std::sync::Arc;
 
@@ -22,21 +22,21 @@ use crate::{
     },
 };
 
-/// See the module. It reads on only when it is asked, so a slow caller costs nothing.
+/// A reader of one stream. It reads only on demand, so a slow caller costs nothing.
 #[derive(Debug)]
 pub struct Versions {
     history: Arc<History>,
     horizon: watch::Receiver<Horizon>,
     registration: StreamRegistration,
     stream: StreamName,
-    /// The last version that was handed over, or is not there.
+    /// The last version that was returned or reported as missing.
     after: i64,
-    /// Whether the stream is known to reach as far as `after`.
-    known: bool,
+    /// It was checked whether the stream reaches as far as `after`.
+    end_checked: bool,
     caught_up: bool,
-    /// Where pages are counted, if they are.
+    /// The account that pages are counted in, if they are counted.
     account: Option<Account>,
-    /// Room for the page that is being dealt with.
+    /// The memory share of the page that the caller is handling.
     page: Option<Share>,
 }
 
@@ -45,16 +45,16 @@ pub struct Versions {
 pub enum StreamItem {
     /// At least one event, in the order of versions.
     Events(Vec<WholeEvent>),
-    /// Versions behind the first of these numbers, up to the second, are not there.
+    /// The versions after the first number, up to and including the second, do not exist.
     Missing(i64, i64),
-    /// The stream ends before what the reader has: it is another one. It goes on behind its
-    /// end, the second number.
+    /// The stream ends before the version that the reader has, the first number, so it is another stream.
+    /// The reader continues after its end, the second number.
     Reset(i64, i64),
-    /// Everything there was by now has been handed over. It comes once.
+    /// Everything that exists by now has been returned. It is returned once.
     CaughtUp,
 }
 
-/// A page: what a slow reader costs while it deals with it.
+/// The size of a page, which is in memory while the caller handles it.
 const STREAM_PAGE: PageSize = PageSize { rows: 1000, bytes: 256 << 10 };
 
 impl Versions {
@@ -65,33 +65,44 @@ impl Versions {
         stream: StreamName,
         after: i64,
     ) -> Self {
-        let (known, caught_up, account, page) = (false, false, None, None);
-        Self { history, horizon, registration, stream, after, known, caught_up, account, page }
+        let (end_checked, caught_up, account, page) = (false, false, None, None);
+        Self {
+            history,
+            horizon,
+            registration,
+            stream,
+            after,
+            end_checked,
+            caught_up,
+            account,
+            page,
+        }
     }
 
-    /// Reads in the name of this caller.
+    /// Sets the caller in whose name the table is read.
     #[must_use]
     pub fn on_behalf_of(mut self, caller: &Arc<str>) -> Self {
         self.history = Arc::new(self.history.of(caller));
         self
     }
 
-    /// Counts each page here, from before it is read until the next step is asked for.
+    /// Counts each page in this account, from before it is read until the next item is requested.
     #[must_use]
     pub fn counted_in(mut self, account: Account) -> Self {
         self.account = Some(account);
         self
     }
 
-    /// The last version that was handed over, or is not there.
+    /// The last version that was returned or reported as missing.
     #[must_use]
     pub fn after(&self) -> i64 {
         self.after
     }
 
-    /// What comes next, however long that takes; `None` when the gateway ends.
+    /// Waits for the next item. `None` if the process shuts down.
     ///
-    /// Nothing is lost when the future is dropped before it is ready.
+    /// # Cancel safety
+    /// Cancel safe: if the future is dropped before it is ready, no event is lost.
     pub async fn next(&mut self) -> Option<StreamItem> {
         loop {
             self.page = None;
@@ -99,7 +110,7 @@ impl Versions {
             if horizon.closing {
                 return None;
             }
-            let (item, held) = self.look(horizon).await;
+            let (item, held) = self.read_next(horizon).await;
             if item.is_some() {
                 return item;
             }
@@ -113,14 +124,15 @@ impl Versions {
         }
     }
 
-    /// Reads on. What is there may be held by what is missing before it.
-    async fn look(&mut self, horizon: Horizon) -> (Option<StreamItem>, bool) {
-        if !std::mem::replace(&mut self.known, true)
-            && let Some(reset) = self.reach().await
+    /// Reads the next page. The flag says that there are events that are held back, because versions before
+    /// them are missing and may still appear.
+    async fn read_next(&mut self, horizon: Horizon) -> (Option<StreamItem>, bool) {
+        if !std::mem::replace(&mut self.end_checked, true)
+            && let Some(reset) = self.reset_beyond_end().await
         {
             return (Some(reset), false);
         }
-        // Behind the greatest version there is none.
+        // There is no version after the greatest number.
         let Some(next) = self.after.checked_add(1) else { return (None, false) };
         let mut share = memory_for_page(self.account.as_ref(), STREAM_PAGE).await;
         let (history, stream) = (&self.history, &self.stream);
@@ -146,8 +158,8 @@ impl Versions {
         (Some(StreamItem::Events(events)), false)
     }
 
-    /// A reader that has more than there is has read another stream.
-    async fn reach(&mut self) -> Option<StreamItem> {
+    /// Resets a reader that has a version after the end of the stream: it read another stream before.
+    async fn reset_beyond_end(&mut self) -> Option<StreamItem> {
         if self.after < 1 {
             return None;
         }
