@@ -1,13 +1,12 @@
-//! Writes events: requests that come together share a transaction, and yet each succeeds or
-//! fails alone.
+//! Writes events. Concurrent requests share a transaction, yet each request succeeds or fails alone.
 //!
-//! A request that finds a connection idle goes at once. While all are busy requests gather,
-//! and the next connection that is free takes as many as have come: so the wait for the disk
-//! is shared by the more, the more there are. The `queue` decides which go together in a `batch`; a
-//! `connection` writes one batch at a time.
+//! If a connection is idle, a request is written at once. While all are busy, requests queue up, and the next
+//! free connection takes as many as are waiting. So the higher the load, the more requests share one wait for
+//! the disk. The `queue` decides which requests go together in a `batch`; a `connection` writes one batch at
+//! a time.
 //!
-//! What waits is bounded in number and in bytes. Who comes beyond that is told so at once, and
-//! nothing of it is written.
+//! Waiting requests are bounded in number and in bytes. A request beyond that is refused at once, and nothing
+//! of it is written.
 
 mod batch;
 mod connection;
@@ -34,16 +33,16 @@ use crate::{
     store::server::Server,
 };
 
-/// What an operator can turn on writing.
+/// The settings of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Connections that write.
+    /// The number of connections that write.
     pub connections: usize,
-    /// Requests that may wait.
+    /// The number of requests that may wait.
     pub queue: usize,
-    /// Bytes of requests that may wait, or be on their way in.
+    /// The bytes of requests that may wait or be arriving.
     pub bytes: usize,
-    /// The same of one principal's.
+    /// The bytes of one principal's requests that may wait or be arriving.
     pub bytes_each: usize,
 }
 
@@ -53,7 +52,7 @@ impl Default for Settings {
     }
 }
 
-/// See the module.
+/// The engine that writes events.
 #[derive(Debug)]
 pub struct Writer {
     inbox: mpsc::UnboundedSender<PendingWrite>,
@@ -62,7 +61,7 @@ pub struct Writer {
     metrics: Arc<Metrics>,
 }
 
-/// Room for the bytes of a request, from their arrival until it is answered.
+/// A permit for the bytes of a request in the write buffer, from their arrival until the request is answered.
 #[derive(Debug)]
 pub struct BytesPermit {
     share: Share,
@@ -70,7 +69,10 @@ pub struct BytesPermit {
 }
 
 impl BytesPermit {
-    /// Takes room for so many bytes that have arrived.
+    /// Extends the permit by this many bytes, which have arrived.
+    ///
+    /// # Errors
+    /// Fails if the write buffer, or the principal's part of it, is full. That is counted in the metrics.
     pub fn take(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.share.grow(bytes).inspect_err(|exhausted| {
             let reason = match exhausted {
@@ -83,7 +85,7 @@ impl BytesPermit {
         })
     }
 
-    /// Keeps room for so many bytes only.
+    /// Reduces the permit to this many bytes.
     pub fn keep(&mut self, bytes: usize) {
         self.share.settle(bytes);
     }
@@ -97,7 +99,7 @@ impl Writer {
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Self {
-        // Bounded by the slots: a write holds one until it is answered.
+        // The channel is bounded by the slots: a write holds one until it is answered.
         let (inbox, writes) = mpsc::unbounded_channel();
         let connections = connection::start(server, settings.connections, metrics, tasks);
         let dispatcher = Dispatcher::new(writes, connections, Arc::clone(metrics));
@@ -112,23 +114,27 @@ impl Writer {
         }
     }
 
-    /// Room for a request of this principal's: none yet, for nothing of it has arrived.
+    /// A permit for a request of this principal. It is for 0 bytes at first, because nothing has arrived yet.
     #[must_use]
     pub fn bytes_permit(&self, who: &Principal) -> BytesPermit {
         BytesPermit { share: self.bytes.share(who), metrics: Arc::clone(&self.metrics) }
     }
 
-    /// Writes all of these events in their order, or none. What was written before under the
-    /// same `uid` is not written again, and has the place it had.
+    /// Writes all of these events in their order, or none of them. An event that was written before under the
+    /// same `uid` is not written again, and is answered with the place that it has.
     ///
-    /// When the future is dropped the events may be written or not.
+    /// # Errors
+    /// Fails with the reason why nothing was written, or with [`Refusal::Unknown`] if that is not known.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the events may or may not be written.
     pub async fn append(&self, drafts: Vec<Draft>) -> Answer {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             return Err(self.count(Refusal::Full));
         };
         let (answer, answered) = oneshot::channel();
         let write = PendingWrite::new(drafts, answer, slot);
-        // The dispatcher leaves after all who could ask.
+        // The dispatcher ends only after everything that could send to it.
         self.inbox.send(write).map_err(|_| Refusal::Away)?;
         let answer = answered.await.unwrap_or(Err(Refusal::Unknown));
         if answer.is_ok() {

@@ -1,4 +1,4 @@
-//! Requests that go together in one transaction.
+//! Requests that are written together in one transaction.
 
 use std::collections::HashSet;
 
@@ -7,29 +7,31 @@ use uuid::Uuid;
 use super::request::PendingWrite;
 use crate::event::name::StreamName;
 
-/// Requests that go together.
+/// Requests that are written together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// Those that are written.
+    /// The requests to write.
     pub(super) writes: Vec<PendingWrite>,
-    /// Those that are only told.
+    /// Requests that expect the same version of a stream as one of `writes`, so that they can only lose
+    /// against it. They are not written, only answered with the outcome for their stream.
     pub(super) contenders: Vec<PendingWrite>,
+    /// The streams and uids of `writes`.
     pub(super) claims: Claims,
-    /// Streams that one of its requests expects something of.
+    /// The streams and uids of those of `writes` that expect a stream to be at some version.
     expected: Claims,
     pub(super) events: usize,
     bytes: usize,
 }
 
-/// Streams and uids that a transaction is about.
+/// The streams and uids that a transaction writes.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     pub(super) streams: HashSet<StreamName>,
     pub(super) uids: HashSet<Uuid>,
 }
 
-/// A batch holds so much at most, unless its first request is larger: the longer a transaction
-/// takes, the longer it keeps readers waiting at its ids.
+/// The most events and bytes in a batch, unless its first request is larger. The longer a transaction takes,
+/// the longer readers wait at its ids.
 pub(super) const MAX_BATCH_EVENTS: usize = 256;
 pub(super) const MAX_BATCH_BYTES: usize = 1 << 20;
 
@@ -50,14 +52,14 @@ impl Batch {
         self.writes.push(write);
     }
 
-    /// Whether a request can go together with those in the batch.
-    pub(super) fn suits(&self, write: &PendingWrite) -> bool {
+    /// Whether a request can be written together with those in the batch.
+    pub(super) fn is_compatible_with(&self, write: &PendingWrite) -> bool {
         let fresh = !self.claims.has_uid_of(write);
         let expects = write.expects() && self.claims.has_stream_of(write);
         fresh && !expects && !self.expected.has_stream_of(write)
     }
 
-    /// Whether a request can only lose against one in the batch.
+    /// Whether a request can only lose against one in the batch, and there is space for it.
     pub(super) fn is_contender(&self, write: &PendingWrite) -> bool {
         let rivals = write.expects() && self.expected.has_stream_of(write);
         rivals && self.contenders.len() < MAX_BATCH_EVENTS

@@ -1,4 +1,4 @@
-//! A connection at work: writes a batch, and answers each request in it.
+//! A connection that writes: takes a batch, writes it, and answers each request in it.
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
@@ -21,24 +21,24 @@ use crate::{
     },
 };
 
-/// The connections that write, those that are idle, and what they have to tell.
+/// The connections that write.
 pub(super) struct ConnectionPool {
     work: Vec<mpsc::Sender<Batch>>,
-    /// The one that rested last is the first to work again: its connection is open.
+    /// The idle connections. The last one to become idle is used first, because it is most likely open.
     idle: Vec<usize>,
     done: mpsc::Receiver<Done>,
 }
 
-/// A batch that is over.
+/// A batch that is complete.
 pub(super) struct Done {
     pub(super) connection: usize,
-    /// Its claims; its requests have been answered,
+    /// The batch, for its claims. Its requests were answered, except those in `again`.
     pub(super) batch: Batch,
-    /// save for these, which go again.
+    /// The requests to try again.
     pub(super) again: Vec<PendingWrite>,
 }
 
-/// Starts so many connections; each is opened when it is first needed.
+/// Starts this many connections. Each is opened when it is first needed.
 pub(super) fn start(
     server: &Server,
     connections: usize,
@@ -66,16 +66,19 @@ impl ConnectionPool {
         self.idle.len() == self.work.len()
     }
 
-    /// Gives a batch to an idle connection.
+    /// Assigns a batch to an idle connection.
+    ///
+    /// # Panics
+    /// Panics if no connection is idle.
     pub(super) fn assign(&mut self, batch: Batch) {
-        let connection = self.idle.pop().expect("the caller has looked");
+        let connection = self.idle.pop().expect("a connection must be idle");
         self.work[connection].try_send(batch).expect("an idle connection waits for a batch");
     }
 
     pub(super) async fn done(&mut self) -> Done {
         match self.done.recv().await {
             Some(done) => done,
-            // All connections have ended: there is nothing more to come.
+            // All connections have ended, so no more batches will complete.
             None => std::future::pending().await,
         }
     }
@@ -92,8 +95,8 @@ struct Connection {
     appender: Option<Appender>,
 }
 
-/// Requests are written again without those that had to be taken out of their transaction. Who
-/// is still not through after so many times goes alone.
+/// A request that fails is taken out of its transaction, and the others are written again. Requests that are
+/// not written after this many rounds are isolated.
 const MAX_ROUNDS: usize = 4;
 
 impl Connection {
@@ -107,12 +110,12 @@ impl Connection {
             for write in again.extract_if(.., |write| write.is_overdue()) {
                 write.refuse(Refusal::Contended);
             }
-            // The dispatcher leaves after the last batch has come back.
+            // The dispatcher ends only after the last batch was returned.
             let _ = done.send(Done { connection: self.number, batch, again }).await;
         }
     }
 
-    /// Writes these requests, in one transaction as long as that goes well.
+    /// Writes these requests, in one transaction if possible. Adds those that must be tried later to `again`.
     async fn write(&mut self, writes: Vec<PendingWrite>, again: &mut Vec<PendingWrite>) {
         let (mut work, mut rounds, mut renewed) = (vec![writes], 0, false);
         while let Some(writes) = work.pop() {
@@ -134,7 +137,7 @@ impl Connection {
                     again.extend(raced);
                 }
                 Err(failure) if failure.may_be_of_session() && !renewed => {
-                    debug!(%failure, "a write is tried again on another connection");
+                    debug!(%failure, "a write failed; trying again on a new connection");
                     (self.appender, renewed) = (None, true);
                     work.push(writes);
                 }
@@ -149,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// How these are written together.
+    /// The way in which these requests are written together.
     fn how(&self, writes: &[PendingWrite]) -> How {
         let neighbours = self.appender.as_ref().is_some_and(Appender::has_neighbours);
         match writes {
@@ -159,7 +162,7 @@ impl Connection {
         }
     }
 
-    /// One transaction.
+    /// Writes these requests in one transaction.
     async fn attempt(&mut self, writes: &[PendingWrite], how: How) -> Result<Appended, Failure> {
         let drafts: Vec<&Draft> = writes.iter().flat_map(PendingWrite::missing).collect();
         let metrics = Arc::clone(&self.metrics);
@@ -174,8 +177,9 @@ impl Connection {
         appended
     }
 
-    /// Finds out why these were not written: answers those for which the log or this attempt says why.
-    /// Of the others, the next attempt has to be certain of some, and some lost a race, and go again.
+    /// Finds out why these requests were not written, and answers those for which the log or this attempt
+    /// gives the reason. Returns the others: first those whose next attempt has to find the reason, then
+    /// those that may have lost a race and are retried.
     async fn explain(
         &mut self,
         writes: Vec<PendingWrite>,
@@ -198,8 +202,9 @@ impl Connection {
         (certain, raced)
     }
 
-    /// This request conflicts with a row. If that is not by what it says itself, it is by a constraint
-    /// of somebody's.
+    /// Handles a conflict with an existing row. Answers requests whose conflict the log explains. If the
+    /// violated constraint is one of ours, the others are retried; otherwise they are refused, because the
+    /// constraint is one that users added to the table.
     async fn conflicted(
         &mut self,
         writes: Vec<PendingWrite>,
@@ -227,11 +232,11 @@ impl Connection {
             let connected = Appender::connect(&self.server).await?;
             return Ok(self.appender.insert(connected));
         }
-        Ok(self.appender.as_mut().expect("it was looked at"))
+        Ok(self.appender.as_mut().expect("the appender was checked above"))
     }
 
-    /// Looks up why these were not written: answers those that never will be, or have been
-    /// before. The others go again.
+    /// Looks up in the log why these requests were not written. Answers those that can never be written, or
+    /// were written before, and returns the others.
     async fn judge(&mut self, writes: Vec<PendingWrite>) -> Vec<PendingWrite> {
         if writes.is_empty() {
             return writes;
@@ -262,8 +267,8 @@ impl Connection {
     }
 }
 
-/// What is in the log where these were to be written. What triggers of others have changed says the
-/// same if it would be changed to the same again.
+/// Looks up what the log has where these events were to be written. If the table has triggers of others, an
+/// event that a trigger changed counts as the same if the trigger would change the draft in the same way.
 async fn find(appender: &Appender, drafts: &[&Draft]) -> Result<Vec<Found>, Failure> {
     let mut found = appender.find(drafts).await?;
     if appender.has_neighbours() {
@@ -272,7 +277,9 @@ async fn find(appender: &Appender, drafts: &[&Draft]) -> Result<Vec<Found>, Fail
                 match appender.would_be_same(draft, written.id).await {
                     Ok(same) => found.same = same,
                     Err(failure) if failure.is_lost() => return Err(failure),
-                    Err(failure) => debug!(%failure, "an event cannot be tried"),
+                    Err(failure) => {
+                        debug!(%failure, "cannot try how triggers would change an event");
+                    }
                 }
             }
         }
@@ -280,7 +287,8 @@ async fn find(appender: &Appender, drafts: &[&Draft]) -> Result<Vec<Found>, Fail
     Ok(found)
 }
 
-/// Nothing of these was written, for this reason, or that is not known.
+/// Handles requests of which nothing was written, or of which that is not known. Answers them with the
+/// reason, and returns those to try again.
 fn failed(writes: Vec<PendingWrite>, failure: &Failure) -> Vec<PendingWrite> {
     debug!(%failure, requests = writes.len(), "a write failed");
     let refusal = match failure {
@@ -290,7 +298,11 @@ fn failed(writes: Vec<PendingWrite>, failure: &Failure) -> Vec<PendingWrite> {
         Failure::Unknown(_) => {
             let (again, lost): (Vec<_>, Vec<_>) =
                 writes.into_iter().partition(|write| write.is_idempotent() && !write.isolated);
-            warn!(%failure, requests = lost.len(), "it is not known what was written");
+            warn!(
+                %failure,
+                requests = lost.len(),
+                "the connection was lost during a write; it is not known whether the events were written"
+            );
             refuse(lost, &Refusal::Unknown);
             return again.into_iter().map(retry_maybe_committed).collect();
         }
@@ -321,7 +333,8 @@ fn refuse(writes: Vec<PendingWrite>, refusal: &Refusal) {
     }
 }
 
-/// What can be written again without being there twice, is: that tells what became of it.
+/// Schedules another attempt of a request that may have been committed. It can be repeated without
+/// duplicates, and the attempt shows whether it was committed.
 fn retry_maybe_committed(mut write: PendingWrite) -> PendingWrite {
     write.maybe_committed = true;
     write.backed_off()
@@ -332,8 +345,8 @@ fn halves(mut writes: Vec<PendingWrite>) -> [Vec<PendingWrite>; 2] {
     [half, writes]
 }
 
-/// All or nothing is asked for where a part would leave something half written: one request of
-/// several events, or a hole in a stream.
+/// Whether the requests must be written all or none, because writing a part of them would leave a request
+/// of several events incomplete, or a version of a stream missing.
 fn must_be_whole(writes: &[PendingWrite]) -> bool {
     writes.iter().any(|write| write.missing().nth(1).is_some()) || have_a_stream_in_common(writes)
 }
@@ -343,15 +356,15 @@ fn have_a_stream_in_common(writes: &[PendingWrite]) -> bool {
     !writes.iter().flat_map(PendingWrite::streams).all(|stream| seen.insert(stream))
 }
 
-/// Requests that are not answered yet.
+/// The requests of a transaction that are not answered yet.
 struct Sorted {
-    /// All of its rows would have been written, but for others in the same transaction.
+    /// Requests that were rolled back only because of others in the same transaction.
     kept: Vec<PendingWrite>,
-    /// A row of it was not.
+    /// Requests with a row that was not written.
     unwritten: Vec<PendingWrite>,
 }
 
-/// Answers those that are written, or can never be.
+/// Answers the requests that were written, or can never be, and returns the others.
 fn sort(writes: Vec<PendingWrite>, appended: &Appended) -> Sorted {
     let mut sorted = Sorted { kept: Vec::new(), unwritten: Vec::new() };
     let mut rest = appended.rows.as_slice();
@@ -365,7 +378,8 @@ fn sort(writes: Vec<PendingWrite>, appended: &Appended) -> Sorted {
         if its.contains(&Row::Missing) {
             sorted.unwritten.push(write);
         } else if appended.committed {
-            changed.inspect(|column| warn!(column, "a trigger changed an event that is written"));
+            changed
+                .inspect(|column| warn!(column, "a trigger of the table changed a written event"));
             write.written(its.iter().filter_map(Row::written));
         } else if let Some(column) = changed {
             write.refuse(Refusal::Redirected { column });
@@ -382,10 +396,13 @@ mod tests {
     use crate::{event::draft::Expected, write::request::tests::pending_write};
 
     #[test]
-    fn what_must_not_be_written_by_half_is_written_whole() {
+    fn requests_that_must_not_be_split_are_written_whole() {
         let to = |streams: &[&str]| pending_write(streams, Expected::Any).0;
         assert!(!must_be_whole(&[to(&["a"]), to(&["b"])]));
         assert!(must_be_whole(&[to(&["a"]), to(&["b", "c"])]), "one request of two events");
-        assert!(must_be_whole(&[to(&["a"]), to(&["b"]), to(&["a"])]), "a would have a hole");
+        assert!(
+            must_be_whole(&[to(&["a"]), to(&["b"]), to(&["a"])]),
+            "stream a could miss a version"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Gives each connection that is idle the next batch.
+//! Assigns the next batch to each idle connection.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::metrics::Metrics;
 
-/// Gives each connection that is idle the next batch.
+/// Assigns the next batch to each idle connection.
 pub(super) struct Dispatcher {
     inbox: mpsc::UnboundedReceiver<PendingWrite>,
     queue: Queue,
@@ -29,7 +29,7 @@ impl Dispatcher {
         Self { inbox, queue: Queue::default(), connections, metrics }
     }
 
-    /// Until `shutdown`, then until all that has come is answered.
+    /// Runs until `shutdown`, then until every request that has arrived is answered.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         loop {
             let (ending, next_retry) = (shutdown.is_cancelled(), self.queue.next_retry());

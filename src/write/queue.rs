@@ -1,10 +1,10 @@
-//! Who waits to be written, and who goes together.
+//! The requests that wait to be written, and which of them are written together.
 //!
-//! In one transaction go requests that cannot be in each other's way. A stream, and a `uid`,
-//! is in one transaction of this gateway at a time: there is no use in waiting for oneself.
-//! Of the requests that expect a stream to be at some version, one goes; the others, which can
-//! only lose against it, go along as [`Batch::contenders`], and hear what became of their stream
-//! when it is over.
+//! A transaction combines requests that cannot block each other or conflict. A stream, like a `uid`, is in
+//! only one transaction of this gateway at a time, because the second transaction would just wait for the
+//! first. Of the requests that expect a stream to be at some version, one is written. The others can only
+//! lose against it. They become [`Batch::contenders`], and are answered with the state of the stream after
+//! the transaction.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -13,12 +13,13 @@ use super::{
     request::PendingWrite,
 };
 
-/// Requests in the order in which they came, and what is being written.
+/// The waiting requests, in the order in which they arrived.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<PendingWrite>,
-    /// They are tried again after a pause.
+    /// Requests that wait for their `retry_at`.
     backing_off: Vec<PendingWrite>,
+    /// The streams and uids that are being written now.
     busy: Claims,
 }
 
@@ -27,7 +28,7 @@ impl Queue {
         self.waiting.push_back(write);
     }
 
-    /// The next requests that can go, those that came first before the others.
+    /// The next batch of requests that can be written now, earlier requests first.
     pub(super) fn take(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
         let mut left = VecDeque::new();
@@ -38,7 +39,7 @@ impl Queue {
             let joins = batch.writes.is_empty() || !write.isolated;
             if self.busy.has_any_of(&write) || !joins || !batch.has_room_for(&write) {
                 left.push_back(write);
-            } else if batch.suits(&write) {
+            } else if batch.is_compatible_with(&write) {
                 let isolated = write.isolated;
                 batch.add(write);
                 if isolated || batch.events >= MAX_BATCH_EVENTS {
@@ -57,7 +58,7 @@ impl Queue {
         (!batch.writes.is_empty()).then_some(batch)
     }
 
-    /// A batch is over, save for those requests of it that go again: they came first.
+    /// A batch is complete, except for the requests `again`. They are queued before those that arrived later.
     pub(super) fn settle(&mut self, claims: &Claims, again: Vec<PendingWrite>) {
         self.busy.release(claims);
         for write in again.into_iter().rev() {
@@ -69,12 +70,12 @@ impl Queue {
         }
     }
 
-    /// When the next request has rested.
+    /// The time at which the next request is due to be retried.
     pub(super) fn next_retry(&self) -> Option<Instant> {
         self.backing_off.iter().filter_map(|write| write.retry_at).min()
     }
 
-    /// Those that have rested wait again, before those that came later.
+    /// Moves the requests that are due to be retried back into the queue, before those that arrived later.
     pub(super) fn requeue_due(&mut self, now: Instant) {
         let due = |write: &mut PendingWrite| write.retry_at.is_some_and(|at| at <= now);
         for mut write in self.backing_off.extract_if(.., due) {
@@ -118,7 +119,7 @@ mod tests {
             Self { queue, waiting }
         }
 
-        /// The next batch; how many it writes, and how many are only told.
+        /// The next batch, its number of writes, and its number of contenders.
         fn take(&mut self) -> Option<(Batch, usize, usize)> {
             let batch = self.queue.take()?;
             let (writes, contenders) = (batch.writes.len(), batch.contenders.len());
@@ -130,7 +131,7 @@ mod tests {
     const FIRST: Expected = Expected::Version(1);
 
     #[test]
-    fn who_expects_nothing_goes_together_and_rivals_are_only_told() {
+    fn one_of_several_contenders_is_written() {
         let mut world =
             World::of(&[("a", ANY), ("a", ANY), ("b", FIRST), ("b", FIRST), ("c", ANY)]);
         let (_, writes, contenders) = world.take().unwrap();
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_takes_so_many_and_the_next_one_goes_on() {
+    fn a_batch_is_bounded_in_events() {
         let names: Vec<String> = (0..MAX_BATCH_EVENTS + 10).map(|at| format!("s{at}")).collect();
         let requests: Vec<_> = names.iter().map(|name| (&**name, ANY)).collect();
         let mut world = World::of(&requests);
@@ -153,11 +154,11 @@ mod tests {
             world.queue.push(write);
             world.waiting.push(waits);
         }
-        assert_eq!(world.take().unwrap().1, 1, "both are more than a batch holds");
+        assert_eq!(world.take().unwrap().1, 1, "both together exceed a batch");
     }
 
     #[test]
-    fn a_batch_takes_so_many_bytes_and_at_least_one_request() {
+    fn a_batch_is_bounded_in_bytes_but_takes_one_request() {
         let third = format!("\"{}\"", "x".repeat(MAX_BATCH_BYTES / 3));
         let mut world = World::of(&[]);
         for (streams, payload) in [(&["a"; 4][..], &*third), (&["b"], &third), (&["c"], &third)] {
@@ -165,12 +166,12 @@ mod tests {
             world.queue.push(write);
             world.waiting.push(waits);
         }
-        assert_eq!(world.take().unwrap().1, 1, "larger than a batch, and alone");
+        assert_eq!(world.take().unwrap().1, 1, "a request larger than a batch is written alone");
         assert_eq!(world.take().unwrap().1, 2);
     }
 
     #[test]
-    fn of_rivals_so_many_are_told_and_the_others_wait_their_turn() {
+    fn a_batch_is_bounded_in_contenders() {
         let mut world = World::of(&[("a", FIRST); MAX_BATCH_EVENTS + 3]);
         let (first, writes, contenders) = world.take().unwrap();
         assert_eq!((writes, contenders), (1, MAX_BATCH_EVENTS));
@@ -183,14 +184,14 @@ mod tests {
     fn a_stream_is_in_one_transaction_at_a_time() {
         let mut world = World::of(&[("a", FIRST), ("a", ANY), ("b", ANY)]);
         let (first, writes, contenders) = world.take().unwrap();
-        assert_eq!((writes, contenders), (2, 0), "who appends behind another's version waits");
+        assert_eq!((writes, contenders), (2, 0), "an append after another request's version waits");
         assert!(world.take().is_none(), "a is being written");
         world.queue.settle(&first.claims, Vec::new());
         assert_eq!(world.take().unwrap().1, 1);
     }
 
     #[test]
-    fn who_goes_alone_shares_with_nobody_and_who_has_left_is_forgotten() {
+    fn an_isolated_request_shares_no_batch_and_an_abandoned_one_is_dropped() {
         let mut world = World::of(&[("a", ANY), ("b", ANY), ("c", ANY), ("d", ANY)]);
         world.queue.waiting[1].isolated = true;
         drop(world.waiting.remove(3));

@@ -4,78 +4,80 @@ use uuid::Uuid;
 
 use crate::{event::name::StreamName, store::append::Written};
 
-/// Why a request was not carried out. Nothing of it was written, save where it says otherwise.
+/// Why a request was not carried out. Nothing of it was written, except with [`Unknown`](Self::Unknown).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The stream is not where the writer expects it.
+    /// The stream is not at the version that the writer expects.
     #[error("the stream {:?} is at version {current}", stream.as_str())]
     Version {
         /// The stream.
         stream: StreamName,
-        /// Its last version; 0 while it has none.
+        /// Its last version; 0 if it has no events.
         current: i64,
     },
-    /// An event with this `uid` was written before, and says something else. Which one is not said: it may
-    /// be one that the writer may not know of.
-    #[error("an event with the uid {uid} was written before, and says something else")]
+    /// An event with this `uid` was written before, with a different content. The error does not identify
+    /// that event, because the writer may have no right to know of it.
+    #[error("an event with the uid {uid} was written before, with a different content")]
     Uid {
         /// The `uid`.
         uid: Uuid,
     },
-    /// PostgreSQL refuses what an event contains, or a trigger does.
+    /// PostgreSQL, or a trigger of the table, refuses the content of an event.
     #[error("PostgreSQL refuses the event: {0}")]
     Refused(String),
-    /// It conflicts with a row that is there, by a constraint that is not ours.
+    /// The event conflicts with an existing row, by a constraint that users added to the table.
     #[error("PostgreSQL refuses the event: {0}")]
     Conflict(String),
-    /// A trigger of the table has dropped the row.
+    /// A trigger of the table dropped the row.
     #[error(
-        "a trigger of the table swallowed the event: it was not inserted, and nothing says why (a \
-         trigger that returns NULL does that)"
+        "a trigger of the table dropped the event: it was not inserted, and PostgreSQL reported no \
+         error (a trigger that returns NULL has this effect)"
     )]
     Swallowed,
-    /// A trigger of the table has changed what the answer would say of the row.
+    /// A trigger of the table changed a column of the row that the answer contains.
     #[error("a trigger of the table changed the event's {column}")]
     Redirected {
         /// The column.
         column: &'static str,
     },
-    /// An amendment does not fit what is there that it amends.
+    /// An amendment does not fit the event that it amends.
     #[error("{0}")]
     Misfit(String),
-    /// The database role may not write.
-    #[error("PostgreSQL lets this gateway's database role not write the event ({0})")]
+    /// The database role has no right to write the event.
+    #[error("this gateway's database role has no right to write the event ({0})")]
     Forbidden(String),
-    /// Too many wait already.
-    #[error("too many events wait to be written")]
+    /// Too many requests are waiting already.
+    #[error("too many requests are waiting to be written")]
     Full,
-    /// Others were in the way for too long.
-    #[error("other transactions were in the way for too long")]
+    /// Other transactions blocked the write for too long.
+    #[error("other transactions blocked the write for too long")]
     Contended,
-    /// PostgreSQL is there, and could not write.
+    /// PostgreSQL is available, and could not write.
     #[error("PostgreSQL could not write: {0}")]
     Hindered(String),
     /// The table cannot be written to as it is.
     #[error("nothing can be written to the table events: {message}")]
     Unusable {
-        /// What PostgreSQL says.
+        /// PostgreSQL's message.
         message: String,
-        /// Somebody may be about to change the table.
+        /// The cause may be temporary, such as a change of the table in progress.
         passing: bool,
     },
-    /// PostgreSQL cannot be reached.
-    #[error("PostgreSQL cannot write just now")]
+    /// PostgreSQL is not available.
+    #[error("PostgreSQL is not available")]
     Away,
-    /// It may be written, or not.
-    #[error("PostgreSQL went away before it answered: it is not known what was written")]
+    /// The events may or may not have been written.
+    #[error(
+        "the connection to PostgreSQL was lost before it answered: it is not known what was written"
+    )]
     Unknown,
 }
 
-/// What became of a request: each of its events with its place, or why there is none.
+/// The outcome of a request: the place of each of its events, or the reason why there is none.
 pub type Answer = Result<Vec<Written>, Refusal>;
 
 impl Refusal {
-    /// Its name in the metrics.
+    /// The label of this outcome in the metrics.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Version { .. } => "version-conflict",

@@ -1,4 +1,4 @@
-//! A request on its way: what is still to be written of it, and who waits for the answer.
+//! A request in progress: what is still to be written of it, and the channel for its answer.
 
 use std::{
     collections::HashMap,
@@ -18,40 +18,41 @@ use crate::{
     store::append::{Found, Written},
 };
 
-/// See the module.
+/// A request to write events, until it is answered.
 #[derive(Debug)]
 pub(super) struct PendingWrite {
     drafts: Vec<Draft>,
-    /// Of each draft, where it stands in the log, once that is known.
+    /// The place of each draft in the log, once it is known.
     places: Vec<Option<Written>>,
     answer: oneshot::Sender<Answer>,
     since: Instant,
-    /// It shares its transaction with nobody: something is wrong with it, or was in its way.
+    /// It must not share its transaction, because something was wrong with it or blocked it.
     pub(super) isolated: bool,
-    /// It was sent before, and may have been written.
+    /// It was sent to PostgreSQL before, and may have been committed.
     pub(super) maybe_committed: bool,
-    /// How often it was not written although nothing in the log speaks against it.
+    /// How often it was not written although nothing in the log explains that.
     unexplained: u32,
-    /// How often it has waited before it was tried again, and until when it waits.
+    /// How often it was scheduled to be retried.
     retries: u32,
+    /// The time of the next attempt, while it backs off.
     pub(super) retry_at: Option<Instant>,
     _slot: OwnedSemaphorePermit,
 }
 
-/// What the log says of a request that was not written.
+/// The result of looking up a request that was not written.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// It is in the log already, or can never be: it was answered.
+    /// It is in the log already, or can never be, and was answered.
     Answered,
     /// It can still be written.
     Again(PendingWrite),
 }
 
 impl PendingWrite {
-    /// Who has waited for so long because others were in the way waits no longer.
+    /// A request that was blocked by others for longer than this is refused.
     const MAX_WAIT: Duration = Duration::from_secs(10);
     const RETRY_BACKOFF: Policy = Policy::new(Duration::from_millis(1), Duration::from_millis(500));
-    /// So many races are lost before an attempt has to say what is in the way.
+    /// The number of unexplained failures after which an attempt has to find out the reason.
     const RACES_BEFORE_CERTAINTY: u32 = 3;
 
     pub(super) fn new(
@@ -74,7 +75,8 @@ impl PendingWrite {
         }
     }
 
-    /// It goes by itself, and not before a pause, which grows.
+    /// Schedules the next attempt, which is isolated, after a pause. Each pause is longer than the one
+    /// before.
     pub(super) fn backed_off(mut self) -> Self {
         self.retry_at = Some(Instant::now() + Self::RETRY_BACKOFF.after(self.retries));
         self.retries += 1;
@@ -82,26 +84,27 @@ impl PendingWrite {
         self
     }
 
-    /// It was not written, and nothing in the log says why.
+    /// Counts a failure that nothing in the log explains.
     pub(super) fn count_unexplained(&mut self) {
         self.unexplained += 1;
     }
 
-    /// It has lost more races than anybody loses: the log is not as it is seen.
+    /// Whether it failed more often than lost races can explain. Then something that is not visible in the
+    /// log is the reason.
     pub(super) fn is_inexplicable(&self) -> bool {
         self.unexplained > 3 * Self::RACES_BEFORE_CERTAINTY
     }
 
-    /// Whether an attempt has to say what is in its way: between writers of one stream it may be that
-    /// each time another one was faster; but not if somebody's trigger may have dropped the row, or
-    /// nothing can be faster.
+    /// Whether the next attempt has to find out why it is not written. Between writers of one stream, another
+    /// writer may just have been faster each time. That is no explanation if triggers of others
+    /// (`neighbours`) may drop rows, or if an event has no stream to race for.
     pub(super) fn wants_certainty(&self, neighbours: bool) -> bool {
         let races = self.missing().all(|draft| draft.place.is_some());
         let enough = if neighbours || !races { 1 } else { Self::RACES_BEFORE_CERTAINTY };
         self.unexplained >= enough
     }
 
-    /// What is still to be written.
+    /// The drafts that are still to be written.
     pub(super) fn missing(&self) -> impl Iterator<Item = &Draft> {
         let drafts = self.drafts.iter().zip(&self.places);
         drafts.filter(|(_, place)| place.is_none()).map(|(draft, _)| draft)
@@ -111,7 +114,7 @@ impl PendingWrite {
         self.missing().map(Draft::weight).fold(0, usize::saturating_add)
     }
 
-    /// The streams that it writes to.
+    /// The streams that it still has to write to.
     pub(super) fn streams(&self) -> impl Iterator<Item = &StreamName> {
         self.missing().filter_map(Draft::stream)
     }
@@ -120,18 +123,18 @@ impl PendingWrite {
         self.missing().filter_map(|draft| draft.uid)
     }
 
-    /// Whether it may find a stream otherwise than it expects it.
+    /// Whether it expects a stream to be at some version, or to exist.
     pub(super) fn expects(&self) -> bool {
         let expects = |place: &Place| place.expected != Expected::Any;
         self.missing().any(|draft| draft.place.as_ref().is_some_and(expects))
     }
 
-    /// Whether it can be written again without being there twice.
+    /// Whether it can be sent again without creating duplicates, because every event has a `uid`.
     pub(super) fn is_idempotent(&self) -> bool {
         self.missing().all(|draft| draft.uid.is_some())
     }
 
-    /// Nobody waits for it any more.
+    /// Whether its caller has stopped waiting.
     pub(super) fn is_abandoned(&self) -> bool {
         self.answer.is_closed()
     }
@@ -140,7 +143,7 @@ impl PendingWrite {
         self.since.elapsed() > Self::MAX_WAIT
     }
 
-    /// All that was missing has been written, in these places.
+    /// Answers that all missing events were written, with these places.
     pub(super) fn written(mut self, places: impl IntoIterator<Item = Written>) {
         let missing = self.places.iter_mut().filter(|place| place.is_none());
         missing.zip(places).for_each(|(place, written)| *place = Some(written));
@@ -152,11 +155,11 @@ impl PendingWrite {
             Refusal::Away | Refusal::Contended if self.maybe_committed => Refusal::Unknown,
             refusal => refusal,
         };
-        // Who has gone does not hear it.
+        // The caller may have stopped waiting.
         let _ = self.answer.send(Err(refusal));
     }
 
-    /// Takes what was found in the log where the missing events were to be written.
+    /// Decides by what was found in the log where the missing events were to be written.
     pub(super) fn judge(mut self, found: &[Found]) -> Verdict {
         let missing: Vec<usize> =
             (0..self.drafts.len()).filter(|at| self.places[*at].is_none()).collect();
@@ -171,7 +174,7 @@ impl PendingWrite {
                 None => {}
             }
         }
-        if let Some(refusal) = self.mistaken(&missing, found) {
+        if let Some(refusal) = self.version_conflict(&missing, found) {
             self.refuse(refusal);
             return Verdict::Answered;
         }
@@ -182,9 +185,9 @@ impl PendingWrite {
         Verdict::Again(self)
     }
 
-    /// The first stream that is not where it is expected, where each missing event is the next
-    /// one behind those before it.
-    fn mistaken(&self, missing: &[usize], found: &[Found]) -> Option<Refusal> {
+    /// The refusal for the first stream that is not at the expected version. Each missing event counts as
+    /// appended for the events after it.
+    fn version_conflict(&self, missing: &[usize], found: &[Found]) -> Option<Refusal> {
         let mut ends: HashMap<&StreamName, i64> = HashMap::new();
         for (&at, found) in missing.iter().zip(found) {
             let place = self.drafts[at].place.as_ref().filter(|_| self.places[at].is_none());
@@ -217,7 +220,7 @@ pub(super) mod tests {
     use super::*;
     use crate::event::{EventId, json::Json};
 
-    /// A request of an event for each of these streams, and who waits for it.
+    /// A request with an event for each of these streams, and the receiver of its answer.
     pub(in super::super) fn pending_write(
         streams: &[&str],
         expected: Expected,
@@ -225,7 +228,7 @@ pub(super) mod tests {
         pending_write_of("1", streams, expected)
     }
 
-    /// The same, of events with this payload.
+    /// Like [`pending_write`], with this payload.
     pub(in super::super) fn pending_write_of(
         payload: &str,
         streams: &[&str],
@@ -254,7 +257,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn each_event_is_expected_behind_those_before_it() {
+    fn expects_each_event_after_those_before_it() {
         let (request, _waits) = pending_write(&["a", "a"], Expected::Version(4));
         assert!(matches!(request.judge(&[found(3), found(3)]), Verdict::Again(_)));
         let (request, mut waits) = pending_write(&["a", "a"], Expected::Version(4));
@@ -264,7 +267,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn under_a_uid_stands_one_event_and_no_other() {
+    fn a_uid_identifies_one_event() {
         let written = Some(Written { id: EventId::new(7), version: Some(1) });
         for (same, answered) in [(true, true), (false, false)] {
             let (request, mut waits) = pending_write(&["a"], Expected::Any);
@@ -274,7 +277,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn of_what_may_have_been_written_nobody_says_that_it_was_not() {
+    fn a_write_that_may_be_committed_is_refused_as_unknown() {
         for refusal in [Refusal::Away, Refusal::Contended] {
             let (mut request, mut waits) = pending_write(&["a"], Expected::Any);
             request.maybe_committed = true;
