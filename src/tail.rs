@@ -27,7 +27,7 @@ pub use self::destination::Destination;
 use self::{
     health::Health,
     lost::ConnectionLost,
-    session::{Session, Surroundings},
+    session::{Session, SessionContext},
 };
 use crate::{
     backoff::Policy,
@@ -40,7 +40,7 @@ use crate::{
 /// Follows one log.
 #[derive(Debug)]
 pub struct Tail {
-    surroundings: Surroundings,
+    context: SessionContext,
     hold: Hold,
     shutdown: CancellationToken,
 }
@@ -63,8 +63,8 @@ impl Tail {
         shutdown: &CancellationToken,
     ) -> Self {
         let (health, metrics) = (Arc::clone(health), Arc::clone(metrics));
-        let surroundings = Surroundings { server: server.clone(), health, metrics };
-        Self { surroundings, hold, shutdown: shutdown.clone() }
+        let context = SessionContext { server: server.clone(), health, metrics };
+        Self { context, hold, shutdown: shutdown.clone() }
     }
 
     /// Follows the log until the shutdown.
@@ -77,7 +77,7 @@ impl Tail {
     async fn follow(self, mut destination: Box<dyn Destination>) -> Infallible {
         let mut reader = Reader::new(self.hold, Instant::now());
         let mut backoff = RECONNECT_BACKOFF.start();
-        let Surroundings { health, metrics, .. } = &self.surroundings;
+        let SessionContext { health, metrics, .. } = &self.context;
         loop {
             let since = Instant::now();
             let lost = self.session(&mut reader, &mut *destination).await;
@@ -103,7 +103,7 @@ impl Tail {
         reader: &mut Reader<EventRow>,
         destination: &mut dyn Destination,
     ) -> ConnectionLost {
-        match Box::pin(Session::open(&self.surroundings, reader, destination)).await {
+        match Box::pin(Session::open(&self.context, reader, destination)).await {
             Ok(mut session) => {
                 info!("listening");
                 let Err(lost) = session.follow().await;

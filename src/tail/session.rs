@@ -5,4 +5,4 @@ mod publication;
 mod report;
 mod steps;
 
-pub(super) use self::steps::{Session, Surroundings};
+pub(super) use self::steps::{Session, SessionContext};

@@ -23,7 +23,9 @@ impl Session<'_> {
     pub(super) async fn check_erased(&mut self) -> Result<(), ConnectionLost> {
         let Some(since) = self.destination.clean_as_of() else { return Ok(()) };
         let (log, client) = (&self.log, self.listener.client());
-        let changed = within("asking what was erased", log.changed(client, &since)).await?;
+        let changed =
+            within("querying which events were erased or changed", log.changed(client, &since))
+                .await?;
         if let Some(changed) = changed {
             self.destination.changed(changed);
         }

@@ -69,9 +69,11 @@ impl Session<'_> {
     /// The backends of open transactions, in words for an operator.
     async fn who_writes(&self, open: &[Xid]) -> Result<Vec<String>, ConnectionLost> {
         let client = self.listener.client();
-        let writers = within("asking who writes", self.log.writers(client)).await?;
+        let writers =
+            within("querying the transactions that write events", self.log.writers(client)).await?;
         let open: Vec<_> = writers.iter().filter(|writer| open.contains(&writer.xid)).collect();
-        within("asking who the writers are", EventLog::backends(client, &open)).await
+        within("querying the backends of open transactions", EventLog::backends(client, &open))
+            .await
     }
 
     pub(super) fn note_state(&self, state: &LogState) {

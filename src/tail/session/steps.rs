@@ -33,7 +33,7 @@ use crate::{
 
 /// The parts that all sessions share.
 #[derive(Debug)]
-pub(in crate::tail) struct Surroundings {
+pub(in crate::tail) struct SessionContext {
     pub(in crate::tail) server: Server,
     pub(in crate::tail) health: Arc<Health>,
     pub(in crate::tail) metrics: Arc<Metrics>,
@@ -60,14 +60,14 @@ const TAIL_PAGE: PageSize = PageSize { rows: 1000, bytes: 1 << 20 };
 impl<'a> Session<'a> {
     /// Connects and starts to listen. Notifications after this are received.
     pub(in crate::tail) async fn open(
-        surroundings: &'a Surroundings,
+        context: &'a SessionContext,
         reader: &'a mut Reader<EventRow>,
         destination: &'a mut dyn Destination,
     ) -> Result<Self, ConnectionLost> {
-        let Surroundings { server: own_server, health, metrics } = surroundings;
+        let SessionContext { server: own_server, health, metrics } = context;
         let server = own_server.named("event-piper listener");
         let listener = within("connecting to PostgreSQL", Listener::connect(&server)).await?;
-        within("beginning to listen", listener.introduce()).await?;
+        within("starting to listen", listener.introduce()).await?;
         let client = listener.client();
         let prepare_log = async {
             if destination.wants_payloads() {
@@ -142,7 +142,9 @@ impl<'a> Session<'a> {
                 self.reader.newest(newest, Instant::now());
             }
             Step::Writers => {
-                let writers = within("asking who writes", log.writers(client)).await?;
+                let writers =
+                    within("querying the transactions that write events", log.writers(client))
+                        .await?;
                 let xids = writers.iter().map(|writer| writer.xid).collect();
                 self.reader.writers(xids, Instant::now());
             }
@@ -152,16 +154,17 @@ impl<'a> Session<'a> {
             }
             Step::TryKeep => {
                 let keeper = doorbell::try_keep(client);
-                let keeper = within("trying to keep the bell", keeper).await?;
+                let keeper = within("trying to become the keeper of the bell", keeper).await?;
                 self.reader.kept(keeper, Instant::now());
             }
             Step::TrySleep => {
-                let asleep = within("falling asleep", doorbell::try_sleep(client)).await?;
+                let asleep =
+                    within("taking the bell to fall asleep", doorbell::try_sleep(client)).await?;
                 self.reader.slept(asleep, Instant::now());
                 self.note_doorbell();
             }
             Step::Wake => {
-                within("waking up", doorbell::wake(client)).await?;
+                within("releasing the bell to wake up", doorbell::wake(client)).await?;
                 self.note_doorbell();
             }
             step => unreachable!("{step:?} is not a query"),
@@ -174,7 +177,7 @@ impl<'a> Session<'a> {
             return Ok(Vec::new());
         }
         let ended = self.log.ended(self.listener.client(), xids);
-        within("asking who has ended", ended).await
+        within("querying which transactions have ended", ended).await
     }
 
     async fn tail(&mut self, after: EventId) -> Result<(), ConnectionLost> {
@@ -195,14 +198,14 @@ impl<'a> Session<'a> {
         let xids: Vec<Xid> = range.transactions.iter().map(|late| late.xid).collect();
         let (client, between) = (self.listener.client(), (range.after, range.upto));
         let read = self.log.late_rows(client, &xids, between, TAIL_PAGE);
-        let (page, upto) = within("reading what a late transaction wrote", read).await?;
+        let (page, upto) = within("reading the events of a late transaction", read).await?;
         self.reader.late_rows(page.rows, upto, Instant::now());
         Ok(())
     }
 
     async fn passed(&mut self, passed: &[Passed]) -> Result<(), ConnectionLost> {
         let rows = self.log.in_passed(self.listener.client(), passed);
-        let rows = within("auditing what was passed over", rows).await?;
+        let rows = within("auditing the ids that were passed over", rows).await?;
         self.reader.passed(rows);
         Ok(())
     }
