@@ -75,31 +75,31 @@ impl Patcher {
         let payloads: HashMap<EventId, &[u8]> = events.filter(|(_, it)| !is_erased(it)).collect();
         let ids: Vec<EventId> = payloads.keys().copied().collect();
         let mut done = Corrected { corrections: Corrections::new(), upto: None };
-        let (mut bytes, mut at_work) = (0, None::<PatchedEvent>);
+        let (mut bytes, mut current) = (0, None::<PatchedEvent>);
         let mut after = (EventId::ZERO, EventId::ZERO);
         while !ids.is_empty() {
             let page = history.amendments(&ids, after, AMENDMENT_PAGE).await?;
             let Some(last) = page.last() else { break };
             after = (last.target, last.id);
             for (target, patches) in by_target(page) {
-                if let Some(other) = at_work.take_if(|working| working.target != target) {
+                if let Some(other) = current.take_if(|patched| patched.target != target) {
                     bytes += other.finish_into(&mut done.corrections).await;
                     if bytes > MAX_CORRECTED_BYTES {
                         done.upto = done.corrections.keys().max().copied();
                         return Ok(done);
                     }
                 }
-                let working = if let Some(working) = &mut at_work {
-                    working
+                let patched = if let Some(patched) = &mut current {
+                    patched
                 } else {
                     let payload = payloads.get(&target).copied().unwrap_or_default();
-                    at_work.insert(PatchedEvent::new(self, history.caller(), target, payload))
+                    current.insert(PatchedEvent::new(self, history.caller(), target, payload))
                 };
-                working.apply(patches).await;
+                patched.apply(patches).await;
             }
         }
-        if let Some(working) = at_work {
-            working.finish_into(&mut done.corrections).await;
+        if let Some(patched) = current {
+            patched.finish_into(&mut done.corrections).await;
         }
         Ok(done)
     }
@@ -114,18 +114,18 @@ impl Patcher {
         patches: Vec<String>,
         max_bytes: usize,
     ) -> Result<Result<(), (usize, String)>, HistoryError> {
-        let mut working = PatchedEvent::new(self, history.caller(), event, payload.as_bytes());
+        let mut patched = PatchedEvent::new(self, history.caller(), event, payload.as_bytes());
         let mut after = (EventId::ZERO, EventId::ZERO);
         loop {
             let page = history.amendments(&[event], after, AMENDMENT_PAGE).await?;
             let Some(last) = page.last() else { break };
             after = (last.target, last.id);
             for (_, amendments) in by_target(page) {
-                working.apply(amendments).await;
+                patched.apply(amendments).await;
             }
         }
-        if let Some(amendment) = working.failed {
-            let error = working.finish().await.payload.err().map(|it| it.error.to_string());
+        if let Some(amendment) = patched.failed {
+            let error = patched.finish().await.payload.err().map(|it| it.error.to_string());
             let why =
                 format!("amendment {amendment} does not apply: {}", error.unwrap_or_default());
             return Ok(Err((0, why)));
@@ -133,9 +133,9 @@ impl Patcher {
         let last = patches.len().saturating_sub(1);
         // The patches have no ids yet; their indexes stand in for these.
         let indexed = (0..).map(EventId::new).zip(patches);
-        working.apply(indexed.collect()).await;
-        let failed = working.failed.map(|at| usize::try_from(at.get()).unwrap_or_default());
-        Ok(match working.finish().await.payload {
+        patched.apply(indexed.collect()).await;
+        let failed = patched.failed.map(|at| usize::try_from(at.get()).unwrap_or_default());
+        Ok(match patched.finish().await.payload {
             Err(unamended) => Err((failed.unwrap_or(last), unamended.error.to_string())),
             Ok(payload) => match printed_bytes(&payload) {
                 bytes if bytes > max_bytes => {
@@ -304,27 +304,27 @@ mod tests {
 
     const LARGE: &[u8] = &[b'1'; MAX_INLINE_BYTES + 1];
 
-    fn working<'a>(patcher: &'a Patcher, caller: &str, payload: &[u8]) -> PatchedEvent<'a> {
+    fn patched_event<'a>(patcher: &'a Patcher, caller: &str, payload: &[u8]) -> PatchedEvent<'a> {
         PatchedEvent::new(patcher, &caller.into(), EventId::new(1), payload)
     }
 
     #[tokio::test]
     async fn a_large_event_is_patched_on_another_thread() {
         let (patcher, here) = (Patcher::with_turns(1), thread::current().id());
-        let small = working(&patcher, "a", b"1").off_thread(|| thread::current().id()).await;
+        let small = patched_event(&patcher, "a", b"1").off_thread(|| thread::current().id()).await;
         assert_eq!(small, here);
-        let large = working(&patcher, "a", LARGE).off_thread(|| thread::current().id()).await;
+        let large = patched_event(&patcher, "a", LARGE).off_thread(|| thread::current().id()).await;
         assert_ne!(large, here);
     }
 
     #[tokio::test]
     async fn a_caller_with_many_amendments_does_not_delay_others() {
         let (patcher, done) = (Patcher::with_turns(1), Arc::new(Mutex::new(Vec::new())));
-        let mut first = working(&patcher, "bad", LARGE);
+        let mut first = patched_event(&patcher, "bad", LARGE);
         first.off_thread(|| ()).await;
         let work = |caller: &'static str, payload| {
-            let (mut working, done) = (working(&patcher, caller, payload), Arc::clone(&done));
-            async move { working.off_thread(move || done.lock().unwrap().push(caller)).await }
+            let (mut patched, done) = (patched_event(&patcher, caller, payload), Arc::clone(&done));
+            async move { patched.off_thread(move || done.lock().unwrap().push(caller)).await }
                 .boxed()
         };
         let bad = (0..9).map(|_| work("bad", LARGE));
