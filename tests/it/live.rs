@@ -1,4 +1,4 @@
-//! Events as they happen.
+//! Live delivery of events.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn an_insert_arrives_as_the_readme_shows() {
 }
 
 #[tokio::test]
-async fn the_stream_begins_with_a_retry_and_a_cursor() {
+async fn a_stream_starts_with_a_retry_and_a_cursor() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     database.connect().await.batch_execute(README).await.unwrap();
@@ -43,13 +43,13 @@ async fn the_stream_begins_with_a_retry_and_a_cursor() {
     assert_eq!(toto.headers["x-accel-buffering"], "no");
     let retry = toto.next().await.unwrap();
     assert!((1000..=2000).contains(&retry.retry.unwrap()), "{retry:?}");
-    let hello = toto.next().await.unwrap();
-    assert_eq!((hello.event.as_str(), hello.data.as_str()), ("heartbeat", "thump"));
-    assert_eq!(hello.id.as_deref(), Some("1"), "from now on is after what is there");
+    let greeting = toto.next().await.unwrap();
+    assert_eq!((greeting.event.as_str(), greeting.data.as_str()), ("heartbeat", "thump"));
+    assert_eq!(greeting.id.as_deref(), Some("1"), "the stream starts after existing events");
 }
 
 #[tokio::test]
-async fn each_consumer_hears_its_own_and_every_session_hears_all() {
+async fn every_stream_of_a_consumer_gets_all_of_its_events() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut first = app.follow("toto").await.joined().await;
@@ -66,31 +66,33 @@ async fn each_consumer_hears_its_own_and_every_session_hears_all() {
 }
 
 #[tokio::test]
-async fn a_quiet_stream_beats_and_its_cursor_keeps_up() {
+async fn heartbeats_advance_the_cursor_of_a_quiet_stream() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut quiet = app.follow("quiet").await.joined().await;
     database.connect().await.batch_execute(README).await.unwrap();
-    let beat = quiet.signal("heartbeat").await;
-    assert_eq!((beat.id.as_deref(), beat.data.as_str()), (Some("1"), "thump"));
+    let heartbeat = quiet.signal("heartbeat").await;
+    assert_eq!((heartbeat.id.as_deref(), heartbeat.data.as_str()), (Some("1"), "thump"));
 }
 
-/// The reader asks for small rows as they are, and may not have a large one withheld.
+/// When rows are small, the reader queries them without measuring their size first. A large one among them
+/// must still be delivered.
 #[tokio::test]
-async fn a_large_event_among_small_ones_comes_whole_and_in_its_place() {
+async fn a_large_event_among_small_ones_keeps_its_place() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
     let writer = database.connect().await;
     writer.batch_execute(README).await.unwrap();
-    assert_eq!(toto.rows(1).await, [1], "now it knows that rows are small");
-    // Random, so that it is large in the table as well.
+    assert_eq!(toto.rows(1).await, [1], "now the reader expects small rows");
+    // A random payload cannot be compressed, so it is large in the table, too.
     let insert = "insert into events (type, subscriber, payload)
                   select 't', 'toto', to_jsonb(case when n = $1 then (
                       select string_agg(md5(random()::text), '') from generate_series(1, 1000)
                   ) else 'small' end) from generate_series(1, $2) n";
     let (mut row, large) = (1, 32_002);
-    // Alone; one that tells the reader that rows are small again; and amid two small ones.
+    // A large event alone; a small one, after which the reader expects small rows again; a large event
+    // between two small ones.
     for (which, of, lengths) in
         [(1, 1, &[large][..]), (0, 1, &[7]), (2, 3, &[7, large, 7]), (0, 1, &[7])]
     {
@@ -103,9 +105,9 @@ async fn a_large_event_among_small_ones_comes_whole_and_in_its_place() {
     }
 }
 
-/// Who has just heard something needs no other sign that the stream lives.
+/// An event shows that the stream works, so the next heartbeat is due only a whole interval after it.
 #[tokio::test]
-async fn what_is_said_puts_the_heartbeat_off() {
+async fn an_event_postpones_the_heartbeat() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     let heartbeat = Duration::from_secs(1);
@@ -113,8 +115,8 @@ async fn what_is_said_puts_the_heartbeat_off() {
     let app = App::start_with(&database.url(), settings).await;
     let mut toto = app.follow("toto").await.joined().await;
     let writer = database.connect().await;
-    // The gateway cannot have been silent for longer than since the event before was written,
-    // however late a busy machine is with all of this.
+    // The gateway cannot have been silent for longer than the time since the previous event was written, no
+    // matter how slow the machine is.
     let (begun, mut before) = (Instant::now(), Instant::now());
     while begun.elapsed() < 3 * heartbeat {
         let now = Instant::now();
@@ -124,7 +126,7 @@ async fn what_is_said_puts_the_heartbeat_off() {
             if frame.is_logged() {
                 break;
             }
-            assert!(quiet > heartbeat / 2, "{frame:?}, and it was silent for {quiet:?} at most");
+            assert!(quiet > heartbeat / 2, "{frame:?} after at most {quiet:?} of silence");
         }
         before = now;
         sleep(heartbeat / 10).await;
@@ -132,7 +134,7 @@ async fn what_is_said_puts_the_heartbeat_off() {
 }
 
 #[tokio::test]
-async fn an_open_transaction_of_somebody_delays_nobody_beyond_the_hold() {
+async fn an_open_transaction_delays_events_for_the_hold_only() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -147,15 +149,15 @@ async fn an_open_transaction_of_somebody_delays_nobody_beyond_the_hold() {
     assert!(cursor.starts_with("2~"), "the cursor names the late transaction: {cursor}");
 
     slow.batch_execute("commit").await.unwrap();
-    let follower = toto.event().await;
-    assert_eq!(follower.row(), 1);
-    assert!(follower.id.unwrap().starts_with("1@2~"));
+    let late = toto.event().await;
+    assert_eq!(late.row(), 1);
+    assert!(late.id.unwrap().starts_with("1@2~"));
     quick.batch_execute(README).await.unwrap();
-    assert_eq!(toto.event().await.id.as_deref(), Some("3"), "plain again");
+    assert_eq!(toto.event().await.id.as_deref(), Some("3"), "the cursor is plain again");
 }
 
 #[tokio::test]
-async fn who_saw_a_later_event_gets_the_earlier_one_from_another_instance_once() {
+async fn another_instance_sends_a_late_event_once() {
     let database = Database::create().await;
     let (here, there) = (App::start(&database.url()).await, App::start(&database.tcp_url()).await);
     let (a, b) = (database.connect().await, database.connect().await);
@@ -181,7 +183,7 @@ async fn who_saw_a_later_event_gets_the_earlier_one_from_another_instance_once()
 }
 
 #[tokio::test]
-async fn rollbacks_leave_no_delay_and_no_event() {
+async fn rollbacks_cause_neither_delay_nor_events() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -198,7 +200,7 @@ async fn rollbacks_leave_no_delay_and_no_event() {
 }
 
 #[tokio::test]
-async fn types_and_several_consumers_can_be_chosen() {
+async fn a_stream_selects_types_and_several_consumers() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let path = "/events?consumer=a&consumer=b&types=x,y";
@@ -216,7 +218,7 @@ async fn types_and_several_consumers_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn nothing_comes_that_was_not_asked_for() {
+async fn a_stream_gets_no_events_of_other_consumers() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -230,7 +232,7 @@ async fn nothing_comes_that_was_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_log_that_begins_anew_is_no_silence() {
+async fn a_truncated_log_is_a_gap_and_continues() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let writer = database.connect().await;

@@ -1,11 +1,11 @@
-//! What memory claims to be complete for, under random schedules.
+//! Tests with random schedules that the recent events are complete for the clients served from them.
 //!
-//! The real `Hub`, started, fed and reset as the tailer does it, beside a table. Clients come back
-//! at every age, with every cursor that was ever said and with plain numbers. Memory may always
-//! answer that it does not know; where it answers, it must give what the table says is owed.
+//! The real `Hub` is started, fed and reset as the tail does it, next to a model of the table. Clients
+//! reconnect after any time, with every cursor that was ever sent, and with plain numbers. Memory may always
+//! refuse to serve a client. If it serves one, the client must get exactly what it lacks by the table.
 //!
-//! `EVENT_PIPER_SCHEDULES=100000 cargo test --release --test it memory::` plays that many; a
-//! failure names its seed, and `EVENT_PIPER_SEED=<seed>` plays that one alone.
+//! `EVENT_PIPER_SCHEDULES=100000 cargo test --release --test it memory::` plays 100,000 schedules. A failure
+//! names its seed, and `EVENT_PIPER_SEED=<seed>` plays that schedule alone.
 
 mod pruned;
 mod restart;
@@ -27,38 +27,38 @@ use event_piper::{
 
 use self::world::{CONSUMERS, Row, World};
 
-/// A reader and its memory: what `live` does, as simply as can be.
+/// A reader and its memory: a minimal model of what `live` does.
 struct Gateway {
     hub: Arc<Hub>,
     epoch: u64,
     position: Position,
-    /// Where the next page of history begins, while there is more.
+    /// The greatest id of the next page of history, while there is more.
     warming_up: Option<EventId>,
-    /// A page that was read, and is not yet in memory.
-    under_way: Option<(u64, Past)>,
-    page: usize,
+    /// A page of history that was read and is not in memory yet, and its epoch.
+    page_in_flight: Option<(u64, Past)>,
+    page_rows: usize,
 }
 
 impl Gateway {
     fn start(world: &mut World) -> Self {
         let capacity = [0, 1_000, 3_000, 10_000, 30_000, 100_000][world.dice.usize(0..6)];
-        let page = world.dice.usize(1..12);
+        let page_rows = world.dice.usize(1..12);
         let mut gateway = Self {
             hub: Arc::new(Hub::new(capacity, Arc::default())),
             epoch: 0,
             position: Position::default(),
             warming_up: None,
-            under_way: None,
-            page,
+            page_in_flight: None,
+            page_rows,
         };
-        // Some come before the reader has started.
-        let early = world.chance(0.3).then(|| gateway.hub.register(some(world)));
+        // Sometimes a client registers before the reader has started.
+        let early = world.chance(0.3).then(|| gateway.hub.register(some_consumers(world)));
         gateway.restart(world);
         drop(early.filter(|_| world.chance(0.5)));
         gateway
     }
 
-    /// Begins behind all that is visible; also in a log that has been replaced.
+    /// Starts after everything that is visible, the first time or in a log that was replaced.
     fn restart(&mut self, world: &World) {
         let head = EventId::new(world.newest().max(world.pruned_upto()));
         let late = world.open.keys().map(|xid| late(*xid, 0)).collect();
@@ -68,29 +68,29 @@ impl Gateway {
         self.check();
     }
 
-    /// Takes in the page of history that is under way, or reads the next one.
+    /// Adds the page of history that is in flight, or reads the next one.
     fn warm_up(&mut self, world: &World) {
-        if let Some((epoch, past)) = self.under_way.take() {
+        if let Some((epoch, past)) = self.page_in_flight.take() {
             let after = past.after;
             let wants_more = self.hub.state().warm_up(epoch, past);
             let more = wants_more && after > EventId::ZERO && epoch == self.epoch;
             self.warming_up = more.then_some(after);
         } else if let Some(upto) = self.warming_up.take() {
-            let rows: Vec<Row> = world.rows_down_from(upto).take(self.page).collect();
+            let rows: Vec<Row> = world.rows_down_from(upto).take(self.page_rows).collect();
             let read = match rows.last() {
-                Some(row) if rows.len() == self.page => row.id().previous(),
+                Some(row) if rows.len() == self.page_rows => row.id().previous(),
                 _ => EventId::ZERO,
             };
             let after = read.max(EventId::new(world.pruned_upto())).min(upto);
             let rows = rows.into_iter().filter(|row| row.id() > after);
             let rows = rows.map(|row| (row.consumer(), row.frame())).collect();
-            self.under_way = Some((self.epoch, Past { upto, after, rows }));
+            self.page_in_flight = Some((self.epoch, Past { upto, after, rows }));
         }
         self.check();
     }
 
-    /// Passes ids up to one that was drawn: first without a hole, and then over the holes, whose
-    /// transactions are late.
+    /// Advances to an id that was drawn: first up to a hole, then over the holes, whose transactions become
+    /// late.
     fn read_on(&mut self, world: &mut World) {
         let (head, drawn) = (self.position.head.get(), world.next_id - 1);
         if drawn <= head {
@@ -126,8 +126,7 @@ impl Gateway {
         self.check();
     }
 
-    /// Delivers what late transactions wrote that have ended, in one piece, or leaves it to the
-    /// table.
+    /// Delivers all rows of each late transaction that has ended, or evicts their consumers.
     fn follow_up(&mut self, world: &mut World) {
         let late = self.position.late.clone();
         for ended in late.as_slice() {
@@ -159,13 +158,13 @@ impl Gateway {
         self.position.late.as_slice().iter().any(|late| late.xid.get() == xid)
     }
 
-    /// What a client with this cursor lacks of what has been delivered by now, each event as it is
-    /// now; also what was pruned.
+    /// The events that were delivered by now and that a client with this cursor lacks, in their current
+    /// edition, pruned ones included.
     fn owed(&self, world: &World, consumers: &[ConsumerId], cursor: &Cursor) -> Vec<Row> {
         let rows = world.table.values().chain(&world.pruned);
-        let told = rows.filter(|row| row.id() <= self.position.head && !self.is_late(row.xid));
+        let delivered = rows.filter(|row| row.id() <= self.position.head && !self.is_late(row.xid));
         let lacks = |row: &&Row| consumers.contains(&row.consumer()) && cursor.admits(*row);
-        told.filter(lacks).copied().collect()
+        delivered.filter(lacks).copied().collect()
     }
 
     fn check(&self) {
@@ -177,13 +176,13 @@ fn late(xid: u64, since: i64) -> LateTransaction {
     LateTransaction { xid: event_piper::event::Xid::new(xid), since: EventId::new(since) }
 }
 
-/// At least one consumer.
-fn some(world: &mut World) -> Box<[ConsumerId]> {
+/// A random choice of at least one consumer.
+fn some_consumers(world: &mut World) -> Box<[ConsumerId]> {
     let which = world.dice.usize(1..1 << CONSUMERS);
     (0..CONSUMERS).filter(|at| which & (1 << at) != 0).map(world::consumer).collect()
 }
 
-/// A subscription that is live, and whose cursors are kept for later.
+/// A live subscription. The cursors that it gets are kept for later reconnects.
 struct Client {
     which: usize,
     epoch: u64,
@@ -191,8 +190,8 @@ struct Client {
     registration: Registration,
 }
 
-/// Reads what there is, and makes sure that it is what was owed. Answers the cursors on the way;
-/// none when memory does not know.
+/// Reads up to `most` events, and asserts that they are what the client lacks. Returns the cursors on the
+/// way; `None` if memory does not have all of the events.
 fn read(
     gateway: &Gateway,
     world: &World,
@@ -208,7 +207,7 @@ fn read(
         cursors.push(cursor.at(id).to_string());
         let bytes = entry.frame.bytes_at(cursor);
         let edition = world::edition(str::from_utf8(&bytes).unwrap());
-        assert_eq!(got.insert(id.get(), edition), None, "{id} comes twice");
+        assert_eq!(got.insert(id.get(), edition), None, "{id} was delivered twice");
         if got.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     match live {
@@ -220,10 +219,10 @@ fn read(
     Some(cursors)
 }
 
-/// What was played, to see that it was worth it.
+/// Counts of what was played, to see that the schedules exercise memory.
 #[derive(Default)]
 struct Played {
-    returns: usize,
+    reconnects: usize,
     from_memory: usize,
     events: usize,
 }
@@ -232,7 +231,8 @@ struct Game {
     world: World,
     gateways: [Gateway; 2],
     clients: Vec<Client>,
-    said: Vec<String>,
+    /// Every cursor that was sent to a client.
+    cursors: Vec<String>,
     played: Played,
 }
 
@@ -243,8 +243,8 @@ impl Game {
             world.moves();
         }
         let gateways = [0, 1].map(|_| Gateway::start(&mut world));
-        let said = vec!["0".to_owned()];
-        Self { world, gateways, clients: Vec::new(), said, played: Played::default() }
+        let cursors = vec!["0".to_owned()];
+        Self { world, gateways, clients: Vec::new(), cursors, played: Played::default() }
     }
 
     fn step(&mut self) {
@@ -266,7 +266,7 @@ impl Game {
                 let settled = self.gateways.iter().map(|gateway| gateway.position.horizon().get());
                 self.world.prune(settled.min().unwrap());
             }
-            8..40 if self.clients.len() < 6 => self.newcomer(),
+            8..40 if self.clients.len() < 6 => self.connect(),
             40..50 if !self.clients.is_empty() => {
                 self.clients.swap_remove(self.world.dice.usize(0..self.clients.len()));
             }
@@ -274,14 +274,14 @@ impl Game {
         }
         self.clients_read();
         for _ in 0..4 {
-            let at = self.world.dice.usize(0..self.said.len());
+            let at = self.world.dice.usize(0..self.cursors.len());
             let plain = self.world.dice.i64(0..self.world.next_id + 2).to_string();
-            let cursor = if self.world.chance(0.6) { self.said[at].clone() } else { plain };
-            self.comes_back(&cursor);
+            let cursor = if self.world.chance(0.6) { self.cursors[at].clone() } else { plain };
+            self.reconnect(&cursor);
         }
     }
 
-    /// Payloads are replaced, and the gateways learn it before anybody reads on.
+    /// Replaces payloads, and invalidates them in the gateways before any client reads again.
     fn erase(&mut self) {
         let Some(consumer) = self.world.erase() else { return };
         for gateway in &self.gateways {
@@ -290,18 +290,18 @@ impl Game {
         }
     }
 
-    fn newcomer(&mut self) {
-        let consumers = some(&mut self.world);
+    fn connect(&mut self) {
+        let consumers = some_consumers(&mut self.world);
         let which = self.world.dice.usize(0..2);
         let gateway = &self.gateways[which];
         let registration = gateway.hub.register(consumers.clone());
         let follower = Follower::join(&gateway.hub.state().recent, consumers, None);
-        self.said.push(follower.cursor().to_string());
+        self.cursors.push(follower.cursor().to_string());
         self.clients.push(Client { which, epoch: gateway.epoch, follower, registration });
     }
 
     fn clients_read(&mut self) {
-        let (world, gateways, said) = (&mut self.world, &self.gateways, &mut self.said);
+        let (world, gateways, cursors) = (&mut self.world, &self.gateways, &mut self.cursors);
         self.clients.retain_mut(|client| {
             let gateway = &gateways[client.which];
             let other = !std::ptr::eq(client.registration.hub(), &raw const *gateway.hub);
@@ -313,24 +313,24 @@ impl Game {
             }
             let most = world.dice.usize(1..9);
             let read = read(gateway, world, &mut client.follower, most);
-            said.extend(read.iter().flatten().cloned());
+            cursors.extend(read.iter().flatten().cloned());
             read.is_some()
         });
     }
 
-    /// Somebody returns to either gateway, whichever one said the cursor.
-    fn comes_back(&mut self, cursor: &str) {
-        let consumers = some(&mut self.world);
+    /// Reconnects a client to either gateway, regardless of which one sent the cursor.
+    fn reconnect(&mut self, cursor: &str) {
+        let consumers = some_consumers(&mut self.world);
         let gateway = &self.gateways[self.world.dice.usize(0..2)];
         let cursor = Some(cursor.parse().unwrap());
         let mut follower = Follower::join(&gateway.hub.state().recent, consumers, cursor);
-        self.played.returns += 1;
+        self.played.reconnects += 1;
         if follower.wants().is_none() {
             let read = read(gateway, &self.world, &mut follower, usize::MAX);
-            let cursors = read.expect("who was let in is not behind");
+            let cursors = read.expect("a client that was just served from memory is not behind");
             self.played.from_memory += 1;
             self.played.events += cursors.len() - 1;
-            self.said.extend(cursors);
+            self.cursors.extend(cursors);
         }
     }
 }
@@ -341,8 +341,8 @@ fn play(seed: u64) -> Played {
         game.step();
     }
     for _ in 0..100 {
-        let at = game.world.dice.usize(0..game.said.len());
-        game.comes_back(&game.said[at].clone());
+        let at = game.world.dice.usize(0..game.cursors.len());
+        game.reconnect(&game.cursors[at].clone());
     }
     game.played
 }
@@ -352,23 +352,25 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn memory_gives_all_that_is_owed_or_does_not_answer() {
+fn memory_serves_a_client_completely_or_not_at_all() {
     let seeds = match setting("EVENT_PIPER_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..setting("EVENT_PIPER_SCHEDULES").unwrap_or(100),
     };
     let mut all = Played::default();
     for seed in seeds.clone() {
-        println!("seed {seed}"); // Shown when it fails.
+        println!("seed {seed}"); // Shown if the test fails.
         let played = play(seed);
-        all.returns += played.returns;
+        all.reconnects += played.reconnects;
         all.from_memory += played.from_memory;
         all.events += played.events;
     }
-    let Played { returns, from_memory, events } = all;
-    println!("{returns} returns, {from_memory} from memory, {events} events: none missing");
+    let Played { reconnects, from_memory, events } = all;
+    println!(
+        "{reconnects} reconnects, {from_memory} served from memory, {events} events: none missing"
+    );
     if seeds.end - seeds.start >= 100 {
-        assert!(from_memory > returns / 6, "memory answers {from_memory} of {returns}");
-        assert!(events > from_memory, "clients that come back lack something");
+        assert!(from_memory > reconnects / 6, "memory served {from_memory} of {reconnects}");
+        assert!(events > from_memory, "clients that reconnect must lack events");
     }
 }

@@ -1,4 +1,4 @@
-//! The strict reader: everything, once, in id order, whatever the writers' transactions do.
+//! The strict reader: every event, once, in id order, whatever the writers' transactions do.
 
 use std::time::Duration;
 
@@ -18,30 +18,30 @@ use crate::support::{
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
 
-/// Long enough to see that something does not come; that it would come in time is what the
-/// other tests show.
-const A_WHILE: Duration = Duration::from_millis(300);
+/// Long enough to see that something is not delivered. The other tests show that it would be delivered in
+/// time.
+const QUIET_PERIOD: Duration = Duration::from_millis(300);
 
-/// The ids that come next: as many, or as many as come until there is a gap.
+/// The ids of the next events, at least `count`. Panics at a gap.
 async fn ids(log: &mut Strict, count: usize) -> Vec<i64> {
     let mut ids = Vec::new();
     while ids.len() < count {
         let item = timeout(Duration::from_secs(30), log.next()).await;
-        match item.expect("a item comes in time").expect("the gateway goes on") {
+        match item.expect("an item must arrive in time").expect("the gateway must not end") {
             StrictItem::Events { events, upto } => {
                 ids.extend(events.iter().map(|event| event.id.get()));
                 assert!(upto >= events.last().unwrap().id, "the checkpoint is behind its events");
                 assert_eq!(upto, log.after());
             }
             StrictItem::CaughtUp => {}
-            gap @ StrictItem::Gap { .. } => panic!("after {ids:?} came {gap:?}"),
+            gap @ StrictItem::Gap { .. } => panic!("{gap:?} after {ids:?}"),
         }
     }
     ids
 }
 
-/// Nothing comes before what is in doubt.
-async fn nothing_comes(log: &mut Strict) {
+/// Asserts that the reader returns no event while a transaction is open.
+async fn nothing_is_returned(log: &mut Strict) {
     let early = async {
         loop {
             match log.next().await {
@@ -50,22 +50,23 @@ async fn nothing_comes(log: &mut Strict) {
             }
         }
     };
-    let early = timeout(A_WHILE, early).await;
-    assert!(early.is_err(), "{early:?} came before what is in doubt");
+    let early = timeout(QUIET_PERIOD, early).await;
+    assert!(early.is_err(), "{early:?} was returned too early");
 }
 
 async fn gap(log: &mut Strict) -> (i64, i64, GapReason) {
     loop {
-        match timeout(Duration::from_secs(30), log.next()).await.expect("a gap comes in time") {
+        match timeout(Duration::from_secs(30), log.next()).await.expect("a gap must arrive in time")
+        {
             Some(StrictItem::Gap { from, to, reason }) => return (from.get(), to.get(), reason),
             Some(StrictItem::CaughtUp) => {}
-            other => panic!("{other:?} is no gap"),
+            other => panic!("{other:?} is not a gap"),
         }
     }
 }
 
 #[tokio::test]
-async fn a_long_transaction_holds_strict_readers_back_and_its_events_come_in_their_place() {
+async fn a_strict_reader_waits_for_a_long_transaction() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let (slow, quick) = (database.connect().await, database.connect().await);
@@ -75,18 +76,18 @@ async fn a_long_transaction_holds_strict_readers_back_and_its_events_come_in_the
     slow.batch_execute(INSERT).await.unwrap();
     quick.batch_execute(INSERT).await.unwrap();
     assert_eq!(ids(&mut log, 1).await, [1]);
-    eventually("the tailer passes over it", async || {
+    eventually("the tail passes over the transaction", async || {
         (app.metric("late_transactions").await == 1).then_some(())
     })
     .await;
-    nothing_comes(&mut log).await;
+    nothing_is_returned(&mut log).await;
     slow.batch_execute(INSERT).await.unwrap();
     slow.batch_execute("commit").await.unwrap();
     assert_eq!(ids(&mut log, 3).await, [2, 3, 4]);
 }
 
 #[tokio::test]
-async fn rollbacks_and_prepared_transactions_leave_the_order_whole() {
+async fn rollbacks_and_prepared_transactions_keep_the_order() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let (one, quick) = (database.connect().await, database.connect().await);
@@ -102,13 +103,13 @@ async fn rollbacks_and_prepared_transactions_leave_the_order_whole() {
     let name = database.name();
     one.batch_execute(&format!("prepare transaction '{name}'")).await.unwrap();
     quick.batch_execute(INSERT).await.unwrap();
-    nothing_comes(&mut log).await;
+    nothing_is_returned(&mut log).await;
     one.batch_execute(&format!("commit prepared '{name}'")).await.unwrap();
     assert_eq!(ids(&mut log, 2).await, [3, 4]);
 }
 
 #[tokio::test]
-async fn a_reader_that_starts_amid_a_long_transaction_waits_for_it() {
+async fn a_reader_that_starts_during_a_long_transaction_waits() {
     let database = Database::create().await;
     let (slow, quick) = (database.connect().await, database.connect().await);
     slow.batch_execute("begin").await.unwrap();
@@ -116,14 +117,15 @@ async fn a_reader_that_starts_amid_a_long_transaction_waits_for_it() {
     quick.batch_execute(INSERT).await.unwrap();
     let app = App::start(&database.url()).await;
     let mut log = app.gateway.read().strict(EventId::ZERO);
-    nothing_comes(&mut log).await;
+    nothing_is_returned(&mut log).await;
     slow.batch_execute("commit").await.unwrap();
     assert_eq!(ids(&mut log, 2).await, [1, 2]);
 }
 
-/// Of what a late transaction wrote, a cursor owes what stands above its mark, and nobody else's.
+/// Of a late transaction's events, a cursor admits those above its mark. Of the others, it admits those above
+/// its head.
 #[tokio::test]
-async fn a_reader_that_begins_at_a_cursor_gets_what_that_owes() {
+async fn a_reader_from_a_cursor_gets_the_events_it_admits() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let (slow, quick) = (database.connect().await, database.connect().await);
@@ -140,11 +142,11 @@ async fn a_reader_that_begins_at_a_cursor_gets_what_that_owes() {
     assert_eq!(ids(&mut app.gateway.read().strict_owed(at(0)), 4).await, [1, 3, 5, 7]);
     assert_eq!(ids(&mut app.gateway.read().strict_owed(at(1)), 3).await, [3, 5, 7]);
     let mut resumed = app.gateway.read().strict_owed(at(0)).resumed_at(EventId::new(3));
-    assert_eq!(ids(&mut resumed, 2).await, [5, 7], "what was handed over before comes no more");
+    assert_eq!(ids(&mut resumed, 2).await, [5, 7], "events that were returned before are skipped");
 }
 
 #[tokio::test]
-async fn many_writers_and_restarts_of_the_reader_leave_nothing_out() {
+async fn no_event_is_lost_among_many_writers_and_restarts() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut writers = Vec::new();
@@ -167,7 +169,9 @@ async fn many_writers_and_restarts_of_the_reader_leave_nothing_out() {
     let mut got = Vec::new();
     let mut log = app.gateway.read().strict(EventId::ZERO);
     while writers.iter().any(|writer| !writer.is_finished()) {
-        if let Ok(Some(StrictItem::Events { events, upto })) = timeout(A_WHILE, log.next()).await {
+        if let Ok(Some(StrictItem::Events { events, upto })) =
+            timeout(QUIET_PERIOD, log.next()).await
+        {
             got.extend(events.iter().map(|event| event.id.get()));
             log = app.gateway.read().strict(upto);
         }
@@ -178,11 +182,11 @@ async fn many_writers_and_restarts_of_the_reader_leave_nothing_out() {
     let all = database.connect().await.query("select id from events order by id", &[]).await;
     let all: Vec<i64> = all.unwrap().iter().map(|row| row.get(0)).collect();
     got.extend(ids(&mut log, all.len() - got.len()).await);
-    assert_eq!(got, all, "each once, in order");
+    assert_eq!(got, all, "every event once, in order");
 }
 
 #[tokio::test]
-async fn what_was_pruned_is_told_once_and_the_rest_follows() {
+async fn pruned_events_are_one_gap_and_the_rest_follows() {
     let database = Database::create().await;
     let client = database.connect().await;
     for _ in 0..10 {
@@ -195,12 +199,12 @@ async fn what_was_pruned_is_told_once_and_the_rest_follows() {
     let mut log = app.gateway.read().strict(EventId::new(1));
     assert_eq!(gap(&mut log).await, (1, 4, GapReason::Pruned));
     assert_eq!(ids(&mut log, 7).await, [3, 5, 6, 7, 8, 9, 10]);
-    let mut abreast = app.gateway.read().strict(EventId::new(4));
-    assert_eq!(ids(&mut abreast, 6).await, [5, 6, 7, 8, 9, 10]);
+    let mut after_the_gap = app.gateway.read().strict(EventId::new(4));
+    assert_eq!(ids(&mut after_the_gap, 6).await, [5, 6, 7, 8, 9, 10]);
 }
 
 #[tokio::test]
-async fn a_log_that_was_replaced_is_told_and_goes_on_from_its_end() {
+async fn a_replaced_log_is_a_gap_and_continues_at_its_end() {
     let database = Database::create().await;
     let client = database.connect().await;
     for _ in 0..5 {
@@ -220,7 +224,7 @@ async fn a_log_that_was_replaced_is_told_and_goes_on_from_its_end() {
 }
 
 #[tokio::test]
-async fn a_reader_outlives_postgresql_and_ends_with_the_gateway() {
+async fn a_reader_survives_postgresql_and_ends_with_the_gateway() {
     let server = TestServer::start_own("").await;
     let database = Database::create_on_own(&server).await;
     let app = App::start(&database.url()).await;

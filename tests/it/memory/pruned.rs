@@ -1,4 +1,4 @@
-//! What was pruned before a client had it is told, wherever its cursor stands.
+//! A client is sent a gap for events that were pruned before it could read them, whatever its cursor is.
 
 use event_piper::{event::EventId, read::strict::StrictItem};
 
@@ -14,10 +14,10 @@ fn prune(what: &str) -> String {
     format!("begin; set local event_piper.prune = 'on'; delete from events where {what}; commit")
 }
 
-/// An event of a late transaction goes before its client comes back for it: to the gateway that
-/// was there all the time, and to a new one.
+/// An event of a late transaction is pruned before its client reconnects: to the gateway that was running all
+/// the time, and to a new one.
 #[tokio::test]
-async fn what_was_pruned_between_a_mark_and_the_head_is_told() {
+async fn a_prune_between_a_mark_and_the_head_is_a_gap() {
     let database = Database::create().await;
     let (slow, client) = (database.connect().await, database.connect().await);
     let mut settings = Settings::default();
@@ -31,23 +31,23 @@ async fn what_was_pruned_between_a_mark_and_the_head_is_told() {
     assert!(seen.row() == 2 && cursor.starts_with("2~"), "{cursor}");
     drop(toto);
     slow.batch_execute("commit").await.unwrap();
-    eventually("it was delivered", async || {
+    eventually("the late event was delivered", async || {
         (app.metric("late_transactions").await == 0).then_some(())
     })
     .await;
     client.batch_execute(&prune("id = 1")).await.unwrap();
 
-    let told = r#"{"from":0,"to":1,"reason":"pruned"}"#;
-    assert_eq!(app.resume("toto", &cursor).await.signal("$gap").await.data, told);
+    let gap = r#"{"from":0,"to":1,"reason":"pruned"}"#;
+    assert_eq!(app.resume("toto", &cursor).await.signal("$gap").await.data, gap);
     let again = App::start(&database.url()).await;
     let mut toto = again.resume("toto", &cursor).await;
-    assert_eq!(toto.signal("$gap").await.data, told);
+    assert_eq!(toto.signal("$gap").await.data, gap);
     toto.signal("$caught-up").await;
 }
 
-/// A log of which nothing is left is not one that never had anything.
+/// A log from which everything was pruned differs from one that never had an event.
 #[tokio::test]
-async fn what_was_pruned_at_the_end_of_the_log_is_told_after_a_restart() {
+async fn a_prune_at_the_end_of_the_log_is_a_gap_after_a_restart() {
     let database = Database::create().await;
     let client = database.connect().await;
     for _ in 0..5 {
@@ -56,8 +56,8 @@ async fn what_was_pruned_at_the_end_of_the_log_is_told_after_a_restart() {
     for (pruned, upto) in [("id >= 4", 5), ("true", 5)] {
         client.batch_execute(&prune(pruned)).await.unwrap();
         let app = App::start(&database.url()).await;
-        let told = format!(r#"{{"from":3,"to":{upto},"reason":"pruned"}}"#);
-        assert_eq!(app.resume("toto", "3").await.signal("$gap").await.data, told);
+        let gap = format!(r#"{{"from":3,"to":{upto},"reason":"pruned"}}"#);
+        assert_eq!(app.resume("toto", "3").await.signal("$gap").await.data, gap);
         let mut all = app.gateway.read().strict(EventId::new(3));
         let item = all.next().await;
         let gap = matches!(item, Some(StrictItem::Gap { to, .. }) if to == EventId::new(upto));
@@ -66,17 +66,17 @@ async fn what_was_pruned_at_the_end_of_the_log_is_told_after_a_restart() {
     }
 }
 
-/// The ids were started anew: what was pruned before is of another log.
+/// After a restart of the ids, what was pruned before belongs to another log.
 #[tokio::test]
-async fn notes_of_a_log_that_was_started_anew_tell_no_gap() {
+async fn prunes_before_a_truncate_are_no_gap() {
     let database = Database::create().await;
     let client = database.connect().await;
     let fill = format!("{INSERT}; {INSERT}; {INSERT}; {INSERT}");
     client.batch_execute(&fill).await.unwrap();
     client.batch_execute(&prune("id = 3")).await.unwrap();
-    let anew =
+    let truncate =
         "begin; set local event_piper.prune = 'on'; truncate events restart identity; commit";
-    client.batch_execute(&format!("{anew}; {INSERT}; {INSERT}")).await.unwrap();
+    client.batch_execute(&format!("{truncate}; {INSERT}; {INSERT}")).await.unwrap();
     let app = App::start(&database.url()).await;
     let mut toto = app.resume("toto", "0").await;
     let mut seen = Vec::new();

@@ -1,4 +1,4 @@
-//! What is recalled after a restart, and let go of again, in the real program.
+//! Recent events that are loaded after a restart, and evicted again, in the real program.
 
 use crate::support::{
     app::{App, Settings},
@@ -6,10 +6,9 @@ use crate::support::{
     postgres::Database,
 };
 
-/// The end of the log is recalled for as many consumers as there is room for; a busy one drives
-/// most of it out again.
+/// As much of the end of the log is loaded as fits. Then the events of a busy consumer evict most of it.
 #[tokio::test]
-async fn who_comes_back_after_a_restart_gets_what_memory_had_and_let_go_of() {
+async fn a_client_gets_loaded_and_evicted_events_after_a_restart() {
     let database = Database::create().await;
     let client = database.connect().await;
     let fill = "insert into events (type, subscriber, payload)
@@ -18,7 +17,7 @@ async fn who_comes_back_after_a_restart_gets_what_memory_had_and_let_go_of() {
     let mut settings = Settings::default();
     settings.gateway.recent = 512 << 10;
     let app = App::start_with(&database.url(), settings).await;
-    eventually("the end of the log is recalled", async || {
+    eventually("the end of the log is loaded", async || {
         (app.metric("recent_bytes").await > 500 << 10).then_some(())
     })
     .await;
@@ -35,7 +34,7 @@ async fn who_comes_back_after_a_restart_gets_what_memory_had_and_let_go_of() {
         {
             got.extend(frame.is_logged().then(|| frame.row()));
         }
-        assert_eq!(got, [id], "behind {}", id - 1);
+        assert_eq!(got, [id], "after {}", id - 1);
     }
     let (replays, recent) =
         (app.metric("replays_total").await, app.metric("resumed_from_recent_total").await);

@@ -1,4 +1,4 @@
-//! Writers, and the table that they write: what is true.
+//! A model of writers and of the table that they write to.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(super) struct Row {
     pub(super) id: i64,
     pub(super) xid: u64,
     whose: usize,
-    /// Counts up when it is erased.
+    /// Increases when the event is erased.
     pub(super) edition: u32,
 }
 
@@ -38,7 +38,7 @@ impl Row {
     }
 }
 
-/// The edition of an event that this frame shows.
+/// The edition of the event in this frame.
 pub(super) fn edition(frame: &str) -> u32 {
     let data = frame.lines().find_map(|line| line.strip_prefix("data: "));
     data.and_then(|data| data.parse().ok()).expect("a frame has data")
@@ -48,7 +48,7 @@ pub(super) fn consumer(at: usize) -> ConsumerId {
     ["a", "b", "c"][at].parse().unwrap()
 }
 
-/// Ids are drawn before commit; transactions commit or roll back in any order.
+/// Writers and the table. Ids are drawn before the commit; transactions commit or roll back in any order.
 pub(super) struct World {
     pub(super) dice: fastrand::Rng,
     pub(super) next_id: i64,
@@ -87,16 +87,16 @@ impl World {
                 self.open.insert(self.next_xid, Vec::new());
                 self.next_xid += 1;
             } else {
-                self.somebody_moves();
+                self.step_of_a_writer();
             }
         }
     }
 
-    fn somebody_moves(&mut self) {
+    fn step_of_a_writer(&mut self) {
         let xid = *self.open.keys().nth(self.dice.usize(0..self.open.len())).unwrap();
         match self.dice.u8(0..100) {
             0..55 => {
-                // One of them gets most, so that the others' events stay in its midst.
+                // One consumer gets most events, so that those of the others remain between them.
                 let whose = if self.chance(0.6) { 0 } else { self.dice.usize(0..CONSUMERS) };
                 let row = Row { id: self.next_id, xid, whose, edition: 0 };
                 self.open.get_mut(&xid).unwrap().push(row);
@@ -114,7 +114,7 @@ impl World {
         }
     }
 
-    /// Some events of a consumer are changed; answers whose.
+    /// Changes some events of a consumer, and returns it.
     pub(super) fn erase(&mut self) -> Option<ConsumerId> {
         let whose = self.dice.usize(0..CONSUMERS);
         let from = self.dice.i64(0..self.next_id);
@@ -123,7 +123,7 @@ impl World {
         (rows.count() > 0).then(|| consumer(whose))
     }
 
-    /// The oldest events go, none behind `settled`.
+    /// Prunes the oldest events, none after `settled`.
     pub(super) fn prune(&mut self, settled: i64) {
         let upto = settled.min(self.dice.i64(0..self.next_id));
         let kept = self.table.split_off(&(upto + 1));
