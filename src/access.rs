@@ -1,9 +1,10 @@
-//! Who may: what a request shows of who sends it, and what they are allowed.
+//! Authentication and authorization: who sends a request, and what the sender may do.
 //!
-//! [`Access`] turns a [`Credentials`] into a [`Principal`], or says why not; the principal is asked
-//! for each right. There are four kinds of proof, which can be combined: a header that a
-//! trusted proxy sets, [tokens](token) of trusted issuers, [keys] of our own, and [tickets](ticket)
-//! that stand for one of these. A bad proof is never no proof.
+//! [`Access`] checks a the [`Credentials`] of a request and returns a [`Principal`] or an
+//! error. Each right is then asked of the principal. There are four kinds of credentials, which can
+//! be combined: a header that a trusted proxy sets, [tokens](token) of trusted issuers, [keys] that
+//! this program creates, and [tickets](ticket) that stand for one of these. Bad credentials are
+//! refused, never ignored.
 
 pub mod budget;
 mod crypto;
@@ -51,7 +52,7 @@ use crate::{
     store::{keys::KeyTable, server::Server},
 };
 
-/// What a request shows of who sends it. No `Debug`: there are secrets.
+/// The credentials of a request. No `Debug`, since they contain secrets.
 pub struct Credentials {
     /// The other end of the connection.
     pub peer: Peer,
@@ -59,30 +60,30 @@ pub struct Credentials {
     pub consumer: Option<ConsumerId>,
     /// `Authorization: Bearer`.
     pub bearer: Option<String>,
-    /// The token in the cookie.
+    /// The token in the cookie that `--jwt-cookie` names.
     pub cookie: Option<String>,
-    /// `?ticket=`, and whether its stream is opened again.
+    /// The ticket in `?ticket=`, and whether the request resumes a stream (it has `Last-Event-ID`).
     pub ticket: Option<(String, bool)>,
 }
 
-/// What ends a stream before its time, and answers why: `expired` or `revoked`. Holds the
-/// stream's room until it is dropped.
+/// Completes when the stream must end, with the reason: `expired` or `revoked`. It counts the
+/// stream against the principal's limit until it is dropped.
 pub type Ending = Pin<Box<dyn Future<Output = &'static str> + Send>>;
 
 /// Why a stream cannot be opened.
 #[derive(Debug)]
 pub enum NoStream {
-    /// The principal has as many as it may.
+    /// The principal has reached its limit of open streams.
     Full,
-    /// The ticket was used.
+    /// The ticket has been used, or cannot be noted as used at present.
     Denied(Denied),
 }
 
-/// Who may. Its task ends with [`stop`](Self::stop).
+/// Authenticates requests and limits principals. Its tasks run until [`stop`](Self::stop).
 #[derive(Debug)]
 pub struct Access {
     settings: Settings,
-    anybody: Principal,
+    open: Principal,
     tokens: Tokens,
     keys: KeyRing,
     tickets: Tickets,
@@ -92,12 +93,14 @@ pub struct Access {
     shutdown: CancellationToken,
 }
 
-/// A revoked key ends its streams within about this time.
-const KEYS_EVERY: Duration = Duration::from_secs(2);
-const FORGET_EVERY: Duration = Duration::from_secs(10);
+/// How often the table of keys is read. A revoked key ends its streams within about this time.
+const KEYS_REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+/// How often limits and tickets that no longer matter are removed from memory.
+const EVICTION_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Access {
-    /// Starts to keep keys up to date; those of `--auth keys` are in the database on `server`.
+    /// Starts the tasks that refresh the keys of issuers and, for `--auth keys`, the table of keys
+    /// in the database on `server`.
     #[must_use]
     pub fn start(settings: Settings, server: &Server, metrics: Arc<Metrics>) -> Arc<Self> {
         let access = Arc::new(Self {
@@ -105,22 +108,22 @@ impl Access {
             keys: KeyRing::new(KeyTable::new(server)),
             tickets: Tickets::new(&settings.ticket_keys),
             throttle: Throttle::new(settings.limits),
-            anybody: Principal::anybody(),
+            open: Principal::anybody(),
             settings,
             metrics,
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         });
-        // Each by itself: an issuer that hangs shall not keep a revoked key alive.
+        // In tasks of their own: an issuer that hangs must not delay the revocation of keys.
         let Modes { jwt, keys, .. } = access.modes();
         if jwt {
-            access.spawn(Arc::clone(&access).keep_issuers());
+            access.spawn(Arc::clone(&access).refresh_issuers());
         }
         if keys {
-            access.spawn(Arc::clone(&access).keep_keys());
+            access.spawn(Arc::clone(&access).refresh_keys());
         }
         if !access.modes().is_open() {
-            access.spawn(Arc::clone(&access).forget());
+            access.spawn(Arc::clone(&access).evict());
         }
         access
     }
@@ -128,39 +131,41 @@ impl Access {
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
-            let work = vital("proofs are not kept up to date any more", work);
+            let work = vital("keys and limits are no longer refreshed", work);
             shutdown.run_until_cancelled(work).await;
         });
     }
 
-    /// Stops, and waits until that is done.
+    /// Stops the tasks, and waits until they have ended.
     pub async fn stop(&self) {
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// Which proofs count.
+    /// The accepted kinds of credentials.
     #[must_use]
     pub fn modes(&self) -> Modes {
         self.settings.modes
     }
 
-    /// The cookie in which browsers may bring a token.
+    /// The name of the cookie in which browsers may send a token. `None`: no cookie is accepted.
     #[must_use]
     pub fn cookie(&self) -> Option<&str> {
         self.settings.cookie.as_deref()
     }
 
-    /// Whether pages of this web origin may write by way of the cookie.
+    /// Whether pages of this web origin may write with a token from the cookie.
     #[must_use]
     pub fn allows_origin(&self, origin: &str) -> bool {
         self.settings.origins.iter().any(|listed| listed == origin)
     }
 
-    /// Whether a request from this peer may be for this host. In the open mode nothing but the
-    /// host's name tells a web page, which has made its own name point here, from the people of
-    /// this machine; no page reaches a Unix socket.
+    /// Whether a request of this peer may name this host.
+    ///
+    /// In the open mode the host name is the only thing that tells a web page, which made its own
+    /// name resolve to this machine (DNS rebinding), from a user of this machine. A page cannot
+    /// reach a Unix socket.
     #[must_use]
     pub fn answers_to(&self, host: &str, from: Peer) -> bool {
         let Settings { hosts, modes, .. } = &self.settings;
@@ -168,13 +173,13 @@ impl Access {
         any || from == Peer::Unix || hosts.contain(host)
     }
 
-    /// Whose `X-Consumer-Id` and `X-Forwarded-For` are believed.
+    /// Whether `X-Consumer-Id` and `X-Forwarded-For` of this peer are trusted.
     #[must_use]
     pub fn trusts(&self, peer: Peer) -> bool {
         self.settings.trusted_proxies.contain(peer)
     }
 
-    /// Who may read the metrics without any other proof than this address.
+    /// A principal that may read the metrics, if this address needs no other credentials for that.
     #[must_use]
     pub fn metrics_reader(&self, peer: Peer) -> Option<Principal> {
         let rights = Rights { metrics: true, ..Rights::default() };
@@ -182,65 +187,67 @@ impl Access {
         listed.then(|| Principal::new(peer.to_string(), Kind::Address, None, rights, None))
     }
 
-    /// Who sends this request.
-    pub async fn authenticate(&self, proof: &Credentials) -> Result<Principal, Denied> {
+    /// Authenticates a request.
+    ///
+    /// # Errors
+    /// If there are no credentials, if they are not valid, or if they cannot be checked at present.
+    pub async fn authenticate(&self, credentials: &Credentials) -> Result<Principal, Denied> {
         if self.modes().is_open() {
-            return Ok(self.anybody.clone());
+            return Ok(self.open.clone());
         }
-        if let Some((ticket, again)) = &proof.ticket {
+        if let Some((ticket, again)) = &credentials.ticket {
             return self.by_ticket(ticket, *again).await;
         }
-        if let Some(bearer) = &proof.bearer
-            && let Some(checked) = self.by_bearer(bearer, proof).await
+        if let Some(bearer) = &credentials.bearer
+            && let Some(checked) = self.by_bearer(bearer, credentials).await
         {
             return checked;
         }
-        if let Some(cookie) = &proof.cookie {
+        if let Some(cookie) = &credentials.cookie {
             return self.tokens.check(cookie).await;
         }
-        self.by_header(proof)
+        self.by_header(credentials)
     }
 
-    /// A ticket is worth no more than what it was given for: perhaps at another instance, so
-    /// this one may not know of it yet.
+    /// A ticket is valid only as long as the key or token that it was issued for. Another instance
+    /// may have issued it, so this instance may not have read that key yet.
     async fn by_ticket(&self, ticket: &str, again: bool) -> Result<Principal, Denied> {
         let who = self.tickets.check(ticket, again)?;
         match who.root() {
-            Some(Root::Key(key)) => self.keys.still_counts(*key).await?,
-            Some(Root::Issuer(key)) => self.tokens.still_counts(key).await?,
+            Some(Root::Key(key)) => self.keys.check_id(*key).await?,
+            Some(Root::Issuer(key)) => self.tokens.check_issuer_key(key).await?,
             None => {}
         }
         Ok(who)
     }
 
-    /// `None`: it is no proof of ours, and a trusted proxy, which has looked at it itself,
-    /// says who it is.
-    async fn by_bearer(
-        &self,
-        bearer: &str,
-        proof: &Credentials,
-    ) -> Option<Result<Principal, Denied>> {
+    /// Checks a bearer token. `None`: it is neither a key nor a token for this program, and a trusted
+    /// proxy, which has checked it, names the consumer.
+    async fn by_bearer(&self, bearer: &str, credentials: &Credentials) -> Option<Result<Principal, Denied>> {
         let modes = self.modes();
-        if modes.keys && bearer.starts_with(keys::PREFIX) {
+        if modes.keys && bearer.starts_with(keys::KEY_PREFIX) {
             return Some(self.keys.check(bearer).await);
         }
         if modes.jwt {
             return Some(self.tokens.check(bearer).await);
         }
-        if modes.trusted_header && proof.consumer.is_some() && self.trusts(proof.peer) {
+        if modes.trusted_header && credentials.consumer.is_some() && self.trusts(credentials.peer) {
             return None;
         }
-        Some(Err(Denied::bad("malformed", "no such token or key is accepted here")))
+        Some(Err(Denied::bad(
+            "malformed",
+            "the token or key is of a kind that is not accepted here",
+        )))
     }
 
-    fn by_header(&self, proof: &Credentials) -> Result<Principal, Denied> {
-        match &proof.consumer {
+    fn by_header(&self, credentials: &Credentials) -> Result<Principal, Denied> {
+        match &credentials.consumer {
             Some(consumer) if self.modes().trusted_header => {
-                if !self.trusts(proof.peer) {
+                if !self.trusts(credentials.peer) {
                     let detail = format!(
-                        "X-Consumer-Id is believed of trusted proxies only, and {} is none of \
+                        "X-Consumer-Id is accepted from trusted proxies only, and {} is not in \
                          --trusted-proxies",
-                        proof.peer
+                        credentials.peer
                     );
                     return Err(Denied::bad("untrusted-proxy", detail));
                 }
@@ -250,8 +257,8 @@ impl Access {
         }
     }
 
-    /// A trusted proxy names this consumer: it reads its own events, and whatever else
-    /// everybody may who is named so.
+    /// The principal of a consumer that a trusted proxy names. It may read its own events, and has the
+    /// rights of `--header-rights`.
     fn named(&self, consumer: &ConsumerId) -> Principal {
         let rights = self.settings.header_rights.clone();
         Principal::new(consumer.as_str(), Kind::Header, Some(consumer.clone()), rights, None)
@@ -259,10 +266,10 @@ impl Access {
 
     fn expected(&self) -> String {
         let Modes { trusted_header, jwt, keys } = self.modes();
-        let header = "the header X-Consumer-Id, which what stands in front of EventPiper sets";
+        let header = "the header X-Consumer-Id, set by the proxy in front of EventPiper";
         let mut proofs = Vec::new();
         if jwt {
-            proofs.push("Authorization: Bearer with a token (in an EventSource's address: ?ticket= of POST /tickets)");
+            proofs.push("Authorization: Bearer with a token (for an EventSource: ?ticket= with a ticket from POST /tickets)");
         }
         if keys {
             proofs.push("Authorization: Bearer with a key (ep_...)");
@@ -270,15 +277,18 @@ impl Access {
         if trusted_header {
             proofs.push(header);
         }
-        format!("nothing says who is asking: expected {}", proofs.join(", or "))
+        format!("the request has no credentials: expected {}", proofs.join(", or "))
     }
 
-    /// Counts a refusal.
+    /// Counts a refused request in the metrics.
     pub fn note(&self, reason: &'static str) {
         self.metrics.denied.get_or_create(&Reason { reason }).inc();
     }
 
-    /// How long the answer to a bad proof from there shall wait, if it is to be answered.
+    /// Notes bad credentials from a peer, and returns how long to delay the response.
+    ///
+    /// # Errors
+    /// If the peer has sent too many: the request must be refused at once.
     pub fn failed(&self, from: Peer) -> Result<Duration, RetryAfter> {
         match from {
             Peer::Ip(address) => self.throttle.failed(address),
@@ -286,12 +296,12 @@ impl Access {
         }
     }
 
-    /// Counts a request against what its principal may ask for in a second.
+    /// Counts a request against its principal's limit per second.
     pub fn request(&self, who: &Principal) -> Result<(), RetryAfter> {
         if *who.kind() == Kind::Anybody { Ok(()) } else { self.throttle.request(who.name()) }
     }
 
-    /// Counts events, and their bytes, against what their principal may append in a second.
+    /// Counts events and their bytes against the principal's limits per second.
     pub fn append(&self, who: &Principal, events: usize, bytes: usize) -> Result<(), RetryAfter> {
         self.throttle.append_bytes(who.name(), bytes)?;
         if *who.kind() == Kind::Anybody {
@@ -300,25 +310,25 @@ impl Access {
         self.throttle.append(who.name(), events)
     }
 
-    /// How many bytes one principal may append in a second.
+    /// The number of bytes that one principal may append per second.
     #[must_use]
     pub fn append_bytes(&self) -> usize {
         usize::try_from(self.settings.limits.append_bytes.get()).unwrap_or(usize::MAX)
     }
 
-    /// Takes room for a stream of this principal's, and uses its ticket. Answers what ends the
-    /// stream before its time.
+    /// Counts a new stream of a principal, and marks its ticket as used. Returns what ends the stream;
+    /// `None` in the open mode, in which nothing does.
     pub fn open_stream(self: &Arc<Self>, who: &Principal) -> Result<Option<Ending>, NoStream> {
         if *who.kind() == Kind::Anybody {
             return Ok(None);
         }
-        let room = self.throttle.stream(who.name()).ok_or(NoStream::Full)?;
+        let guard = self.throttle.stream(who.name()).ok_or(NoStream::Full)?;
         if let Kind::Ticket { id, again, .. } = who.kind() {
             self.tickets.redeem(*id, *again).map_err(NoStream::Denied)?;
         }
         let (expired, revoked) = (expired(who.expires()), self.revoked(who));
         Ok(Some(Box::pin(async move {
-            let _room = room;
+            let _guard = guard;
             tokio::select! {
                 () = expired => "expired",
                 () = revoked => "revoked",
@@ -341,7 +351,7 @@ impl Access {
         }
     }
 
-    /// Ends when what this one has shown counts no more.
+    /// Completes when the principal's credentials have expired or have been revoked.
     pub fn ended(&self, who: &Principal) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let (expired, revoked) = (expired(who.expires()), self.revoked(who));
         Box::pin(async move {
@@ -352,20 +362,24 @@ impl Access {
         })
     }
 
-    /// Whether a proof that was good still is: for what takes long.
+    /// Checks again, during a long request, that credentials are still valid.
     pub fn holds(&self, who: &Principal) -> Result<(), Denied> {
         if who.expires().is_some_and(|expires| expires <= SystemTime::now()) {
-            return Err(Denied::bad("expired", "the token or key has expired meanwhile"));
+            return Err(Denied::bad("expired", "the token or key has expired during the request"));
         }
-        let counts = match who.root() {
-            Some(Root::Key(key)) => self.keys.counts(*key),
-            Some(Root::Issuer(key)) => self.tokens.counts(key),
+        let is_valid = match who.root() {
+            Some(Root::Key(key)) => self.keys.is_known(*key),
+            Some(Root::Issuer(key)) => self.tokens.was_published(key),
             None => true,
         };
-        if counts { Ok(()) } else { Err(Denied::revoked("the key was revoked meanwhile")) }
+        if is_valid {
+            Ok(())
+        } else {
+            Err(Denied::revoked("the key has been revoked during the request"))
+        }
     }
 
-    /// A ticket for what this one may follow, or of that only these consumers.
+    /// Issues a ticket for everything that the principal may follow, or for these consumers only.
     pub fn issue(
         &self,
         who: &Principal,
@@ -375,30 +389,30 @@ impl Access {
         self.tickets.issue(who, consumers)
     }
 
-    /// Keeps up with the issuers, not in step with other instances.
-    async fn keep_issuers(self: Arc<Self>) {
+    /// Refreshes the keys of issuers. The jitter keeps instances from doing so at the same time.
+    async fn refresh_issuers(self: Arc<Self>) {
         loop {
-            self.tokens.renew().await;
+            self.tokens.refresh().await;
             sleep(self.settings.refresh.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
         }
     }
 
-    /// Keeps up with the table of keys.
-    async fn keep_keys(self: Arc<Self>) {
-        let mut ticks = every(KEYS_EVERY);
+    /// Refreshes the keys from the table.
+    async fn refresh_keys(self: Arc<Self>) {
+        let mut ticks = every(KEYS_REFRESH_INTERVAL);
         loop {
             ticks.tick().await;
-            self.keys.renew().await;
+            self.keys.refresh().await;
         }
     }
 
-    /// Forgets who has been quiet.
-    async fn forget(self: Arc<Self>) {
-        let mut ticks = every(FORGET_EVERY);
+    /// Removes idle principals and old tickets from memory.
+    async fn evict(self: Arc<Self>) {
+        let mut ticks = every(EVICTION_INTERVAL);
         loop {
             ticks.tick().await;
-            self.throttle.forget();
-            self.tickets.forget();
+            self.throttle.evict();
+            self.tickets.evict();
         }
     }
 }
@@ -409,8 +423,8 @@ fn every(period: Duration) -> Interval {
     ticks
 }
 
-/// Waits until then, in steps: a clock that is set meanwhile, or a machine that was asleep,
-/// shall not prolong what has ended.
+/// Waits until this time, or forever. It waits in steps, so that credentials end in time even if the
+/// clock is set or the machine sleeps in between.
 async fn expired(at: Option<SystemTime>) {
     const STEP: Duration = Duration::from_mins(1);
     let Some(at) = at else { return std::future::pending().await };

@@ -1,6 +1,9 @@
-//! Bytes that callers share: so many in all, and so many for each principal. What can be refused is,
-//! where there is no room. What cannot waits for room, principals in rotation: up to half of each limit,
-//! so that the other half is there for what would be refused.
+//! A budget of bytes that principals share: a limit in all, and a limit per principal.
+//!
+//! A request that can be refused takes bytes with [`Share::grow`], and is refused when none are left.
+//! Work that cannot be refused waits for bytes with [`Account::room`]. Waiting principals are served in
+//! rotation, and together get at most half of each limit, so that the other half is left for requests
+//! that would be refused.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,11 +16,11 @@ use tokio::sync::oneshot;
 use super::principal::{Kind, Principal};
 use crate::crash::Lock;
 
-/// See the module.
+/// Bytes in use, in all and per principal, and their limits.
 #[derive(Debug)]
 pub struct Budget {
-    most_bytes: usize,
-    most_bytes_each: usize,
+    max_bytes: usize,
+    max_bytes_each: usize,
     used: Lock<Used>,
     gauge: Gauge,
 }
@@ -25,14 +28,14 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct Used {
     all: usize,
-    each: HashMap<Arc<str>, Its>,
-    /// Principals that wait and have room of their own, the one that got none for longest first.
+    each: HashMap<Arc<str>, PrincipalUse>,
+    /// Principals that wait and may be below their own limit. The one that has waited longest is first.
     rotation: VecDeque<Arc<str>>,
 }
 
-/// What one principal has, and waits for.
+/// The bytes of one principal, and its waiting work.
 #[derive(Debug, Default)]
-struct Its {
+struct PrincipalUse {
     bytes: usize,
     waiting: VecDeque<Wait>,
     in_rotation: bool,
@@ -41,28 +44,28 @@ struct Its {
 #[derive(Debug)]
 struct Wait {
     bytes: usize,
-    most_bytes_each: usize,
-    give: oneshot::Sender<()>,
+    max_bytes_each: usize,
+    grant: oneshot::Sender<()>,
 }
 
-/// Which limit leaves no room.
+/// The limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exhausted {
-    /// All callers together have too much.
+    /// The limit of all principals together.
     InAll,
-    /// This principal has too much, and others still find room.
+    /// The limit of this principal. Others may still take bytes.
     ByPrincipal,
 }
 
-/// Where it is counted what is done for one principal.
+/// The part of a [`Budget`] that one principal uses.
 #[derive(Clone, Debug)]
 pub struct Account {
     budget: Arc<Budget>,
     who: Arc<str>,
-    most_bytes_each: usize,
+    max_bytes_each: usize,
 }
 
-/// What one request takes of a [`Budget`], until it is dropped.
+/// Bytes of a [`Budget`] that one request holds. Dropping it returns them.
 #[derive(Debug)]
 pub struct Share {
     account: Account,
@@ -70,113 +73,111 @@ pub struct Share {
 }
 
 impl Budget {
-    /// So many bytes in all and for each principal, shown by this gauge.
+    /// A budget with a limit in all and a limit per principal. The gauge shows the bytes in use.
     #[must_use]
-    pub fn new(most_bytes: usize, most_bytes_each: usize, gauge: Gauge) -> Arc<Self> {
-        Arc::new(Self { most_bytes, most_bytes_each, used: Lock::default(), gauge })
+    pub fn new(max_bytes: usize, max_bytes_each: usize, gauge: Gauge) -> Arc<Self> {
+        Arc::new(Self { max_bytes, max_bytes_each, used: Lock::default(), gauge })
     }
 
-    /// Where this principal's bytes are counted. In the open mode there is but one, which may have
-    /// everything.
+    /// The account of a principal. In the open mode there is only one, and only the limit in all applies.
     #[must_use]
     pub fn account(self: &Arc<Self>, who: &Principal) -> Account {
         let is_anybody = *who.kind() == Kind::Anybody;
         Account {
             budget: Arc::clone(self),
             who: Arc::clone(who.name()),
-            most_bytes_each: if is_anybody { usize::MAX } else { self.most_bytes_each },
+            max_bytes_each: if is_anybody { usize::MAX } else { self.max_bytes_each },
         }
     }
 
-    /// Nothing yet, for a request of this principal's.
+    /// An empty share for a request of this principal.
     #[must_use]
     pub fn share(self: &Arc<Self>, who: &Principal) -> Share {
         self.account(who).share()
     }
 
-    /// The limit in all, and for each principal.
+    /// The limit in all, and the limit per principal, in bytes.
     #[must_use]
     pub fn limits(&self) -> (usize, usize) {
-        (self.most_bytes, self.most_bytes_each)
+        (self.max_bytes, self.max_bytes_each)
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
         self.used.lock()
     }
 
-    fn show(&self, used: &Used) {
+    fn update_gauge(&self, used: &Used) {
         self.gauge.set(i64::try_from(used.all).unwrap_or(i64::MAX));
     }
 }
 
 impl Account {
-    /// Nothing yet.
+    /// An empty share.
     #[must_use]
     pub fn share(&self) -> Share {
         Share { account: self.clone(), bytes: 0 }
     }
 
-    /// Waits for room for so many bytes, behind those of the same principal that wait already.
+    /// Waits until this many bytes can be taken. Work of the same principal is served in order.
     ///
     /// # Cancel safety
-    /// Who leaves gives back the room that it was given meanwhile.
+    /// Bytes that were granted to a dropped future are returned.
     pub async fn room(&self, bytes: usize) -> Share {
-        let Some(given) = self.ask(bytes) else { return Share { account: self.clone(), bytes } };
-        let mut ask = Ask { account: self.clone(), bytes, given };
-        // The sender is dropped only when it has given the room, or with the budget.
-        let _ = (&mut ask.given).await;
-        ask.taken()
+        let Some(granted) = self.ask(bytes) else { return Share { account: self.clone(), bytes } };
+        let mut pending = PendingShare { account: self.clone(), bytes, granted };
+        // The sender is dropped only after it has granted the bytes, or with the budget.
+        let _ = (&mut pending.granted).await;
+        pending.into_share()
     }
 
-    /// Takes the room, or answers what to wait for.
+    /// Takes the bytes, or returns what to wait for.
     fn ask(&self, bytes: usize) -> Option<oneshot::Receiver<()>> {
-        let (budget, most_bytes_each) = (&*self.budget, self.most_bytes_each / 2);
+        let (budget, max_bytes_each) = (&*self.budget, self.max_bytes_each / 2);
         let mut used = budget.used();
         let waits = used.each.get(&self.who).is_some_and(|its| !its.waiting.is_empty());
-        if !waits
-            && used.has_room(&self.who, 0, bytes, (budget.most_bytes / 2, most_bytes_each)).is_ok()
+        if !waits && used.check(&self.who, 0, bytes, (budget.max_bytes / 2, max_bytes_each)).is_ok()
         {
-            used.put(&self.who, 0, bytes);
-            budget.show(&used);
+            used.set(&self.who, 0, bytes);
+            budget.update_gauge(&used);
             return None;
         }
-        let (give, given) = oneshot::channel();
+        let (grant, granted) = oneshot::channel();
         let its = used.each.entry(Arc::clone(&self.who)).or_default();
-        its.waiting.push_back(Wait { bytes, most_bytes_each, give });
+        its.waiting.push_back(Wait { bytes, max_bytes_each, grant });
         used.rotate(&self.who);
-        Some(given)
+        Some(granted)
     }
 }
 
 impl Used {
-    /// Whether somebody who has `had` may have so many bytes more. What is larger than all the room there
-    /// is may have all of it, when nobody else has any.
-    fn has_room(
+    /// Whether a request that holds `had` bytes may take more. A request that is larger than a limit is
+    /// admitted when no other bytes count against that limit.
+    fn check(
         &self,
         who: &Arc<str>,
         had: usize,
         bytes: usize,
-        (most_bytes, most_bytes_each): (usize, usize),
+        (max_bytes, max_bytes_each): (usize, usize),
     ) -> Result<(), Exhausted> {
-        if self.all > had && self.all.saturating_add(bytes) > most_bytes {
+        if self.all > had && self.all.saturating_add(bytes) > max_bytes {
             return Err(Exhausted::InAll);
         }
         let its = self.each.get(who).map_or(0, |its| its.bytes);
-        if its > had && its.saturating_add(bytes) > most_bytes_each {
+        if its > had && its.saturating_add(bytes) > max_bytes_each {
             return Err(Exhausted::ByPrincipal);
         }
         Ok(())
     }
 
-    /// Somebody has so many bytes, who `had` others.
-    fn put(&mut self, who: &Arc<str>, had: usize, bytes: usize) {
+    /// Notes that a request holds `bytes` in place of the `had` bytes before.
+    fn set(&mut self, who: &Arc<str>, had: usize, bytes: usize) {
         self.all = self.all - had + bytes;
         let its = self.each.entry(Arc::clone(who)).or_default();
         its.bytes = its.bytes - had + bytes;
-        self.forget(who);
+        self.remove_idle(who);
     }
 
-    /// Puts a principal that waits into the rotation: it may have room of its own.
+    /// Adds a waiting principal to the rotation, since it may be below its own limit again.
     fn rotate(&mut self, who: &Arc<str>) {
         let Some(its) = self.each.get_mut(who) else { return };
         if !its.in_rotation && !its.waiting.is_empty() {
@@ -185,18 +186,18 @@ impl Used {
         }
     }
 
-    /// Gives what is free to those whose turn it is. Who has no room of its own left comes back into the
-    /// rotation when it gives some back.
-    fn give(&mut self, most_bytes: usize) {
+    /// Grants free bytes to waiting principals in turn. A principal at its own limit leaves the rotation
+    /// until it returns bytes.
+    fn grant(&mut self, max_bytes: usize) {
         while let Some(who) = self.rotation.pop_front() {
             let Some(its) = self.each.get_mut(&who) else { continue };
             its.in_rotation = false;
-            // Who has left is passed over.
-            while its.waiting.pop_front_if(|wait| wait.give.is_closed()).is_some() {}
-            let asked = its.waiting.front().map(|wait| (wait.bytes, wait.most_bytes_each));
-            if let Some((bytes, most_each)) = asked {
-                match self.has_room(&who, 0, bytes, (most_bytes, most_each)) {
-                    Ok(()) => self.give_first(&who, bytes),
+            // Dropped futures are skipped.
+            while its.waiting.pop_front_if(|wait| wait.grant.is_closed()).is_some() {}
+            let asked = its.waiting.front().map(|wait| (wait.bytes, wait.max_bytes_each));
+            if let Some((bytes, max_each)) = asked {
+                match self.check(&who, 0, bytes, (max_bytes, max_each)) {
+                    Ok(()) => self.grant_first(&who, bytes),
                     Err(Exhausted::ByPrincipal) => {}
                     Err(Exhausted::InAll) => {
                         if let Some(its) = self.each.get_mut(&who) {
@@ -206,21 +207,22 @@ impl Used {
                     }
                 }
             }
-            self.forget(&who);
+            self.remove_idle(&who);
         }
     }
 
-    fn give_first(&mut self, who: &Arc<str>, bytes: usize) {
+    fn grant_first(&mut self, who: &Arc<str>, bytes: usize) {
         let first = self.each.get_mut(who).and_then(|its| its.waiting.pop_front());
-        if first.is_some_and(|wait| wait.give.send(()).is_ok()) {
-            self.put(who, 0, bytes);
+        if first.is_some_and(|wait| wait.grant.send(()).is_ok()) {
+            self.set(who, 0, bytes);
         }
         self.rotate(who);
     }
 
-    /// Forgets a principal that has nothing and waits for nothing.
-    fn forget(&mut self, who: &Arc<str>) {
-        let idle = |its: &Its| its.bytes == 0 && its.waiting.is_empty() && !its.in_rotation;
+    /// Removes a principal that holds no bytes and does not wait.
+    fn remove_idle(&mut self, who: &Arc<str>) {
+        let idle =
+            |its: &PrincipalUse| its.bytes == 0 && its.waiting.is_empty() && !its.in_rotation;
         if self.each.get(who).is_some_and(idle) {
             self.each.remove(who);
         }
@@ -228,33 +230,33 @@ impl Used {
 }
 
 impl Share {
-    /// Takes so many bytes more, or none.
+    /// Takes more bytes, or none if a limit is reached.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
-        let Account { budget, who, most_bytes_each } = &self.account;
+        let Account { budget, who, max_bytes_each } = &self.account;
         let mut used = budget.used();
-        used.has_room(who, self.bytes, bytes, (budget.most_bytes, *most_bytes_each))?;
+        used.check(who, self.bytes, bytes, (budget.max_bytes, *max_bytes_each))?;
         let grown = self.bytes.saturating_add(bytes);
-        used.put(who, self.bytes, grown);
-        budget.show(&used);
+        used.set(who, self.bytes, grown);
+        budget.update_gauge(&used);
         self.bytes = grown;
         Ok(())
     }
 
-    /// Takes exactly so many bytes from now on, of which it is known that they are there: where
-    /// these are more than before, the limits are passed rather than the bytes not counted.
+    /// Sets the bytes that the request holds to what it really uses. More bytes than before are
+    /// counted even beyond the limits, because they are already in memory.
     pub fn settle(&mut self, bytes: usize) {
         let Account { budget, who, .. } = &self.account;
         let mut used = budget.used();
-        used.put(who, self.bytes, bytes);
+        used.set(who, self.bytes, bytes);
         if bytes < self.bytes {
             used.rotate(who);
-            used.give(budget.most_bytes / 2);
+            used.grant(budget.max_bytes / 2);
         }
-        budget.show(&used);
+        budget.update_gauge(&used);
         self.bytes = bytes;
     }
 
-    /// How many bytes it has.
+    /// The bytes that it holds.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -267,26 +269,26 @@ impl Drop for Share {
     }
 }
 
-/// Somebody who waits.
-struct Ask {
+/// Waits for bytes to be granted.
+struct PendingShare {
     account: Account,
     bytes: usize,
-    given: oneshot::Receiver<()>,
+    granted: oneshot::Receiver<()>,
 }
 
-impl Ask {
-    fn taken(self) -> Share {
+impl PendingShare {
+    fn into_share(self) -> Share {
         let share = Share { account: self.account.clone(), bytes: self.bytes };
         drop(self);
         share
     }
 }
 
-impl Drop for Ask {
+impl Drop for PendingShare {
     fn drop(&mut self) {
-        self.given.close();
-        if self.given.try_recv().is_ok() {
-            // It was given between the last look and now.
+        self.granted.close();
+        if self.granted.try_recv().is_ok() {
+            // The bytes were granted after the last poll: return them.
             drop(Share { account: self.account.clone(), bytes: self.bytes });
         }
     }
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_comes_back_to_the_byte() {
+    fn a_dropped_share_returns_every_byte() {
         let budget = budget();
         let mut share = budget.share(&principal("a"));
         share.grow(40).unwrap();
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_all_room_may_have_all_of_it_and_in_the_open_mode_one_may() {
+    fn a_request_larger_than_the_budget_is_admitted_alone() {
         let budget = budget();
         let mut large = budget.share(&principal("a"));
         assert_eq!(large.grow(1000), Ok(()));
@@ -359,13 +361,13 @@ mod tests {
         waiting.now_or_never()
     }
 
-    /// What waits has half of it.
+    /// Waiting work may use half of it.
     fn twice_the_budget() -> Arc<Budget> {
         Budget::new(200, 120, Gauge::default())
     }
 
     #[test]
-    fn who_waits_is_given_room_in_its_turn_and_its_principal_in_rotation() {
+    fn waiting_principals_are_served_in_rotation() {
         let budget = twice_the_budget();
         let [bad, good] = ["bad", "good"].map(|name| budget.account(&principal(name)));
         let held = [bad.room(40), bad.room(20), good.room(40)].map(|it| now(it).unwrap());
@@ -373,9 +375,10 @@ mod tests {
         let (first, second) = (wait(&bad, 30), wait(&bad, 1));
         let other = wait(&good, 20);
         drop(its);
-        let other = now(other).expect("there is room in all, and the good one has room of its own");
+        let other =
+            now(other).expect("there are bytes in all, and the good one is below its limit");
         drop(small);
-        assert_eq!(budget.gauge.get(), 60, "the first of the bad one's does not fit yet");
+        assert_eq!(budget.gauge.get(), 60, "the first request of the bad one does not fit yet");
         drop(large);
         assert_eq!(budget.gauge.get(), 51);
         assert_eq!([first, second].map(|it| now(it).unwrap().bytes()), [30, 1]);
@@ -385,34 +388,38 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_gives_its_room_to_the_next_one() {
+    fn a_dropped_future_returns_its_bytes() {
         let budget = twice_the_budget();
         let who = budget.account(&principal("a"));
         let held = now(who.room(60)).unwrap();
-        let (gone, given, last) = (wait(&who, 50), wait(&who, 50), wait(&who, 50));
+        let (gone, granted, last) = (wait(&who, 50), wait(&who, 50), wait(&who, 50));
         drop(gone);
         drop(held);
-        assert_eq!(budget.gauge.get(), 50, "the second has it, and has not looked yet");
-        drop(given);
+        assert_eq!(
+            budget.gauge.get(),
+            50,
+            "the bytes are granted to the second, which was not polled yet"
+        );
+        drop(granted);
         assert_eq!(now(last).unwrap().bytes(), 50);
         assert!(budget.used().each.is_empty());
     }
 
     #[test]
-    fn what_waits_leaves_room_for_what_would_be_refused() {
+    fn waiting_work_leaves_half_of_the_budget() {
         let budget = twice_the_budget();
         let who = budget.account(&principal("a"));
         let held = now(who.room(60)).unwrap();
         let waiting = wait(&who, 1);
-        let mut answer = who.share();
-        assert_eq!([answer.grow(60), answer.grow(1)], [Ok(()), Err(Exhausted::ByPrincipal)]);
+        let mut response = who.share();
+        assert_eq!([response.grow(60), response.grow(1)], [Ok(()), Err(Exhausted::ByPrincipal)]);
         drop(held);
-        assert!(now(waiting).is_none(), "the answer has more than half");
+        assert!(now(waiting).is_none(), "the response holds more than half");
         assert_eq!(budget.gauge.get(), 60);
     }
 
     #[test]
-    fn what_is_larger_than_all_room_waits_until_nobody_has_any() {
+    fn a_share_larger_than_the_budget_waits_until_it_is_free() {
         let budget = twice_the_budget();
         let [a, b] = ["a", "b"].map(|name| budget.account(&principal(name)));
         let held = now(a.room(1)).unwrap();

@@ -1,7 +1,7 @@
-//! The signatures of tokens, checked by `ring`, which is here for TLS already.
+//! Verifies the signatures of tokens with `ring`, which TLS needs anyway.
 //!
-//! `jsonwebtoken` leaves the cryptography to a provider. Those that come with it would bring a
-//! second implementation of everything, and nothing here ever signs a token.
+//! `jsonwebtoken` leaves the cryptography to a provider. The providers that come with it would add
+//! a second implementation of every algorithm. This program never signs a token.
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, DecodingKeyKind, EncodingKey,
@@ -20,7 +20,7 @@ static PROVIDER: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Sets the provider. The crate has room for one a process; whoever was first has set the same.
+/// Installs the provider, once per process. A later call has no effect.
 pub(super) fn install() {
     let _ = PROVIDER.install_default();
 }
@@ -32,7 +32,7 @@ fn refuse_to_sign(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, 
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the provider's signature")]
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
-    // The crate checks this too; what tells an HMAC from a public key is worth being sure of.
+    // `jsonwebtoken` checks this too. A public key must never be taken for an HMAC secret.
     if key.family() != algorithm.family() {
         return Err(ErrorKind::InvalidAlgorithm.into());
     }
@@ -52,18 +52,18 @@ impl JwtVerifier for Checker {
 
 impl Verifier<Vec<u8>> for Checker {
     fn verify(&self, message: &[u8], given: &Vec<u8>) -> Result<(), signature::Error> {
-        let verified = match How::of(self.algorithm).ok_or_else(signature::Error::new)? {
-            How::Hmac(hash) => {
+        let verified = match RingAlgorithm::of(self.algorithm).ok_or_else(signature::Error::new)? {
+            RingAlgorithm::Hmac(hash) => {
                 let secret = self.key.try_get_as_bytes().map_err(|_| signature::Error::new())?;
                 hmac::verify(&hmac::Key::new(hash, secret), message, given)
             }
-            How::Rsa(parameters) => match self.key.kind() {
+            RingAlgorithm::Rsa(parameters) => match self.key.kind() {
                 DecodingKeyKind::RsaModulusExponent { n, e } => {
                     RsaPublicKeyComponents { n, e }.verify(parameters, message, given)
                 }
                 DecodingKeyKind::SecretOrDer(der) => verify(parameters, der, message, given),
             },
-            How::Curve(curve) => {
+            RingAlgorithm::Curve(curve) => {
                 let point = self.key.try_get_as_bytes().map_err(|_| signature::Error::new())?;
                 verify(curve, point, message, given)
             }
@@ -81,14 +81,14 @@ fn verify(
     signing::UnparsedPublicKey::new(how, key).verify(message, given)
 }
 
-/// What `ring` calls it. RSA keys of less than 2048 bits are refused there.
-enum How {
+/// The algorithm of `ring`. It refuses RSA keys of less than 2048 bits.
+enum RingAlgorithm {
     Hmac(hmac::Algorithm),
     Rsa(&'static RsaParameters),
     Curve(&'static dyn VerificationAlgorithm),
 }
 
-impl How {
+impl RingAlgorithm {
     fn of(algorithm: Algorithm) -> Option<Self> {
         Some(match algorithm {
             Algorithm::HS256 => Self::Hmac(hmac::HMAC_SHA256),

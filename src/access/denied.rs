@@ -1,45 +1,45 @@
-//! Why a request is refused before it was looked at.
+//! Why the sender of a request is not authenticated.
 
-/// See the module.
+/// A failed authentication.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Denied {
-    /// What it is that is missing.
+    /// What kind of failure it is.
     pub what: Missing,
-    /// In a word, for metrics: one of a few.
+    /// The label of the failure in the metrics. There are only a few.
     pub reason: &'static str,
-    /// For people. Shows nothing of the proof.
+    /// A message for people. It contains nothing of the credentials.
     pub detail: String,
 }
 
-/// What it is that is missing.
+/// The kinds of failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// A proof.
+    /// The request has no credentials.
     Proof,
-    /// A proof that is good.
+    /// The credentials are not valid.
     GoodProof,
-    /// Something of ours, without which no proof can be checked; or room.
+    /// The credentials cannot be checked at present, for a reason on our side.
     Means,
 }
 
 impl Denied {
-    /// Nothing says who is asking.
+    /// The request has no credentials.
     pub fn none(detail: impl Into<String>) -> Self {
         Self { what: Missing::Proof, reason: "no-proof", detail: detail.into() }
     }
 
-    /// What says who is asking cannot be believed.
+    /// The credentials are not valid.
     pub fn bad(reason: &'static str, detail: impl Into<String>) -> Self {
         Self { what: Missing::GoodProof, reason, detail: detail.into() }
     }
 
-    /// What it rests on counts no more.
+    /// The key behind the credentials has been revoked.
     pub(super) fn revoked(detail: impl Into<String>) -> Self {
         Self::bad("revoked", detail)
     }
 
-    /// It cannot be found out just now.
+    /// The credentials cannot be checked at present.
     pub(super) fn later(detail: impl Into<String>) -> Self {
         Self { what: Missing::Means, reason: "unavailable", detail: detail.into() }
     }

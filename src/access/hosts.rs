@@ -1,51 +1,51 @@
-//! Names that requests may be for.
+//! The host names that requests may name.
 //!
-//! A web page can make a name of its own point to this machine (DNS rebinding). To the browser,
-//! whatever is answered there is then the page's own, and nothing but the name that the request
-//! is for tells it apart from a request of somebody who sits here. Such a name has a dot: it is in
-//! the public DNS. Addresses point to nothing else, and names of one label are a local network's.
+//! A web page can make its own host name resolve to this machine (DNS rebinding). The browser then
+//! treats the responses of this machine as the page's own, and only the host name in the request
+//! tells it from a request of a local user. Such a name contains a dot, because it is in the public
+//! DNS. An IP address cannot be rebound, and a name of one label belongs to the local network.
 
 use std::{net::IpAddr, str::FromStr};
 
-/// Names that are listed, beside those of this machine.
+/// The host names of `--allowed-hosts`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts(Box<[Box<str>]>);
 
 impl Hosts {
-    /// None is listed.
+    /// Whether no name is listed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether this is one of them, or no name that a web page can have.
+    /// Whether a name is listed, or is one that a web page cannot have.
     #[must_use]
     pub fn contain(&self, host: &str) -> bool {
-        let host = plain(host);
+        let host = normalized(host);
         let local = is_this_machine(&host) || host.parse::<IpAddr>().is_ok() || is_label(&host);
         local || self.0.iter().any(|listed| **listed == *host)
     }
 }
 
-/// Whether only this machine itself can be meant (RFC 6761, section 6.3).
+/// Whether a name always means this machine (RFC 6761, section 6.3).
 #[must_use]
 pub fn is_loopback(host: &str) -> bool {
-    is_this_machine(&plain(host))
+    is_this_machine(&normalized(host))
 }
 
-fn is_this_machine(plain: &str) -> bool {
-    let address = plain.parse::<IpAddr>();
+fn is_this_machine(host: &str) -> bool {
+    let address = host.parse::<IpAddr>();
     let loopback = address.is_ok_and(|address| address.to_canonical().is_loopback());
-    loopback || plain == "localhost" || plain.ends_with(".localhost")
+    loopback || host == "localhost" || host.ends_with(".localhost")
 }
 
-fn is_label(plain: &str) -> bool {
+fn is_label(host: &str) -> bool {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    !plain.is_empty() && plain.bytes().all(fine)
+    !host.is_empty() && host.bytes().all(fine)
 }
 
-/// In small letters, without the brackets of an address and the dot of a whole name.
-fn plain(host: &str) -> String {
+/// Lower case, without the brackets of an IPv6 address and the final dot of a fully qualified name.
+fn normalized(host: &str) -> String {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase()
 }
@@ -56,7 +56,7 @@ impl FromStr for Hosts {
     fn from_str(text: &str) -> Result<Self, ()> {
         let listed = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         let name = |name: &str| {
-            let name = plain(name);
+            let name = normalized(name);
             let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
             let is_name = name.bytes().all(fine) || name.parse::<IpAddr>().is_ok();
             is_name.then(|| name.into()).ok_or(())
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_has_several_names_and_nobody_elses_looks_like_them() {
+    fn names_of_this_machine_are_told_from_others() {
         let none = Hosts::default();
         for own in [
             "localhost",
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_listed_as_it_is_asked_for() {
+    fn listed_names_are_compared_without_case_and_final_dot() {
         let listed: Hosts = "Events.Test, 192.168.1.7,[fe80::1]".parse().unwrap();
         for known in ["events.test", "EVENTS.TEST.", "192.168.1.7", "[fe80::1]", "localhost"] {
             assert!(listed.contain(known), "{known}");

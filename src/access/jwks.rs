@@ -1,4 +1,4 @@
-//! The keys that an issuer signs with: from a file, a setting, or its JWKS address.
+//! The keys of an issuer of tokens: from its JWKS address, from a file, or a shared secret.
 
 mod key_set;
 
@@ -15,49 +15,49 @@ use serde::{Deserialize, Serialize};
 pub use self::key_set::Fingerprint;
 pub(super) use self::key_set::Key;
 use self::key_set::KeySet;
-use super::kept::{Floor, Kept, NotFetched};
+use super::kept::{Cached, MinInterval, NotFetched};
 use crate::{backoff::Policy, web};
 
-/// Where an issuer's keys are.
+/// Where the keys of an issuer are.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// At this address, as a JSON Web Key Set (RFC 7517).
+    /// At this address, as a JSON Web Key Set (RFC 7517, JWKS).
     Url(Url),
-    /// In this file: a public key as PEM, or a JSON Web Key or a set of them.
+    /// In this file: a public key as PEM, a JSON Web Key, or a set of these.
     File(PathBuf),
-    /// A secret that the issuer shares with us.
+    /// A secret that the issuer shares with this program.
     Secret(SecretString),
 }
 
-/// Fetches that a token's unknown `kid` causes. Anybody can make such a token, so fetches that
-/// bring nothing new become rare; a token whose key was not looked for since it was shown is no bad
-/// one, and its bearer is asked to come back.
-const FLOOR: Floor = Floor {
+/// The interval of fetches that tokens with an unknown `kid` cause. Anyone can send such tokens, so
+/// fetches that change nothing become rare. Until the key of a token was looked for, the token is not
+/// bad, and the client is asked to try again.
+const REFETCH_INTERVAL: MinInterval = MinInterval {
     intervals: Policy::new(Duration::from_secs(1), Duration::from_secs(10)),
-    patience: Duration::from_secs(2),
+    max_wait: Duration::from_secs(2),
 };
-/// An issuer that is slower than this is down.
-const WITHIN: Duration = Duration::from_secs(5);
-/// A set of keys is a few kilobytes.
-const LARGEST: usize = 256 << 10;
+/// An issuer that takes longer to answer counts as down.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest accepted answer. A set of keys has a few kilobytes.
+const MAX_ANSWER_BYTES: usize = 256 << 10;
 
-/// Why keys cannot be had.
+/// Why keys are not available.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// The issuer cannot be reached.
-    #[error("asking {url} for its keys")]
+    #[error("fetching the keys from {url}")]
     Fetch {
         /// Its JWKS address.
         url: Url,
-        /// What happened.
+        /// The cause.
         source: reqwest::Error,
     },
-    /// The issuer answers something else.
-    #[error("asking {url} for its keys: {what}")]
+    /// The answer of the issuer is not a set of keys.
+    #[error("fetching the keys from {url}: {what}")]
     Answer {
         /// Its JWKS address.
         url: Url,
-        /// What is wrong about it.
+        /// What is wrong with it.
         what: String,
     },
     /// The file cannot be read.
@@ -65,17 +65,17 @@ pub enum KeysError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What happened.
+        /// The cause.
         source: std::io::Error,
     },
-    /// There is no key in it that can be used.
-    #[error("there is no public key to check signatures with in {place}")]
+    /// None of the keys can verify signatures.
+    #[error("{place} contains no public key that can verify signatures")]
     None {
-        /// Where they were looked for.
+        /// The address or the path.
         place: String,
     },
-    /// The issuer was asked a moment ago, and is not asked again yet.
-    #[error("the issuer was asked for its keys a moment ago")]
+    /// The last fetch was too recent for another one.
+    #[error("the issuer's keys were fetched a moment ago")]
     TooSoon,
 }
 
@@ -88,7 +88,7 @@ impl From<NotFetched<KeysError>> for KeysError {
     }
 }
 
-/// Whether there is a key in this file that can be used.
+/// Checks that a file contains a usable key.
 pub fn check_file(path: &Path) -> Result<(), KeysError> {
     let failed = |source| KeysError::Read { path: path.to_owned(), source };
     let text = std::fs::read(path).map_err(failed)?;
@@ -103,54 +103,53 @@ pub fn check_file(path: &Path) -> Result<(), KeysError> {
 pub(super) struct Keys {
     source: Source,
     client: Client,
-    kept: Kept<KeySet>,
+    cached: Cached<KeySet>,
 }
 
-/// A public key of an issuer's.
+/// A public key of an issuer, as principals and tickets refer to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuerKey {
-    /// Whose it is.
+    /// The name of the issuer.
     pub issuer: Box<str>,
-    /// Which one.
+    /// Identifies the key among the keys of the issuer.
     pub print: Fingerprint,
 }
 
 impl Keys {
     pub(super) fn new(source: Source) -> Self {
-        let client = web::client().timeout(WITHIN).redirect(redirect::Policy::none());
+        let client = web::client().timeout(FETCH_TIMEOUT).redirect(redirect::Policy::none());
         let client = client.build().expect("these settings make a client");
-        Self { source, client, kept: Kept::new(FLOOR) }
+        Self { source, client, cached: Cached::new(REFETCH_INTERVAL) }
     }
 
-    /// Fetches them, as is done from time to time: a key that the issuer has withdrawn is
-    /// forgotten.
-    pub(super) async fn renew(&self) -> Result<(), KeysError> {
-        self.kept.renew(self.fetch()).await
+    /// Fetches the keys as part of the periodic refresh. Keys that the issuer has withdrawn are dropped.
+    pub(super) async fn refresh(&self) -> Result<(), KeysError> {
+        self.cached.refresh(self.fetch()).await
     }
 
-    /// Whether any were ever had.
+    /// Whether keys were ever fetched.
     pub(super) fn are_known(&self) -> bool {
-        self.kept.get().is_some()
+        self.cached.get().is_some()
     }
 
-    /// The key of this name for this algorithm, asking the issuer again when there is none.
+    /// The key with this id (`kid`) for this algorithm. If it is unknown, the keys are fetched again.
     pub(super) async fn find(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
     ) -> Result<Option<Key>, KeysError> {
-        let known = self.kept.get();
+        let known = self.cached.get();
         let found = known.as_ref().and_then(|keys| keys.find(id, algorithm));
         if found.is_some() || matches!(self.source, Source::Secret(_)) && known.is_some() {
             return Ok(found);
         }
-        let more = self.kept.beyond(known.as_ref(), self.fetch()).await?;
+        let more = self.cached.refetch_if_stale(known.as_ref(), self.fetch()).await?;
         Ok(more.and_then(|keys| keys.find(id, algorithm)))
     }
 
-    /// Another key in the place of this one, with which a signature was wrong: the issuer may
-    /// have put it there since, under the same name or under none.
-    pub(super) async fn instead(
+    /// The key that has replaced a key with which a signature was wrong. The issuer may have replaced
+    /// it under the same id, or without an id.
+    pub(super) async fn find_replacement(
         &self,
         tried: &Key,
         id: Option<&str>,
@@ -159,31 +158,31 @@ impl Keys {
         if tried.print.is_none() {
             return Ok(None);
         }
-        let known = self.kept.get();
-        let more = self.kept.beyond(known.as_ref(), self.fetch()).await?;
+        let known = self.cached.get();
+        let more = self.cached.refetch_if_stale(known.as_ref(), self.fetch()).await?;
         let found = more.and_then(|keys| keys.find(id, algorithm));
         Ok(found.filter(|found| found.print != tried.print))
     }
 
-    /// Whether this key is published, asking the issuer again when it is not known to be. As long
-    /// as no key at all is known, nothing speaks against it.
-    pub(super) async fn has(&self, print: Fingerprint) -> Result<bool, KeysError> {
-        let known = self.kept.get();
+    /// Whether the issuer publishes this key. If it is unknown, the keys are fetched again. While no
+    /// keys were ever fetched, a key counts as published.
+    pub(super) async fn is_published(&self, print: Fingerprint) -> Result<bool, KeysError> {
+        let known = self.cached.get();
         if known.as_ref().is_some_and(|keys| keys.has(print)) {
             return Ok(true);
         }
-        let more = self.kept.beyond(known.as_ref(), self.fetch()).await?;
+        let more = self.cached.refetch_if_stale(known.as_ref(), self.fetch()).await?;
         Ok(more.is_none_or(|keys| keys.has(print)))
     }
 
-    /// Whether this key is not known to be withdrawn.
-    pub(super) fn had(&self, print: Fingerprint) -> bool {
-        self.kept.get().is_none_or(|keys| keys.has(print))
+    /// Like [`is_published`](Self::is_published), by the keys that are cached.
+    pub(super) fn was_published(&self, print: Fingerprint) -> bool {
+        self.cached.get().is_none_or(|keys| keys.has(print))
     }
 
-    /// Waits until this key is published no more.
+    /// Waits until the issuer no longer publishes this key.
     pub(super) fn withdrawn(&self, print: Fingerprint) -> impl Future<Output = ()> + Send + use<> {
-        self.kept.until(move |keys| !keys.has(print))
+        self.cached.until(move |keys| !keys.has(print))
     }
 
     async fn fetch(&self) -> Result<KeySet, KeysError> {
@@ -208,13 +207,13 @@ impl Keys {
         let wrong = |what: String| KeysError::Answer { url: url.clone(), what };
         let mut answer = self.client.get(url.clone()).send().await.map_err(failed)?;
         if answer.status() != reqwest::StatusCode::OK {
-            return Err(wrong(format!("it answers {}", answer.status())));
+            return Err(wrong(format!("the status of the answer is {}", answer.status())));
         }
         let mut text = Vec::new();
         while let Some(part) = answer.chunk().await.map_err(failed)? {
             text.extend_from_slice(&part);
-            if text.len() > LARGEST {
-                return Err(wrong(format!("the answer is longer than {LARGEST} bytes")));
+            if text.len() > MAX_ANSWER_BYTES {
+                return Err(wrong(format!("the answer is longer than {MAX_ANSWER_BYTES} bytes")));
             }
         }
         Ok(text)
@@ -231,8 +230,8 @@ mod tests {
     const SET: &str = r#"{"keys": [{"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB"}]}"#;
 
     #[tokio::test]
-    async fn only_a_whole_set_of_keys_from_the_address_itself_takes_the_place_of_what_is_known() {
-        let long = |more| SET.to_owned() + &" ".repeat(LARGEST - SET.len() + more);
+    async fn accepts_only_a_whole_set_from_the_address_itself() {
+        let long = |more| SET.to_owned() + &" ".repeat(MAX_ANSWER_BYTES - SET.len() + more);
         let router = Router::new()
             .route("/keys", get(async || SET))
             .route("/longest", get(async move || long(0)))
@@ -253,7 +252,7 @@ mod tests {
             ("nowhere", false),
         ] {
             let keys = Keys::new(Source::Url(format!("http://{address}/{path}").parse().unwrap()));
-            assert_eq!(keys.renew().await.is_ok(), counts, "{path}");
+            assert_eq!(keys.refresh().await.is_ok(), counts, "{path}");
             assert_eq!(keys.are_known(), counts, "{path}");
         }
         serving.abort();

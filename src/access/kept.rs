@@ -1,4 +1,4 @@
-//! A value from elsewhere, kept through outages, and fetched anew by one at a time.
+//! A cached value from another service. It survives outages, and only one caller fetches it at a time.
 
 use std::{
     sync::Arc,
@@ -12,31 +12,31 @@ use tokio::{
 
 use crate::backoff::Policy;
 
-/// See the module.
+/// The cached value, and when it may be fetched again.
 #[derive(Debug)]
-pub(super) struct Kept<T> {
+pub(super) struct Cached<T> {
     value: watch::Sender<Option<Arc<T>>>,
-    /// Fetches out of turn; the holder of the lock is fetching.
-    turn: Mutex<Turn>,
-    floor: Floor,
+    /// The fetches that callers caused. The holder of the lock is fetching.
+    fetches: Mutex<Fetches>,
+    min_interval: MinInterval,
 }
 
-/// The minimum interval between fetches out of turn, and how long a caller waits for the next one.
+/// The minimum interval between fetches that callers cause, and how long a caller waits for the next.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Floor {
-    /// The first one is the interval after a fetch that brought something new; each fetch that brings
-    /// nothing new doubles it.
+pub(super) struct MinInterval {
+    /// The initial delay is the interval after a fetch that changed the value. Each fetch that does not
+    /// change the value doubles the interval.
     pub(super) intervals: Policy,
-    /// A caller that would wait longer than this is refused with [`NotFetched::TooSoon`].
-    pub(super) patience: Duration,
+    /// A caller that would have to wait longer gets [`NotFetched::TooSoon`].
+    pub(super) max_wait: Duration,
 }
 
 #[derive(Debug, Default)]
-struct Turn {
+struct Fetches {
     /// When the last fetch began.
     began: Option<Instant>,
-    /// Fetches in a row that brought nothing new.
-    in_vain: u32,
+    /// The number of last fetches that failed or did not change the value.
+    unchanged: u32,
 }
 
 /// Why a value was not fetched.
@@ -44,81 +44,83 @@ struct Turn {
 pub(super) enum NotFetched<E> {
     /// The fetch failed.
     Failed(E),
-    /// The last fetch was a moment ago; the next one may begin after this time.
+    /// The last fetch was too recent. The next one may begin after this time.
     TooSoon(Duration),
 }
 
-impl<T: PartialEq> Kept<T> {
-    /// Nothing yet.
-    pub(super) fn new(floor: Floor) -> Self {
-        Self { value: watch::Sender::new(None), turn: Mutex::default(), floor }
+impl<T: PartialEq> Cached<T> {
+    /// An empty cache.
+    pub(super) fn new(min_interval: MinInterval) -> Self {
+        Self { value: watch::Sender::new(None), fetches: Mutex::default(), min_interval }
     }
 
-    /// What is known now; `None` before the first fetch.
+    /// The cached value. `None` before the first successful fetch.
     pub(super) fn get(&self) -> Option<Arc<T>> {
         self.value.borrow().clone()
     }
 
-    /// Waits until it is known to be so.
-    pub(super) fn until<F>(&self, so: F) -> impl Future<Output = ()> + Send + use<T, F>
+    /// Waits until a cached value meets the condition.
+    pub(super) fn until<F>(&self, condition: F) -> impl Future<Output = ()> + Send + use<T, F>
     where
         T: Send + Sync,
         F: Fn(&T) -> bool + Send + Sync,
     {
         let mut changes = self.value.subscribe();
         async move {
-            if changes.wait_for(|value| value.as_deref().is_some_and(&so)).await.is_err() {
+            if changes.wait_for(|value| value.as_deref().is_some_and(&condition)).await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Fetches when it is time. What cannot be had leaves things as they are.
-    pub(super) async fn renew<E>(
+    /// Fetches the value as part of the periodic refresh. A failure keeps the cached value.
+    pub(super) async fn refresh<E>(
         &self,
         fetch: impl Future<Output = Result<T, E>>,
     ) -> Result<(), E> {
-        let _turn = self.turn.lock().await;
+        let _fetching = self.fetches.lock().await;
         self.put(fetch.await?);
         Ok(())
     }
 
-    /// What there is beyond `seen`, in which something was looked for in vain. Callers that ask
-    /// before a fetch has begun share its answer: what it does not have was not there when they
-    /// asked. Where there is no such fetch soon enough, they are told so.
+    /// Fetches the value again for a caller that did not find what it needs in `seen`.
+    ///
+    /// All callers that ask before a fetch begins share its result: what the result does not contain
+    /// did not exist when they asked. If no fetch can begin within [`MinInterval::max_wait`], they get
+    /// [`NotFetched::TooSoon`].
     ///
     /// # Cancel safety
-    /// A caller that leaves while it fetches leaves the fetch to the next one.
-    pub(super) async fn beyond<E>(
+    /// If a caller is dropped while it fetches, the next caller fetches.
+    pub(super) async fn refetch_if_stale<E>(
         &self,
         seen: Option<&Arc<T>>,
         fetch: impl Future<Output = Result<T, E>>,
     ) -> Result<Option<Arc<T>>, NotFetched<E>> {
         let asked = Instant::now();
-        let mut turn = self.turn.lock().await;
+        let mut fetches = self.fetches.lock().await;
         let now = self.get();
         let changed = match (&now, seen) {
             (Some(now), Some(seen)) => !Arc::ptr_eq(now, seen),
             (now, seen) => now.is_some() != seen.is_some(),
         };
-        if changed || turn.began.is_some_and(|began| began >= asked) {
+        if changed || fetches.began.is_some_and(|began| began >= asked) {
             return Ok(now);
         }
-        let wait = self.floor.wait(&turn);
-        if wait > self.floor.patience {
+        let wait = self.min_interval.wait(&fetches);
+        if wait > self.min_interval.max_wait {
             return Err(NotFetched::TooSoon(wait));
         }
         sleep(wait).await;
-        // A failure counts too: an issuer that is down is not asked by every request.
-        turn.began = Some(Instant::now());
-        turn.in_vain = turn.in_vain.saturating_add(1);
+        // A failure counts too, so that not every request asks an issuer that is down.
+        fetches.began = Some(Instant::now());
+        fetches.unchanged = fetches.unchanged.saturating_add(1);
         if self.put(fetch.await.map_err(NotFetched::Failed)?) {
-            turn.in_vain = 0;
+            fetches.unchanged = 0;
         }
         Ok(self.get())
     }
 
-    /// Whether this is news.
+    /// Caches a value, and returns whether it is a new one.
     fn put(&self, fetched: T) -> bool {
         self.value.send_if_modified(|value| {
             let changed = value.as_deref() != Some(&fetched);
@@ -130,16 +132,16 @@ impl<T: PartialEq> Kept<T> {
     }
 }
 
-impl Floor {
-    /// Always this interval, however long a caller waits.
+impl MinInterval {
+    /// A constant interval, for which every caller waits.
     pub(super) const fn fixed(interval: Duration) -> Self {
-        Self { intervals: Policy::new(interval, interval), patience: Duration::MAX }
+        Self { intervals: Policy::new(interval, interval), max_wait: Duration::MAX }
     }
 
     /// How long the next fetch has to wait.
-    fn wait(&self, turn: &Turn) -> Duration {
-        let Some(began) = turn.began else { return Duration::ZERO };
-        let interval = self.intervals.longest_after(turn.in_vain.saturating_sub(1));
+    fn wait(&self, fetches: &Fetches) -> Duration {
+        let Some(began) = fetches.began else { return Duration::ZERO };
+        let interval = self.intervals.longest_after(fetches.unchanged.saturating_sub(1));
         interval.saturating_sub(began.elapsed())
     }
 }
@@ -156,62 +158,74 @@ mod tests {
     }
 
     const MINUTE: Duration = Duration::from_mins(1);
-    const GROWING: Floor = Floor {
+    const GROWING: MinInterval = MinInterval {
         intervals: Policy::new(Duration::from_secs(1), Duration::from_secs(10)),
-        patience: MINUTE,
+        max_wait: MINUTE,
     };
 
     #[tokio::test]
-    async fn many_who_look_in_vain_cause_one_fetch_and_those_who_come_later_are_told() {
-        let floor = Floor { patience: Duration::from_secs(1), ..Floor::fixed(MINUTE) };
-        let (kept, count) = (Kept::new(floor), AtomicU32::new(0));
-        let asking = (0..100).map(|_| kept.beyond(None, next(&count)));
+    async fn callers_share_one_fetch_and_later_ones_are_refused() {
+        let min_interval =
+            MinInterval { max_wait: Duration::from_secs(1), ..MinInterval::fixed(MINUTE) };
+        let (cached, count) = (Cached::new(min_interval), AtomicU32::new(0));
+        let asking = (0..100).map(|_| cached.refetch_if_stale(None, next(&count)));
         let answers = futures::future::join_all(asking).await;
         assert!(answers.iter().all(|answer| **answer.as_ref().unwrap().as_ref().unwrap() == 1));
-        let seen = kept.get();
-        let again = kept.beyond(seen.as_ref(), next(&count)).await;
-        assert!(matches!(again, Err(NotFetched::TooSoon(_))), "no old answer for a new question");
+        let seen = cached.get();
+        let again = cached.refetch_if_stale(seen.as_ref(), next(&count)).await;
+        assert!(
+            matches!(again, Err(NotFetched::TooSoon(_))),
+            "an old result is no answer to a later call"
+        );
         assert_eq!(count.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
-    async fn without_a_floor_each_may_fetch_and_a_failure_changes_nothing() {
-        let (kept, count) = (Kept::new(Floor::fixed(Duration::from_nanos(1))), AtomicU32::new(0));
-        kept.renew(next(&count)).await.unwrap();
-        let seen = kept.get();
-        let failed = kept.beyond(seen.as_ref(), async { Err(()) }).await;
+    async fn a_failed_fetch_keeps_the_cached_value() {
+        let (cached, count) =
+            (Cached::new(MinInterval::fixed(Duration::from_nanos(1))), AtomicU32::new(0));
+        cached.refresh(next(&count)).await.unwrap();
+        let seen = cached.get();
+        let failed = cached.refetch_if_stale(seen.as_ref(), async { Err(()) }).await;
         assert_eq!(failed, Err(NotFetched::Failed(())));
-        assert_eq!(kept.get(), seen);
-        let more = kept.beyond(seen.as_ref(), next(&count)).await.unwrap();
+        assert_eq!(cached.get(), seen);
+        let more = cached.refetch_if_stale(seen.as_ref(), next(&count)).await.unwrap();
         assert_eq!(more.as_deref(), Some(&2));
     }
 
     #[tokio::test]
-    async fn those_who_wait_for_the_floor_share_one_fetch() {
-        let (kept, count) = (Kept::new(Floor::fixed(Duration::from_millis(20))), AtomicU32::new(0));
-        let first = kept.beyond(None, next(&count)).await.unwrap();
-        let asking = (0..100).map(|_| kept.beyond(first.as_ref(), next(&count)));
+    async fn callers_that_wait_for_the_interval_share_one_fetch() {
+        let (cached, count) =
+            (Cached::new(MinInterval::fixed(Duration::from_millis(20))), AtomicU32::new(0));
+        let first = cached.refetch_if_stale(None, next(&count)).await.unwrap();
+        let asking = (0..100).map(|_| cached.refetch_if_stale(first.as_ref(), next(&count)));
         let answers = futures::future::join_all(asking).await;
         assert!(answers.iter().all(|answer| **answer.as_ref().unwrap().as_ref().unwrap() == 2));
         assert_eq!(count.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]
-    async fn a_failure_keeps_to_the_floor_as_well() {
-        let floor = Floor { patience: Duration::ZERO, ..Floor::fixed(MINUTE) };
-        let (kept, count) = (Kept::<u32>::new(floor), AtomicU32::new(0));
-        assert_eq!(kept.beyond(None, async { Err(()) }).await, Err(NotFetched::Failed(())));
-        assert!(matches!(kept.beyond(None, next(&count)).await, Err(NotFetched::TooSoon(_))));
+    async fn a_failed_fetch_counts_for_the_interval() {
+        let min_interval = MinInterval { max_wait: Duration::ZERO, ..MinInterval::fixed(MINUTE) };
+        let (cached, count) = (Cached::<u32>::new(min_interval), AtomicU32::new(0));
+        assert_eq!(
+            cached.refetch_if_stale(None, async { Err(()) }).await,
+            Err(NotFetched::Failed(()))
+        );
+        assert!(matches!(
+            cached.refetch_if_stale(None, next(&count)).await,
+            Err(NotFetched::TooSoon(_))
+        ));
         assert_eq!(count.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn fetches_that_bring_nothing_new_lie_further_and_further_apart() {
-        let seconds = |in_vain| {
-            let wait = GROWING.wait(&Turn { began: Some(Instant::now() + MINUTE), in_vain });
+    fn the_interval_grows_while_nothing_changes() {
+        let seconds = |unchanged| {
+            let wait = GROWING.wait(&Fetches { began: Some(Instant::now() + MINUTE), unchanged });
             wait.as_secs()
         };
         assert_eq!([0, 1, 2, 3, 4, 5, 99].map(seconds), [1, 1, 2, 4, 8, 10, 10]);
-        assert_eq!(GROWING.wait(&Turn::default()), Duration::ZERO);
+        assert_eq!(GROWING.wait(&Fetches::default()), Duration::ZERO);
     }
 }

@@ -1,4 +1,4 @@
-//! Keys of writers and machines: `ep_`, a name, `_`, and a secret of which only a hash is kept.
+//! Keys of writers and machines: `ep_`, an id, `_`, and a secret. Only a hash of the secret is stored.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use tracing::{info, warn};
 pub use super::id::KeyId;
 use super::{
     denied::Denied,
-    kept::{Floor, Kept, NotFetched},
+    kept::{Cached, MinInterval, NotFetched},
     principal::{Kind, Principal},
     rights::Rights,
 };
@@ -27,63 +27,66 @@ use crate::store::{
     keys::{KeyTable, KeysError, StoredKey},
 };
 
-/// What every key begins with: found at once where it does not belong, and no token does.
-pub(super) const PREFIX: &str = "ep_";
-/// A key that is not known yet is looked for in the table, at most this often: it was made a
-/// moment ago, or it is a guess.
-const FLOOR: Floor = Floor::fixed(Duration::from_millis(200));
-/// 256 random bits.
-const SECRET: usize = 32;
+/// The beginning of every key. It tells keys from tokens, and lets scanners find leaked keys.
+pub(super) const KEY_PREFIX: &str = "ep_";
+/// How often an unknown key may cause the table to be read. The key was created a moment ago, or it
+/// is a guess.
+const REFETCH_INTERVAL: MinInterval = MinInterval::fixed(Duration::from_millis(200));
+/// The length of a secret: 256 random bits.
+const SECRET_BYTES: usize = 32;
 
-/// A key that was just made: the only time that it can be seen whole.
+/// A new key. Its text is not stored anywhere, so it can be shown only now.
 pub struct NewKey {
-    /// Its name.
+    /// Identifies the key. It may be shown.
     pub id: KeyId,
-    /// The key, for whom it is made.
+    /// The key itself, a secret.
     pub text: String,
-    /// What is stored of it.
+    /// The SHA-256 of the secret, which is stored.
     pub hash: [u8; 32],
 }
 
 impl NewKey {
-    /// A key that nobody can guess.
+    /// Generates a random key.
     ///
     /// # Panics
-    /// When the operating system has no random numbers.
+    /// If the operating system has no random numbers.
     #[must_use]
     pub fn generate() -> Self {
-        let (mut id, mut secret) = ([0; 8], [0; SECRET]);
+        let (mut id, mut secret) = ([0; 8], [0; SECRET_BYTES]);
         let random = SystemRandom::new();
-        random.fill(&mut id).and_then(|()| random.fill(&mut secret)).expect("there is randomness");
+        random
+            .fill(&mut id)
+            .and_then(|()| random.fill(&mut secret))
+            .expect("the system has random numbers");
         let id = KeyId(u64::from_be_bytes(id));
-        let text = format!("{PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
+        let text = format!("{KEY_PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
         Self { id, text, hash: Sha256::digest(secret).into() }
     }
 }
 
-/// A key as somebody shows it.
-struct Shown {
+/// A key in a request.
+struct PresentedKey {
     id: KeyId,
     hash: [u8; 32],
 }
 
-impl Shown {
+impl PresentedKey {
     fn parse(text: &str) -> Option<Self> {
-        let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
-        let secret = URL_SAFE_NO_PAD.decode(secret).ok().filter(|it| it.len() == SECRET)?;
+        let (id, secret) = text.strip_prefix(KEY_PREFIX)?.split_once('_')?;
+        let secret = URL_SAFE_NO_PAD.decode(secret).ok().filter(|it| it.len() == SECRET_BYTES)?;
         Some(Self { id: id.parse().ok()?, hash: Sha256::digest(secret).into() })
     }
 }
 
-/// The keys that count.
+/// Checks keys by the table of keys, which is cached.
 #[derive(Debug)]
 pub(super) struct KeyRing {
     table: KeyTable,
-    kept: Kept<Ring>,
+    cached: Cached<KeyMap>,
     failing: AtomicBool,
 }
 
-type Ring = HashMap<KeyId, Key>;
+type KeyMap = HashMap<KeyId, Key>;
 
 #[derive(Debug, PartialEq)]
 struct Key {
@@ -95,90 +98,95 @@ struct Key {
 
 impl KeyRing {
     pub(super) fn new(table: KeyTable) -> Self {
-        Self { table, kept: Kept::new(FLOOR), failing: AtomicBool::new(false) }
+        Self { table, cached: Cached::new(REFETCH_INTERVAL), failing: AtomicBool::new(false) }
     }
 
-    /// Reads the table again, as is done from time to time.
-    pub(super) async fn renew(&self) {
-        let read = self.kept.renew(self.read()).await;
-        self.note(read.err());
+    /// Reads the table as part of the periodic refresh.
+    pub(super) async fn refresh(&self) {
+        let read = self.cached.refresh(self.read()).await;
+        self.log_change(read.err());
     }
 
-    /// Who shows this key.
+    /// The principal of a key.
     pub(super) async fn check(&self, text: &str) -> Result<Principal, Denied> {
-        let shown = Shown::parse(text).ok_or_else(|| {
-            Denied::bad("malformed", "that is no key: expected ep_..., as it was made")
+        let presented = PresentedKey::parse(text).ok_or_else(|| {
+            Denied::bad(
+                "malformed",
+                "not a key: expected ep_..., as `event-piper keys create` printed it",
+            )
         })?;
-        let ring = self.with(shown.id).await?;
-        let key = ring.get(&shown.id);
-        // Compared in the same time whatever there is to compare with.
+        let keys = self.keys_with(presented.id).await?;
+        let key = keys.get(&presented.id);
+        // The comparison takes the same time whether the key is known or not.
         let hash = key.map_or([0; 32], |key| key.hash);
-        let same = bool::from(hash.ct_eq(&shown.hash));
+        let same = bool::from(hash.ct_eq(&presented.hash));
         match key {
-            Some(key) if same => key.principal(shown.id),
+            Some(key) if same => key.principal(presented.id),
             _ => Err(Denied::bad("unknown-key", "the key is not known, or was revoked")),
         }
     }
 
-    /// Those known, and more where this one is not among them.
-    async fn with(&self, id: KeyId) -> Result<Arc<Ring>, Denied> {
-        let known = match self.kept.get() {
-            Some(ring) if ring.contains_key(&id) => return Ok(ring),
-            known => match self.kept.beyond(known.as_ref(), self.read()).await {
-                Ok(ring) => ring,
+    /// The cached keys, read again if this key is not among them.
+    async fn keys_with(&self, id: KeyId) -> Result<Arc<KeyMap>, Denied> {
+        let known = match self.cached.get() {
+            Some(keys) if keys.contains_key(&id) => return Ok(keys),
+            known => match self.cached.refetch_if_stale(known.as_ref(), self.read()).await {
+                Ok(keys) => keys,
                 Err(NotFetched::Failed(error)) => {
-                    self.note(Some(error));
+                    self.log_change(Some(error));
                     known
                 }
                 Err(NotFetched::TooSoon(_)) => None,
             },
         };
-        known.ok_or_else(|| Denied::later("the keys cannot be read just now"))
+        known.ok_or_else(|| Denied::later("the keys cannot be read at present"))
     }
 
-    /// Whether a ticket of this key is worth anything: the key may be younger than what is known.
-    pub(super) async fn still_counts(&self, id: KeyId) -> Result<(), Denied> {
-        if self.with(id).await?.contains_key(&id) {
+    /// Checks that the key of a ticket is valid. If it is not cached, the table is read again.
+    pub(super) async fn check_id(&self, id: KeyId) -> Result<(), Denied> {
+        if self.keys_with(id).await?.contains_key(&id) {
             return Ok(());
         }
-        Err(Denied::revoked("the key that the ticket was given for was revoked, or has expired"))
+        Err(Denied::revoked(
+            "the key that the ticket was issued for has been revoked, or has expired",
+        ))
     }
 
-    /// Whether this key counts, as far as is known.
-    pub(super) fn counts(&self, id: KeyId) -> bool {
-        self.kept.get().is_some_and(|ring| ring.contains_key(&id))
+    /// Whether a key is among the cached ones.
+    pub(super) fn is_known(&self, id: KeyId) -> bool {
+        self.cached.get().is_some_and(|keys| keys.contains_key(&id))
     }
 
-    /// Waits until this key counts no more.
+    /// Waits until a key is no longer in the table.
     pub(super) fn revoked(&self, id: KeyId) -> impl Future<Output = ()> + Send + use<> {
-        self.kept.until(move |ring| !ring.contains_key(&id))
+        self.cached.until(move |keys| !keys.contains_key(&id))
     }
 
-    async fn read(&self) -> Result<Ring, KeysError> {
+    async fn read(&self) -> Result<KeyMap, KeysError> {
         Ok(self.table.current().await?.into_iter().filter_map(Key::read).collect())
     }
 
-    /// One line when it begins, and one when it is over.
-    fn note(&self, error: Option<KeysError>) {
+    /// Logs the first failure of a series, and its end.
+    fn log_change(&self, error: Option<KeysError>) {
         let failing = error.is_some();
         if self.failing.swap(failing, Ordering::Relaxed) == failing {
             return;
         }
         if let Some(error) = error {
-            warn!("the keys cannot be read; those known are kept: {}", Chain(&error));
+            warn!("cannot read event_piper_keys; using the cached keys: {}", Chain(&error));
         } else {
-            info!("the keys can be read again");
+            info!("event_piper_keys can be read again");
         }
     }
 }
 
 impl Key {
-    /// A row that cannot be understood is no key.
+    /// The key of a row. `None`, after a warning, if the row cannot be parsed.
     fn read(stored: StoredKey) -> Option<(KeyId, Self)> {
         let StoredKey { id, name, hash, rights, expires, .. } = stored;
         let rights = serde_json::from_str(&rights);
         let (Ok(id), Ok(hash), Ok(rights)) = (id.parse(), hash.try_into(), rights) else {
-            warn!(key.id = id, "a row of event_piper_keys cannot be understood");
+            warn!(key.id = id, "ignoring a row of event_piper_keys that cannot be parsed");
             return None;
         };
         Some((id, Self { name, hash, rights, expires }))
@@ -200,17 +208,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_known_again_by_its_hash_alone() {
+    fn a_key_is_recognized_by_the_hash_of_its_secret() {
         let (one, two) = (NewKey::generate(), NewKey::generate());
         assert_ne!(one.text, two.text);
-        let shown = Shown::parse(&one.text).unwrap();
-        assert_eq!((shown.id, shown.hash), (one.id, one.hash));
+        let presented = PresentedKey::parse(&one.text).unwrap();
+        assert_eq!((presented.id, presented.hash), (one.id, one.hash));
         assert_eq!(one.id.to_string().parse(), Ok(one.id));
     }
 
-    /// The table may not be read again before that.
+    /// The table is not necessarily read again before that.
     #[test]
-    fn a_key_ends_when_it_was_to_end() {
+    fn a_cached_key_expires_in_time() {
         let now = SystemTime::now();
         let hour = Duration::from_hours(1);
         for (expires, counts) in [(None, true), (Some(now + hour), true), (Some(now), false)] {
@@ -221,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_none() {
+    fn rejects_what_is_not_a_key() {
         let key = NewKey::generate().text;
         for wrong in [
             "",
@@ -233,7 +241,7 @@ mod tests {
             &key.replace("ep_", "ep_+"),
             &format!("ep_00_{}", "A".repeat(43)),
         ] {
-            assert!(Shown::parse(wrong).is_none(), "{wrong}");
+            assert!(PresentedKey::parse(wrong).is_none(), "{wrong}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Addresses and networks, and where a request came from.
+//! Lists of addresses and networks, and the peers of connections.
 
 use std::{fmt, net::IpAddr};
 
@@ -7,9 +7,9 @@ use ipnet::IpNet;
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// At this address.
+    /// A TCP peer with this address.
     Ip(IpAddr),
-    /// On this machine, let in by the permissions of a Unix socket.
+    /// A process of this machine that the permissions of the Unix socket let in.
     Unix,
 }
 
@@ -22,18 +22,18 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Addresses and networks that are listed.
+/// A list of addresses and networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Box<[IpNet]>);
 
 impl Networks {
-    /// This machine.
+    /// The loopback addresses.
     #[must_use]
     pub fn loopback() -> Self {
         "127.0.0.0/8,::1".parse().unwrap_or_default()
     }
 
-    /// Whether the peer is listed; who comes by a Unix socket always is.
+    /// Whether the peer is listed. A peer at a Unix socket always is.
     #[must_use]
     pub fn contain(&self, peer: Peer) -> bool {
         match peer {
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_networks_are_told_apart_from_the_rest() {
+    fn contains_only_listed_addresses_and_networks() {
         let listed: Networks = "10.0.0.0/8, 192.168.1.7 ,2001:db8::/32".parse().unwrap();
         let contain = |address: &str| listed.contain(Peer::Ip(address.parse().unwrap()));
         for inside in ["10.1.2.3", "192.168.1.7", "2001:db8::1", "::ffff:10.0.0.1"] {

@@ -1,4 +1,4 @@
-//! Somebody, proven: who asks, and what they may do.
+//! The authenticated sender of a request, and what it may do.
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -9,43 +9,43 @@ use super::{
 };
 use crate::consumer::ConsumerId;
 
-/// How somebody proved who they are.
+/// The kind of credentials that a principal has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Not at all: the open mode.
+    /// None, in the open mode.
     Anybody,
-    /// A proxy that is trusted says so.
+    /// The header `X-Consumer-Id` of a trusted proxy.
     Header,
-    /// By a token that an issuer signed: with this key, or with a secret that we share.
+    /// A token. The key is the one that signed it; `None`: a shared secret signed it.
     Token(Option<IssuerKey>),
-    /// By a key of ours.
+    /// A key that this program created.
     Key(KeyId),
-    /// By a ticket that was given for one of these.
+    /// A ticket that was issued for one of these.
     Ticket {
-        /// Which one.
+        /// Identifies the ticket.
         id: TicketId,
-        /// It opens the stream again that it has opened before.
+        /// Whether the request resumes the stream of the ticket.
         again: bool,
-        /// What the proof rests on that it was given for.
+        /// The key behind the credentials that the ticket was issued for, if it can be revoked.
         root: Option<Root>,
     },
-    /// By its address, which may read the metrics.
+    /// The address, which may read the metrics.
     Address,
-    /// Not at all, where that is needed: the page for people asks for a proof.
+    /// None, where the console page is served to ask for them.
     Nobody,
 }
 
-/// What a proof rests on: when that is withdrawn, the proof is worth nothing any more.
+/// The revocable key behind credentials. When it is revoked, the credentials are no longer valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Root {
-    /// A key of ours.
+    /// A key that this program created.
     Key(KeyId),
-    /// A key of an issuer's.
+    /// A key of an issuer.
     Issuer(IssuerKey),
 }
 
 impl Kind {
-    /// Its name, in logs.
+    /// The name in logs.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -60,7 +60,7 @@ impl Kind {
     }
 }
 
-/// Somebody, proven. Cheap to clone.
+/// The authenticated sender of a request. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Principal(Arc<Inner>);
 
@@ -74,13 +74,13 @@ struct Inner {
     root: Option<Root>,
 }
 
-/// Somebody may not do this.
+/// The principal lacks a right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(String);
 
 impl Principal {
-    /// Somebody of this name. `consumer` is whose events they get when they name nobody's.
+    /// A principal of this name. It gets the events of `consumer` when its request names no consumer.
     pub(super) fn new(
         name: impl Into<Arc<str>>,
         kind: Kind,
@@ -97,37 +97,37 @@ impl Principal {
         Self(Arc::new(Inner { name: name.into(), kind, consumer, rights, expires, root }))
     }
 
-    /// Who asks in the open mode: whoever can reach this machine's loopback may do all.
+    /// The principal of the open mode, which has all rights.
     #[must_use]
     pub fn anybody() -> Self {
         Self::new("anybody", Kind::Anybody, None, Rights::everything(), None)
     }
 
-    /// Who asks without a proof. They may do nothing.
+    /// A principal without credentials and without rights.
     #[must_use]
     pub fn nobody() -> Self {
         Self::new("", Kind::Nobody, None, Rights::default(), None)
     }
 
-    /// What they are called, in logs and limits.
+    /// The name in logs, and the one that limits apply to.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.0.name
     }
 
-    /// How they proved it.
+    /// The kind of its credentials.
     #[must_use]
     pub fn kind(&self) -> &Kind {
         &self.0.kind
     }
 
-    /// Whose events they get when they name nobody's.
+    /// The consumer whose events it gets when its request names no consumer.
     #[must_use]
     pub fn consumer(&self) -> Option<&ConsumerId> {
         self.0.consumer.as_ref()
     }
 
-    /// When the proof ends, if it does.
+    /// When the credentials expire. `None`: never.
     #[must_use]
     pub fn expires(&self) -> Option<SystemTime> {
         self.0.expires
@@ -137,61 +137,61 @@ impl Principal {
         &self.0.rights
     }
 
-    /// What all this rests on, where it can be withdrawn.
+    /// The key behind the credentials, if it can be revoked.
     pub(super) fn root(&self) -> Option<&Root> {
         self.0.root.as_ref()
     }
 
-    /// Whether they may read the events of this consumer.
+    /// Checks the right to read the events of a consumer.
     pub fn may_read(&self, consumer: &ConsumerId) -> Result<(), Refused> {
         let may = match &self.0.rights.read {
             Some(read) => read.matches(consumer.as_str()),
             None => self.0.consumer.as_ref() == Some(consumer),
         };
-        self.when(may, format_args!("read the events of {:?}", consumer.as_str()))
+        self.allow_if(may, format_args!("read the events of {:?}", consumer.as_str()))
     }
 
-    /// Whether they may write events for this consumer.
+    /// Checks the right to write events for a consumer.
     pub fn may_write_to(&self, consumer: &ConsumerId) -> Result<(), Refused> {
         let may = self.0.rights.write.matches(consumer.as_str());
-        self.when(may, format_args!("write events for {:?}", consumer.as_str()))
+        self.allow_if(may, format_args!("write events for {:?}", consumer.as_str()))
     }
 
-    /// Whether they may write for anybody, or into any stream.
+    /// Checks that it may write for any consumer, or to any stream, at all.
     pub fn may_write_anything(&self) -> Result<(), Refused> {
         let Rights { write, write_streams, .. } = &self.0.rights;
         let may = !write.is_empty() || !write_streams.is_empty();
-        self.when(may, format_args!("write"))
+        self.allow_if(may, format_args!("write"))
     }
 
-    /// Whether they may read this stream.
+    /// Checks the right to read a stream.
     pub fn may_read_stream(&self, stream: &str) -> Result<(), Refused> {
         let may = self.0.rights.read_streams.matches(stream);
-        self.when(may, format_args!("read the stream {stream:?}"))
+        self.allow_if(may, format_args!("read the stream {stream:?}"))
     }
 
-    /// Whether they may append to this stream.
+    /// Checks the right to append to a stream.
     pub fn may_write_stream(&self, stream: &str) -> Result<(), Refused> {
         let may = self.0.rights.write_streams.matches(stream);
-        self.when(may, format_args!("append to the stream {stream:?}"))
+        self.allow_if(may, format_args!("append to the stream {stream:?}"))
     }
 
-    /// Whether they may read everything.
+    /// Checks the right to read the events of all consumers.
     pub fn may_read_all(&self) -> Result<(), Refused> {
-        self.when(self.0.rights.all, format_args!("read everything"))
+        self.allow_if(self.0.rights.all, format_args!("read everything"))
     }
 
-    /// Whether they may use the page for people.
+    /// Checks the right to use the console page.
     pub fn may_see_console(&self) -> Result<(), Refused> {
-        self.when(self.0.rights.console, format_args!("use the console"))
+        self.allow_if(self.0.rights.console, format_args!("use the console"))
     }
 
-    /// Whether they may read the metrics.
+    /// Checks the right to read the metrics.
     pub fn may_see_metrics(&self) -> Result<(), Refused> {
-        self.when(self.0.rights.metrics, format_args!("read the metrics"))
+        self.allow_if(self.0.rights.metrics, format_args!("read the metrics"))
     }
 
-    fn when(&self, may: bool, what: fmt::Arguments) -> Result<(), Refused> {
+    fn allow_if(&self, may: bool, what: fmt::Arguments) -> Result<(), Refused> {
         if may { Ok(()) } else { Err(Refused(format!("{:?} may not {what}", &*self.0.name))) }
     }
 }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_reads_its_own_events_unless_something_else_is_said() {
+    fn a_consumer_reads_its_own_events_by_default() {
         let (toto, titi) = ("toto".parse().unwrap(), "titi".parse().unwrap());
         let plain = named("toto", "{}");
         assert_eq!((plain.may_read(&toto).is_ok(), plain.may_read(&titi).is_ok()), (true, false));
@@ -224,14 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_a_star_in_it_is_a_name() {
+    fn a_star_in_the_own_name_is_no_pattern() {
         let star = named("*", "{}");
         assert!(star.may_read(&"*".parse().unwrap()).is_ok());
         assert!(star.may_read(&"toto".parse().unwrap()).is_err());
     }
 
     #[test]
-    fn each_right_is_one_of_its_own() {
+    fn each_right_grants_nothing_else() {
         let toto: ConsumerId = "toto".parse().unwrap();
         let checks: [(&str, May); 7] = [
             (r#"{"read": "toto"}"#, |who, toto| who.may_read(toto).is_ok()),
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_one_line_whatever_was_asked_for() {
+    fn an_error_is_one_line() {
         let refused = named("to\nto", "{}").may_read_stream("a\r\nb").unwrap_err();
         assert_eq!(refused.to_string(), r#""to\nto" may not read the stream "a\r\nb""#);
     }

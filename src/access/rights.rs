@@ -1,4 +1,4 @@
-//! What somebody may do: exact names, and patterns with `*`.
+//! The rights of principals: names, and patterns with `*`.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,14 +7,14 @@ use crate::{
     nearest::nearest,
 };
 
-/// What somebody may do. Nothing, unless it is said.
+/// The rights of a principal. A right that is not given is not granted.
 ///
-/// The same form in a token's claim, in the table of keys, and in the settings:
+/// The JSON form is the same in the claim of a token, in the table of keys and in settings:
 /// `{"read": ["toto", "team-*"], "write": "shop-*", "all": true}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rights {
-    /// Consumers whose events may be read. `None`: those of one's own name.
+    /// Consumers whose events may be read. `None`: the consumer with the principal's own name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read: Option<Patterns>,
     /// Consumers that events may be written for.
@@ -26,13 +26,13 @@ pub struct Rights {
     /// Streams that may be appended to.
     #[serde(skip_serializing_if = "Patterns::is_empty")]
     pub write_streams: Patterns,
-    /// Everything may be read, in one stream.
+    /// Whether the events of all consumers may be read.
     #[serde(skip_serializing_if = "is_false")]
     pub all: bool,
-    /// The page for people may be used.
+    /// Whether the console page may be used.
     #[serde(skip_serializing_if = "is_false")]
     pub console: bool,
-    /// The metrics may be read.
+    /// Whether the metrics may be read.
     #[serde(skip_serializing_if = "is_false")]
     pub metrics: bool,
 }
@@ -42,11 +42,11 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// Every right by its name.
+/// The names of all rights.
 const NAMES: [&str; 7] =
     ["read", "write", "read_streams", "write_streams", "all", "console", "metrics"];
 
-/// Why rights cannot be understood, with the name that was probably meant.
+/// A message about rights that cannot be parsed. It suggests the name that was probably meant.
 #[must_use]
 pub fn what_is_wrong(error: &serde_json::Error) -> String {
     let text = error.to_string();
@@ -60,7 +60,7 @@ pub fn what_is_wrong(error: &serde_json::Error) -> String {
 }
 
 impl Rights {
-    /// Everything there is.
+    /// All rights.
     #[must_use]
     pub fn everything() -> Self {
         let any = || Patterns(Box::new([Pattern("*".into())]));
@@ -75,7 +75,7 @@ impl Rights {
         }
     }
 
-    /// Of these, those that an event stream needs.
+    /// The part of these rights that an event stream needs.
     #[must_use]
     pub(super) fn to_follow(&self) -> Self {
         Self {
@@ -87,39 +87,39 @@ impl Rights {
     }
 }
 
-/// Names and patterns, of which one has to match.
+/// A list of names and patterns. It matches what one of them matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "OneOrMany")]
 pub struct Patterns(Box<[Pattern]>);
 
-/// What is not to be found in a list of rights.
+/// Why a list of names and patterns is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPattern {
-    /// No name is like that, so it matches nothing.
+    /// No name can match it.
     #[error("a name or pattern {0}")]
     Name(InvalidName),
-    /// More than [`Patterns::MOST`].
-    #[error("there are more than {} names and patterns", Patterns::MOST)]
+    /// There are more than [`Patterns::MAX`].
+    #[error("there are more than {} names and patterns", Patterns::MAX)]
     TooMany,
 }
 
 impl Patterns {
-    /// As many names and patterns one list holds.
-    pub const MOST: usize = 256;
+    /// The number of names and patterns that a list may have.
+    pub const MAX: usize = 256;
 
-    /// Takes these names and patterns.
+    /// Parses a list of names and patterns.
     pub fn new<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidPattern> {
         let patterns = texts.into_iter().map(Pattern::parse).collect::<Result<Box<_>, _>>()?;
-        if patterns.len() > Self::MOST { Err(InvalidPattern::TooMany) } else { Ok(Self(patterns)) }
+        if patterns.len() > Self::MAX { Err(InvalidPattern::TooMany) } else { Ok(Self(patterns)) }
     }
 
-    /// Whether one of them matches.
+    /// Whether a name is listed or matches a pattern.
     #[must_use]
     pub(super) fn matches(&self, name: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches(name))
     }
 
-    /// The one name that this is, if it is no more than that.
+    /// The name, if the list consists of one name.
     #[must_use]
     pub(super) fn only_name(&self) -> Option<&str> {
         match &*self.0 {
@@ -128,13 +128,13 @@ impl Patterns {
         }
     }
 
-    /// Nothing matches.
+    /// Whether the list is empty, so that nothing matches.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// As they were written.
+    /// The names and patterns, as they were given.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|pattern| &*pattern.0)
     }
@@ -158,27 +158,27 @@ impl TryFrom<OneOrMany> for Patterns {
     }
 }
 
-/// A name in which `*` stands for anything, also for nothing. There is no other wildcard and
-/// nothing to escape: every other character stands for itself.
+/// A name in which `*` matches any text, including none. There is no other wildcard and no escape:
+/// every other character matches itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 struct Pattern(Box<str>);
 
 impl Pattern {
     fn parse(text: &str) -> Result<Self, InvalidPattern> {
-        let said = if text.trim().is_empty() { "" } else { text };
-        name::check(said).map(|()| Self(said.into())).map_err(InvalidPattern::Name)
+        let text = if text.trim().is_empty() { "" } else { text };
+        name::check(text).map(|()| Self(text.into())).map_err(InvalidPattern::Name)
     }
 
-    /// A `*` matches no control character, and no other part of a pattern has one.
+    /// Names with control characters never match: a `*` does not match them, and patterns have none.
     fn matches(&self, name: &str) -> bool {
         !name.chars().any(char::is_control) && glob(self.0.as_bytes(), name.as_bytes())
     }
 }
 
-/// Tries the shortest stretch for the last `*` first, and only ever goes back to that one: at
-/// worst the product of both lengths, however many there are. Bytes are enough, for no
-/// character of UTF-8 begins in the middle of another one.
+/// Matches a pattern. It backtracks to the last `*` only, so that the time is bounded by the product of
+/// both lengths, whatever the number of stars. Comparing bytes is enough, since no UTF-8 character
+/// begins inside another one.
 fn glob(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_anything_and_nothing_else_does() {
+    fn only_a_star_is_a_wildcard() {
         for (pattern, name) in [
             ("toto", "toto"),
             ("*", "toto"),
@@ -221,7 +221,7 @@ mod tests {
             ("a?[b-c]\\d.+", "a?[b-c]\\d.+"),
             ("**", "x"),
         ] {
-            assert!(matches(pattern, name), "{pattern} is to match {name}");
+            assert!(matches(pattern, name), "{pattern} must match {name}");
         }
         for (pattern, name) in [
             ("toto", "toto2"),
@@ -239,12 +239,12 @@ mod tests {
             ("a*b*c", "abcd"),
             ("%", "toto"),
         ] {
-            assert!(!matches(pattern, name), "{pattern} is not to match {name}");
+            assert!(!matches(pattern, name), "{pattern} must not match {name}");
         }
     }
 
     #[test]
-    fn what_can_match_no_name_is_no_pattern() {
+    fn rejects_patterns_that_no_name_matches() {
         assert_eq!(Patterns::new([""]), Err(InvalidPattern::Name(InvalidName::Empty)));
         assert_eq!(Patterns::new([" "]), Err(InvalidPattern::Name(InvalidName::Empty)));
         assert_eq!(Patterns::new(["a\n*"]), Err(InvalidPattern::Name(InvalidName::Control)));
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn rights_are_read_from_json_and_what_is_not_said_is_not_granted() {
+    fn only_rights_in_the_json_are_granted() {
         let rights: Rights =
             serde_json::from_str(r#"{"read": "a*", "write": ["b"], "all": true}"#).unwrap();
         assert!(rights.read.as_ref().unwrap().matches("abc") && rights.write.matches("b"));
@@ -279,7 +279,7 @@ mod tests {
         }
 
         #[test]
-        fn many_stars_cost_no_more_than_the_product(stars in 1..500_usize) {
+        fn many_stars_take_bounded_time(stars in 1..500_usize) {
             let pattern = format!("{}b", "a*".repeat(stars));
             prop_assert!(!matches(&pattern, &"a".repeat(1000)));
         }

@@ -1,4 +1,4 @@
-//! What an operator can turn about who may do what.
+//! The settings of authentication and authorization.
 
 use std::time::Duration;
 
@@ -6,30 +6,30 @@ use secrecy::SecretString;
 
 use super::{hosts::Hosts, networks::Networks, rights::Rights, throttle::Limits, token::Issuer};
 
-/// See the module.
+/// What is accepted as credentials, and what principals may do.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which proofs count.
+    /// The accepted kinds of credentials.
     pub modes: Modes,
-    /// Whose `X-Consumer-Id` and `X-Forwarded-For` are believed.
+    /// The peers whose `X-Consumer-Id` and `X-Forwarded-For` are trusted.
     pub trusted_proxies: Networks,
-    /// What those may do whom a trusted proxy names.
+    /// The rights of consumers that a trusted proxy names, beside reading their own events.
     pub header_rights: Rights,
-    /// Who may read the metrics without any proof.
+    /// The peers that may read the metrics without credentials.
     pub metrics_from: Networks,
-    /// Whose tokens are believed.
+    /// The issuers whose tokens are accepted.
     pub issuers: Vec<Issuer>,
-    /// The cookie in which browsers may bring a token.
+    /// The name of the cookie in which browsers may send a token.
     pub cookie: Option<String>,
-    /// Web origins whose pages may write by way of that cookie.
+    /// Web origins whose pages may write with a token from that cookie.
     pub origins: Vec<String>,
-    /// What signs tickets, and what signed them until lately.
+    /// The keys of tickets: the first one signs, and all of them verify. Empty: a random key.
     pub ticket_keys: Vec<SecretString>,
-    /// How often the keys of issuers are looked at: one that was withdrawn is believed no longer.
+    /// How often the keys of issuers are fetched. A withdrawn key is trusted for at most this long.
     pub refresh: Duration,
-    /// How much each principal may ask for.
+    /// The limits of each principal.
     pub limits: Limits,
-    /// Names beside this machine's own that requests may be for.
+    /// Host names that requests may name, beside those of this machine.
     pub hosts: Hosts,
 }
 
@@ -52,24 +52,24 @@ impl Default for Settings {
     }
 }
 
-/// Which proofs count. None: the open mode, in which nobody needs any.
+/// The accepted kinds of credentials. In the open mode there are none, and none are needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Modes {
     /// The header that a trusted proxy sets.
     pub trusted_header: bool,
-    /// Tokens of trusted issuers.
+    /// Tokens (JWT) of trusted issuers.
     pub jwt: bool,
-    /// Keys of our own.
+    /// Keys that this program creates.
     pub keys: bool,
 }
 
 impl Modes {
-    /// Anybody may do anything: for loopback addresses.
+    /// The open mode: every request may do everything. It is meant for loopback addresses.
     pub const OPEN: Self = Self { trusted_header: false, jwt: false, keys: false };
-    /// Something in front has authenticated the caller.
+    /// A proxy in front authenticates the callers.
     pub const TRUSTED_HEADER: Self = Self { trusted_header: true, jwt: false, keys: false };
 
-    /// Nobody needs a proof.
+    /// Whether no credentials are needed.
     #[must_use]
     pub fn is_open(self) -> bool {
         self == Self::OPEN

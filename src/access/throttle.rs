@@ -1,4 +1,4 @@
-//! How much one principal may ask for, and how often one address may be wrong.
+//! Rate limits of principals, limits of open streams, and delays after bad credentials.
 
 use std::{
     collections::HashMap,
@@ -16,16 +16,16 @@ use governor::{
     clock::{Clock, DefaultClock, Reference},
 };
 
-/// How much one principal may ask for. Nobody is limited in the open mode.
+/// The limits of one principal. In the open mode they do not apply, except for bytes written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Streams that are open at once.
+    /// Open streams.
     pub streams: usize,
-    /// Requests a second; a second's worth may come at once.
+    /// Requests per second. The requests of one second may come in a burst.
     pub requests: NonZeroU32,
-    /// Events appended a second; a second's worth may come at once.
+    /// Events appended per second. The events of one second may come in a burst.
     pub appends: NonZeroU32,
-    /// Bytes of these a second, as they are kept and sent.
+    /// Bytes of these events per second.
     pub append_bytes: NonZeroU32,
 }
 
@@ -41,34 +41,34 @@ impl Default for Limits {
     }
 }
 
-/// After so many bad proofs from one address the next is answered later by ...
-const FAILURES: u32 = 20;
-/// ... this, and the one after that by twice as much: one is answered in this time.
-const PACE: Duration = Duration::from_secs(1);
-/// As many answers wait at once; to more bad proofs there is none, but that it is too much.
-const WAITING: u32 = 5;
-/// As many addresses are known that were wrong lately; beyond that they go free, rather than memory.
-const MOST_WRONG: usize = 50_000;
-/// Names with a recent request are known up to this number; then those whose
-/// allowance is whole again are forgotten at once instead of now and then.
-const MOST_KNOWN: usize = 200_000;
+/// The number of bad credentials from one address that are answered without delay.
+const FREE_FAILURES: u32 = 20;
+/// Each further failure delays its response by this much more, so that one response per interval is sent.
+const FAILURE_INTERVAL: Duration = Duration::from_secs(1);
+/// The number of responses to one address that may be delayed at once. Further failures are refused.
+const MAX_DELAYED_FAILURES: u32 = 5;
+/// The number of addresses with recent failures that are remembered. Beyond it all are forgotten, so
+/// that memory is bounded.
+const MAX_FAILED_ADDRESSES: usize = 50_000;
+/// Above this number of known names, each request evicts the names whose allowance is whole again.
+const MAX_KNOWN_NAMES: usize = 200_000;
 
-/// See the module. Everything in it is forgotten when it has been quiet for a while.
+/// The state of all limits. [`evict`](Self::evict) removes the entries of idle principals and addresses.
 #[derive(Debug)]
 pub(super) struct Throttle {
     requests: Keyed<Arc<str>>,
     appends: Keyed<Arc<str>>,
     append_bytes: Keyed<Arc<str>>,
     limits: Limits,
-    /// When all bad proofs of an address are paid for, one in each [`PACE`].
-    wrong: Lock<HashMap<IpAddr, Instant>>,
+    /// For each address, when all its failures are paid for, at one per [`FAILURE_INTERVAL`].
+    failures: Lock<HashMap<IpAddr, Instant>>,
     streams: Arc<Streams>,
     clock: DefaultClock,
 }
 
 type Keyed<K> = DefaultKeyedRateLimiter<K>;
 
-/// Come back after this.
+/// The request is refused. It may be sent again after this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryAfter(pub Duration);
 
@@ -79,25 +79,24 @@ impl Throttle {
             appends: RateLimiter::keyed(Quota::per_second(limits.appends)),
             append_bytes: RateLimiter::keyed(Quota::per_second(limits.append_bytes)),
             limits,
-            wrong: Lock::default(),
-            streams: Arc::new(Streams { most: limits.streams, open: Lock::default() }),
+            failures: Lock::default(),
+            streams: Arc::new(Streams { max: limits.streams, open: Lock::default() }),
             clock: DefaultClock::default(),
         }
     }
 
-    /// One more request of this principal's.
+    /// Counts a request of a principal.
     pub(super) fn request(&self, who: &Arc<str>) -> Result<(), RetryAfter> {
-        bound(&self.requests);
+        evict_above_limit(&self.requests);
         self.requests.check_key(who).map_err(|until| self.wait(&until))
     }
 
-    /// So many more events of this principal's. A batch of more than a second's worth takes
-    /// the whole second.
+    /// Counts events of a principal. A batch that is larger than the allowance of a second uses all of it.
     pub(super) fn append(&self, who: &Arc<str>, events: usize) -> Result<(), RetryAfter> {
         self.take(&self.appends, self.limits.appends, who, events)
     }
 
-    /// So many more bytes of them.
+    /// Counts the bytes of events of a principal.
     pub(super) fn append_bytes(&self, who: &Arc<str>, bytes: usize) -> Result<(), RetryAfter> {
         self.take(&self.append_bytes, self.limits.append_bytes, who, bytes)
     }
@@ -105,56 +104,61 @@ impl Throttle {
     fn take(
         &self,
         limiter: &Keyed<Arc<str>>,
-        most: NonZeroU32,
+        allowance: NonZeroU32,
         who: &Arc<str>,
         amount: usize,
     ) -> Result<(), RetryAfter> {
         let amount = u32::try_from(amount).unwrap_or(u32::MAX);
         let Some(amount) = NonZeroU32::new(amount) else { return Ok(()) };
-        bound(limiter);
-        match limiter.check_key_n(who, amount.min(most)) {
+        evict_above_limit(limiter);
+        match limiter.check_key_n(who, amount.min(allowance)) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(until)) => Err(self.wait(&until)),
             Err(_) => Err(RetryAfter(Duration::from_secs(1))),
         }
     }
 
-    /// This address has shown a bad proof: how long the answer shall wait, if there is one.
-    /// A good proof is never made to wait, so nobody can be shut out by those who share their
-    /// address: nothing that is shown here can be found by trying, it is the trying that costs.
+    /// Notes bad credentials from an address, and returns how long to delay the response.
+    ///
+    /// Requests with valid credentials are never delayed, so clients that share an address cannot lock
+    /// each other out. That is safe because no credentials can be guessed: what has to be limited is
+    /// the cost of the attempts.
+    ///
+    /// # Errors
+    /// If too many responses to this address are delayed already.
     pub(super) fn failed(&self, from: IpAddr) -> Result<Duration, RetryAfter> {
         let (from, now) = (network(from), Instant::now());
-        let mut wrong = self.wrong();
-        if wrong.len() >= MOST_WRONG {
-            wrong.retain(|_, paid| *paid > now);
+        let mut failures = self.failures();
+        if failures.len() >= MAX_FAILED_ADDRESSES {
+            failures.retain(|_, paid| *paid > now);
         }
-        if wrong.len() >= MOST_WRONG {
-            wrong.clear();
+        if failures.len() >= MAX_FAILED_ADDRESSES {
+            failures.clear();
         }
-        let paid = wrong.get(&from).map_or(now, |paid| now.max(*paid)) + PACE;
-        let wait = paid.saturating_duration_since(now + PACE * FAILURES);
-        if wait > PACE * WAITING {
+        let paid = failures.get(&from).map_or(now, |paid| now.max(*paid)) + FAILURE_INTERVAL;
+        let wait = paid.saturating_duration_since(now + FAILURE_INTERVAL * FREE_FAILURES);
+        if wait > FAILURE_INTERVAL * MAX_DELAYED_FAILURES {
             return Err(RetryAfter(wait));
         }
-        wrong.insert(from, paid);
+        failures.insert(from, paid);
         Ok(wait)
     }
 
-    /// Room for one more stream of this principal's; it is taken for as long as the guard lives.
+    /// Counts a stream of a principal until the guard is dropped. `None`: the limit is reached.
     pub(super) fn stream(&self, who: &Arc<str>) -> Option<StreamGuard> {
         self.streams.take(who)
     }
 
-    /// Forgets who has been quiet.
-    pub(super) fn forget(&self) {
+    /// Removes the entries of idle principals, and of addresses without recent failures.
+    pub(super) fn evict(&self) {
         for limiter in [&self.requests, &self.appends, &self.append_bytes] {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         }
         let now = Instant::now();
-        let mut wrong = self.wrong();
-        wrong.retain(|_, paid| *paid > now);
-        wrong.shrink_to_fit();
+        let mut failures = self.failures();
+        failures.retain(|_, paid| *paid > now);
+        failures.shrink_to_fit();
     }
 
     fn wait<P: Reference>(&self, until: &NotUntil<P>) -> RetryAfter
@@ -164,18 +168,18 @@ impl Throttle {
         RetryAfter(until.wait_time_from(self.clock.now()))
     }
 
-    fn wrong(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
-        self.wrong.lock()
+    fn failures(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
+        self.failures.lock()
     }
 }
 
-fn bound<K: Hash + Eq + Clone>(limiter: &Keyed<K>) {
-    if limiter.len() >= MOST_KNOWN {
+fn evict_above_limit<K: Hash + Eq + Clone>(limiter: &Keyed<K>) {
+    if limiter.len() >= MAX_KNOWN_NAMES {
         limiter.retain_recent();
     }
 }
 
-/// One customer has a whole /64 of IPv6.
+/// The network that failures are counted for: of IPv6 the /64, since one customer usually has all of it.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -185,10 +189,10 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Who has how many streams open.
+/// The number of open streams of each principal.
 #[derive(Debug)]
 struct Streams {
-    most: usize,
+    max: usize,
     open: Lock<HashMap<Arc<str>, usize>>,
 }
 
@@ -196,7 +200,7 @@ impl Streams {
     fn take(self: &Arc<Self>, who: &Arc<str>) -> Option<StreamGuard> {
         let mut open = self.open.lock();
         let count = open.entry(Arc::clone(who)).or_default();
-        if *count >= self.most {
+        if *count >= self.max {
             return None;
         }
         *count += 1;
@@ -204,7 +208,7 @@ impl Streams {
     }
 }
 
-/// Room for one stream.
+/// Counts one open stream.
 #[derive(Debug)]
 pub(super) struct StreamGuard {
     streams: Arc<Streams>,
@@ -233,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn one_principal_uses_up_its_own_allowance_and_nobody_elses() {
+    fn each_principal_has_an_allowance_of_its_own() {
         let (throttle, [a, b]) = (limited(1, 3), ["a", "b"].map(Arc::from));
         assert!((0..3).all(|_| throttle.request(&a).is_ok()));
         let RetryAfter(wait) = throttle.request(&a).unwrap_err();
@@ -242,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_larger_than_the_allowance_takes_all_of_it() {
+    fn a_batch_larger_than_the_allowance_uses_all_of_it() {
         let (throttle, who) = (limited(1, 10), Arc::from("a"));
         assert!(throttle.append(&who, 1000).is_ok());
         assert!(throttle.append(&who, 1).is_err());
@@ -252,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn room_for_streams_comes_back_when_they_end() {
+    fn a_stream_counts_until_it_ends() {
         let (throttle, who) = (limited(2, 1), Arc::from("a"));
         let (one, _two) = (throttle.stream(&who).unwrap(), throttle.stream(&who).unwrap());
         assert!(throttle.stream(&who).is_none());
@@ -261,54 +265,59 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_wrong_too_often_is_answered_later_and_then_not_at_all() {
+    fn repeated_failures_are_delayed_and_then_refused() {
         let throttle = limited(1, 1);
         let (bad, near, other) = ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1");
         let [bad, near, other] = [bad, near, other].map(|it| it.parse::<IpAddr>().unwrap());
-        for _ in 0..FAILURES {
+        for _ in 0..FREE_FAILURES {
             assert_eq!(throttle.failed(bad), Ok(Duration::ZERO));
         }
-        let waits: Vec<_> = (0..WAITING).map(|_| throttle.failed(near).unwrap()).collect();
+        let waits: Vec<_> =
+            (0..MAX_DELAYED_FAILURES).map(|_| throttle.failed(near).unwrap()).collect();
         assert!(waits[0] > Duration::ZERO && waits.is_sorted(), "{waits:?}");
         assert!(throttle.failed(bad).is_err() && throttle.failed(near).is_err());
         assert_eq!(throttle.failed(other), Ok(Duration::ZERO));
         let mapped = "::ffff:10.0.0.1".parse().unwrap();
-        (0..FAILURES + WAITING).for_each(|_| assert!(throttle.failed(mapped).is_ok()));
+        (0..FREE_FAILURES + MAX_DELAYED_FAILURES)
+            .for_each(|_| assert!(throttle.failed(mapped).is_ok()));
         assert!(throttle.failed("10.0.0.1".parse().unwrap()).is_err());
     }
 
     #[test]
-    fn addresses_without_end_take_no_more_memory() {
+    fn the_memory_for_failed_addresses_is_bounded() {
         let throttle = limited(1, 1);
-        for n in 0..=u32::try_from(MOST_WRONG).unwrap() {
+        for n in 0..=u32::try_from(MAX_FAILED_ADDRESSES).unwrap() {
             throttle.failed(IpAddr::V4(n.into())).unwrap();
         }
-        assert!(throttle.wrong().len() <= MOST_WRONG);
+        assert!(throttle.failures().len() <= MAX_FAILED_ADDRESSES);
     }
 
     #[test]
-    fn an_address_is_forgotten_once_it_has_paid_and_not_before() {
+    fn an_address_is_evicted_once_its_failures_are_paid_for() {
         let (throttle, now) = (limited(1, 1), Instant::now());
         let [paid, owing, new] = [1, 2, 3].map(|n| IpAddr::V4(n.into()));
-        let known = |at| throttle.wrong().contains_key(&at);
-        throttle.wrong().extend([(paid, now), (owing, now + Duration::from_mins(1))]);
-        throttle.forget();
+        let known = |at| throttle.failures().contains_key(&at);
+        throttle.failures().extend([(paid, now), (owing, now + Duration::from_mins(1))]);
+        throttle.evict();
         assert!(!known(paid) && known(owing));
 
-        let many = u32::try_from(MOST_WRONG).unwrap();
-        throttle.wrong().extend((10..10 + many).map(|n| (IpAddr::V4(n.into()), now)));
+        let many = u32::try_from(MAX_FAILED_ADDRESSES).unwrap();
+        throttle.failures().extend((10..10 + many).map(|n| (IpAddr::V4(n.into()), now)));
         throttle.failed(new).unwrap();
-        assert!(known(owing) && throttle.wrong().len() == 2, "those that have paid make room");
+        assert!(
+            known(owing) && throttle.failures().len() == 2,
+            "addresses that have paid are evicted first"
+        );
     }
 
     #[test]
-    fn who_is_quiet_is_forgotten() {
+    fn idle_principals_are_evicted() {
         let throttle = limited(1, 1000);
         for n in 0..100 {
             throttle.request(&Arc::from(n.to_string())).unwrap();
         }
         while !throttle.requests.is_empty() {
-            throttle.forget();
+            throttle.evict();
             std::thread::yield_now();
         }
     }

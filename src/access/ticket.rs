@@ -1,11 +1,11 @@
-//! Tickets: what an `EventSource`, which can set no header, shows instead of a token.
+//! Tickets, for `EventSource` clients, which cannot send an `Authorization` header.
 //!
-//! A ticket is signed, and says all there is to say; so every instance that has the same key
-//! can check it, and none needs to be asked. It opens one stream within half a minute. An
-//! `EventSource` that has lost that stream comes back to the same address, and says in the
-//! header `Last-Event-ID` how far it had got: with that header the ticket opens the stream
-//! again, for as long as the token that it was given for is valid. An instance remembers which
-//! tickets it has seen used until that half minute is over; another instance does not know.
+//! A ticket is signed and contains everything that is needed to check it. Every instance with the same
+//! key can check it without asking another. A ticket opens one stream, within [`USE_WITHIN`] after it
+//! was issued. An `EventSource` that loses the stream requests the same URL again, with its position
+//! in the header `Last-Event-ID`. With that header, the ticket opens the stream again for as long as
+//! the credentials that it was issued for are valid. Each instance remembers the tickets that it has
+//! seen used until [`USE_WITHIN`] is over. It does not know of tickets that were used elsewhere.
 
 use std::{
     collections::HashMap,
@@ -30,31 +30,32 @@ use super::{
 };
 use crate::{consumer::ConsumerId, crash::Lock};
 
-/// A ticket is first used within this time.
+/// A ticket must be used for the first time within this time after it was issued.
 pub const USE_WITHIN: Duration = Duration::from_secs(30);
-/// A proof without an end does not make a ticket without one.
-pub const LONGEST_LIFE: Duration = Duration::from_hours(12);
-/// It has to fit into an address, with room to spare.
-const LONGEST: usize = 4 << 10;
-/// As many used tickets are remembered: thousands a second.
-const MOST_USED: usize = 200_000;
-/// What the key signs here, so that it signs nothing else in the same words.
-const DOMAIN: &[u8] = b"event-piper ticket 1\0";
+/// A ticket is valid for at most this long, even if the credentials never expire.
+pub const MAX_LIFETIME: Duration = Duration::from_hours(12);
+/// The length of a ticket. It has to fit into a URL.
+const MAX_TICKET_BYTES: usize = 4 << 10;
+/// The number of used tickets that are remembered. It allows for thousands of tickets per second.
+const MAX_USED_TICKETS: usize = 200_000;
+/// Is signed in front of each ticket, so that a signature is valid for nothing else.
+const SIGNATURE_DOMAIN: &[u8] = b"event-piper ticket 1\0";
 
-/// A ticket that was just made.
+/// A new ticket.
 pub struct Issued {
-    /// Its name.
+    /// Identifies the ticket. It may be shown.
     pub id: TicketId,
-    /// What is shown for it.
+    /// The ticket itself, a secret.
     pub text: String,
-    /// Until when it opens its stream again.
+    /// When it expires: it does not open its stream again after this time.
     pub until: SystemTime,
 }
 
-/// Makes and checks tickets.
+/// Issues and checks tickets.
 pub(super) struct Tickets {
-    /// The first one signs; all of them check.
+    /// The first one signs; all of them verify.
     keys: Vec<hmac::Key>,
+    /// The used tickets, each with the time of its eviction (Unix time in seconds).
     used: Lock<HashMap<TicketId, u64>>,
     random: SystemRandom,
 }
@@ -65,9 +66,10 @@ impl fmt::Debug for Tickets {
     }
 }
 
-/// What a ticket says. It can be read by whoever has it, so there is no secret in it.
+/// The content of a ticket. It is not encrypted, so it contains no secrets. Times are Unix times in
+/// seconds.
 #[derive(Serialize, Deserialize)]
-struct Said {
+struct TicketClaims {
     #[serde(rename = "i")]
     id: TicketId,
     #[serde(rename = "n")]
@@ -80,26 +82,27 @@ struct Said {
     key: Option<String>,
     #[serde(rename = "s")]
     signed: Option<IssuerKey>,
-    /// The first use comes before this.
+    /// The time before which the ticket must be used for the first time.
     #[serde(rename = "f")]
     first: u64,
     #[serde(rename = "u")]
     until: u64,
 }
 
-/// Why there can be no ticket.
+/// Why a ticket cannot be issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoTicket {
-    /// It would not fit into an address.
-    #[error("there are too many rights for one ticket: name the consumers that it shall be for")]
+    /// The ticket would not fit into a URL.
+    #[error("the ticket would be too long: name fewer consumers, or name those that it is for")]
     TooLong,
-    /// In a ticket the name would be a pattern, and so more than it is.
-    #[error("a consumer whose name has a star in it cannot be asked for by a ticket")]
+    /// In a ticket the name would be a pattern, and would match other names.
+    #[error("a ticket cannot be issued for a consumer with a star in its name")]
     Star,
 }
 
 impl Tickets {
-    /// Without keys one is made up, which no other instance has, and none after a restart.
+    /// Without keys, a random one is used. No other instance accepts its tickets, and neither does this
+    /// one after a restart.
     pub(super) fn new(keys: &[SecretString]) -> Self {
         let random = SystemRandom::new();
         let key = |secret: &SecretString| {
@@ -108,28 +111,28 @@ impl Tickets {
         let mut keys: Vec<_> = keys.iter().map(key).collect();
         if keys.is_empty() {
             let own = hmac::Key::generate(hmac::HMAC_SHA256, &random);
-            keys.push(own.expect("there is randomness"));
+            keys.push(own.expect("the system has random numbers"));
         }
         Self { keys, used: Lock::default(), random }
     }
 
-    /// A ticket for what this one may follow, or of that only these consumers.
+    /// Issues a ticket for everything that the principal may follow, or for these consumers only.
     pub(super) fn issue(
         &self,
         who: &Principal,
         consumers: Option<&[ConsumerId]>,
     ) -> Result<Issued, NoTicket> {
         let now = SystemTime::now();
-        let longest = now + LONGEST_LIFE;
+        let longest = now + MAX_LIFETIME;
         let until = who.expires().map_or(longest, |expires| expires.min(longest));
         let mut id = TicketId([0; 12]);
-        self.random.fill(&mut id.0).expect("there is randomness");
+        self.random.fill(&mut id.0).expect("the system has random numbers");
         let (key, signed) = match who.root() {
             Some(Root::Key(key)) => (Some(key.to_string()), None),
             Some(Root::Issuer(key)) => (None, Some(key.clone())),
             None => (None, None),
         };
-        let said = Said {
+        let claims = TicketClaims {
             id,
             name: who.name().to_string(),
             consumer: consumer(who, consumers),
@@ -139,79 +142,83 @@ impl Tickets {
             first: seconds(now + USE_WITHIN),
             until: seconds(until),
         };
-        let text = self.sign(&serde_json::to_vec(&said).expect("a ticket is JSON"));
-        if text.len() > LONGEST { Err(NoTicket::TooLong) } else { Ok(Issued { id, text, until }) }
+        let text = self.sign(&serde_json::to_vec(&claims).expect("a ticket is JSON"));
+        if text.len() > MAX_TICKET_BYTES {
+            Err(NoTicket::TooLong)
+        } else {
+            Ok(Issued { id, text, until })
+        }
     }
 
-    fn sign(&self, said: &[u8]) -> String {
-        let tag = hmac::sign(&self.keys[0], &[DOMAIN, said].concat());
-        let [said, tag] = [said, tag.as_ref()].map(|part| URL_SAFE_NO_PAD.encode(part));
-        format!("{said}.{tag}")
+    fn sign(&self, claims: &[u8]) -> String {
+        let tag = hmac::sign(&self.keys[0], &[SIGNATURE_DOMAIN, claims].concat());
+        let [claims, tag] = [claims, tag.as_ref()].map(|part| URL_SAFE_NO_PAD.encode(part));
+        format!("{claims}.{tag}")
     }
 
-    /// Who shows this ticket. Whether it may still be used is asked by [`redeem`](Self::redeem),
-    /// when its stream is about to open.
+    /// The principal of a ticket. [`redeem`](Self::redeem) checks whether the ticket may still be used,
+    /// when its stream opens.
     pub(super) fn check(&self, text: &str, again: bool) -> Result<Principal, Denied> {
         self.check_at(text, again, SystemTime::now())
     }
 
     fn check_at(&self, text: &str, again: bool, now: SystemTime) -> Result<Principal, Denied> {
-        let said = self.verified(text).ok_or_else(|| {
-            Denied::bad(
-                "ticket",
-                "that is no ticket of this gateway's: expected one of POST /tickets",
-            )
+        let claims = self.verified(text).ok_or_else(|| {
+            Denied::bad("ticket", "not a ticket of this gateway: expected one from POST /tickets")
         })?;
         let now = seconds(now);
-        if now >= said.until {
+        if now >= claims.until {
             return Err(Denied::bad(
                 "expired",
-                "the ticket has expired with the token that it was given for",
+                "the ticket has expired with the token or key that it was issued for",
             ));
         }
-        if !again && now >= said.first {
-            return Err(late());
+        if !again && now >= claims.first {
+            return Err(not_used_in_time());
         }
-        let key = said.key.map(|key| key.parse());
-        let key = key.transpose().map_err(|()| Denied::bad("ticket", "the ticket names no key"))?;
-        let root = key.map(Root::Key).or(said.signed.map(Root::Issuer));
-        let kind = Kind::Ticket { id: said.id, again, root };
-        let consumer = said.consumer.and_then(|name| name.parse().ok());
-        let expires = Some(UNIX_EPOCH + Duration::from_secs(said.until));
-        Ok(Principal::new(said.name, kind, consumer, said.rights, expires))
+        let key = claims.key.map(|key| key.parse());
+        let key = key
+            .transpose()
+            .map_err(|()| Denied::bad("ticket", "the ticket contains an invalid key id"))?;
+        let root = key.map(Root::Key).or(claims.signed.map(Root::Issuer));
+        let kind = Kind::Ticket { id: claims.id, again, root };
+        let consumer = claims.consumer.and_then(|name| name.parse().ok());
+        let expires = Some(UNIX_EPOCH + Duration::from_secs(claims.until));
+        Ok(Principal::new(claims.name, kind, consumer, claims.rights, expires))
     }
 
-    fn verified(&self, text: &str) -> Option<Said> {
-        let (said, tag) = text.split_once('.').filter(|_| text.len() <= LONGEST)?;
-        let (said, tag) = (URL_SAFE_NO_PAD.decode(said).ok()?, URL_SAFE_NO_PAD.decode(tag).ok()?);
-        let signed = [DOMAIN, &said].concat();
-        // Compares in constant time.
+    fn verified(&self, text: &str) -> Option<TicketClaims> {
+        let (claims, tag) = text.split_once('.').filter(|_| text.len() <= MAX_TICKET_BYTES)?;
+        let (claims, tag) =
+            (URL_SAFE_NO_PAD.decode(claims).ok()?, URL_SAFE_NO_PAD.decode(tag).ok()?);
+        let signed = [SIGNATURE_DOMAIN, &claims].concat();
+        // The comparison takes constant time.
         self.keys.iter().find(|key| hmac::verify(key, &signed, &tag).is_ok())?;
-        serde_json::from_slice(&said).ok()
+        serde_json::from_slice(&claims).ok()
     }
 
-    /// Uses the ticket: the first time it opens its stream, later it only opens it again.
+    /// Marks a ticket as used. After that it only resumes its stream.
     pub(super) fn redeem(&self, id: TicketId, again: bool) -> Result<(), Denied> {
         let now = seconds(SystemTime::now());
         let first_until = now + USE_WITHIN.as_secs();
         let mut used = self.used.lock();
-        if used.len() >= MOST_USED {
+        if used.len() >= MAX_USED_TICKETS {
             used.retain(|_, until| *until > now);
         }
-        if used.len() >= MOST_USED {
-            return Err(Denied::later("too many tickets are being used"));
+        if used.len() >= MAX_USED_TICKETS {
+            return Err(Denied::later("too many tickets are in use at present"));
         }
         if used.insert(id, first_until).is_some() && !again {
             return Err(Denied::bad(
                 "ticket-used",
-                "the ticket was used already: it opens one stream, and with Last-Event-ID the same again",
+                "the ticket has been used: it opens one stream, and only resumes it with Last-Event-ID",
             ));
         }
         Ok(())
     }
 
-    /// Forgets the used tickets whose time for a first use is over.
-    pub(super) fn forget(&self) {
+    /// Removes the used tickets that are too old for a first use.
+    pub(super) fn evict(&self) {
         let now = seconds(SystemTime::now());
         let mut used = self.used.lock();
         used.retain(|_, until| *until > now);
@@ -221,9 +228,9 @@ impl Tickets {
     }
 }
 
-fn late() -> Denied {
+fn not_used_in_time() -> Denied {
     let detail = format!(
-        "the ticket was not used within {} s: expected a new one of POST /tickets",
+        "the ticket was not used within {} s: expected a new one from POST /tickets",
         USE_WITHIN.as_secs()
     );
     Denied::bad("ticket-late", detail)
@@ -266,18 +273,18 @@ mod tests {
     }
 
     #[test]
-    fn another_instance_with_the_same_key_believes_it_and_no_other() {
+    fn instances_with_the_same_key_accept_a_ticket() {
         let issued = Tickets::new(&keys(&["a"])).issue(&toto(None), None).unwrap();
-        for (others, believed) in
+        for (others, accepted) in
             [(&["a"][..], true), (&["b", "a"], true), (&["b"], false), (&[], false)]
         {
             let checked = Tickets::new(&keys(others)).check(&issued.text, false);
-            assert_eq!(checked.is_ok(), believed, "{others:?}");
+            assert_eq!(checked.is_ok(), accepted, "{others:?}");
         }
     }
 
     #[test]
-    fn it_is_for_following_and_nothing_else() {
+    fn a_ticket_grants_nothing_but_following() {
         let tickets = Tickets::new(&[]);
         let who = tickets.check(&tickets.issue(&toto(None), None).unwrap().text, false).unwrap();
         assert!(who.may_read(&"team-a".parse().unwrap()).is_ok());
@@ -291,42 +298,42 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_with_its_proof_and_never_later_than_it_may() {
+    fn a_ticket_expires_with_its_credentials_or_earlier() {
         let (tickets, now) = (Tickets::new(&[]), SystemTime::now());
         let until = |expires| tickets.issue(&toto(expires), None).unwrap().until;
         let soon = now + Duration::from_mins(1);
         assert_eq!(until(Some(soon)), soon);
-        for long in [None, Some(now + 2 * LONGEST_LIFE)] {
+        for long in [None, Some(now + 2 * MAX_LIFETIME)] {
             let until = until(long);
-            assert!(now + LONGEST_LIFE <= until && until <= SystemTime::now() + LONGEST_LIFE);
+            assert!(now + MAX_LIFETIME <= until && until <= SystemTime::now() + MAX_LIFETIME);
         }
     }
 
     #[test]
-    fn it_is_used_once_and_then_only_to_come_back() {
+    fn a_ticket_opens_one_stream_and_resumes_it() {
         let tickets = Tickets::new(&[]);
         let id = tickets.issue(&toto(None), None).unwrap().id;
         assert!(tickets.redeem(id, false).is_ok());
         assert!(tickets.redeem(id, false).is_err());
         assert!(tickets.redeem(id, true).is_ok());
         let other = tickets.issue(&toto(None), None).unwrap().id;
-        assert!(tickets.redeem(other, true).is_ok(), "its first use was elsewhere");
+        assert!(tickets.redeem(other, true).is_ok(), "it was first used at another instance");
         assert!(tickets.redeem(other, false).is_err());
     }
 
     #[test]
-    fn it_ends_with_what_it_was_given_for() {
+    fn an_expired_ticket_is_refused() {
         let tickets = Tickets::new(&[]);
         let past = SystemTime::now() - Duration::from_secs(1);
         let issued = tickets.issue(&toto(Some(past)), None).unwrap();
         assert!(tickets.check(&issued.text, false).is_err());
         assert!(tickets.check(&issued.text, true).is_err());
         let endless = tickets.issue(&toto(None), None).unwrap();
-        assert!(endless.until <= SystemTime::now() + LONGEST_LIFE);
+        assert!(endless.until <= SystemTime::now() + MAX_LIFETIME);
     }
 
     #[test]
-    fn its_first_use_is_within_a_moment_and_who_comes_back_has_longer() {
+    fn only_the_first_use_must_be_soon() {
         let tickets = Tickets::new(&[]);
         let text = tickets.issue(&toto(None), None).unwrap().text;
         let late = SystemTime::now() + USE_WITHIN + Duration::from_secs(1);
@@ -335,26 +342,26 @@ mod tests {
     }
 
     #[test]
-    fn a_star_in_a_name_becomes_no_pattern() {
+    fn a_star_in_a_name_does_not_become_a_pattern() {
         let star: ConsumerId = "team-*".parse().unwrap();
         let asked = Tickets::new(&[]).issue(&toto(None), Some(&[star]));
         assert_eq!(asked.err(), Some(NoTicket::Star));
     }
 
     #[test]
-    fn as_many_are_remembered_as_there_is_room_for() {
+    fn the_number_of_used_tickets_is_limited() {
         let tickets = Tickets::new(&[]);
         let id = |number: usize| {
             let mut id = TicketId([0; 12]);
             id.0[..8].copy_from_slice(&number.to_be_bytes());
             id
         };
-        assert!((0..MOST_USED).all(|number| tickets.redeem(id(number), false).is_ok()));
-        assert!(tickets.redeem(id(MOST_USED), false).is_err());
+        assert!((0..MAX_USED_TICKETS).all(|number| tickets.redeem(id(number), false).is_ok()));
+        assert!(tickets.redeem(id(MAX_USED_TICKETS), false).is_err());
     }
 
     #[test]
-    fn a_change_anywhere_makes_it_worthless() {
+    fn a_ticket_that_was_changed_anywhere_is_refused() {
         let tickets = Tickets::new(&[]);
         let text = tickets.issue(&toto(None), None).unwrap().text;
         for at in 0..text.len() {

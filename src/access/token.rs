@@ -1,5 +1,5 @@
-//! Tokens (JWT, RFC 7519): whether an issuer that is trusted has signed this one, for us, for
-//! now, and what it says.
+//! Tokens (JWT, RFC 7519): checks the issuer, the signature, the audience and the times of a token, and
+//! reads its claims.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,29 +22,29 @@ use super::{
 };
 use crate::{consumer::ConsumerId, store::error::Chain};
 
-/// Longer tokens are refused unread.
-pub const LONGEST: usize = 8 << 10;
+/// Longer tokens are refused without parsing.
+pub const MAX_TOKEN_BYTES: usize = 8 << 10;
 
-/// An issuer whose tokens are believed.
+/// An issuer whose tokens are accepted.
 #[derive(Clone, Debug)]
 pub struct Issuer {
-    /// As its tokens name it in `iss`.
+    /// The name in the claim `iss` of its tokens.
     pub name: String,
-    /// Whom its tokens must be for, in `aud`: one of these.
+    /// The accepted audiences: the claim `aud` must contain one of these.
     pub audience: Vec<String>,
-    /// What it signs with; nothing else is looked at.
+    /// The accepted algorithms.
     pub algorithms: Vec<Algorithm>,
-    /// Where its keys are.
+    /// The source of its keys.
     pub keys: Source,
     /// The claim that names the consumer.
     pub consumer_claim: String,
-    /// The claim that says what may be read and written.
+    /// The claim that contains the rights, in the form of [`Rights`].
     pub rights_claim: String,
-    /// How far our clock and its may differ.
+    /// The accepted difference between the clocks.
     pub leeway: Duration,
 }
 
-/// Why a token is not believed that is signed with another key.
+/// The reason for refusing a token whose signature is wrong.
 const SIGNATURE: &str = "signature";
 
 /// Checks tokens.
@@ -66,36 +66,36 @@ impl Tokens {
         Self(issuers.into_iter().map(trusted).collect())
     }
 
-    /// Fetches the keys of every issuer. Those that cannot be had stay as they are.
-    pub(super) async fn renew(&self) {
-        join_all(self.0.iter().map(Trusted::renew)).await;
+    /// Fetches the keys of all issuers. After a failure the cached keys are used.
+    pub(super) async fn refresh(&self) {
+        join_all(self.0.iter().map(Trusted::refresh)).await;
     }
 
-    /// Whether a ticket for a token that was signed with this key is worth anything.
-    pub(super) async fn still_counts(&self, key: &IssuerKey) -> Result<(), Denied> {
+    /// Checks that a ticket, issued for a token that this key signed, is valid.
+    pub(super) async fn check_issuer_key(&self, key: &IssuerKey) -> Result<(), Denied> {
         let withdrawn = || {
             Denied::revoked(
-                "the token that the ticket was given for is believed no more: its issuer has withdrawn the key",
+                "the token that the ticket was issued for is no longer accepted: its issuer has withdrawn the key",
             )
         };
         let trusted = self.of(&key.issuer).ok_or_else(withdrawn)?;
-        let has = match trusted.keys.has(key.print).await {
-            Ok(has) => has,
-            Err(KeysError::TooSoon) => return Err(not_looked_up()),
+        let published = match trusted.keys.is_published(key.print).await {
+            Ok(published) => published,
+            Err(KeysError::TooSoon) => return Err(try_again_later()),
             Err(error) => {
-                trusted.complain(&error);
-                trusted.keys.had(key.print)
+                trusted.warn(&error);
+                trusted.keys.was_published(key.print)
             }
         };
-        if has { Ok(()) } else { Err(withdrawn()) }
+        if published { Ok(()) } else { Err(withdrawn()) }
     }
 
-    /// Whether this key is not known to be withdrawn.
-    pub(super) fn counts(&self, key: &IssuerKey) -> bool {
-        self.of(&key.issuer).is_some_and(|trusted| trusted.keys.had(key.print))
+    /// Whether the issuer publishes a key, by the cached keys.
+    pub(super) fn was_published(&self, key: &IssuerKey) -> bool {
+        self.of(&key.issuer).is_some_and(|trusted| trusted.keys.was_published(key.print))
     }
 
-    /// Waits until its issuer has withdrawn this key.
+    /// Waits until the issuer has withdrawn a key. `None`: the issuer is not trusted.
     pub(super) fn withdrawn(
         &self,
         key: &IssuerKey,
@@ -107,24 +107,24 @@ impl Tokens {
         self.0.iter().find(|trusted| trusted.issuer.name == issuer)
     }
 
-    /// Who shows this token.
+    /// The principal of a token.
     pub(super) async fn check(&self, token: &str) -> Result<Principal, Denied> {
-        if token.len() > LONGEST {
-            let detail = format!("the token is longer than {LONGEST} bytes");
+        if token.len() > MAX_TOKEN_BYTES {
+            let detail = format!("the token is longer than {MAX_TOKEN_BYTES} bytes");
             return Err(Denied::bad("too-long", detail));
         }
         let header = decode_header(token).map_err(|_| malformed())?;
         if header.crit.is_some() {
-            // RFC 7515, section 4.1.11: what is critical has to be understood.
+            // RFC 7515, section 4.1.11: critical headers must be understood.
             return Err(Denied::bad(
                 "malformed",
-                "the token has critical headers, none of which is known here",
+                "the token has critical headers (crit), and none of them is supported",
             ));
         }
         let claims: Claims = insecure_decode_claims(token).map_err(|_| malformed())?;
         let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
         let trusted = self.of(issuer).ok_or_else(|| {
-            Denied::bad("wrong-issuer", "the token's issuer (iss) is none that is trusted here")
+            Denied::bad("wrong-issuer", "the token's issuer (iss) is not trusted")
         })?;
         trusted.check(token, &header).await
     }
@@ -138,15 +138,15 @@ impl Trusted {
             return Err(Denied::bad("algorithm", detail));
         }
         let id = header.kid.as_deref();
-        let key = self.looked_up(self.keys.find(id, algorithm).await)?;
+        let key = self.available(self.keys.find(id, algorithm).await)?;
         let key = key.ok_or_else(|| self.no_key(id))?;
         let checked = self.verify(token, algorithm, &key);
         let Err(denied) = checked.as_ref() else { return checked };
         if denied.reason != SIGNATURE {
             return checked;
         }
-        // Of a key that is known the signature is wrong, whether the issuer could be asked or not.
-        match self.looked_up(self.keys.instead(&key, id, algorithm).await) {
+        // The signature is wrong by the known key, even if the issuer cannot be asked for another.
+        match self.available(self.keys.find_replacement(&key, id, algorithm).await) {
             Ok(Some(other)) => self.verify(token, algorithm, &other),
             Ok(None) | Err(_) => checked,
         }
@@ -160,34 +160,38 @@ impl Trusted {
         self.issuer.principal(&claims, key)
     }
 
-    async fn renew(&self) {
-        if let Err(error) = self.keys.renew().await {
-            self.complain(&error);
+    async fn refresh(&self) {
+        if let Err(error) = self.keys.refresh().await {
+            self.warn(&error);
         }
     }
 
-    /// What cannot be had is not there; what was not looked for may be.
-    fn looked_up<T>(&self, found: Result<Option<T>, KeysError>) -> Result<Option<T>, Denied> {
+    /// Treats keys that cannot be fetched as unknown, after a warning.
+    ///
+    /// # Errors
+    /// If the keys were not fetched again, so that the key may exist.
+    fn available<T>(&self, found: Result<Option<T>, KeysError>) -> Result<Option<T>, Denied> {
         match found {
             Ok(found) => Ok(found),
-            Err(KeysError::TooSoon) => Err(not_looked_up()),
+            Err(KeysError::TooSoon) => Err(try_again_later()),
             Err(error) => {
-                self.complain(&error);
+                self.warn(&error);
                 Ok(None)
             }
         }
     }
 
-    fn complain(&self, error: &KeysError) {
-        let kept = if self.keys.are_known() { "those known are kept" } else { "none is known" };
+    fn warn(&self, error: &KeysError) {
+        let known =
+            if self.keys.are_known() { "using the cached keys" } else { "no keys are known" };
         let (issuer, error) = (&self.issuer.name, Chain(error));
-        warn!(issuer, %error, "an issuer's keys cannot be had; {kept}");
+        warn!(issuer, %error, "cannot fetch the keys of an issuer; {known}");
     }
 
     fn no_key(&self, id: Option<&str>) -> Denied {
         if !self.keys.are_known() {
             return Denied::later(
-                "the issuer's keys cannot be had just now, so no token can be checked",
+                "the issuer's keys are not available at present, so its tokens cannot be checked",
             );
         }
         let detail = match id {
@@ -209,7 +213,7 @@ impl Issuer {
         validation
     }
 
-    /// Whom the claims speak of. They are the issuer's own words by now.
+    /// The principal that the claims name. The signature has been verified.
     fn principal(&self, claims: &Claims, signed: Option<IssuerKey>) -> Result<Principal, Denied> {
         let consumer = match claim(claims, &self.consumer_claim) {
             None | Some(Value::Null) => None,
@@ -228,7 +232,7 @@ impl Issuer {
         let name = consumer.as_ref().map(ConsumerId::as_str).or(subject).unwrap_or(&self.name);
         let name: Box<str> = name.chars().take(ConsumerId::MAX_BYTES).collect();
         let expires = claims.get("exp").and_then(seconds).map(|exp| at(exp) + self.leeway);
-        // At that very moment it ends (RFC 7519, section 4.1.4), not a second later.
+        // A token is not valid at the time of `exp` any more (RFC 7519, section 4.1.4).
         if expires.is_none_or(|expires| expires <= SystemTime::now()) {
             return Err(wrong(&ErrorKind::ExpiredSignature.into()));
         }
@@ -241,13 +245,13 @@ impl Issuer {
                 format!("the token's claim {:?} names no consumer: {why}", self.consumer_claim);
             Denied::bad("claims", detail)
         };
-        let name = named.as_str().ok_or_else(|| wrong("it is no text".into()))?;
+        let name = named.as_str().ok_or_else(|| wrong("it is not a string".into()))?;
         name.parse().map_err(|invalid: crate::consumer::InvalidConsumer| wrong(invalid.to_string()))
     }
 }
 
-/// A claim by its whole name, which may be an address; else by way of the objects that the
-/// parts between its dots name.
+/// Finds a claim by its name, which may be a URL and contain dots. If there is none, the parts between
+/// the dots are taken as a path through nested objects.
 fn claim<'a>(claims: &'a Claims, name: &str) -> Option<&'a Value> {
     claims.get(name).or_else(|| {
         let (first, rest) = name.split_once('.')?;
@@ -255,29 +259,33 @@ fn claim<'a>(claims: &'a Claims, name: &str) -> Option<&'a Value> {
     })
 }
 
-/// A number of seconds, of which there may be fractions.
+/// Whole seconds of a number, which may have a fraction.
 fn seconds(value: &Value) -> Option<u64> {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the conversion saturates"
+    )]
     value.as_u64().or_else(|| value.as_f64().map(|seconds| seconds as u64))
 }
 
-/// A moment so far away that nobody sees it is as good as any other such.
+/// The time of a Unix time in seconds. Times in the far future are cut, so that they do not overflow.
 fn at(seconds: u64) -> SystemTime {
     const LATEST: u64 = 1 << 40;
     UNIX_EPOCH + Duration::from_secs(seconds.min(LATEST))
 }
 
-fn not_looked_up() -> Denied {
+fn try_again_later() -> Denied {
     Denied::later(
-        "the key that the token is signed with is not known yet, and its issuer was asked a moment \
-         ago: try again in a few seconds",
+        "the token's key is not known yet, and the keys of its issuer were fetched a moment ago: try \
+         again in a few seconds",
     )
 }
 
 fn malformed() -> Denied {
     Denied::bad(
         "malformed",
-        "that is no signed token: expected three parts of Base64, with a known algorithm",
+        "not a signed token: expected three parts of Base64, with a known algorithm",
     )
 }
 
@@ -285,11 +293,9 @@ fn wrong(error: &Error) -> Denied {
     let (reason, detail) = match error.kind() {
         ErrorKind::ExpiredSignature => ("expired", "the token has expired (exp)".into()),
         ErrorKind::ImmatureSignature => ("not-yet", "the token is not valid yet (nbf)".into()),
-        ErrorKind::InvalidIssuer => {
-            ("wrong-issuer", "the token's issuer (iss) is another one".into())
-        }
+        ErrorKind::InvalidIssuer => ("wrong-issuer", "the token is of another issuer (iss)".into()),
         ErrorKind::InvalidAudience => {
-            ("wrong-audience", "the token is for somebody else (aud)".into())
+            ("wrong-audience", "the token is for another audience (aud)".into())
         }
         ErrorKind::MissingRequiredClaim(name) => ("claims", format!("the token has no {name}")),
         ErrorKind::InvalidClaimFormat(name) => {
@@ -327,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_found_by_its_whole_name_or_by_its_path() {
+    fn a_claim_is_found_by_its_name_or_by_its_path() {
         let claims = claims(&json!({"https://a.example/r": 1, "a": {"b": {"c": 2}}, "a.b": 3}));
         assert_eq!(claim(&claims, "https://a.example/r"), Some(&json!(1)));
         assert_eq!(claim(&claims, "a.b.c"), Some(&json!(2)));
@@ -336,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_say_who_it_is_and_what_they_may() {
+    fn claims_give_the_consumer_and_the_rights() {
         let who = issuer().principal(
             &claims(&json!({
                 "sub": "toto", "exp": 4_000_000_000_u64, "event_piper": {"write": ["shop-*"]},
@@ -350,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_that_cannot_be_understood_are_a_bad_proof() {
+    fn rejects_claims_that_cannot_be_parsed() {
         for wrong in [
             json!({"sub": 7, "exp": 4e9}),
             json!({"sub": "", "exp": 4e9}),
@@ -367,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_beyond_all_times_does_no_harm() {
+    fn accepts_an_expiry_in_the_far_future() {
         for exp in [json!(u64::MAX), json!(1e300), json!(4e9 + 0.5)] {
             issuer().principal(&claims(&json!({"sub": "toto", "exp": exp})), None).unwrap();
         }

@@ -1,4 +1,4 @@
-//! The keys of one fetch, and what each may be used for.
+//! A set of keys, as it was fetched, and the algorithms that each key may be used for.
 
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// An issuer has two or three at a time.
-const MOST: usize = 64;
+/// The number of keys of a set that are read. An issuer has two or three at a time.
+const MAX_KEYS: usize = 64;
 
-/// What one fetch brought. Two are the same when their texts are.
+/// The keys of one fetch. Two sets are equal if their texts are.
 #[derive(Debug)]
 pub(in crate::access) struct KeySet {
     keys: Vec<Key>,
@@ -25,17 +25,17 @@ impl PartialEq for KeySet {
     }
 }
 
-/// A key, and what it may be used for: never more than one family of algorithms.
+/// A key, and the algorithms that it may be used for, which are always of one family.
 #[derive(Clone, Debug)]
 pub(in crate::access) struct Key {
     id: Option<String>,
     pub(in crate::access) public: DecodingKey,
-    /// None of a secret, of which nothing is shown to anybody.
+    /// `None` for a shared secret, of which nothing may be shown.
     pub(in crate::access) print: Option<Fingerprint>,
     algorithms: Vec<Algorithm>,
 }
 
-/// Tells a key from every other by what it is, whatever it is called.
+/// Identifies a public key by its content: part of a hash. The `kid` plays no part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint([u8; 12]);
 
@@ -57,11 +57,13 @@ impl KeySet {
         Self { keys: vec![key], text: [0; 32] }
     }
 
-    /// Those that can be used, of what may hold others too.
+    /// Reads the usable keys from a JWKS, a JWK or a PEM file. Others are ignored.
     pub(super) fn parse(text: &[u8]) -> Self {
         let keys = match serde_json::from_slice::<Value>(text) {
             Ok(mut json) => match json.get_mut("keys").map(Value::take) {
-                Some(Value::Array(keys)) => keys.into_iter().take(MOST).filter_map(jwk).collect(),
+                Some(Value::Array(keys)) => {
+                    keys.into_iter().take(MAX_KEYS).filter_map(jwk).collect()
+                }
                 Some(_) => Vec::new(),
                 None => jwk(json).into_iter().collect(),
             },
@@ -70,7 +72,7 @@ impl KeySet {
         Self { keys, text: Sha256::digest(text).into() }
     }
 
-    /// Whether there is no key in it that can be used.
+    /// Whether it contains no usable key.
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -79,8 +81,8 @@ impl KeySet {
         self.keys.iter().any(|key| key.print == Some(print))
     }
 
-    /// A key without a name is for tokens with a name that no other has; a token without one
-    /// needs the only key there is for its algorithm.
+    /// The key for a token with this `kid`. A key without an id serves tokens whose `kid` no other key
+    /// has. A token without a `kid` is served only if one key alone is for its algorithm.
     pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<Key> {
         let mut fitting = self.keys.iter().filter(|key| key.algorithms.contains(&algorithm));
         match id {
@@ -93,7 +95,7 @@ impl KeySet {
     }
 }
 
-/// A key to check signatures with. A secret has no place in a published set.
+/// The key of a JWK, if it can verify signatures. A shared secret in a published set is ignored.
 fn jwk(json: Value) -> Option<Key> {
     let jwk: Jwk = serde_json::from_value(json).ok()?;
     if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
@@ -132,7 +134,7 @@ fn pem(text: &[u8]) -> Option<Key> {
     };
     let curve = || {
         let key = DecodingKey::from_ec_pem(text).ok()?;
-        // An uncompressed point: its length tells the curve.
+        // The point is not compressed, so its length tells the curve.
         let algorithm = match key.try_get_as_bytes().ok()?.len() {
             65 => Algorithm::ES256,
             97 => Algorithm::ES384,
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pem_file_is_for_the_algorithms_of_its_key_only() {
+    fn a_pem_key_is_only_for_its_own_algorithms() {
         for (kind, algorithm) in [
             (&PKCS_ECDSA_P256_SHA256, Algorithm::ES256),
             (&PKCS_ECDSA_P384_SHA384, Algorithm::ES384),
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_set_only_public_keys_for_signatures_count() {
+    fn only_public_keys_for_signatures_are_read_from_a_set() {
         let json = r#"{"keys": [
             {"kty": "RSA", "kid": "enc", "use": "enc", "alg": "RSA-OAEP", "n": "AQAB", "e": "AQAB"},
             {"kty": "RSA", "kid": "sealed", "use": "enc", "n": "AQAB", "e": "AQAB"},
@@ -182,25 +184,25 @@ mod tests {
         let keys = KeySet::parse(json.as_bytes());
         assert_eq!(keys.keys.len(), 2);
         assert!(keys.find(Some("a"), Algorithm::RS256).is_some());
-        assert!(keys.find(Some("a"), Algorithm::PS256).is_none(), "the key says which");
+        assert!(keys.find(Some("a"), Algorithm::PS256).is_none(), "the key names its algorithm");
         assert!(keys.find(Some("b"), Algorithm::PS256).is_some());
         assert!(keys.find(Some("secret"), Algorithm::HS256).is_none());
         assert!(keys.find(Some("c"), Algorithm::RS256).is_none());
-        assert!(keys.find(None, Algorithm::RS256).is_none(), "two would do: which?");
+        assert!(keys.find(None, Algorithm::RS256).is_none(), "two keys are possible");
         assert!(keys.find(None, Algorithm::PS256).is_some());
     }
 
     #[test]
-    fn an_issuer_has_so_many_keys_and_no_more() {
+    fn the_number_of_keys_is_limited() {
         let key = r#"{"kty": "RSA", "n": "AQAB", "e": "AQAB"}"#;
-        let keys = KeySet::parse(format!("[{}]", [key; MOST + 1].join(",")).as_bytes());
-        assert!(keys.keys.is_empty(), "an array alone is no set");
-        let set = format!(r#"{{"keys": [{}]}}"#, [key; MOST + 1].join(","));
-        assert_eq!(KeySet::parse(set.as_bytes()).keys.len(), MOST);
+        let keys = KeySet::parse(format!("[{}]", [key; MAX_KEYS + 1].join(",")).as_bytes());
+        assert!(keys.keys.is_empty(), "an array alone is not a set");
+        let set = format!(r#"{{"keys": [{}]}}"#, [key; MAX_KEYS + 1].join(","));
+        assert_eq!(KeySet::parse(set.as_bytes()).keys.len(), MAX_KEYS);
     }
 
     #[test]
-    fn what_is_no_key_is_none() {
+    fn other_texts_contain_no_key() {
         for text in ["", "{}", "[]", r#"{"keys": 1}"#, "-----BEGIN PUBLIC KEY-----", "secret"] {
             assert!(KeySet::parse(text.as_bytes()).keys.is_empty(), "{text}");
         }

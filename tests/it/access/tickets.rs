@@ -46,7 +46,7 @@ async fn a_ticket_opens_one_stream_and_the_same_again_where_it_broke_off() {
     let path = format!("/events?ticket={ticket}");
     let again = app.get(&path, &[]).await;
     assert_eq!(again.status, 401, "{}", again.body);
-    assert!(again.json()["detail"].as_str().unwrap().contains("used already"));
+    assert!(again.json()["detail"].as_str().unwrap().contains("has been used"));
     assert_eq!(app.get(&path, &[("Last-Event-ID", " ")]).await.status, 401);
     let forged = format!("{path}&lastEventId={seen}");
     assert_eq!(app.get(&forged, &[]).await.status, 401, "an address is not the header");

@@ -70,11 +70,11 @@ async fn a_token_that_is_not_good_is_a_401_and_never_anybody() {
             "names no consumer",
         ),
         ("with rights that are none", says(&json!({"event_piper": {"read": [7]}})), "event_piper"),
-        ("unsigned", Signer::new("", "none").token(&claims("toto")), "no signed token"),
+        ("unsigned", Signer::new("", "none").token(&claims("toto")), "not a signed token"),
         (
             "unsigned, in capitals",
             Signer::new("", "none").token_with(&json!({"alg": "NONE"}), &claims("toto")),
-            "no signed token",
+            "not a signed token",
         ),
         (
             "signed with the public key as a secret",
@@ -104,9 +104,9 @@ async fn a_token_that_is_not_good_is_a_401_and_never_anybody() {
             ),
             "critical",
         ),
-        ("of four parts", format!("{good}.x"), "no signed token"),
-        ("of one part", "toto".into(), "no signed token"),
-        ("that is empty", String::new(), "no signed token"),
+        ("of four parts", format!("{good}.x"), "not a signed token"),
+        ("of one part", "toto".into(), "not a signed token"),
+        ("that is empty", String::new(), "not a signed token"),
         ("that is a giant", format!("{good}{}", "A".repeat(9000)), "longer than"),
     ];
     for (what, token, says) in &cases {
