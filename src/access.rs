@@ -223,7 +223,11 @@ impl Access {
 
     /// Checks a bearer token. `None`: it is neither a key nor a token for this program, and a trusted
     /// proxy, which has checked it, names the consumer.
-    async fn by_bearer(&self, bearer: &str, credentials: &Credentials) -> Option<Result<Principal, Denied>> {
+    async fn by_bearer(
+        &self,
+        bearer: &str,
+        credentials: &Credentials,
+    ) -> Option<Result<Principal, Denied>> {
         let modes = self.modes();
         if modes.keys && bearer.starts_with(keys::KEY_PREFIX) {
             return Some(self.keys.check(bearer).await);

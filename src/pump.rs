@@ -1,9 +1,9 @@
-//! The pump: keeps aggregators up to date, HTTP services with a store of their own.
+//! Pumps deliver all events to sinks: today to aggregators, HTTP services with a store of their own.
 //!
-//! One [`Pump`] feeds one aggregator, for as long as it has the [`lease`]. It asks what the
-//! aggregator has ([`aggregator`]), decides where to go on ([`resume`]), reads the log in strict
-//! order and ahead ([`feed`]), and posts what it read, one batch or event after the other
-//! (`delivery`). The log itself is the only queue, the checkpoint a plain number.
+//! One [`Pump`] feeds one [`sink`] while it holds the [`lease`]. It asks the sink for its latest event
+//! (an [`aggregator`] over HTTP), decides where to resume ([`resume`]), reads the log ahead in strict order
+//! ([`feed`]), and posts one batch or event after the other (`delivery`). The log itself is the only
+//! queue. The checkpoint is a position in it.
 
 pub mod aggregator;
 mod delivery;
@@ -28,8 +28,8 @@ pub use self::settings::{CatchUp, OnRefusal, Settings};
 use self::{aggregator::Aggregator, delivery::Delivery, lease::Lease, status::Status};
 use crate::{read::Read, store::server::Server};
 
-/// At the end a request that is under way is waited for, but no longer than this.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a shutdown waits for a request in progress.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// The pump of one aggregator.
 #[derive(Debug)]
@@ -41,13 +41,14 @@ pub struct Pump {
 }
 
 impl Pump {
-    /// Reads the log on `server`, where lease and checkpoint are too, by way of `read`.
+    /// A pump for the log on `server`, which `read` reads. The lease and the checkpoint are stored
+    /// there too.
     #[must_use]
     pub fn new(server: &Server, read: &Arc<Read>, settings: Settings, status: Status) -> Self {
         Self { server: server.clone(), read: Arc::clone(read), settings, status }
     }
 
-    /// Pumps until `leaving`.
+    /// Delivers events until `leaving` is cancelled.
     pub async fn run(self, leaving: CancellationToken) {
         loop {
             let acquire = Box::pin(lease::acquire(&self.server, &self.settings.name, &self.status));
@@ -66,7 +67,7 @@ impl Pump {
             Delivery::new(sink, &self.read, &self.settings, &self.status, lease, leaving);
         let overdue = async {
             leaving.cancelled().await;
-            sleep(FAREWELL).await;
+            sleep(SHUTDOWN_GRACE).await;
         };
         tokio::select! {
             () = delivery.run() => {}

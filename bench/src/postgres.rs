@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use event_piper::embedded::{os_user::OsUser, binaries::Binaries};
+use event_piper::embedded::{binaries::Binaries, os_user::OsUser};
 use nix::sys::signal::Signal;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};

@@ -16,7 +16,7 @@ use crate::{
     pump::{
         Settings,
         aggregator::Target,
-        feed::{BatchSize, Filter, Shape},
+        feed::{BatchSize, EventFormat, Filter},
         tls::{self, TlsError},
     },
     store::error::Chain,
@@ -60,7 +60,7 @@ fn values(mut source: Source) -> Values {
 /// All of it, checked; what is wrong is noted.
 pub(super) fn settings(mut from: Values, wrong: &mut Vec<String>) -> Option<Settings> {
     let target = target(&mut from);
-    let shape = shape(&mut from);
+    let format = format(&mut from);
     let name = from.optional(&settings::NAME);
     let start = from.setting(&settings::START);
     let longest_pause = from.setting(&settings::LONGEST_PAUSE);
@@ -73,7 +73,7 @@ pub(super) fn settings(mut from: Values, wrong: &mut Vec<String>) -> Option<Sett
     let settings = Settings {
         name: name.unwrap_or(url),
         target,
-        shape,
+        format,
         start,
         longest_pause,
         refusals: u32::try_from(refusals).unwrap_or(u32::MAX),
@@ -83,8 +83,8 @@ pub(super) fn settings(mut from: Values, wrong: &mut Vec<String>) -> Option<Sett
     right.then_some(settings)
 }
 
-fn shape(from: &mut Values) -> Shape {
-    Shape {
+fn format(from: &mut Values) -> EventFormat {
+    EventFormat {
         filter: Filter {
             types: from.setting(&settings::ONLY_TYPES),
             subscribers: from.setting(&settings::ONLY_SUBSCRIBERS),

@@ -135,8 +135,8 @@ fn aggregators_are_tables_of_the_file() {
     let [one, other] = &config.aggregators[..] else { panic!("not two") };
     assert_eq!((one.name.as_str(), one.target.port), ("http://h:1/a", 1));
     assert_eq!(one.target.base, "/a/");
-    assert_eq!(one.shape.filter.types, ["a", "b"]);
-    assert_eq!(one.shape.fields, "kind = 'x', n = id".parse().unwrap());
+    assert_eq!(one.format.filter.types, ["a", "b"]);
+    assert_eq!(one.format.fields, "kind = 'x', n = id".parse().unwrap());
     assert_eq!((other.name.as_str(), other.target.port), ("other", 80));
     assert_eq!(other.on_refusal, pump::OnRefusal::SetAside);
 }

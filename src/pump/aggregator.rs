@@ -1,9 +1,9 @@
-//! The aggregator: an HTTP service that is asked where it is, and given events.
+//! The client of an aggregator: asks for its latest event, and posts events.
 //!
-//! A connection is kept as long as the aggregator keeps it. One that has ended may mean that
-//! the aggregator was restarted, empty maybe; so nothing is posted on a new one before it was
-//! asked again ([`Failure::Closed`]). Only where an aggregator closes every connection after
-//! its answer, nothing can be concluded from that.
+//! A connection is used until the aggregator closes it. A closed connection may mean that the aggregator
+//! was restarted, possibly without its data. Nothing is posted on a new connection before the latest
+//! event is asked for again ([`RequestError::Closed`]). This does not apply to an aggregator that closes
+//! every connection after one response.
 
 mod refusal;
 
@@ -38,94 +38,96 @@ use super::{
     sink::{Form, Latest, Refused, Sink, SinkError},
 };
 
-/// Where an aggregator is, and how it is spoken to.
+/// The address of an aggregator, and how to talk to it.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Its host's name or address.
+    /// Host name or address. IPv6 addresses are in brackets.
     pub host: String,
-    /// Its port.
+    /// The TCP port.
     pub port: u16,
-    /// What stands before `events/latest`; begins and ends with a slash.
+    /// The path before `events/latest`. It begins and ends with a slash.
     pub base: String,
-    /// Where batches go, relative to that.
+    /// The path for batches, relative to `base`.
     pub batch_path: String,
-    /// How connections are encrypted; none: they are not.
+    /// The TLS configuration. `None`: connections are not encrypted.
     pub tls: Option<Arc<ClientConfig>>,
     /// Sent as `Authorization: Bearer`.
     pub token: Option<SecretString>,
-    /// What requests are signed with.
+    /// The key that signs requests. `None`: they are not signed.
     pub key: Option<SigningKey>,
-    /// How long a request may take, from its beginning to the end of its answer.
+    /// How long a request may take, including its response.
     pub timeout: Duration,
 }
 
-/// Why a request has not done what it should.
+/// Why a request has failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The aggregator has ended the connection meanwhile. It was sent nothing.
-    #[error("the aggregator has ended the connection")]
+pub enum RequestError {
+    /// The aggregator had closed the connection. Nothing was sent.
+    #[error("the aggregator has closed the connection")]
     Closed,
-    /// It cannot be reached.
+    /// The connection cannot be established.
     #[error("connecting to {host}:{port}")]
     Connect {
-        /// Where to.
+        /// The host.
         host: String,
         /// The port.
         port: u16,
         /// What happened.
         source: io::Error,
     },
-    /// The connection broke in the middle: it may have done it, or not.
-    #[error("{doing}: the connection broke")]
+    /// The connection was lost during the request. The aggregator may have processed it or not.
+    #[error("{doing}: the connection was lost")]
     Broken {
         /// What was being done.
         doing: String,
         /// What happened.
         source: hyper::Error,
     },
-    /// There was no whole answer in time: it may have done it, or not, or do it yet.
-    #[error("{doing}: no answer within {limit:?}")]
+    /// There was no complete response in time. The aggregator may have processed the request, or may
+    /// still do so.
+    #[error("{doing}: no response within {limit:?}")]
     Silent {
         /// What was being done.
         doing: String,
-        /// How long it was waited for.
+        /// The time limit.
         limit: Duration,
     },
-    /// What it has answered is not there as a whole.
-    #[error("{doing}: the answer cannot be read to its end")]
+    /// The body of the response is incomplete or too long.
+    #[error("{doing}: cannot read the response")]
     Unreadable {
         /// What was being done.
         doing: String,
         /// What happened.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// It has answered something else than it should.
+    /// The response has another status than the contract has for success.
     #[error(transparent)]
     Answered(#[from] Refusal),
 }
 
-/// Of an answer to a POST as much is read.
-const LONGEST_ANSWER: usize = 64 << 10;
-/// What comes with the answer to a POST is waited for so long.
-const REST: Duration = Duration::from_secs(1);
-/// An aggregator's latest event may have a large payload.
-const LONGEST_EVENT: usize = 64 << 20;
-/// An aggregator, connected while it is asked and given something.
+/// The length of the response to a POST that is read.
+const MAX_POST_RESPONSE_BYTES: usize = 64 << 10;
+/// How long to wait for the body of the response to a POST.
+const POST_BODY_TIMEOUT: Duration = Duration::from_secs(1);
+/// The length of the latest event that is read. It may have a large payload.
+const MAX_LATEST_BYTES: usize = 64 << 20;
+
+/// The client of an aggregator, with at most one connection.
 #[derive(Debug)]
 pub struct Aggregator {
     target: Target,
     connection: Option<Connection>,
-    /// It lets a connection be used again.
-    keeps: bool,
-    /// Connections in a row that ended after one answer.
-    lone: u32,
+    /// Whether the aggregator lets connections be reused.
+    reuses_connections: bool,
+    /// The number of last connections that ended after one response.
+    single_response_connections: u32,
 }
 
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
-    answers: u32,
+    responses: u32,
 }
 
 impl Drop for Connection {
@@ -146,16 +148,16 @@ impl Reply {
     }
 }
 
-impl From<Failure> for SinkError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Closed => Self::Closed,
-            Failure::Answered(refusal) => Self::Refused(Refused {
-                says: refusal.to_string(),
+impl From<RequestError> for SinkError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Closed => Self::Closed,
+            RequestError::Answered(refusal) => Self::Refused(Refused {
+                message: refusal.to_string(),
                 is_about_events: refusal.is_about_the_events(),
                 retry_after: refusal.retry_after,
             }),
-            failure => Self::Failed(failure.into()),
+            error => Self::Failed(error.into()),
         }
     }
 }
@@ -164,18 +166,20 @@ impl Sink for Aggregator {
     async fn latest(&mut self) -> Result<Latest, SinkError> {
         let path = "events/latest";
         let reply = match self.request(Method::GET, path, "latest", Bytes::new()).await {
-            // It was opened for this: there is nothing to be asked again at once.
-            Err(Failure::Closed) => return Err(self.target.unreachable(turned_away()).into()),
+            // The connection was opened for this request, so trying again at once is no use.
+            Err(RequestError::Closed) => {
+                return Err(self.target.unreachable(closed_at_once()).into());
+            }
             reply => reply?,
         };
         match reply.status {
             StatusCode::OK => {
-                // Whatever is no JSON is no event of ours either.
+                // What is not JSON is not an event of this log.
                 Ok(Latest::Event(serde_json::from_slice(&reply.body).unwrap_or_default()))
             }
-            StatusCode::NO_CONTENT => Ok(Latest::Unsaid),
+            StatusCode::NO_CONTENT => Ok(Latest::Unknown),
             StatusCode::NOT_FOUND => Ok(Latest::Nothing),
-            _ => Err(Failure::from(reply.refusal(&Method::GET, path)).into()),
+            _ => Err(RequestError::from(reply.refusal(&Method::GET, path)).into()),
         }
     }
 
@@ -196,15 +200,15 @@ impl Sink for Aggregator {
 }
 
 impl Aggregator {
-    /// Not connected yet.
+    /// A client that is not connected yet.
     #[must_use]
     pub fn new(target: Target) -> Self {
-        Self { target, connection: None, keeps: true, lone: 0 }
+        Self { target, connection: None, reuses_connections: true, single_response_connections: 0 }
     }
 
-    async fn post(&mut self, path: &str, id: &str, body: Bytes) -> Result<(), Failure> {
-        if self.has_ended() && self.keeps {
-            return Err(Failure::Closed);
+    async fn post(&mut self, path: &str, id: &str, body: Bytes) -> Result<(), RequestError> {
+        if self.has_ended() && self.reuses_connections {
+            return Err(RequestError::Closed);
         }
         let reply = self.request(Method::POST, path, id, body).await?;
         match reply.status {
@@ -222,12 +226,13 @@ impl Aggregator {
         ended
     }
 
-    /// One answer and no more, again and again, is how some close every connection without a
-    /// word.
+    /// Detects aggregators that close every connection after one response without announcing it.
     fn note_end(&mut self) {
         let Some(connection) = self.connection.take() else { return };
-        self.lone = if connection.answers > 1 { 0 } else { self.lone + 1 };
-        self.keeps &= self.lone < 2;
+        let reused = connection.responses > 1;
+        self.single_response_connections =
+            if reused { 0 } else { self.single_response_connections + 1 };
+        self.reuses_connections &= self.single_response_connections < 2;
     }
 
     async fn request(
@@ -236,11 +241,11 @@ impl Aggregator {
         path: &str,
         id: &str,
         body: Bytes,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Reply, RequestError> {
         let limit = self.target.timeout;
         let doing = format!("{method} {path}");
         let answered = timeout(limit, self.exchange(method, path, id, body)).await;
-        let answered = answered.unwrap_or(Err(Failure::Silent { doing, limit }));
+        let answered = answered.unwrap_or(Err(RequestError::Silent { doing, limit }));
         if answered.is_err() {
             self.connection = None;
         }
@@ -253,11 +258,11 @@ impl Aggregator {
         path: &str,
         id: &str,
         body: Bytes,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Reply, RequestError> {
         if self.has_ended() {
             self.connection = Some(self.target.connect().await?);
         }
-        let Some(connection) = &mut self.connection else { return Err(Failure::Closed) };
+        let Some(connection) = &mut self.connection else { return Err(RequestError::Closed) };
         let doing = format!("{method} {path}");
         let asks = method == Method::GET;
         let request = self.target.message(method, path, id, body);
@@ -267,31 +272,31 @@ impl Aggregator {
         };
         let response = match sent {
             Ok(response) => response,
-            // It never left.
+            // The request was not sent.
             Err(error) if error.is_canceled() || error.is_closed() => {
                 self.note_end();
-                return Err(Failure::Closed);
+                return Err(RequestError::Closed);
             }
-            Err(source) => return Err(Failure::Broken { doing, source }),
+            Err(source) => return Err(RequestError::Broken { doing, source }),
         };
-        connection.answers += 1;
+        connection.responses += 1;
         let kept = is_kept(&response);
         let (head, body) = response.into_parts();
         let whole = if asks {
-            Limited::new(body, LONGEST_EVENT).collect().await
+            Limited::new(body, MAX_LATEST_BYTES).collect().await
         } else {
-            let rest = Limited::new(body, LONGEST_ANSWER).collect();
-            timeout(REST, rest).await.unwrap_or_else(|late| Err(late.into()))
+            let body = Limited::new(body, MAX_POST_RESPONSE_BYTES).collect();
+            timeout(POST_BODY_TIMEOUT, body).await.unwrap_or_else(|late| Err(late.into()))
         };
         if !kept || whole.is_err() {
             self.connection = None;
         }
-        self.keeps = kept;
+        self.reuses_connections = kept;
         let body = match whole {
             Ok(whole) => whole.to_bytes(),
-            // Half an answer says nothing of what an aggregator has.
-            Err(source) if asks => return Err(Failure::Unreadable { doing, source }),
-            // The status counts; what was to come with it may be missing.
+            // An incomplete response does not tell the latest event.
+            Err(source) if asks => return Err(RequestError::Unreadable { doing, source }),
+            // The status is the confirmation, even if the body is incomplete.
             Err(_) => Bytes::new(),
         };
         Ok(Reply { status: head.status, retry_after: refusal::retry_after(&head.headers), body })
@@ -299,27 +304,27 @@ impl Aggregator {
 }
 
 impl Target {
-    async fn connect(&self) -> Result<Connection, Failure> {
+    async fn connect(&self) -> Result<Connection, RequestError> {
         let failed = |source| self.unreachable(source);
         let host = self.host.trim_matches(['[', ']']);
         let socket = TcpStream::connect((host, self.port)).await.map_err(failed)?;
         socket.set_nodelay(true).map_err(failed)?;
-        let Some(tls) = &self.tls else { return shake_hands(socket).await.map_err(failed) };
+        let Some(tls) = &self.tls else { return handshake(socket).await.map_err(failed) };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other);
         let connector = TlsConnector::from(Arc::clone(tls));
         let socket = connector.connect(name.map_err(failed)?, socket).await.map_err(failed)?;
-        shake_hands(socket).await.map_err(failed)
+        handshake(socket).await.map_err(failed)
     }
 
-    /// The host, and the port where it is not the scheme's own.
+    /// The host, with the port unless it is the default one of the scheme.
     fn authority(&self) -> String {
         let usual = if self.tls.is_some() { 443 } else { 80 };
         let Self { host, port, .. } = self;
         if *port == usual { host.clone() } else { format!("{host}:{port}") }
     }
 
-    fn unreachable(&self, source: io::Error) -> Failure {
-        Failure::Connect { host: self.host.clone(), port: self.port, source }
+    fn unreachable(&self, source: io::Error) -> RequestError {
+        RequestError::Connect { host: self.host.clone(), port: self.port, source }
     }
 
     fn message(&self, method: Method, path: &str, id: &str, body: Bytes) -> Request<Full<Bytes>> {
@@ -352,21 +357,21 @@ impl Target {
     }
 }
 
-fn turned_away() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "it ended the connection at once")
+fn closed_at_once() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was closed at once")
 }
 
-async fn shake_hands(
+async fn handshake(
     socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> io::Result<Connection> {
     let (sender, connection) =
         http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
-    // What goes wrong on the connection, the next request reports.
+    // The next request reports errors of the connection.
     let driver = tokio::spawn(async move { drop(connection.await) });
-    Ok(Connection { sender, driver, answers: 0 })
+    Ok(Connection { sender, driver, responses: 0 })
 }
 
-/// Whether the connection may be used for another request.
+/// Whether the connection may be used for another request after this response.
 fn is_kept<B>(response: &Response<B>) -> bool {
     let says = response.headers().get(CONNECTION).and_then(|value| value.to_str().ok());
     let says = says.unwrap_or_default().to_ascii_lowercase();

@@ -1,8 +1,8 @@
-//! Gives a sink its events, for as long as the lease is held.
+//! Delivers events to a sink while the lease is held.
 //!
-//! It begins by asking the sink what it has, and does so again whenever it cannot be sure:
-//! after every failure, when a connection has ended, and when it has been quiet for a while.
-//! Therefore nothing has to be concluded from a request without an answer.
+//! Delivery starts with asking the sink for its latest event. It asks again whenever the answer may
+//! have changed: after a failure, after a connection has ended, and after an idle time. So nothing has
+//! to be concluded from a request without a response.
 
 use std::{
     sync::Arc,
@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     feed::{Feed, Portion, ReadError},
-    fields::Likeness,
+    fields::Comparison,
     lease::{self, Lease, LeaseError},
     progress::Progress,
     refusals::{Refusals, ResendError, Verdict},
@@ -36,19 +36,19 @@ use crate::{
     store::{error::Chain, history::HistoryError, pumps::Checkpoint},
 };
 
-/// A quiet aggregator is asked this often whether it still has what it had.
-const QUIET: Duration = Duration::from_secs(10);
-/// Who has got nothing for so long is asked before it gets something: it may be another one
-/// meanwhile, behind a proxy that has kept the connection.
-const A_WHILE: Duration = Duration::from_secs(1);
-/// Between attempts; the longest one is a setting.
-const PAUSES: Policy = Policy::new(Duration::from_millis(200), Duration::from_secs(30));
+/// How often an idle aggregator is asked for its latest event.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// After this idle time the aggregator is asked before the next event is posted. Behind a proxy that
+/// keeps the connection, it may have been replaced.
+const REVALIDATE_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// The pauses between attempts. A setting limits the longest one.
+const RETRY_BACKOFF: Policy = Policy::new(Duration::from_millis(200), Duration::from_secs(30));
 
-/// Why delivery does not go on for now.
+/// Why delivery is interrupted.
 #[derive(Debug, thiserror::Error)]
-enum Interrupt {
-    /// The aggregator has to be asked again, that is all.
-    #[error("asking again")]
+enum DeliveryError {
+    /// The aggregator must be asked for its latest event again. This is not a failure.
+    #[error("the aggregator must be asked for its latest event again")]
     AskAgain,
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -58,19 +58,19 @@ enum Interrupt {
     Lease(#[from] LeaseError),
     #[error(transparent)]
     History(#[from] HistoryError),
-    /// The aggregator has events that contradict the log.
+    /// The latest event of the aggregator contradicts the log.
     #[error(
-        "the aggregator's latest event is {0}, and the log has another one or none there: it was \
-         restored from a backup, or is another log. Empty the aggregator, so that it is \
-         bootstrapped anew, or restore the log"
+        "the aggregator's latest event is {0}, and the log has another event or none with this id: \
+         the log was restored from a backup, or is another one. Empty the aggregator, so that it is \
+         bootstrapped again, or restore the log"
     )]
     Diverged(EventId),
-    /// The program is about to leave.
-    #[error("leaving")]
-    Leaving,
+    /// The program is shutting down.
+    #[error("the program is shutting down")]
+    ShuttingDown,
 }
 
-impl From<ResendError> for Interrupt {
+impl From<ResendError> for DeliveryError {
     fn from(error: ResendError) -> Self {
         match error {
             ResendError::Sink(error) => error.into(),
@@ -80,7 +80,7 @@ impl From<ResendError> for Interrupt {
     }
 }
 
-/// One pump with the lease of its aggregator.
+/// Delivery to one sink, under a lease.
 pub(super) struct Delivery<'a, S> {
     read: &'a Arc<Read>,
     settings: &'a Settings,
@@ -112,31 +112,31 @@ impl<'a, S: Sink> Delivery<'a, S> {
             leaving,
             sink,
             feed: None,
-            backoff: PAUSES.up_to(settings.longest_pause).start(),
+            backoff: RETRY_BACKOFF.up_to(settings.longest_pause).start(),
             retries: lease.retries(),
             refusals: Refusals::new(settings, status, lease),
             progress: None,
         }
     }
 
-    /// Delivers until the lease is lost, or the program leaves.
+    /// Delivers events until the lease is lost or the program shuts down.
     pub(super) async fn run(mut self) {
-        let Err(error) = self.go_on().await else { return };
+        let Err(error) = self.run_until_lost().await else { return };
         warn!(aggregator = %self.settings.name, error = %Chain(&error),
-            "cannot go on without the lease");
+            "delivery ends without the lease");
     }
 
-    async fn go_on(&mut self) -> Result<(), LeaseError> {
+    async fn run_until_lost(&mut self) -> Result<(), LeaseError> {
         loop {
-            let Err(interrupt) = self.engage().await;
+            let Err(interrupt) = self.synchronize().await;
             match interrupt {
-                Interrupt::AskAgain | Interrupt::Sink(SinkError::Closed) => {
-                    debug!(aggregator = %self.settings.name, why = %interrupt, "asks again");
+                DeliveryError::AskAgain | DeliveryError::Sink(SinkError::Closed) => {
+                    debug!(aggregator = %self.settings.name, why = %interrupt, "asking for the latest event again");
                 }
-                Interrupt::Leaving => return Ok(()),
-                Interrupt::Lease(error) => return Err(error),
+                DeliveryError::ShuttingDown => return Ok(()),
+                DeliveryError::Lease(error) => return Err(error),
                 failure => {
-                    // Where it rests, whoever looks shall find it.
+                    // The checkpoint in the database shows where delivery has stopped.
                     self.lease.save().await?;
                     let pause = self.failed(&failure);
                     if self.leaving.run_until_cancelled(sleep(pause)).await.is_none() {
@@ -147,20 +147,20 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    /// Notes a failure, and answers how long to wait.
-    fn failed(&mut self, interrupt: &Interrupt) -> Duration {
+    /// Counts and logs a failure, and returns the pause before the next attempt.
+    fn failed(&mut self, interrupt: &DeliveryError) -> Duration {
         self.status.failed();
         self.sink.disconnect();
         let (state, asked, pause) = match interrupt {
-            Interrupt::Diverged(_) | Interrupt::Reading(ReadError::WentBack { .. }) => {
+            DeliveryError::Diverged(_) | DeliveryError::Reading(ReadError::WentBack { .. }) => {
                 (State::Stopped, None, Some(self.settings.longest_pause))
             }
-            Interrupt::Sink(SinkError::Refused(refused)) => {
+            DeliveryError::Sink(SinkError::Refused(refused)) => {
                 (State::BackingOff, refused.retry_after, None)
             }
             _ => (State::BackingOff, None, None),
         };
-        if matches!(interrupt, Interrupt::Reading(_)) {
+        if matches!(interrupt, DeliveryError::Reading(_)) {
             self.feed = None;
         }
         let drawn = self.backoff.pause();
@@ -168,7 +168,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         self.status.enter(state);
         let (name, failures) = (&self.settings.name, self.backoff.failures());
         if state == State::Stopped {
-            error!(aggregator = %name, error = %Chain(interrupt), "stopped");
+            error!(aggregator = %name, error = %Chain(interrupt), "delivery has stopped");
         } else {
             warn!(aggregator = %name, error = %Chain(interrupt), failures,
                 "delivery failed; retrying in {pause:?}");
@@ -176,10 +176,10 @@ impl<'a, S: Sink> Delivery<'a, S> {
         pause
     }
 
-    /// Asks the aggregator what it has, and goes on from there.
-    async fn engage(&mut self) -> Result<std::convert::Infallible, Interrupt> {
+    /// Asks the aggregator for its latest event, and delivers the events after it.
+    async fn synchronize(&mut self) -> Result<std::convert::Infallible, DeliveryError> {
         if self.leaving.is_cancelled() {
-            return Err(Interrupt::Leaving);
+            return Err(DeliveryError::ShuttingDown);
         }
         if self.feed.is_none() {
             self.status.enter(State::Asking);
@@ -187,73 +187,76 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let latest = self.sink.latest().await?;
         let seen = self.seen(latest).await?;
         let known = self.lease.checkpoint();
-        let newest = lease::within("finding the end of the log", self.lease.seat().end_of_log());
+        let newest =
+            lease::with_timeout("finding the end of the log", self.lease.seat().end_of_log());
         let newest = newest.await?;
         let start = self.start(&known).await?;
         let checkpoint = resume(seen, known.clone(), start);
         let position = checkpoint.position.unwrap_or_default();
         if checkpoint != known {
-            info!(aggregator = %self.settings.name, %seen, %known, %checkpoint, "goes on from here");
-            self.lease.note(checkpoint.clone());
+            info!(aggregator = %self.settings.name, %seen, %known, %checkpoint, "resuming delivery");
+            self.lease.set_checkpoint(checkpoint.clone());
             self.lease.save().await?;
         }
         if checkpoint.delivered > known.delivered {
-            // It did what its answer did not say.
+            // The aggregator has processed a request whose response was lost.
             self.backoff.succeeded();
         }
-        let at_hand = self.feed.as_mut().is_some_and(|feed| feed.seek(position));
-        if !at_hand {
-            self.feed = Some(Feed::open(self.read, self.settings.shape.clone(), &checkpoint));
+        let is_in_batch = self.feed.as_mut().is_some_and(|feed| feed.seek(position));
+        if !is_in_batch {
+            self.feed = Some(Feed::open(self.read, self.settings.format.clone(), &checkpoint));
         }
         if checkpoint.booted {
             self.progress = None;
-        } else if self.progress.is_none() || !at_hand {
+        } else if self.progress.is_none() || !is_in_batch {
             let (bars, name) = (self.status.bars(), &self.settings.name);
             self.progress = Some(Progress::new(bars, name, position, newest));
         }
-        self.status.enter(self.moving());
+        self.status.enter(self.delivering_state());
         self.deliver().await
     }
 
-    /// Where to begin if nothing is known.
-    async fn start(&self, known: &Checkpoint) -> Result<Cursor, Interrupt> {
+    /// Where to start if neither the aggregator nor the checkpoint tells.
+    async fn start(&self, known: &Checkpoint) -> Result<Cursor, DeliveryError> {
         if known.position.is_some() || self.settings.start == Start::Beginning {
             return Ok(Cursor::default());
         }
         let now = self.leaving.run_until_cancelled(self.read.now()).await;
-        now.flatten().ok_or(Interrupt::Leaving)
+        now.flatten().ok_or(DeliveryError::ShuttingDown)
     }
 
-    fn moving(&self) -> State {
+    fn delivering_state(&self) -> State {
         if self.lease.checkpoint().booted { State::Live } else { State::Bootstrapping }
     }
 
-    /// What the aggregator's answer means, by the log.
-    async fn seen(&self, latest: Latest) -> Result<Seen, Interrupt> {
+    /// Interprets the aggregator's answer by the log.
+    async fn seen(&self, latest: Latest) -> Result<Seen, DeliveryError> {
         let answer = match latest {
             Latest::Nothing => return Ok(Seen::Nothing),
-            Latest::Unsaid => return Ok(Seen::Unsaid),
+            Latest::Unknown => return Ok(Seen::Unknown),
             Latest::Event(answer) => answer,
         };
-        let fields = &self.settings.shape.fields;
-        let Some(id) = fields.id_of(&answer) else { return Ok(Seen::Unsaid) };
+        let fields = &self.settings.format.fields;
+        let Some(id) = fields.id_of(&answer) else { return Ok(Seen::Unknown) };
         if let Some(event) = self.read.event(id).await? {
             return match fields.compare(&event, &answer) {
-                Likeness::Same => Ok(Seen::Ours(id)),
-                Likeness::Contradicts if fields.made(&answer) => Err(Interrupt::Diverged(id)),
-                Likeness::Contradicts => Ok(Seen::Unsaid),
+                Comparison::Same => Ok(Seen::Event(id)),
+                Comparison::Contradicts if fields.has_all_fields(&answer) => {
+                    Err(DeliveryError::Diverged(id))
+                }
+                Comparison::Contradicts => Ok(Seen::Unknown),
             };
         }
-        if !fields.made(&answer) {
-            return Ok(Seen::Unsaid);
+        if !fields.has_all_fields(&answer) {
+            return Ok(Seen::Unknown);
         }
-        // It keeps what it was given, and was given this: pruned since, or never here.
+        // The answer has all fields that a pump sends. The event was pruned, or was never in this log.
         let end = self.lease.seat().end_of_log();
-        let end = lease::within("finding the end of the log", end).await?;
-        if id <= end { Ok(Seen::Ours(id)) } else { Err(Interrupt::Diverged(id)) }
+        let end = lease::with_timeout("finding the end of the log", end).await?;
+        if id <= end { Ok(Seen::Event(id)) } else { Err(DeliveryError::Diverged(id)) }
     }
 
-    async fn deliver(&mut self) -> Result<std::convert::Infallible, Interrupt> {
+    async fn deliver(&mut self) -> Result<std::convert::Infallible, DeliveryError> {
         loop {
             self.wait().await?;
             match self.portion() {
@@ -267,47 +270,48 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    /// Waits for something to post.
-    async fn wait(&mut self) -> Result<(), Interrupt> {
-        let Some(feed) = &mut self.feed else { return Err(Interrupt::AskAgain) };
+    /// Waits for events to post, and sends dead letters again.
+    async fn wait(&mut self) -> Result<(), DeliveryError> {
+        let Some(feed) = &mut self.feed else { return Err(DeliveryError::AskAgain) };
         let (booted, begun) = (self.lease.checkpoint().booted, Instant::now());
         tokio::select! {
             biased;
-            () = self.leaving.cancelled() => Err(Interrupt::Leaving),
+            () = self.leaving.cancelled() => Err(DeliveryError::ShuttingDown),
             Ok(()) = self.retries.changed(), if booted => self.resend().await,
-            ready = timeout(QUIET, feed.ready()) => match ready {
-                Err(_) => Err(Interrupt::AskAgain),
+            ready = timeout(IDLE_CHECK_INTERVAL, feed.ready()) => match ready {
+                Err(_) => Err(DeliveryError::AskAgain),
                 Ok(Err(error)) => Err(error.into()),
-                Ok(Ok(())) if begun.elapsed() > A_WHILE && feed.at_hand() > 0 => {
-                    Err(Interrupt::AskAgain)
+                Ok(Ok(())) if begun.elapsed() > REVALIDATE_AFTER_IDLE && feed.available() > 0 => {
+                    Err(DeliveryError::AskAgain)
                 }
                 Ok(Ok(())) => Ok(()),
             },
         }
     }
 
-    async fn resend(&mut self) -> Result<(), Interrupt> {
+    async fn resend(&mut self) -> Result<(), DeliveryError> {
         let events = self.retries.borrow_and_update().clone();
         Ok(self.refusals.resend(events, self.read, &mut self.sink).await?)
     }
 
-    /// What is posted next: a batch, or one event to an aggregator that is booted.
+    /// The events to post next: a batch, or one event after the bootstrap.
     fn portion(&self) -> Option<Portion> {
         let feed = self.feed.as_ref()?;
         let booted = self.lease.checkpoint().booted;
         let one_by_one = booted && self.settings.catch_up == CatchUp::Events;
-        let most = if one_by_one { 1 } else { self.refusals.portion() };
-        if booted && feed.at_hand().min(most) == 1 { feed.single() } else { feed.array(most) }
+        let max_events = if one_by_one { 1 } else { self.refusals.max_events() };
+        let alone = booted && feed.available().min(max_events) == 1;
+        if alone { feed.single() } else { feed.array(max_events) }
     }
 
-    async fn post(&mut self, portion: Portion) -> Result<(), Interrupt> {
-        self.lease.assure().await?;
+    async fn post(&mut self, portion: Portion) -> Result<(), DeliveryError> {
+        self.lease.ensure_held().await?;
         let (id, body) = (portion.id(), portion.body.clone());
         match self.sink.deliver(&id, body, portion.form()).await {
             Ok(()) => {
                 self.backoff.succeeded();
                 self.status.delivered(portion.count, u64::from(!portion.alone));
-                self.refusals.taken(&portion).await?;
+                self.refusals.accepted(&portion).await?;
                 self.confirm(portion.count, Some(portion.last));
                 Ok(())
             }
@@ -318,19 +322,19 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    async fn refuse(&mut self, portion: &Portion, refusal: Refused) -> Result<(), Interrupt> {
-        match self.refusals.judge(portion, &refusal).await? {
-            Verdict::Again if portion.count > 1 => {}
-            Verdict::Again => return Err(SinkError::Refused(refusal).into()),
-            Verdict::GoOn => self.confirm(portion.count, None),
+    async fn refuse(&mut self, portion: &Portion, refusal: Refused) -> Result<(), DeliveryError> {
+        match self.refusals.handle(portion, &refusal).await? {
+            Verdict::Retry if portion.count > 1 => {}
+            Verdict::Retry => return Err(SinkError::Refused(refusal).into()),
+            Verdict::Continue => self.confirm(portion.count, None),
             Verdict::Stop => {
                 self.lease.save().await?;
                 let decision = self.refusals.decision(portion.first, &refusal);
                 let decision = self.leaving.run_until_cancelled(decision).await;
-                if decision.ok_or(Interrupt::Leaving)?? {
+                if decision.ok_or(DeliveryError::ShuttingDown)?? {
                     self.confirm(portion.count, None);
                 }
-                return Err(Interrupt::AskAgain);
+                return Err(DeliveryError::AskAgain);
             }
         }
         Ok(())
@@ -340,30 +344,30 @@ impl<'a, S: Sink> Delivery<'a, S> {
         if let Some(feed) = &mut self.feed {
             feed.confirm(count);
         }
-        self.moved(delivered);
+        self.move_checkpoint(delivered);
         if let (Some(progress), Some(upto)) = (&mut self.progress, delivered) {
             progress.confirmed(count, upto);
         }
     }
 
-    /// Notes where the feed is, and what was delivered last.
-    fn moved(&self, delivered: Option<EventId>) {
+    /// Sets the checkpoint to the position of the feed and the last delivered event.
+    fn move_checkpoint(&self, delivered: Option<EventId>) {
         let Some(feed) = &self.feed else { return };
         let known = self.lease.checkpoint();
         let delivered = delivered.unwrap_or(known.delivered);
         let (position, owed) = (Some(feed.position()), known.owed);
         let checkpoint = Checkpoint { position, delivered, booted: known.booted, owed: None };
-        self.lease.note(checkpoint.owing(owed));
+        self.lease.set_checkpoint(checkpoint.owing(owed));
     }
 
-    /// An empty array: that was all.
-    async fn finish_bootstrap(&mut self) -> Result<(), Interrupt> {
+    /// Tells the aggregator that the bootstrap is complete, by an empty array.
+    async fn finish_bootstrap(&mut self) -> Result<(), DeliveryError> {
         let position = self.lease.checkpoint().position.unwrap_or_default();
         let id = format!("booted-{position}");
-        self.lease.assure().await?;
+        self.lease.ensure_held().await?;
         self.sink.deliver(&id, Bytes::from_static(b"[]"), Form::Batch).await?;
         self.backoff.succeeded();
-        self.lease.note(Checkpoint { booted: true, ..self.lease.checkpoint() });
+        self.lease.set_checkpoint(Checkpoint { booted: true, ..self.lease.checkpoint() });
         self.lease.save().await?;
         if let Some(progress) = self.progress.take() {
             progress.done();

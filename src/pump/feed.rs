@@ -1,4 +1,4 @@
-//! Batches for the aggregator: read and encoded ahead, while the last one is being posted.
+//! Batches of events for an aggregator. They are read and encoded ahead, while the previous one is posted.
 
 use std::{ops::Range, sync::Arc};
 
@@ -17,14 +17,14 @@ use crate::{
     store::{history::WholeEvent, pumps::Checkpoint},
 };
 
-/// Which events are wanted: those that match in every respect in which something is named.
+/// Selects events. An event must match each list that is not empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Of these types.
+    /// Accepted types.
     pub types: Vec<String>,
-    /// For these consumers.
+    /// Accepted consumers.
     pub subscribers: Vec<String>,
-    /// Of streams whose names begin so.
+    /// Accepted prefixes of stream names.
     pub streams: Vec<String>,
 }
 
@@ -40,75 +40,77 @@ impl Filter {
     }
 }
 
-/// Why reading has ended.
+/// Why reading the log has ended.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub enum ReadError {
-    /// It is another log, or an older one.
+    /// The log is another one, or an older state of it.
     #[error(
         "the log ends at {end}, and the aggregator has been fed up to {position}: it was \
          truncated, or restored from a backup. Empty the aggregator, so that it is \
-         bootstrapped anew, or restore the log"
+         bootstrapped again, or restore the log"
     )]
     WentBack {
-        /// Its last id.
+        /// The last id of the log.
         end: EventId,
-        /// Where the aggregator is.
+        /// The position of the aggregator.
         position: EventId,
     },
-    /// The program is about to leave.
-    #[error("nothing is read any more")]
+    /// The program is shutting down.
+    #[error("the log is no longer read")]
     Ended,
 }
 
-/// How large a batch gets. One event alone may be larger.
+/// The size of a batch at which it is complete. A single event may be larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSize {
-    /// Events.
+    /// The number of events.
     pub events: usize,
-    /// Bytes of JSON.
+    /// The length of the JSON in bytes.
     pub bytes: usize,
 }
 
-/// What is read and how it is passed on.
+/// Which events are delivered, and in which form.
 #[derive(Clone, Debug)]
-pub struct Shape {
-    /// Which events.
+pub struct EventFormat {
+    /// Selects the events.
     pub filter: Filter,
-    /// With which fields.
+    /// The fields of their JSON.
     pub fields: Fields,
-    /// How many at once.
+    /// The size of batches.
     pub size: BatchSize,
 }
 
-/// Batches that are ready before they are needed, beside the one at hand.
-const AHEAD: usize = 2;
+/// The number of batches that are read ahead, in addition to the current one.
+const PREFETCH_BATCHES: usize = 2;
 
-/// Events in id order as a JSON array, and how far they reach in the log.
+/// Events in id order, as a JSON array.
 #[derive(Debug, Default)]
 struct Batch {
     body: Bytes,
     events: Vec<Entry>,
+    /// All events up to this id have been read; those that are not in here did not match the filter.
     upto: EventId,
+    /// Whether the end of the log was reached.
     idle: bool,
 }
 
-/// Where one event stands in the body.
+/// The place of one event in the body.
 #[derive(Clone, Debug)]
 struct Entry {
     id: EventId,
     place: Range<usize>,
 }
 
-/// Some of a batch, to be posted.
+/// A part of a batch that is posted in one request.
 #[derive(Clone, Debug)]
 pub struct Portion {
-    /// The first event.
+    /// The id of the first event.
     pub first: EventId,
-    /// The last event.
+    /// The id of the last event.
     pub last: EventId,
-    /// How many.
+    /// The number of events.
     pub count: usize,
-    /// One event's object, and not an array.
+    /// Whether the body is the object of one event rather than an array.
     pub alone: bool,
     /// The JSON.
     pub body: Bytes,
@@ -121,14 +123,14 @@ impl Portion {
         if self.alone { Form::Event } else { Form::Batch }
     }
 
-    /// What the request is known by, also when it comes again.
+    /// The id of the request. It is the same when the request is repeated.
     #[must_use]
     pub fn id(&self) -> String {
         if self.alone { self.first.to_string() } else { format!("{}-{}", self.first, self.last) }
     }
 }
 
-/// Batches behind an id, in strict order, each given until it is confirmed.
+/// The events after a position, in strict order. Events are returned until they are confirmed.
 #[derive(Debug)]
 pub struct Feed {
     batches: mpsc::Receiver<Result<Batch, ReadError>>,
@@ -145,22 +147,24 @@ impl Drop for Feed {
 }
 
 impl Feed {
-    /// Begins to read behind this checkpoint.
+    /// Starts to read after a checkpoint.
     #[must_use]
-    pub fn open(read: &Arc<Read>, shape: Shape, checkpoint: &Checkpoint) -> Self {
-        let (ready, batches) = mpsc::channel(AHEAD);
+    pub fn open(read: &Arc<Read>, format: EventFormat, checkpoint: &Checkpoint) -> Self {
+        let (ready, batches) = mpsc::channel(PREFETCH_BATCHES);
         let position = checkpoint.position.unwrap_or_default();
         let mut log = read.strict_owed(checkpoint.cursor()).resumed_at(position);
         let reading = tokio::spawn(async move {
-            if let Err(error) = read_batches(&mut log, shape, &ready).await {
+            if let Err(error) = read_batches(&mut log, format, &ready).await {
                 let _ = ready.send(Err(error)).await;
             }
         });
         Self { batches, reading, batch: Batch::default(), next: 0, position }
     }
 
-    /// Waits until there is something to do: events, or a new position, or the end of what is
-    /// there. May be abandoned at any time.
+    /// Waits for events, for a new position, or for the end of the log.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no events.
     pub async fn ready(&mut self) -> Result<(), ReadError> {
         if self.next == self.batch.events.len() {
             self.batch = self.batches.recv().await.unwrap_or(Err(ReadError::Ended))?;
@@ -169,29 +173,29 @@ impl Feed {
         Ok(())
     }
 
-    /// All that was given up to here is confirmed.
+    /// All events up to this position are confirmed, or did not match the filter.
     #[must_use]
     pub fn position(&self) -> EventId {
         self.position
     }
 
-    /// There is nothing more to be had just now.
+    /// Whether the end of the log has been reached and everything is confirmed.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.batch.idle && self.next == self.batch.events.len()
     }
 
-    /// So many events can be had without waiting.
+    /// The number of events that can be posted without waiting.
     #[must_use]
-    pub fn at_hand(&self) -> usize {
+    pub fn available(&self) -> usize {
         self.batch.events.len() - self.next
     }
 
-    /// The next events as an array, at most so many.
+    /// The next events as an array, at most `max_events`.
     #[must_use]
-    pub fn array(&self, most: usize) -> Option<Portion> {
+    pub fn array(&self, max_events: usize) -> Option<Portion> {
         let all = &self.batch.events;
-        let end = all.len().min(self.next.saturating_add(most));
+        let end = all.len().min(self.next.saturating_add(max_events));
         let (first, last) = (all.get(self.next)?, all[..end].last()?);
         let body = if end - self.next == all.len() {
             self.batch.body.clone()
@@ -202,7 +206,7 @@ impl Feed {
         Some(Portion { first: first.id, last: last.id, count: end - self.next, alone: false, body })
     }
 
-    /// The next event alone.
+    /// The next event as an object.
     #[must_use]
     pub fn single(&self) -> Option<Portion> {
         let entry = self.batch.events.get(self.next)?;
@@ -210,7 +214,7 @@ impl Feed {
         Some(Portion { first: entry.id, last: entry.id, count: 1, alone: true, body })
     }
 
-    /// Goes on behind so many events.
+    /// Marks the next `count` events as confirmed.
     pub fn confirm(&mut self, count: usize) {
         self.next = (self.next + count).min(self.batch.events.len());
         self.position = match self.next.checked_sub(1).map(|last| self.batch.events[last].id) {
@@ -220,41 +224,41 @@ impl Feed {
         };
     }
 
-    /// Goes on behind this id, if that is among what is at hand.
+    /// Moves to a later position if it lies in the current batch. Returns `false` if it does not.
     pub fn seek(&mut self, position: EventId) -> bool {
         if position == self.position {
             return true;
         }
-        let at_hand = position > self.position && position <= self.batch.upto;
-        if at_hand {
+        let is_in_batch = position > self.position && position <= self.batch.upto;
+        if is_in_batch {
             let known = self.batch.events[self.next..].iter();
             self.confirm(known.take_while(|entry| entry.id <= position).count());
             self.position = self.position.max(position);
         }
-        at_hand
+        is_in_batch
     }
 }
 
 async fn read_batches(
     log: &mut Strict,
-    shape: Shape,
+    format: EventFormat,
     ready: &mpsc::Sender<Result<Batch, ReadError>>,
 ) -> Result<(), ReadError> {
-    let mut builder = Builder::new(shape);
+    let mut builder = Builder::new(format);
     loop {
         while let Some(item) = log.available().await {
-            pass(item, &mut builder, ready).await?;
+            forward(item, &mut builder, ready).await?;
         }
         builder.upto = log.after();
-        give(ready, builder.take(true)).await?;
+        send(ready, builder.take(true)).await?;
         let item = log.next().await.ok_or(ReadError::Ended)?;
-        pass(item, &mut builder, ready).await?;
+        forward(item, &mut builder, ready).await?;
     }
 }
 
-/// Passes on what is wanted of an item of the log, in batches that are full; and where nothing
-/// is wanted, how far that goes.
-async fn pass(
+/// Adds the matching events of a item of the log to batches, and sends full ones. If no event
+/// matches, it sends an empty batch, which moves the position.
+async fn forward(
     item: StrictItem,
     builder: &mut Builder,
     ready: &mpsc::Sender<Result<Batch, ReadError>>,
@@ -266,23 +270,23 @@ async fn pass(
             return Err(ReadError::WentBack { end: to, position: from });
         }
         StrictItem::Gap { from, to, reason: GapReason::Pruned } => {
-            warn!(%from, %to, "events were pruned that an aggregator does not have");
+            warn!(%from, %to, "events were pruned before an aggregator got them");
             return Ok(());
         }
     };
     for event in events {
         if let Some(full) = builder.add(&event) {
-            give(ready, full).await?;
+            send(ready, full).await?;
         }
     }
     builder.upto = upto;
     if builder.events.is_empty() {
-        give(ready, builder.take(false)).await?;
+        send(ready, builder.take(false)).await?;
     }
     Ok(())
 }
 
-async fn give(
+async fn send(
     ready: &mpsc::Sender<Result<Batch, ReadError>>,
     batch: Batch,
 ) -> Result<(), ReadError> {
@@ -290,26 +294,26 @@ async fn give(
 }
 
 struct Builder {
-    shape: Shape,
+    format: EventFormat,
     body: Vec<u8>,
     events: Vec<Entry>,
     upto: EventId,
 }
 
 impl Builder {
-    fn new(shape: Shape) -> Self {
-        Self { shape, body: Vec::new(), events: Vec::new(), upto: EventId::ZERO }
+    fn new(format: EventFormat) -> Self {
+        Self { format, body: Vec::new(), events: Vec::new(), upto: EventId::ZERO }
     }
 
-    /// Adds an event, if it is wanted; gives the batch that was full before it.
+    /// Adds an event if it matches the filter. Returns the batch that was full before the event.
     fn add(&mut self, event: &WholeEvent) -> Option<Batch> {
-        if !self.shape.filter.admits(event) {
+        if !self.format.filter.admits(event) {
             return None;
         }
         let begin = self.body.len();
         self.body.push(if self.events.is_empty() { b'[' } else { b',' });
-        self.shape.fields.put(&mut self.body, event);
-        let BatchSize { events, bytes } = self.shape.size;
+        self.format.fields.put(&mut self.body, event);
+        let BatchSize { events, bytes } = self.format.size;
         let full = self.events.len() >= events || self.body.len() >= bytes;
         let before = (full && !self.events.is_empty()).then(|| {
             let mut own = Vec::with_capacity(self.body.capacity().min(bytes.saturating_add(1024)));
@@ -327,7 +331,7 @@ impl Builder {
         before
     }
 
-    /// What there is, as a batch.
+    /// The events so far, as a batch.
     fn take(&mut self, idle: bool) -> Batch {
         let mut body = std::mem::take(&mut self.body);
         if body.is_empty() {

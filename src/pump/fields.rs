@@ -1,5 +1,4 @@
-//! Events as an aggregator expects them: which fields a JSON object has, and where each comes
-//! from.
+//! The JSON form of events for an aggregator: the fields of the object, and the source of each value.
 
 use std::{borrow::Cow, collections::BTreeMap, str::FromStr};
 
@@ -14,13 +13,13 @@ pub struct Fields(Vec<Field>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Field {
     name: String,
-    /// The name, a colon, and what stands before both.
+    /// The encoded name and colon, after the brace or comma.
     key: Vec<u8>,
-    /// The first of these that the event has.
+    /// The value comes from the first of these that the event has.
     sources: Vec<Source>,
 }
 
-/// Where a field's value comes from.
+/// The source of a field's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
     Id,
@@ -36,49 +35,51 @@ enum Source {
     Literal(String),
 }
 
-/// The event's own fields.
-const OWN: &str = "id = id, type = type, timestamp = timestamp, subscriber = subscriber, \
+/// The setting `default`: the columns of the event.
+const DEFAULT: &str = "id = id, type = type, timestamp = timestamp, subscriber = subscriber, \
                    stream = stream, version = version, uid = uid, payload = payload, \
                    metadata = metadata";
 
-/// What the predecessor's aggregators expect, out of payloads of its shape.
+/// The setting `predecessor`: the fields that the aggregators of the predecessor expect.
 const PREDECESSOR: &str = "\
 id = uid|id, cursor = id, entity = payload/entity|stream, entityId = payload/entityId, \
 data = payload/data|payload, oldValues = payload/oldValues, newValues = payload/newValues, \
 type = type, date = timestamp, principalId = payload/principalId|metadata/principalId, \
 columns = payload/columns";
 
-/// Why a text describes no fields.
+/// Why a description of fields is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidFields {
-    /// Not `name = source`.
-    #[error("{0:?} is not name = source")]
+    /// A part is not of the form `name = source`.
+    #[error("{0:?} is not of the form name = source")]
     NoPair(String),
-    /// A source that no event has.
+    /// An unknown source.
     #[error(
-        "{0:?} is no source: id, type, timestamp, subscriber, stream, version, uid, amends, \
+        "{0:?} is not a source: expected id, type, timestamp, subscriber, stream, version, uid, amends, \
          payload, metadata, payload/a/path, metadata/a/path, or 'a text'"
     )]
     NoSource(String),
-    /// The aggregator could not tell a repeat.
-    #[error("no field is the event's id alone, by which the aggregator knows a repeat")]
+    /// The aggregator could not detect repeated events.
+    #[error(
+        "no field has the source id alone, which the aggregator needs to detect repeated events"
+    )]
     NoId,
 }
 
 impl Default for Fields {
     fn default() -> Self {
-        OWN.parse().expect("the fields are right")
+        DEFAULT.parse().expect("the default is valid")
     }
 }
 
 impl FromStr for Fields {
     type Err = InvalidFields;
 
-    /// `predecessor`, `default`, or pairs `name = source`, separated by commas or line breaks;
-    /// a source is one or several, separated by `|`.
+    /// Parses `default`, `predecessor`, or pairs `name = source` that are separated by commas or line
+    /// breaks. Several sources of a field are separated by `|`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = match text.trim() {
-            "default" => OWN,
+            "default" => DEFAULT,
             "predecessor" => PREDECESSOR,
             text => text,
         };
@@ -125,7 +126,7 @@ impl Source {
         }
     }
 
-    /// Appends the value; `false` where the event has none.
+    /// Appends the value. Returns `false` if the event has none.
     fn put(&self, out: &mut Vec<u8>, event: &WholeEvent) -> bool {
         match self {
             Self::Id => put_number(out, event.id.get()),
@@ -148,7 +149,7 @@ impl Source {
     }
 }
 
-/// RFC 6901's escapes.
+/// Resolves the escapes of JSON Pointer (RFC 6901).
 fn unescaped(step: &str) -> String {
     step.replace("~1", "/").replace("~0", "~")
 }
@@ -158,14 +159,16 @@ fn put_number(out: &mut Vec<u8>, number: i64) {
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("a text is JSON, and a vector takes all");
+    serde_json::to_writer(out, text)
+        .expect("a string can be encoded, and writing to a vector does not fail");
 }
 
 fn put_some<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) -> bool {
     value.map(|value| put(out, value)).is_some()
 }
 
-/// Appends what stands at a path, as it stands there: numbers keep all their digits.
+/// Appends the value at a path unchanged, so that numbers keep all digits. Returns `false` if there is
+/// none.
 fn put_at(out: &mut Vec<u8>, json: &str, path: &[String]) -> bool {
     if path.is_empty() {
         out.extend_from_slice(json.as_bytes());
@@ -188,12 +191,12 @@ fn at<'a>(json: &'a RawValue, path: &[String]) -> Option<&'a RawValue> {
     at(inner, rest)
 }
 
-/// Whether the event that an aggregator shows is one of this log.
+/// The result of comparing an aggregator's event with the one of the same id in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Likeness {
-    /// It is this very event.
+pub enum Comparison {
+    /// They are the same event.
     Same,
-    /// It says so, but it is another one.
+    /// They are different events.
     Contradicts,
 }
 
@@ -209,7 +212,7 @@ impl Fields {
         out.push(b'}');
     }
 
-    /// The id that an aggregator's event says it has, where it could be one of ours.
+    /// The id in an aggregator's event. `None` if it cannot be the id of an event.
     #[must_use]
     pub fn id_of(&self, answer: &Value) -> Option<EventId> {
         let field = self.0.iter().find(|field| field.sources == [Source::Id])?;
@@ -218,16 +221,16 @@ impl Fields {
         number.filter(|number| *number > 0).map(EventId::new)
     }
 
-    /// Whether it has every field that we send, as only an aggregator has that keeps ours.
+    /// Whether an aggregator's event has every field that a pump sends. Then it was probably sent by one.
     #[must_use]
-    pub fn made(&self, answer: &Value) -> bool {
+    pub fn has_all_fields(&self, answer: &Value) -> bool {
         self.0.iter().all(|field| answer.get(&field.name).is_some())
     }
 
-    /// Compares an aggregator's event with the one of the same id, by what an aggregator
-    /// leaves as it is; a field that it does not keep says nothing.
+    /// Compares an aggregator's event with the one of the same id in the log. Only fields that an
+    /// aggregator does not change are compared, and only those that it returns.
     #[must_use]
-    pub fn compare(&self, event: &WholeEvent, answer: &Value) -> Likeness {
+    pub fn compare(&self, event: &WholeEvent, answer: &Value) -> Comparison {
         let identifying = |field: &&Field| {
             let names = [Source::Type, Source::Stream, Source::Version, Source::Uid];
             field.sources.iter().any(|source| names.contains(source))
@@ -237,15 +240,15 @@ impl Fields {
         let ours: Value = serde_json::from_slice(&json).unwrap_or_default();
         let differs = |field: &Field| {
             let theirs = answer.get(&field.name).filter(|value| !value.is_null());
-            theirs.is_some_and(|theirs| plain(theirs) != plain(&ours[&field.name]))
+            theirs.is_some_and(|theirs| as_text(theirs) != as_text(&ours[&field.name]))
         };
         let same = !self.0.iter().filter(identifying).any(differs);
-        if same { Likeness::Same } else { Likeness::Contradicts }
+        if same { Comparison::Same } else { Comparison::Contradicts }
     }
 }
 
-/// Some stores give numbers back as texts.
-fn plain(value: &Value) -> String {
+/// A value as text, since some stores return numbers as strings.
+fn as_text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
 }
 
@@ -254,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_pairs_and_one_of_them_is_the_id() {
+    fn fields_are_pairs_with_an_id_among_them() {
         assert!("predecessor".parse::<Fields>().is_ok());
         assert_eq!("default".parse(), Ok(Fields::default()));
         assert!("n = id\nkind = 'order'\nwho = metadata/a~1b|subscriber".parse::<Fields>().is_ok());
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_finds_values_as_they_stand() {
+    fn a_path_finds_unchanged_values() {
         let json = r#"{"a": {"b~/c": [1, 12345678901234567890.10]}, "n": null}"#;
         let found = |path: &str| {
             let Source::Payload(path) = Source::parse(path).unwrap() else { panic!("no payload") };
@@ -279,11 +282,11 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_known_by_its_id() {
+    fn the_id_is_read_from_an_answer() {
         let fields: Fields = "predecessor".parse().unwrap();
         let answer = serde_json::json!({ "id": "5b0c", "cursor": "17" });
         assert_eq!(fields.id_of(&answer), Some(EventId::new(17)));
-        assert!(!fields.made(&answer));
+        assert!(!fields.has_all_fields(&answer));
         assert_eq!(Fields::default().id_of(&answer), None);
     }
 }

@@ -1,11 +1,12 @@
-//! The lease: one pump for each aggregator, and its checkpoint.
+//! The lease of an aggregator, so that one pump at a time delivers to it, and the checkpoint.
 //!
-//! The lease is an advisory lock on a connection of its own, which is asked for a sign of life
-//! every second: where that does not come, the pump stops, and PostgreSQL, which has lost the
-//! connection, too, gives the lock to another one. It does the same when it is not asked for five
-//! seconds, as by a pump that is frozen; whoever has not asked for three posts nothing. Should both believe for a moment that they
-//! hold it, the checkpoint obeys only the younger; and whatever both post is in order, and
-//! nothing is left out, since each goes on behind what the aggregator has.
+//! The lease is an advisory lock on a connection of its own. Its holder sends a heartbeat query every
+//! second. If a heartbeat fails, the pump stops, and PostgreSQL, which has also lost the connection,
+//! grants the lock to another pump. PostgreSQL also ends the connection if there is no heartbeat for five
+//! seconds, as when the pump is frozen. A pump whose last heartbeat is three seconds old posts nothing.
+//! If two pumps still believe for a moment that they hold the lease, only the newer one can move the
+//! checkpoint. Both post events in order and without omissions, since each continues after the
+//! aggregator's latest event.
 
 use std::{
     sync::{Arc, MutexGuard},
@@ -32,14 +33,15 @@ use crate::{
     },
 };
 
-/// No answer for so long, and the connection is given up: others may hold the lease.
-pub(super) const DEADLINE: Duration = Duration::from_secs(3);
-/// A sign of life is asked for this often, and a standby tries this often.
-const BEAT: Duration = Duration::from_secs(1);
-/// What was confirmed is noted this soon.
-const NOTED_WITHIN: Duration = Duration::from_millis(250);
-/// Between attempts to reach PostgreSQL.
-const PAUSES: Policy = Policy::new(Duration::from_millis(200), Duration::from_secs(2));
+/// How long a query may take. After that the connection is given up, since another pump may hold the
+/// lease.
+pub(super) const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
+/// The interval of heartbeats, and of the attempts of a standby.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// The minimum interval between writes of the checkpoint.
+const SAVE_INTERVAL: Duration = Duration::from_millis(250);
+/// The pauses between attempts to connect to PostgreSQL.
+const CONNECT_BACKOFF: Policy = Policy::new(Duration::from_millis(200), Duration::from_secs(2));
 
 /// Why a lease has ended.
 #[derive(Debug, thiserror::Error)]
@@ -49,21 +51,21 @@ pub enum LeaseError {
     Query {
         /// What was being done.
         doing: &'static str,
-        /// Why it failed.
+        /// The cause.
         source: tokio_postgres::Error,
     },
     /// PostgreSQL did not answer in time.
-    #[error("{doing}: PostgreSQL did not answer within {} s", DEADLINE.as_secs())]
+    #[error("{doing}: PostgreSQL did not answer within {} s", QUERY_TIMEOUT.as_secs())]
     Silent {
         /// What was being done.
         doing: &'static str,
     },
-    /// Somebody else has it.
+    /// Another pump holds the lease.
     #[error("another pump has taken over")]
     TakenOver,
 }
 
-/// A lease that is held. It ends with the value.
+/// A lease that is held. Dropping it gives the lease up.
 #[derive(Debug)]
 pub struct Lease {
     seat: Arc<Seat>,
@@ -73,20 +75,21 @@ pub struct Lease {
 
 #[derive(Debug)]
 struct Shared {
-    notes: Lock<Notes>,
-    /// What the database has. Whoever saves holds it: an older note never overtakes a newer one.
+    state: Lock<LeaseState>,
+    /// The checkpoint in the database. It is locked during a write, so that writes stay in order.
     saved: tokio::sync::Mutex<Checkpoint>,
-    news: Notify,
+    changed: Notify,
     lost: CancellationToken,
     retries: watch::Sender<Vec<EventId>>,
     status: Status,
 }
 
 #[derive(Debug)]
-struct Notes {
+struct LeaseState {
     checkpoint: Checkpoint,
-    /// When it was asked last whether the lease is held, and it was.
+    /// The start of the last heartbeat that found the lease held.
     held: Instant,
+    /// The greatest id among the dead letters.
     last_letter: EventId,
 }
 
@@ -96,14 +99,14 @@ impl Drop for Lease {
     }
 }
 
-/// Waits for the lease, however long another pump has it.
+/// Acquires the lease, and waits while another pump holds it.
 pub(super) async fn acquire(server: &Server, name: &str, status: &Status) -> Lease {
-    let mut backoff = PAUSES.start();
+    let mut backoff = CONNECT_BACKOFF.start();
     loop {
         match try_acquire(server, name, status).await {
             Ok(lease) => return lease,
             Err(error) => {
-                warn!(aggregator = name, error = %Chain(&error), "cannot ask for the lease");
+                warn!(aggregator = name, error = %Chain(&error), "cannot acquire the lease; retrying");
                 backoff.wait().await;
             }
         }
@@ -112,158 +115,161 @@ pub(super) async fn acquire(server: &Server, name: &str, status: &Status) -> Lea
 
 async fn try_acquire(server: &Server, name: &str, status: &Status) -> Result<Lease, LeaseError> {
     let connecting = Candidate::connect(server, name);
-    let candidate = within("connecting for the lease", connecting).await?;
-    let mut said = false;
-    while !within("asking for the lease", candidate.try_lock()).await? {
-        if !said {
-            info!(aggregator = name, "another pump is at it: standing by");
+    let candidate = with_timeout("connecting to acquire the lease", connecting).await?;
+    let mut logged = false;
+    while !with_timeout("acquiring the lease", candidate.try_lock()).await? {
+        if !logged {
+            info!(aggregator = name, "another pump holds the lease: standing by");
             status.enter(State::Standby);
-            said = true;
+            logged = true;
         }
-        sleep(backoff::drawn(BEAT)).await;
+        sleep(backoff::drawn(HEARTBEAT_INTERVAL)).await;
     }
-    let (seat, checkpoint) = within("taking over", candidate.take_over()).await?;
-    info!(aggregator = name, epoch = seat.epoch(), %checkpoint, "has the lease");
+    let (seat, checkpoint) = with_timeout("taking over the lease", candidate.take_over()).await?;
+    info!(aggregator = name, epoch = seat.epoch(), %checkpoint, "acquired the lease");
     status.took_over();
-    Ok(Lease::keep(seat, checkpoint, status.clone()))
+    Ok(Lease::hold(seat, checkpoint, status.clone()))
 }
 
 impl Lease {
-    fn keep(seat: Seat, checkpoint: Checkpoint, status: Status) -> Self {
+    fn hold(seat: Seat, checkpoint: Checkpoint, status: Status) -> Self {
         let saved = checkpoint.clone().into();
-        let notes = Notes { checkpoint, held: Instant::now(), last_letter: EventId::ZERO };
+        let state = LeaseState { checkpoint, held: Instant::now(), last_letter: EventId::ZERO };
         let shared = Arc::new(Shared {
-            notes: Lock::new(notes),
+            state: Lock::new(state),
             saved,
-            news: Notify::new(),
+            changed: Notify::new(),
             lost: CancellationToken::new(),
             retries: watch::Sender::new(Vec::new()),
             status,
         });
         let seat = Arc::new(seat);
-        let keeping = keep(Arc::clone(&seat), Arc::clone(&shared));
-        let keeping = tokio::spawn(vital("nothing keeps the lease any more", keeping));
+        let keeping = maintain(Arc::clone(&seat), Arc::clone(&shared));
+        let keeping = tokio::spawn(vital("the lease is no longer maintained", keeping));
         Self { seat, shared, keeping }
     }
 
-    /// Ends when the lease is lost.
+    /// Completes when the lease is lost.
     pub(super) async fn lost(&self) {
         self.shared.lost.cancelled().await;
     }
 
-    /// The connection that holds it.
+    /// The session that holds the lease.
     pub(super) fn seat(&self) -> &Seat {
         &self.seat
     }
 
-    /// How far the aggregator has been fed.
+    /// The current checkpoint, which may be newer than the one in the database.
     pub(super) fn checkpoint(&self) -> Checkpoint {
-        self.shared.notes().checkpoint.clone()
+        self.shared.state().checkpoint.clone()
     }
 
-    /// This event, or one behind it, was refused once.
+    /// Whether a dead letter exists for this event or a later one.
     pub(super) fn was_refused(&self, event: EventId) -> bool {
-        self.shared.notes().last_letter >= event
+        self.shared.state().last_letter >= event
     }
 
-    /// Makes sure that nobody else has it: a pump that was frozen does not know how long.
-    pub(super) async fn assure(&self) -> Result<(), LeaseError> {
-        if self.shared.notes().held.elapsed() < DEADLINE {
+    /// Makes sure that the lease is still held. A pump that was frozen may have lost it.
+    pub(super) async fn ensure_held(&self) -> Result<(), LeaseError> {
+        if self.shared.state().held.elapsed() < QUERY_TIMEOUT {
             return Ok(());
         }
-        beat(&self.seat, &self.shared).await
+        heartbeat(&self.seat, &self.shared).await
     }
 
-    /// Moves the checkpoint, in the database within a moment.
-    pub(super) fn note(&self, checkpoint: Checkpoint) {
-        self.shared.notes().checkpoint = checkpoint;
-        self.shared.news.notify_one();
+    /// Sets the checkpoint. It is written to the database in the background.
+    pub(super) fn set_checkpoint(&self, checkpoint: Checkpoint) {
+        self.shared.state().checkpoint = checkpoint;
+        self.shared.changed.notify_one();
     }
 
-    /// Moves the checkpoint in the database at once.
+    /// Writes the checkpoint to the database.
     pub(super) async fn save(&self) -> Result<(), LeaseError> {
         save(&self.seat, &self.shared).await
     }
 
-    /// Those events of the refused that shall be sent again.
+    /// The dead letters that must be sent again.
     pub(super) fn retries(&self) -> watch::Receiver<Vec<EventId>> {
         self.shared.retries.subscribe()
     }
 
-    /// Gives it up in good order.
+    /// Writes the checkpoint, and gives the lease up.
     pub(super) async fn release(self) {
         if let Err(error) = self.save().await {
-            warn!(error = %Chain(&error), "the last checkpoint is not noted");
+            warn!(error = %Chain(&error), "cannot write the last checkpoint");
         }
     }
 }
 
 impl Shared {
-    fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.notes.lock()
+    fn state(&self) -> MutexGuard<'_, LeaseState> {
+        self.state.lock()
     }
 }
 
-async fn keep(seat: Arc<Seat>, shared: Arc<Shared>) {
-    let Err(error) = keep_on(&seat, &shared).await;
+async fn maintain(seat: Arc<Seat>, shared: Arc<Shared>) {
+    let Err(error) = maintain_until_lost(&seat, &shared).await;
     warn!(error = %Chain(&error), "lost the lease");
     shared.lost.cancel();
 }
 
-async fn keep_on(seat: &Seat, shared: &Shared) -> Result<std::convert::Infallible, LeaseError> {
-    let mut next_beat = Instant::now();
+async fn maintain_until_lost(
+    seat: &Seat,
+    shared: &Shared,
+) -> Result<std::convert::Infallible, LeaseError> {
+    let mut next_heartbeat = Instant::now();
     loop {
-        if Instant::now() >= next_beat {
-            next_beat = Instant::now() + BEAT;
-            beat(seat, shared).await?;
+        if Instant::now() >= next_heartbeat {
+            next_heartbeat = Instant::now() + HEARTBEAT_INTERVAL;
+            heartbeat(seat, shared).await?;
         }
-        let until = next_beat.saturating_duration_since(Instant::now());
-        if timeout(until, shared.news.notified()).await.is_ok() {
+        let until = next_heartbeat.saturating_duration_since(Instant::now());
+        if timeout(until, shared.changed.notified()).await.is_ok() {
             save(seat, shared).await?;
-            sleep(NOTED_WITHIN).await;
+            sleep(SAVE_INTERVAL).await;
         }
     }
 }
 
-async fn beat(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
+async fn heartbeat(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
     let asked = Instant::now();
-    let position = shared.notes().checkpoint.cursor().head();
-    let beat = within("looking after the lease", seat.beat(position)).await?;
+    let position = shared.state().checkpoint.cursor().head();
+    let beat = with_timeout("sending the heartbeat of the lease", seat.beat(position)).await?;
     if !beat.held {
         return Err(LeaseError::TakenOver);
     }
-    let mut notes = shared.notes();
-    notes.held = asked;
-    notes.last_letter = beat.last_letter;
-    drop(notes);
+    let mut state = shared.state();
+    state.held = asked;
+    state.last_letter = beat.last_letter;
+    drop(state);
     shared.status.lag(position, beat.newest, beat.age);
     shared.status.dead_letters(beat.letters);
     shared.retries.send_if_modified(|known| {
-        let news = !beat.retries.is_empty();
+        let any = !beat.retries.is_empty();
         *known = beat.retries;
-        news
+        any
     });
     Ok(())
 }
 
 async fn save(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
     let mut saved = shared.saved.lock().await;
-    let checkpoint = shared.notes().checkpoint.clone();
+    let checkpoint = shared.state().checkpoint.clone();
     if checkpoint == *saved {
         return Ok(());
     }
-    if !within("moving the checkpoint", seat.save(&checkpoint)).await? {
+    if !with_timeout("writing the checkpoint", seat.save(&checkpoint)).await? {
         return Err(LeaseError::TakenOver);
     }
     *saved = checkpoint;
     Ok(())
 }
 
-pub(super) async fn within<T>(
+pub(super) async fn with_timeout<T>(
     doing: &'static str,
     query: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, LeaseError> {
-    match timeout(DEADLINE, query).await {
+    match timeout(QUERY_TIMEOUT, query).await {
         Ok(answer) => answer.map_err(|source| LeaseError::Query { doing, source }),
         Err(_) => Err(LeaseError::Silent { doing }),
     }

@@ -1,5 +1,5 @@
-//! What becomes of events that the aggregator refuses: each is found in its batch, tried again
-//! some times, and then set aside as a dead letter, or waited before until somebody decides.
+//! Handles events that the aggregator refuses. A refused event is found in its batch and tried again
+//! several times. Then it is stored as a dead letter, or the pump stops until an operator decides.
 
 use std::time::Duration;
 
@@ -19,21 +19,21 @@ use crate::{
     store::{history::HistoryError, pumps::Letter},
 };
 
-/// A stopped pump looks this often whether somebody has decided.
-const DECIDED: Duration = Duration::from_secs(1);
+/// How often a stopped pump checks whether an operator has decided.
+const DECISION_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What to do about a refusal.
+/// What to do after a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Post fewer events, or after a pause the same one.
-    Again,
-    /// Go on behind the event.
-    GoOn,
-    /// Stop before it.
+    /// Post fewer events, or the same event after a pause.
+    Retry,
+    /// Continue after the event.
+    Continue,
+    /// Stop before the event.
     Stop,
 }
 
-/// Why refused events could not be sent again.
+/// Why dead letters could not be sent again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResendError {
     #[error(transparent)]
@@ -44,75 +44,74 @@ pub(super) enum ResendError {
     History(#[from] HistoryError),
 }
 
-/// The refusals of one aggregator, while the lease is held.
+/// Tracks the refusals of one aggregator while the lease is held.
 pub(super) struct Refusals<'a> {
     settings: &'a Settings,
     status: &'a Status,
     lease: &'a Lease,
-    /// The event that was refused last, and how often.
+    /// The event that was refused last, and the number of its refusals.
     last: (EventId, u32),
-    /// As many events go into the next batch: fewer after a refusal, to find the one.
-    portion: usize,
+    /// The number of events in the next batch. It is halved after a refusal, to find the refused event.
+    max_events: usize,
 }
 
 impl<'a> Refusals<'a> {
     pub(super) fn new(settings: &'a Settings, status: &'a Status, lease: &'a Lease) -> Self {
-        let portion = settings.shape.size.events;
-        Self { settings, status, lease, last: (EventId::ZERO, 0), portion }
+        let max_events = settings.format.size.events;
+        Self { settings, status, lease, last: (EventId::ZERO, 0), max_events }
     }
 
-    /// As many events may be posted at once.
-    pub(super) fn portion(&self) -> usize {
-        self.portion
+    /// The number of events that may be posted at once.
+    pub(super) fn max_events(&self) -> usize {
+        self.max_events
     }
 
-    /// These were taken: what was refused of them before is forgotten.
-    pub(super) async fn taken(&mut self, portion: &Portion) -> Result<(), LeaseError> {
-        self.portion = self.portion.saturating_mul(2).min(self.settings.shape.size.events);
+    /// Notes that events were accepted, and deletes their dead letters.
+    pub(super) async fn accepted(&mut self, portion: &Portion) -> Result<(), LeaseError> {
+        self.max_events = self.max_events.saturating_mul(2).min(self.settings.format.size.events);
         if !self.lease.was_refused(portion.first) && self.last.0 != portion.first {
             return Ok(());
         }
         self.last = (EventId::ZERO, 0);
-        let forget = self.lease.seat().forget(portion.first, portion.last);
-        lease::within("forgetting a dead letter", forget).await
+        let delete = self.lease.seat().forget(portion.first, portion.last);
+        lease::with_timeout("deleting a dead letter", delete).await
     }
 
-    /// The aggregator finds fault with one of these, at least.
-    pub(super) async fn judge(
+    /// Decides what to do when the aggregator refuses at least one of these events.
+    pub(super) async fn handle(
         &mut self,
         portion: &Portion,
         refusal: &Refused,
     ) -> Result<Verdict, LeaseError> {
         self.status.refused();
         if portion.count > 1 {
-            // Somewhere in here: half of it at once, and half of that, until it is found.
-            self.portion = portion.count / 2;
-            return Ok(Verdict::Again);
+            // Halve the batch until the refused event is found.
+            self.max_events = portion.count / 2;
+            return Ok(Verdict::Retry);
         }
         let event = portion.first;
         if self.letter(event).await? == Some(Letter::Skipped) {
-            return Ok(Verdict::GoOn);
+            return Ok(Verdict::Continue);
         }
         self.last = if self.last.0 == event { (event, self.last.1 + 1) } else { (event, 1) };
         if self.last.1 < self.settings.refusals {
-            return Ok(Verdict::Again);
+            return Ok(Verdict::Retry);
         }
         self.last = (EventId::ZERO, 0);
         let (letter, verdict) = match self.settings.on_refusal {
-            OnRefusal::SetAside => (Letter::SetAside, Verdict::GoOn),
+            OnRefusal::SetAside => (Letter::SetAside, Verdict::Continue),
             OnRefusal::Stop => (Letter::Blocking, Verdict::Stop),
         };
         if !self.note(event, letter, &refusal.to_string()).await? {
             return Err(LeaseError::TakenOver);
         }
-        if verdict == Verdict::GoOn {
-            warn!(aggregator = %self.settings.name, %event, %refusal, "set aside");
+        if verdict == Verdict::Continue {
+            warn!(aggregator = %self.settings.name, %event, %refusal, "the event is refused and set aside as a dead letter");
         }
         Ok(verdict)
     }
 
-    /// Waits until somebody decides about the event that the aggregator refuses: whether the
-    /// pump shall go on behind it.
+    /// Waits until an operator decides about a refused event. Returns whether to continue after it.
     pub(super) async fn decision(
         &self,
         event: EventId,
@@ -122,15 +121,15 @@ impl<'a> Refusals<'a> {
         self.status.enter(State::Stopped);
         error!(
             aggregator = %name, %event, %refusal,
-            "stopped before this event: `event-piper pump retry` when the aggregator is mended, \
-             or `event-piper pump skip`, go on"
+            "the pump has stopped before a refused event. Run `event-piper pump retry` after the \
+             aggregator is fixed, or `event-piper pump skip` to continue without the event"
         );
         loop {
-            sleep(DECIDED).await;
+            sleep(DECISION_POLL_INTERVAL).await;
             match self.letter(event).await? {
                 Some(Letter::Blocking) => {}
                 Some(Letter::Skipped) => {
-                    info!(aggregator = %name, %event, "skipped");
+                    info!(aggregator = %name, %event, "an operator has skipped the event");
                     return Ok(true);
                 }
                 Some(Letter::Retry | Letter::SetAside) | None => return Ok(false),
@@ -138,7 +137,7 @@ impl<'a> Refusals<'a> {
         }
     }
 
-    /// Sends events again that were set aside. Those that the feed has yet to reach come with it.
+    /// Sends dead letters again. Events that the feed has not reached yet are left to the feed.
     pub(super) async fn resend(
         &self,
         events: Vec<EventId>,
@@ -148,22 +147,22 @@ impl<'a> Refusals<'a> {
         let position = self.lease.checkpoint().position.unwrap_or_default();
         for event in events.into_iter().filter(|event| *event <= position) {
             let Some(whole) = read.event(event).await? else {
-                self.give_back(event, "the event was pruned").await?;
+                self.keep_letter(event, "the event was pruned").await?;
                 continue;
             };
             let mut body = Vec::new();
-            self.settings.shape.fields.put(&mut body, &whole);
-            self.lease.assure().await?;
+            self.settings.format.fields.put(&mut body, &whole);
+            self.lease.ensure_held().await?;
             match sink.deliver(&event.to_string(), body.into(), Form::Event).await {
                 Ok(()) => {
-                    info!(aggregator = %self.settings.name, %event, "delivered after all");
+                    info!(aggregator = %self.settings.name, %event, "delivered a dead letter");
                     self.status.delivered(1, 0);
-                    let forget = self.lease.seat().forget(event, event);
-                    lease::within("forgetting a dead letter", forget).await?;
+                    let delete = self.lease.seat().forget(event, event);
+                    lease::with_timeout("deleting a dead letter", delete).await?;
                 }
                 Err(SinkError::Refused(refusal)) if refusal.is_about_events => {
                     self.status.refused();
-                    self.give_back(event, &refusal.to_string()).await?;
+                    self.keep_letter(event, &refusal.to_string()).await?;
                 }
                 Err(failure) => return Err(failure.into()),
             }
@@ -171,16 +170,17 @@ impl<'a> Refusals<'a> {
         Ok(())
     }
 
-    async fn give_back(&self, event: EventId, reason: &str) -> Result<(), LeaseError> {
-        warn!(aggregator = %self.settings.name, %event, reason, "stays set aside");
+    async fn keep_letter(&self, event: EventId, reason: &str) -> Result<(), LeaseError> {
+        warn!(aggregator = %self.settings.name, %event, reason, "the event remains a dead letter");
         self.note(event, Letter::SetAside, reason).await.map(drop)
     }
 
     async fn letter(&self, event: EventId) -> Result<Option<Letter>, LeaseError> {
-        lease::within("reading a dead letter", self.lease.seat().letter(event)).await
+        lease::with_timeout("reading a dead letter", self.lease.seat().letter(event)).await
     }
 
     async fn note(&self, event: EventId, letter: Letter, says: &str) -> Result<bool, LeaseError> {
-        lease::within("noting a dead letter", self.lease.seat().note(event, letter, says)).await
+        lease::with_timeout("storing a dead letter", self.lease.seat().note(event, letter, says))
+            .await
     }
 }

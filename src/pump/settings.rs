@@ -2,45 +2,45 @@
 
 use std::time::Duration;
 
-use super::{aggregator::Target, feed::Shape, resume::Start};
+use super::{aggregator::Target, feed::EventFormat, resume::Start};
 
-/// What to do with an event that the aggregator refuses again and again.
+/// What to do with an event that the aggregator refuses repeatedly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnRefusal {
-    /// Wait before it until somebody decides.
+    /// Stop before the event until an operator decides.
     #[default]
     Stop,
-    /// Note it as a dead letter, and go on behind it.
+    /// Store it as a dead letter, and continue with the next event.
     SetAside,
 }
 
-/// How a booted aggregator gets several events that wait for it.
+/// How an aggregator gets pending events after its bootstrap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CatchUp {
-    /// One by one, as every aggregator takes them.
+    /// One by one, which every aggregator supports.
     #[default]
     Events,
-    /// In batches, for an aggregator to which a batch is not the beginning of a bootstrap.
+    /// In batches, for an aggregator that does not take a batch for the start of a bootstrap.
     Batches,
 }
 
-/// What an operator can turn on one pump.
+/// The settings of one pump.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The name of lease and checkpoint.
+    /// The name of the lease and of the checkpoint.
     pub name: String,
-    /// The aggregator.
+    /// The address of the aggregator, and how to talk to it.
     pub target: Target,
-    /// Which events it gets, and how.
-    pub shape: Shape,
-    /// Where it begins, when neither side knows.
+    /// Which events it gets, and in which form.
+    pub format: EventFormat,
+    /// Where to start if neither the aggregator nor the checkpoint tells.
     pub start: Start,
-    /// The longest pause between attempts.
+    /// The longest pause between two attempts.
     pub longest_pause: Duration,
-    /// So many refusals of one event, and it counts as refused.
+    /// How often the aggregator must refuse an event before [`on_refusal`](Self::on_refusal) applies.
     pub refusals: u32,
-    /// What happens then.
+    /// What to do with a refused event.
     pub on_refusal: OnRefusal,
-    /// How it catches up.
+    /// How pending events are delivered after the bootstrap.
     pub catch_up: CatchUp,
 }

@@ -1,27 +1,27 @@
-//! Signed requests, as Standard Webhooks has them: an aggregator can tell that a request comes
-//! from its pump, unchanged, and just now.
+//! Signs requests by the Standard Webhooks specification, so that an aggregator can verify the sender,
+//! the content and the time of a request.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::hmac;
 use secrecy::{ExposeSecret, SecretSlice};
 
-/// What requests are signed with.
+/// The key that signs requests.
 #[derive(Clone, Debug)]
 pub struct SigningKey(SecretSlice<u8>);
 
 const PREFIX: &str = "whsec_";
-/// What the scheme asks for.
-const LENGTHS: std::ops::RangeInclusive<usize> = 24..=64;
+/// The key lengths that the specification allows.
+const KEY_LENGTHS_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 impl SigningKey {
     /// Reads `whsec_` and a Base64 text of 24 to 64 bytes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let key = STANDARD.decode(text.trim().strip_prefix(PREFIX)?).ok()?;
-        LENGTHS.contains(&key.len()).then(|| Self(key.into()))
+        KEY_LENGTHS_BYTES.contains(&key.len()).then(|| Self(key.into()))
     }
 
-    /// The value of `webhook-signature`.
+    /// The value of the header `webhook-signature`. The timestamp is a Unix time in seconds.
     #[must_use]
     pub fn sign(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret());
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_specifications_example_is_signed_as_it_says() {
+    fn signs_the_example_of_the_specification() {
         let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let signed =
             key.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_none_is_refused() {
+    fn rejects_invalid_keys() {
         for wrong in ["MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_?", "whsec_dG9vIHNob3J0"] {
             assert!(SigningKey::parse(wrong).is_none(), "{wrong}");
         }

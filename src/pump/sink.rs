@@ -51,7 +51,7 @@ pub enum Latest {
     /// The sink has no event: it wants to be bootstrapped.
     Nothing,
     /// The sink needs no bootstrap, and does not say more.
-    Unsaid,
+    Unknown,
     /// This one; or another JSON value, which says nothing.
     Event(Value),
 }
@@ -73,10 +73,10 @@ pub enum SinkError {
 
 /// The answer of a sink that refuses.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{says}")]
+#[error("{message}")]
 pub struct Refused {
     /// What was refused and why, in a sentence.
-    pub says: String,
+    pub message: String,
     /// Whether the sink refuses these events. Otherwise any other event would be refused as well.
     pub is_about_events: bool,
     /// When the sink wants to be tried again, if it says that.

@@ -1,4 +1,4 @@
-//! What a pump says of itself: its state in words, and its numbers.
+//! The state and the metrics of a pump.
 
 use std::sync::Arc;
 
@@ -13,27 +13,27 @@ use crate::{
     progress,
 };
 
-/// What a pump is doing.
+/// The state of a pump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nothing yet.
+    /// The pump has not tried to acquire the lease yet.
     Starting,
-    /// Another pump is at it; this one is ready to take over.
+    /// Another pump holds the lease. This one waits to take over.
     Standby,
-    /// It asks the aggregator where it is.
+    /// The pump asks the aggregator for its latest event.
     Asking,
-    /// It gives the aggregator all of history, in batches.
+    /// The pump delivers the history in batches.
     Bootstrapping,
-    /// It gives the aggregator each event as it comes.
+    /// The pump delivers new events.
     Live,
-    /// The last attempt failed; it waits for the next one.
+    /// The last attempt failed, and the pump waits before the next one.
     BackingOff,
-    /// The aggregator refuses an event, or the log is another one: somebody has to decide.
+    /// The aggregator refuses an event, or the log is another one. An operator must decide.
     Stopped,
 }
 
 impl State {
-    /// Its name.
+    /// The name of the state in metrics and in `/readyz`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl State {
     }
 }
 
-/// Where one pump reports.
+/// Reports the state of one pump to metrics and progress bars.
 #[derive(Clone, Debug)]
 pub struct Status {
     of: Of,
@@ -57,7 +57,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Of the pump for this aggregator.
+    /// The status of the pump for this aggregator.
     #[must_use]
     pub fn new(name: &str, metrics: Arc<Metrics>) -> Self {
         let of = Of { aggregator: name.to_owned() };
@@ -70,7 +70,7 @@ impl Status {
         &self.metrics.pumps
     }
 
-    /// On a terminal that it shares with these bars.
+    /// Shows progress among these bars, which share the terminal.
     #[must_use]
     pub fn beside(self, bars: &MultiProgress) -> Self {
         Self { bars: bars.clone(), ..self }
@@ -105,13 +105,13 @@ impl Status {
         self.pumps().dead_letters.get_or_create(&self.of).set(count);
     }
 
-    /// Another pump may be at it: what was true is no longer.
+    /// The lease is lost. Another pump may deliver now, so the metrics of the position are removed.
     pub(super) fn lost(&self) {
         self.enter(State::Starting);
         self.pumps().forget(&self.of);
     }
 
-    /// How far it has got, and how old the first event is that waits.
+    /// Reports the position, and the age in seconds of the first event that waits.
     pub(super) fn lag(&self, position: EventId, newest: EventId, age: f64) {
         let behind = newest.get().saturating_sub(position.get()).max(0);
         self.pumps().position.get_or_create(&self.of).set(position.get());

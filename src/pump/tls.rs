@@ -1,4 +1,4 @@
-//! Whom an aggregator's certificate is believed, and the certificate that a pump shows itself.
+//! TLS to an aggregator: which certificates are trusted, and the pump's own certificate.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,19 +15,19 @@ use rustls::{
 
 use crate::tls;
 
-/// PEM files.
+/// The PEM files with certificates and keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files {
-    /// Who vouches for the aggregator, in place of those that the operating system trusts.
+    /// The trusted root certificates. `None`: those of the operating system.
     pub roots: Option<PathBuf>,
-    /// The certificate, with those that vouch for it, and its key, that the pump shows.
+    /// The certificate chain of the pump, and its key.
     pub own: Option<(PathBuf, PathBuf)>,
 }
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file is not there, or is no PEM file of the kind.
+    /// The file cannot be read, or is not a PEM file of the expected kind.
     #[error("reading {}", path.display())]
     Unreadable {
         /// The file.
@@ -35,15 +35,15 @@ pub enum TlsError {
         /// What is wrong with it.
         source: pem::Error,
     },
-    /// Nothing to verify an aggregator against.
+    /// There is no root certificate, so that no aggregator could be verified.
     #[error("there is no usable root certificate")]
     NoRoots,
-    /// The certificate and the key do not go together.
+    /// The certificate and the key do not match.
     #[error("using the certificate and its key")]
     Unusable(#[from] rustls::Error),
 }
 
-/// How connections are encrypted.
+/// Builds the TLS configuration.
 pub fn config(files: &Files) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = tls::client().with_root_certificates(roots(files.roots.as_deref())?);
     let config = match &files.own {

@@ -17,7 +17,7 @@ use event_piper::{
     pump::{
         CatchUp, OnRefusal, Pump, Settings,
         aggregator::Target,
-        feed::{BatchSize, Filter, Shape},
+        feed::{BatchSize, EventFormat, Filter},
         fields::Fields,
         resume::Start,
         status::Status,
@@ -106,7 +106,7 @@ fn settings(address: &str) -> Settings {
             key: None,
             timeout: Duration::from_secs(5),
         },
-        shape: Shape { filter: Filter::default(), fields: Fields::default(), size },
+        format: EventFormat { filter: Filter::default(), fields: Fields::default(), size },
         start: Start::Beginning,
         longest_pause: Duration::from_millis(200),
         refusals: 3,

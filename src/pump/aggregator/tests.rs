@@ -1,4 +1,4 @@
-//! An aggregator on a socket of the test's own.
+//! The client against servers that send fixed responses.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +20,7 @@ fn target(host: &str, port: u16) -> Target {
     }
 }
 
-/// An aggregator that gives these answers on its one connection, and ends that then, or not.
+/// An aggregator that sends these responses on its one connection, and then closes it if `ends`.
 async fn that_answers(answers: &'static [&'static str], ends: bool) -> Aggregator {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -45,39 +45,39 @@ async fn that_answers(answers: &'static [&'static str], ends: bool) -> Aggregato
 }
 
 #[tokio::test]
-async fn half_an_answer_says_nothing_of_what_it_has() {
+async fn an_incomplete_response_is_an_error() {
     const HALF: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"id\": 7";
     let mut aggregator = that_answers(&[HALF], true).await;
     let failure = aggregator.latest().await.unwrap_err();
-    assert!(failure.to_string().contains("cannot be read to its end"), "{failure}");
+    assert!(failure.to_string().contains("cannot read the response"), "{failure}");
 }
 
 #[tokio::test]
-async fn the_status_confirms_a_post_whatever_is_missing_behind_it() {
+async fn the_status_alone_confirms_a_post() {
     const EMPTY: &str = "HTTP/1.1 204 No Content\r\n\r\n";
     const ENDLESS: &str = "HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\nhalf";
     let mut aggregator = that_answers(&[EMPTY, ENDLESS], false).await;
-    assert!(matches!(aggregator.latest().await, Ok(Latest::Unsaid)));
+    assert!(matches!(aggregator.latest().await, Ok(Latest::Unknown)));
     aggregator.deliver("1", Bytes::from_static(b"[]"), Form::Batch).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_address_of_ipv6_is_written_in_brackets_and_reached_without() {
-    // Not every machine has one.
+async fn connects_to_an_ipv6_address_in_brackets() {
+    // Not every machine has IPv6.
     let Ok(listener) = TcpListener::bind("[::1]:0").await else { return };
     let port = listener.local_addr().unwrap().port();
     target("[::1]", port).connect().await.unwrap();
 }
 
 #[test]
-fn the_port_is_named_where_it_is_not_the_schemes_own() {
+fn the_default_port_is_left_out() {
     assert_eq!(target("h", 80).authority(), "h");
     assert_eq!(target("h", 443).authority(), "h:443");
     assert_eq!(target("[::1]", 8080).authority(), "[::1]:8080");
 }
 
 #[test]
-fn a_connection_is_kept_as_its_version_of_http_has_it() {
+fn keep_alive_depends_on_the_http_version() {
     for (version, says, kept) in [
         (Version::HTTP_11, "", true),
         (Version::HTTP_11, "Close", false),

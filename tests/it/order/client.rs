@@ -315,8 +315,10 @@ impl Client {
         }
         self.notified = false;
         let state = connection.hub.state();
-        let mut received =
-            Received { weight: Chunk::<Received>::MAX_BYTES.div_ceil(patience), ..Received::default() };
+        let mut received = Received {
+            weight: Chunk::<Received>::MAX_BYTES.div_ceil(patience),
+            ..Received::default()
+        };
         let mut chunk = Chunk::new(self.filter.as_ref(), &mut received);
         let live = connection.follower.live(&state.recent, |entry, cursor| {
             chunk.add(entry.frame.kind(), |out| out.shared(&entry.frame, cursor))

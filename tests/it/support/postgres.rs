@@ -18,7 +18,7 @@ use std::{
 };
 
 use event_piper::{
-    embedded::{os_user::OsUser, binaries::Binaries},
+    embedded::{binaries::Binaries, os_user::OsUser},
     store::{migrate::migrate, server::Server},
 };
 use tokio::sync::OnceCell;
