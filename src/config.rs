@@ -1,8 +1,8 @@
-//! Settings: from flags, the environment and a file, parsed as a whole before anything starts.
+//! The settings, from flags, the environment and a file. They are parsed before anything starts.
 //!
-//! [`settings`] has a constant for each, [`sources`] finds what was given for it, [`value`] says what
-//! a value must look like, and this module puts together what the rest of the program takes.
-//! Whatever is wrong is reported at once.
+//! [`settings`] has one constant per setting, [`sources`] reads the given values, and [`value`] parses
+//! them. This module builds the settings of the other modules from them. All errors are reported
+//! together.
 
 mod access;
 mod aggregator;
@@ -31,52 +31,52 @@ use crate::{
     telemetry, write,
 };
 
-/// Everything that an operator can turn, checked.
+/// All settings, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the log is.
+    /// The database with the log.
     pub database: Database,
-    /// Where HTTP is served.
+    /// The address of the HTTP server.
     pub listen: http::ListenAddress,
-    /// The certificate and the key for clients, where they are to speak TLS.
+    /// The certificate and key of the HTTP server. `None`: no TLS.
     pub tls: Option<http::tls::Files>,
-    /// Whether `serve` brings the schema up to date first.
+    /// Whether `serve` migrates the schema at the start.
     pub migrate: bool,
-    /// The engine's.
+    /// The settings of the gateway.
     pub gateway: gateway::Settings,
-    /// Who may do what.
+    /// The settings of authentication and authorization.
     pub access: crate::access::Settings,
-    /// The HTTP side's.
+    /// The settings of the HTTP server.
     pub http: http::Settings,
-    /// The logs'.
+    /// The settings of the program's log.
     pub telemetry: telemetry::Settings,
-    /// The pumps', one for each aggregator.
+    /// The settings of the pumps, one for each aggregator.
     pub aggregators: Vec<pump::Settings>,
-    /// What was given and has no effect, a sentence each, for the log.
+    /// Warnings about settings that were given and have no effect, one sentence each.
     pub unused: Vec<String>,
 }
 
-/// Where the log is.
+/// The database with the log.
 #[derive(Clone, Debug)]
 pub enum Database {
-    /// In a PostgreSQL that we bring along.
+    /// The embedded PostgreSQL.
     Embedded(embedded::Settings),
-    /// On a server that somebody else runs.
+    /// A PostgreSQL server that is run separately.
     Url {
-        /// How to connect to it.
+        /// The server to connect to.
         server: Box<Server>,
-        /// The same, for programs that we start.
+        /// The same as a URL, for programs that this one starts.
         url: SecretString,
     },
 }
 
 impl Config {
-    /// Reads the settings of this process.
+    /// Loads the settings of this process.
     pub fn load(flags: Flags) -> Result<Self, WrongSettings> {
         Self::from_sources(Sources::new(flags, &Environment::of_process()))
     }
 
-    /// Reads them for pumps: for the one that these flags name, else for those of the file.
+    /// Loads the settings for pumps: for the aggregator in these flags, or for those in the file.
     pub fn load_for_pumps(
         flags: Flags,
         aggregator: AggregatorFlags,
@@ -168,8 +168,8 @@ impl Config {
     }
 }
 
-/// Complains of variables of the environment that bear our prefix and that nothing reads. For
-/// commands that take no settings: the others do so when they load them.
+/// Reports environment variables that begin with `EVENT_PIPER_` and are unknown, for commands without
+/// settings. Other commands report them when they load their settings.
 pub fn check_environment() -> Result<(), WrongSettings> {
     Sources::new(Flags::default(), &Environment::of_process()).only_environment()
 }
@@ -189,7 +189,7 @@ fn aggregators(tables: Vec<(String, toml::Table)>, from: &mut Values) -> Vec<pum
     parsed
 }
 
-/// What is given beside `--writing off` must be right all the same.
+/// The settings of the writer. With `--writing off`, the others are checked as well.
 fn writer(from: &mut Values) -> Option<write::Settings> {
     let settings = write::Settings {
         connections: from.setting(&settings::WRITE_CONNECTIONS),
@@ -239,7 +239,7 @@ fn tls(from: &mut Values, listen: &http::ListenAddress) -> Option<http::tls::Fil
 }
 
 impl Database {
-    /// The URL of the server, with its password; none for the embedded one while it is down.
+    /// The URL with its password. `None` for the embedded PostgreSQL while it is not running.
     #[must_use]
     pub fn url(&self) -> Option<SecretString> {
         match self {

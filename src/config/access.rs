@@ -1,4 +1,4 @@
-//! The settings of who may do what, put together.
+//! Builds the settings of access control.
 
 pub(super) mod issuer;
 pub(super) mod value;
@@ -15,7 +15,7 @@ use crate::{
     http::ListenAddress,
 };
 
-/// Everything about who may do what, at a gateway that listens there.
+/// Builds the settings of access control for a gateway at this address.
 pub(super) fn settings(from: &mut Values, listen: &ListenAddress, origins: &[String]) -> Settings {
     let given = from.optional(&settings::AUTH);
     let modes = modes_at(listen, given, from);
@@ -40,7 +40,8 @@ pub(super) fn settings(from: &mut Values, listen: &ListenAddress, origins: &[Str
     }
 }
 
-/// Open is for this machine; anything wider is somebody's explicit choice.
+/// The accepted kinds of credentials. The open mode is only for loopback addresses and Unix sockets,
+/// unless it is chosen explicitly for all.
 fn modes_at(listen: &ListenAddress, given: Option<Chosen>, from: &mut Values) -> Modes {
     match given {
         Some(chosen) if chosen == OPEN && !listen.is_local() => from.wrong(format!(
@@ -99,7 +100,7 @@ fn one(from: &mut Values) -> Option<Written> {
     let jwks_url = from.optional(&settings::JWT_JWKS_URL);
     let key_file = from.optional(&settings::JWT_KEY_FILE);
     let secret = from.optional(&settings::JWT_SECRET);
-    // What is given without the issuer is complained of where the settings are looked at together.
+    // `belonging` reports settings that are given without --jwt-issuer.
     Some(Written {
         issuer: issuer?,
         audience: audience.unwrap_or_default(),
@@ -112,6 +113,7 @@ fn one(from: &mut Values) -> Option<Written> {
     })
 }
 
+/// The places for error messages, with a colon.
 fn places(from: &Values) -> Places {
     let place = |key| from.place_of(key).map(|it| format!("{it}: ")).unwrap_or_default();
     Places {

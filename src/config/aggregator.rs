@@ -22,14 +22,14 @@ use crate::{
     store::error::Chain,
 };
 
-/// What flags give, and the environment where those say nothing; none when they name no aggregator.
+/// The values from flags and, where they are not given, from the environment. `None` if there are none.
 pub(super) fn of_flags(flags: AggregatorFlags, environment: &Environment) -> Option<Values> {
     let mut source = sources::of_environment(settings::ALL, environment);
     source.extend(sources::of_flags(flags.0));
     if source.is_empty() { None } else { Some(values(source)) }
 }
 
-/// What a table of the file gives.
+/// The values from a table of the file.
 pub(super) fn of_table(path: &str, table: toml::Table, wrong: &mut Vec<String>) -> Values {
     let mut source = Source::new();
     for (name, value) in table {
@@ -49,7 +49,7 @@ pub(super) fn of_table(path: &str, table: toml::Table, wrong: &mut Vec<String>) 
     values(source)
 }
 
-/// An empty value is none.
+/// Collects values. An empty one counts as not given.
 fn values(mut source: Source) -> Values {
     source.retain(|_, given| !given.value.is_empty());
     let mut values = Values::new(settings::ALL);
@@ -57,7 +57,7 @@ fn values(mut source: Source) -> Values {
     values
 }
 
-/// All of it, checked; what is wrong is noted.
+/// Builds the settings of a pump. Errors are added to `wrong`.
 pub(super) fn settings(mut from: Values, wrong: &mut Vec<String>) -> Option<Settings> {
     let target = target(&mut from);
     let format = format(&mut from);
@@ -98,7 +98,7 @@ fn format(from: &mut Values) -> EventFormat {
     }
 }
 
-/// The aggregator's URL, which is its name where it has no other, and what is known of it.
+/// The URL of the aggregator, which is its default name, and how to connect to it.
 fn target(from: &mut Values) -> Option<(String, Target)> {
     let timeout = from.setting(&settings::TIMEOUT);
     let batch_path = from.setting(&settings::BATCH_PATH);
@@ -126,8 +126,9 @@ fn is_key(files: &tls::Files, path: &Path) -> bool {
     files.own.as_ref().is_some_and(|(_, key)| key == path)
 }
 
-/// Read for HTTPS only; what was given wrong is wrong all the same.
-#[expect(clippy::option_option, reason = "wrong, or not asked for")]
+/// The TLS configuration. `None` after an error, `Some(None)` if none is needed. Files are read for HTTPS
+/// or if they are given.
+#[expect(clippy::option_option, reason = "an error, or not needed")]
 fn tls(from: &mut Values) -> Option<Option<Arc<rustls::ClientConfig>>> {
     let keys = [&settings::CA_FILE.key, &settings::CERTIFICATE_FILE.key, &settings::KEY_FILE.key];
     let [ca, own_place, key_place] = keys.map(|key| from.place_of(key).map(ToOwned::to_owned));
@@ -163,7 +164,7 @@ fn tls(from: &mut Values) -> Option<Option<Arc<rustls::ClientConfig>>> {
     }
 }
 
-/// A value of the file as it would be written in a flag; the table `fields` as pairs, a line each.
+/// A value from the file, in the form of a flag's value. The table `fields` becomes lines of pairs.
 fn written(value: toml::Value) -> Option<String> {
     let toml::Value::Table(table) = value else { return plain(value) };
     let pairs =

@@ -1,9 +1,9 @@
-//! Settings that mean something only together with another one. What decides who may do what is
-//! refused where it would be ignored; of the rest the log says that it has no effect.
+//! Settings that have an effect only together with another one. Without it, settings of access control
+//! are errors, and others lead to a warning in the log.
 
 use super::{access::value as access, setting::Key, settings, value, values::Values};
 
-/// Settings of `--auth jwt`.
+/// Settings that need `--auth jwt`.
 const OF_JWT: [&Key; 11] = [
     &settings::JWT_ISSUER.key,
     &settings::JWT_AUDIENCE.key,
@@ -17,7 +17,7 @@ const OF_JWT: [&Key; 11] = [
     &settings::JWT_LEEWAY.key,
     &settings::JWT_REFRESH.key,
 ];
-/// Of these, those that describe the one issuer that `--jwt-issuer` names.
+/// Those of them that describe the issuer of `--jwt-issuer`.
 const OF_ONE_ISSUER: [&Key; 5] = [
     &settings::JWT_AUDIENCE.key,
     &settings::JWT_ALGORITHMS.key,
@@ -34,9 +34,9 @@ const OF_WRITING: [&Key; 4] = [
 const OF_EMBEDDED: [&Key; 3] =
     [&settings::DATA_DIR.key, &settings::POSTGRES_BIN.key, &settings::POSTGRES_PORT.key];
 
-/// Looks at what was given before it is taken apart.
+/// Checks the given values before they are parsed.
 pub(super) fn check(from: &mut Values) {
-    // An --auth that cannot be read is complained of elsewhere, once.
+    // An invalid --auth is reported when it is parsed.
     if let Ok(modes) = from.peek(&settings::AUTH.key).map_or(Ok(access::OPEN), access::modes) {
         let modes = modes.modes;
         for key in OF_JWT {
@@ -72,7 +72,7 @@ pub(super) fn check(from: &mut Values) {
 fn refuse_unless(chosen: bool, from: &mut Values, key: &Key, needs: &str) {
     if !chosen && let Some(place) = from.place_of(key) {
         let complaint = format!("{place}: requires {needs}, which is not set");
-        // Not twice: an issuer's keys without the mode and without the issuer.
+        // One error is enough for the keys of an issuer without the mode and without the issuer.
         if !from.wrong.iter().any(|known| known.starts_with(&format!("{place}: requires"))) {
             from.wrong(complaint);
         }

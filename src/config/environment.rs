@@ -1,4 +1,4 @@
-//! The environment variables that may be meant for us.
+//! The environment variables of this program.
 
 use std::{collections::BTreeMap, env};
 
@@ -6,10 +6,10 @@ use super::commands;
 use crate::nearest::did_you_mean;
 
 const PREFIX: &str = "EVENT_PIPER_";
-/// What the tests of this repository read.
-const OF_TESTS: &str = "EVENT_PIPER_TEST_";
+/// The prefix of variables for the tests of this repository.
+const TEST_PREFIX: &str = "EVENT_PIPER_TEST_";
 
-/// Variables by name, and what is wrong with them as such.
+/// Variables by name, and errors in them.
 #[derive(Default)]
 pub(super) struct Environment {
     variables: BTreeMap<String, String>,
@@ -17,7 +17,7 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// That of this process.
+    /// The environment of this process.
     pub(super) fn of_process() -> Self {
         let mut environment = Self::default();
         for (name, value) in env::vars_os() {
@@ -36,17 +36,17 @@ impl Environment {
         Self { variables: variables.iter().map(owned).collect(), wrong: Vec::new() }
     }
 
-    /// The value of a variable. An empty one is how many tools say that there is none.
+    /// The value of a variable. An empty one counts as not set, since many tools pass empty variables.
     pub(super) fn get(&self, name: &str) -> Option<String> {
         self.variables.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
-    /// A complaint about each variable that is not one of these, although it bears our prefix.
+    /// An error for each variable that begins with the prefix and is not known.
     pub(super) fn complaints(&self, known: &[&str]) -> Vec<String> {
         let known = || known.iter().copied().chain(commands::ALL);
         let unknown = self.variables.keys().filter(|name| {
             name.starts_with(PREFIX)
-                && !name.starts_with(OF_TESTS)
+                && !name.starts_with(TEST_PREFIX)
                 && !is_of_kubernetes(name)
                 && known().all(|known| known != *name)
         });
@@ -60,8 +60,8 @@ fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX) || name.starts_with("DATABASE_URL")
 }
 
-/// Kubernetes tells every container about the services of its namespace: where one is called
-/// `event-piper`, by variables that bear our prefix.
+/// Whether Kubernetes sets a variable. It describes the services of the namespace to every container, and
+/// a service that is called `event-piper` leads to variables with our prefix.
 fn is_of_kubernetes(name: &str) -> bool {
     let port = |it: &str| it.is_empty() || it.starts_with(|c: char| c == '_' || c.is_ascii_digit());
     name.ends_with("_SERVICE_HOST")
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_misspelt_is_named_and_what_others_set_is_not() {
+    fn reports_misspelt_variables_but_not_those_of_kubernetes() {
         let environment = Environment::of(&[
             ("EVENT_PIPER_HEARBEAT", "1s"),
             ("EVENT_PIPER_HEARTBEAT", "1s"),

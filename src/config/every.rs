@@ -1,5 +1,5 @@
-//! Every setting, by flag, by variable and by file: an unusual value arrives in what is built from
-//! it, and a wrong one is named.
+//! Sets every setting by flag, by variable and by file. An unusual value must arrive in the configuration,
+//! and an invalid value must be reported with its place.
 
 use std::{fmt::Write, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::access::jwks::Source;
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const ISSUER: [(&str, &str); 3] = [("auth", "jwt"), ("jwt-issuer", "i"), ("jwt-audience", "a")];
 const TLS: [(&str, &str); 2] = [("tls-cert", "/c.pem"), ("tls-key", "/k.pem")];
-/// Files that the test makes.
+/// Placeholders for files that the test creates.
 const ISSUERS_FILE: &str = "<issuers>";
 const SECRET_FILE: &str = "<secret>";
 const URL_FILE: &str = "<url>";
@@ -24,9 +24,9 @@ struct Case {
     key: &'static Key,
     unusual: &'static str,
     arrived: Arrived,
-    /// A value that is refused; none where everything is taken.
+    /// A value that is rejected. `None`: every value is accepted.
     wrong: Option<&'static str>,
-    /// What must be given beside it.
+    /// Other settings that must be given with it.
     beside: Vec<(&'static str, &'static str)>,
 }
 
@@ -143,7 +143,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Where a value is given.
+/// The source of a value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum By {
     Flag,
@@ -155,13 +155,13 @@ fn variable(name: &str) -> &'static str {
     settings::ALL.iter().find(|key| key.name == name).expect("a setting").variable
 }
 
-/// Loads what the command line, the environment and the file of a process would give.
+/// Loads the settings from a command line, an environment or a file.
 fn load(by: By, given: &[(&str, &str)]) -> Result<Config, WrongSettings> {
     let (mut args, mut env) = (vec!["event-piper".to_owned()], Vec::new());
     let mut text = String::new();
     for (name, value) in given {
         match by {
-            // The one setting that takes no value.
+            // The only setting whose flag takes no value.
             By::Flag if *name == "migrate" && *value == "false" => args.push("--no-migrate".into()),
             By::Flag => args.push(format!("--{name}={value}")),
             By::Variable => env.push((variable(name), *value)),
@@ -179,7 +179,7 @@ fn load(by: By, given: &[(&str, &str)]) -> Result<Config, WrongSettings> {
 }
 
 #[test]
-fn every_setting_arrives_however_it_is_given() {
+fn every_setting_arrives_from_every_source() {
     let issuers = File::new(
         "[[issuer]]\nissuer = 'of-a-file'\naudience = ['x']\njwks-url = 'https://b.test/jwks'\n",
     );
@@ -204,7 +204,7 @@ fn every_setting_arrives_however_it_is_given() {
                 let usual = load(by, &[]).unwrap();
                 assert!(!would_arrive(arrived, &usual), "{name} arrives without being given");
             }
-            // No flag takes a value that it does not know.
+            // The switch has no invalid value as a flag.
             let Some(wrong) = wrong.filter(|_| by != By::Flag || name != "migrate") else {
                 continue;
             };
@@ -218,17 +218,17 @@ fn every_setting_arrives_however_it_is_given() {
         }
     }
     let every: Vec<_> = settings::ALL.iter().map(|key| key.name).collect();
-    assert_eq!(walked, every, "every setting is walked over");
+    assert_eq!(walked, every, "every setting has a case");
 }
 
-/// Whether a check holds of the defaults, too, and so proves nothing.
+/// Whether a check also passes with the defaults, and so proves nothing.
 fn would_arrive(arrived: Arrived, usual: &Config) -> bool {
     let arrived = std::panic::AssertUnwindSafe(|| arrived(usual));
     std::panic::catch_unwind(arrived).unwrap_or(false)
 }
 
 #[test]
-fn the_switch_is_the_last_that_was_said() {
+fn the_last_flag_of_a_switch_counts() {
     let migrate = |args: &[&str]| {
         let command = Flags::augment_args(clap::Command::new("event-piper"));
         let args = [&["event-piper"], args].concat();
@@ -237,7 +237,7 @@ fn the_switch_is_the_last_that_was_said() {
         Config::from_sources(Sources::new(flags, &environment)).unwrap().migrate
     };
     assert!(!migrate(&[]));
-    assert!(migrate(&["--migrate"]), "a flag beats the environment");
+    assert!(migrate(&["--migrate"]), "a flag takes precedence over the environment");
     assert!(!migrate(&["--migrate", "--no-migrate"]));
     assert!(migrate(&["--no-migrate", "--migrate"]));
 }

@@ -1,4 +1,4 @@
-//! The flags of settings, made from their constants.
+//! The flags of settings, built from their constants.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,12 @@ use clap::{Arg, ArgAction, ArgMatches, Command, error::Error as ClapError};
 
 use super::{aggregator::settings::ALL as OF_AGGREGATORS, setting::Key, settings};
 
-/// What was given on the command line, by name, not looked at yet. No `Debug`: there are secrets.
+/// The values from the command line by the names of settings, not parsed yet. No `Debug`, since they
+/// may be secrets.
 #[derive(Clone, Default)]
 pub struct Flags(pub(super) BTreeMap<&'static str, String>);
 
-/// The same for one aggregator.
+/// The same for the settings of one aggregator.
 #[derive(Clone, Default)]
 pub struct AggregatorFlags(pub(super) BTreeMap<&'static str, String>);
 
@@ -57,7 +58,7 @@ impl clap::FromArgMatches for AggregatorFlags {
     }
 }
 
-/// The flag of a setting; for a switch, also the one that says no.
+/// The flag of a setting; for a switch, also the flag for `false`.
 fn flags(key: &'static Key) -> Vec<Arg> {
     let Key { name, value, variable, help, default, .. } = *key;
     let Some((no, no_help)) = key.negation else {

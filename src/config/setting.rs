@@ -1,43 +1,43 @@
-//! What a setting is: one constant, from which its flag, its variable and its key in the file are
-//! made, and by which its value is asked for.
+//! The definition of a setting: one constant gives its flag, its environment variable, its key in the
+//! file, and its parser. The value of a setting is looked up by its constant.
 
 use super::value::Expected;
 
-/// The text of a value as what it means, or what would have been right.
+/// Parses a value. The error says what was expected.
 pub(super) type Parse<T> = fn(&str) -> Result<T, Expected>;
 
-/// What all settings have, whatever their values are.
+/// The part of a setting that does not depend on the type of its value.
 #[derive(Debug)]
 pub(super) struct Key {
     /// The flag without its dashes, and the key in the file.
     pub(super) name: &'static str,
     /// The environment variable.
     pub(super) variable: &'static str,
-    /// What `--help` calls the value.
+    /// The name of the value in `--help`.
     pub(super) value: &'static str,
     pub(super) default: Option<&'static str>,
     pub(super) help: &'static str,
-    /// Whether no complaint may show the value.
+    /// Whether error messages must not contain the value.
     pub(super) hidden: bool,
-    /// The setting that names a file with the value, if there is one.
+    /// The setting for a file that contains the value, if there is one.
     pub(super) file: Option<&'static Self>,
-    /// The flag that says no, and its help, of a setting that takes no value as a flag.
+    /// For a switch, whose flag takes no value: the flag for `false`, and its help.
     pub(super) negation: Option<(&'static str, &'static str)>,
 }
 
-/// A setting that has a default.
+/// A setting with a default.
 pub(super) struct Setting<T: 'static> {
     pub(super) key: Key,
     pub(super) parse: Parse<T>,
 }
 
-/// A setting that need not be given.
+/// A setting without a default.
 pub(super) struct Optional<T: 'static> {
     pub(super) key: Key,
     pub(super) parse: Parse<T>,
 }
 
-/// The name of a file that holds the value of another setting, which is what is asked for.
+/// The path of a file that contains the value of another setting. Only the other setting is looked up.
 pub(super) struct SecretFile {
     pub(super) key: Key,
 }
@@ -81,7 +81,7 @@ const fn key(
 }
 
 impl<T> Setting<T> {
-    /// Makes the flag a switch that takes no value, with another flag for `false`.
+    /// Makes the flag a switch without a value, with another flag for `false`.
     pub(super) const fn or_not(mut self, flag: &'static str, help: &'static str) -> Self {
         self.key.negation = Some((flag, help));
         self
@@ -89,25 +89,25 @@ impl<T> Setting<T> {
 }
 
 impl<T> Optional<T> {
-    /// Keeps the value out of complaints.
+    /// Keeps the value out of error messages.
     pub(super) const fn hidden(mut self) -> Self {
         self.key.hidden = true;
         self
     }
 
-    /// Keeps the value out of complaints, and lets it be given in a file.
+    /// Keeps the value out of error messages, and accepts it from a file.
     pub(super) const fn secret(mut self, file: &'static SecretFile) -> Self {
         self.key.file = Some(&file.key);
         self.hidden()
     }
 }
 
-/// Declares constants together with the list of their keys, so that none is left out of it.
+/// Declares constants and the list of their keys, so that the list is complete.
 macro_rules! listed {
     ($list:ident: $(const $name:ident: $type:ty = $value:expr;)*) => {
         $(pub(in crate::config) const $name: $type = $value;)*
 
-        /// All of them, as `--help` lists them.
+        /// The keys of all settings, in the order of `--help`.
         pub(in crate::config) const $list: &[&$crate::config::setting::Key] = &[$(&$name.key),*];
     };
 }

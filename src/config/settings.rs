@@ -1,5 +1,6 @@
-//! The settings of the program, a constant each, in the order of `--help`. A new one is a line here,
-//! a line where its value is used (`config.rs`), and a case in `every.rs`, which fails without it.
+//! The settings of the program, one constant each, in the order of `--help`. A new setting needs a line
+//! here, a line where its value is used (`config.rs`), and a case in `every.rs`, whose test fails
+//! without one.
 
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 

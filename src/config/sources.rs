@@ -1,4 +1,4 @@
-//! Where settings come from: a flag beats the environment beats the file.
+//! The sources of settings. A flag takes precedence over the environment, and that over the file.
 
 use std::{collections::BTreeMap, fs};
 
@@ -12,13 +12,13 @@ use super::{
 };
 use crate::telemetry::Format;
 
-/// What the file has beside settings: a table for each aggregator.
+/// The key of the tables of aggregators in the file.
 const AGGREGATOR: &str = "aggregator";
 
-/// What all sources give.
+/// The values from all sources.
 pub(super) struct Sources {
     pub(super) values: Values,
-    /// The tables `[[aggregator]]` of the file, and its path.
+    /// The `[[aggregator]]` tables, each with the path of the file.
     pub(super) aggregators: Vec<(String, toml::Table)>,
 }
 
@@ -40,7 +40,7 @@ impl Sources {
         let mut table = match fs::read_to_string(path).map(|text| text.parse::<toml::Table>()) {
             Ok(Ok(table)) => table,
             Ok(Err(e)) => {
-                // The message alone: the excerpt that comes with it may show a secret.
+                // Only the message: the excerpt of the file may contain a secret.
                 self.values.wrong(format!("--config: {path:?} is not valid TOML: {}", e.message()));
                 return Source::new();
             }
@@ -94,19 +94,19 @@ impl Sources {
         Some((key.name, Given { place, value }))
     }
 
-    /// Whether the environment as such is right.
+    /// Returns the errors in the environment.
     pub(super) fn only_environment(self) -> Result<(), WrongSettings> {
         self.values.finish((), Format::default())
     }
 }
 
-/// What the flags give.
+/// The values from flags.
 pub(super) fn of_flags(flags: BTreeMap<&'static str, String>) -> Source {
     let given = |(name, value)| (name, Given { place: format!("--{name}"), value });
     flags.into_iter().map(given).collect()
 }
 
-/// What the variables of these settings give.
+/// The values from the variables of these settings.
 pub(super) fn of_environment(keys: &[&'static Key], environment: &Environment) -> Source {
     let given = |key: &&'static Key| {
         let value = environment.get(key.variable)?;
@@ -115,12 +115,12 @@ pub(super) fn of_environment(keys: &[&'static Key], environment: &Environment) -
     keys.iter().filter_map(given).collect()
 }
 
-/// Every variable that a setting or a pump has.
+/// The variables of all settings, including those of aggregators.
 fn variables() -> Vec<&'static str> {
     settings::ALL.iter().chain(OF_AGGREGATORS).map(|key| key.variable).collect()
 }
 
-/// A value of the file as it would be written in a flag.
+/// A value from the file, in the form of a flag's value.
 pub(super) fn plain(value: toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text),

@@ -1,4 +1,4 @@
-//! Settings as operators give them, right and wrong.
+//! Valid and invalid settings, and their combinations.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn complaints(flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> Vec<Strin
     load(flags, env).unwrap_err().complaints
 }
 
-/// A file that is gone after the test.
+/// A file that is removed when the value is dropped.
 pub(super) struct File(std::path::PathBuf);
 
 impl File {
@@ -39,7 +39,7 @@ impl Drop for File {
 }
 
 #[test]
-fn with_no_settings_at_all_the_defaults_are_those_of_the_manual() {
+fn the_defaults_are_those_of_the_manual() {
     let config = load(&[("data-dir", "/d")], &[]).unwrap();
     assert_eq!(config.listen, http::ListenAddress::Tcp("127.0.0.1:4000".parse().unwrap()));
     assert_eq!(config.gateway.log.hold, Hold::For(Duration::from_millis(20)));
@@ -54,7 +54,7 @@ fn with_no_settings_at_all_the_defaults_are_those_of_the_manual() {
 }
 
 #[test]
-fn a_flag_beats_the_environment_beats_the_file() {
+fn flags_precede_the_environment_and_that_the_file() {
     let file = File::new("heartbeat = '1s'\ndrain = '1s'\nhold = '1s'\npool-size = 3\n");
     let env = [("EVENT_PIPER_HEARTBEAT", "2s"), ("EVENT_PIPER_DRAIN", "2s")];
     let flags = [("config", file.path()), ("drain", "3s")];
@@ -66,7 +66,7 @@ fn a_flag_beats_the_environment_beats_the_file() {
 }
 
 #[test]
-fn everything_wrong_is_reported_at_once_wherever_it_was_given() {
+fn all_errors_are_reported_together() {
     let file = File::new(
         "herdbeat = '1s'\nrecent = 'much'\nmigrate = false\ncors-origins = ['https://a.example', 'b']\n",
     );
@@ -89,7 +89,7 @@ fn everything_wrong_is_reported_at_once_wherever_it_was_given() {
 }
 
 #[test]
-fn a_value_that_is_beaten_must_be_right_all_the_same() {
+fn an_overridden_value_is_checked_too() {
     let complaints = complaints(&[("hold", "5ms")], &[("EVENT_PIPER_HOLD", "??")]);
     assert!(complaints[0].starts_with("EVENT_PIPER_HOLD: \"??\""), "{complaints:?}");
 }
@@ -105,7 +105,7 @@ fn a_secret_is_never_shown() {
 }
 
 #[test]
-fn the_database_url_may_be_in_a_file_of_its_own() {
+fn the_database_url_may_be_in_a_file() {
     let file = File::new("postgres://u:p@h/d\n");
     let config = load(&[], &[("DATABASE_URL_FILE", file.path())]).unwrap();
     let Database::Url { url, .. } = config.database else { panic!("not the URL") };
@@ -115,7 +115,7 @@ fn the_database_url_may_be_in_a_file_of_its_own() {
 }
 
 #[test]
-fn an_open_door_to_other_machines_is_an_explicit_choice() {
+fn open_mode_for_other_machines_is_explicit() {
     assert_eq!(complaints(&[("listen", "0.0.0.0:4000")], &[]).len(), 1);
     assert_eq!(complaints(&[("listen", "[::]:1"), ("auth", "open")], &[]).len(), 1);
     let chosen = load(&[("listen", "0.0.0.0:4000"), ("auth", "trusted-header")], &[]).unwrap();
@@ -142,7 +142,7 @@ fn aggregators_are_tables_of_the_file() {
 }
 
 #[test]
-fn what_is_wrong_with_aggregators_is_said_without_their_secrets() {
+fn errors_of_aggregators_contain_no_secrets() {
     let file = File::new(
         "[[aggregator]]\nto = 'http://u:hunter2@h/'\nsigning-key = 'whsec_hunter2'\n\
          bach-path = 'x'\n[[aggregator]]\nname = 'x'\n\
@@ -165,14 +165,14 @@ fn what_is_wrong_with_aggregators_is_said_without_their_secrets() {
 }
 
 #[test]
-fn an_empty_variable_is_none() {
+fn an_empty_variable_counts_as_not_set() {
     load(&[], &[("DATABASE_URL", ""), ("EVENT_PIPER_HOLD", "")]).unwrap();
 }
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 #[test]
-fn modes_can_be_combined_and_are_known_by_name() {
+fn modes_can_be_combined() {
     let modes = |text| load(&[("auth", text)], &[]).map(|config| config.access.modes);
     let both = Modes { trusted_header: true, jwt: false, keys: true };
     assert_eq!(modes("keys, trusted-header"), Ok(both));
@@ -182,7 +182,7 @@ fn modes_can_be_combined_and_are_known_by_name() {
 }
 
 #[test]
-fn tokens_are_believed_of_a_named_issuer_for_a_named_audience() {
+fn jwt_needs_an_issuer_an_audience_and_keys() {
     let jwt = |flags: &[(&'static str, &str)]| {
         load(&[&[("auth", "jwt"), ("jwt-issuer", "https://i.example")], flags].concat(), &[])
     };
@@ -226,7 +226,7 @@ fn tokens_are_believed_of_a_named_issuer_for_a_named_audience() {
 }
 
 #[test]
-fn names_that_requests_may_be_for_and_how_often_keys_are_read_have_bounds() {
+fn rejects_invalid_hosts_and_refresh_intervals() {
     let config = load(&[("allowed-hosts", "events.test")], &[]).unwrap();
     assert!(config.access.hosts.contain("events.test"));
     for wrong in [
@@ -241,7 +241,7 @@ fn names_that_requests_may_be_for_and_how_often_keys_are_read_have_bounds() {
 }
 
 #[test]
-fn several_issuers_are_in_a_file() {
+fn a_file_may_describe_several_issuers() {
     let secret = File::new(SECRET);
     let text = format!(
         "[[issuer]]\nissuer = 'a'\naudience = ['x']\nsecret-file = '{}'\nconsumer-claim = 'user.name'\n
@@ -264,7 +264,7 @@ fn several_issuers_are_in_a_file() {
 }
 
 #[test]
-fn what_is_wrong_with_a_secret_does_not_show_it() {
+fn an_error_in_a_secret_does_not_contain_it() {
     for name in ["jwt-secret", "ticket-key"] {
         let complaints = complaints(&[(name, "hunter2")], &[]).join("\n");
         assert!(complaints.contains("16 bytes") && !complaints.contains("hunter2"));
@@ -272,7 +272,7 @@ fn what_is_wrong_with_a_secret_does_not_show_it() {
 }
 
 #[test]
-fn a_certificate_and_its_key_come_together() {
+fn a_certificate_needs_its_key() {
     assert!(load(&[("tls-cert", "/c"), ("tls-key", "/k")], &[]).unwrap().tls.is_some());
     for wrong in [
         &[("tls-cert", "/c")][..],
@@ -286,10 +286,9 @@ fn a_certificate_and_its_key_come_together() {
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
 
-    /// Whatever an operator writes into a file or a variable is taken, or complained of by the
-    /// name that it was given under.
+    /// Any text in a file or a variable is accepted, or reported with the name of its place.
     #[test]
-    fn whatever_is_given_is_taken_or_named(
+    fn any_text_is_accepted_or_reported(
         key in proptest::sample::select(super::settings::ALL),
         value in "\\PC{0,24}|[0-9.]{0,20}(ms|s|MiB|)|[a-z0-9.:,/*-]{0,24}",
         line in "[a-z-]{1,12} ?= ?(\\PC{0,16}|'[ -&(-~]{0,16}'|[0-9]{0,24})",
@@ -314,7 +313,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn what_a_mode_ignores_is_named() {
+fn settings_without_effect_are_reported() {
     for (flags, named) in [
         (&[("jwt-leeway", "9s")][..], "--jwt-leeway: requires --auth jwt"),
         (&[("auth", "keys"), ("header-rights", "{}")], "--header-rights: requires"),
@@ -333,7 +332,7 @@ fn what_a_mode_ignores_is_named() {
 }
 
 #[test]
-fn open_on_every_address_is_said_in_so_many_words() {
+fn open_anywhere_is_a_mode_of_its_own() {
     let flags = [("listen", "0.0.0.0:4000"), ("auth", "open-anywhere")];
     assert!(load(&flags, &[]).unwrap().access.modes.is_open());
     assert!(complaints(&[("auth", "open-anywhere,keys")], &[])[0].contains("--auth"));
@@ -341,7 +340,7 @@ fn open_on_every_address_is_said_in_so_many_words() {
 }
 
 #[test]
-fn what_is_misspelt_is_named_with_what_was_probably_meant() {
+fn misspelt_names_are_reported_with_a_suggestion() {
     let file = File::new("herdbeat = '1s'\n[[aggregator]]\nto = 'http://h'\nbach-path = 'x'\n");
     let env = [("EVENT_PIPER_HEARBEAT", "1s"), ("EVENT_PIPER_PUMP_TOO", "http://h")];
     let rights = r#"{"wriet": ["a"]}"#;
@@ -360,7 +359,7 @@ fn what_is_misspelt_is_named_with_what_was_probably_meant() {
 }
 
 #[test]
-fn a_secret_from_another_editor_may_begin_with_a_byte_order_mark() {
+fn a_byte_order_mark_before_a_secret_is_ignored() {
     let file = File::new("\u{feff}postgres://u:p@h/d\r\n");
     let config = load(&[], &[("DATABASE_URL_FILE", file.path())]).unwrap();
     let Database::Url { url, .. } = config.database else { panic!("not the URL") };

@@ -1,4 +1,4 @@
-//! What a setting's value must look like. An error is the end of the sentence "expected ...".
+//! Parsers of values. An error completes the sentence "expected ...".
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,16 +12,16 @@ use crate::{
     telemetry::{Filter, Format},
 };
 
-/// What would have been right.
+/// What was expected, the end of an error message.
 pub(super) type Expected = String;
 type Parsed<T> = Result<T, Expected>;
 
-/// More connections than this are a slip of the finger.
+/// The largest accepted number of connections. More are probably a typing error.
 const LARGEST_POOL: usize = 1000;
-/// A heartbeat more often than this is a denial of service.
+/// The shortest accepted interval. More frequent heartbeats would overload the program.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
-/// Times that lie further ahead than this cannot be told on every system.
-const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+/// The longest accepted duration. Not every system can represent times further in the future.
+const MAX_DURATION: Duration = Duration::from_hours(100 * 365 * 24);
 
 pub(super) fn place(text: &str) -> Parsed<ListenAddress> {
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
@@ -36,7 +36,7 @@ pub(super) fn place(text: &str) -> Parsed<ListenAddress> {
 }
 
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
-    let duration = humantime::parse_duration(text).ok().filter(|it| *it <= LONGEST);
+    let duration = humantime::parse_duration(text).ok().filter(|it| *it <= MAX_DURATION);
     duration.ok_or_else(|| "a duration of at most 100 years, such as 500ms or 10s".into())
 }
 
@@ -79,7 +79,7 @@ pub(super) fn limit(text: &str) -> Parsed<usize> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a number from 1".into())
 }
 
-/// What reads heads takes no less than its own buffer.
+/// The limit of a request head. The HTTP server needs at least the size of its buffer.
 pub(super) fn head(text: &str) -> Parsed<usize> {
     let large_enough = size(text).ok().filter(|bytes| *bytes >= 8 << 10);
     large_enough.ok_or_else(|| "a size of at least 8KiB, such as 16KiB".into())
@@ -97,7 +97,7 @@ pub(super) fn switch(text: &str) -> Parsed<bool> {
     text.parse().map_err(|_| "true or false".into())
 }
 
-/// A path that routes can be put below: plain segments.
+/// A path below which routes can be added. It consists of plain segments.
 pub(super) fn url_path(text: &str) -> Parsed<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
     let segments = text.strip_prefix('/').map(|rest| rest.trim_end_matches('/').split('/'));
@@ -124,7 +124,7 @@ pub(super) fn origins(text: &str) -> Parsed<Vec<String>> {
     origins.ok_or_else(|| "origins separated by commas, such as https://app.example.com".into())
 }
 
-/// A scheme and a host, as browsers send it: no path, not even a slash.
+/// Whether a text is an origin as browsers send it: a scheme and a host, without a slash at the end.
 fn is_origin(text: &str) -> bool {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     host.is_some_and(|host| {
@@ -156,7 +156,7 @@ pub(super) fn filter(text: &str) -> Parsed<Filter> {
     Filter::parse(text).map_err(|_| "a filter, such as info or warn,event_piper=debug".into())
 }
 
-/// The complaint says what is wrong, for the value cannot be shown.
+/// The error contains the reason, since the value is a secret.
 pub(super) fn database(text: &str) -> Parsed<(Server, SecretString)> {
     let server = Server::parse(text).map_err(|e| {
         format!("a URL such as postgres://user:password@host:5432/database ({})", Chain(&e))
@@ -181,7 +181,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_just_within_its_bounds_is_taken_and_nothing_beyond() {
+    fn values_have_bounds() {
         check(interval, &["10ms", "1day"], &["9ms", "0s", "10"]);
         check(duration, &["0s", "36500days"], &["36501days", "18446744073709551615s", "-1s"]);
         check(hold, &["0s", "unlimited"], &["18446744073709551615s", "never"]);
@@ -194,19 +194,19 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_path_for_appending_takes_no_other_ones_place() {
+    fn a_path_for_appending_must_not_be_in_use() {
         let wrong = ["", "append", "//", "/a//b", "/a b", "/{a}", "/events", "/streams/", "/all"];
         check(url_path, &["/", "/append", "/a/b.c/", "/events/old"], &wrong);
     }
 
     #[test]
-    fn names_of_headers_are_a_list_or_a_star() {
+    fn header_names_are_a_list_or_a_star() {
         let right = ["", "X-Tenant", "x-tenant, baggage", "*"];
         check(header_names, &right, &["x tenant", "x:y", "ż", "a,b c"]);
     }
 
     #[test]
-    fn an_origin_is_a_scheme_and_a_host_and_nothing_more() {
+    fn an_origin_is_a_scheme_and_a_host() {
         let right = ["", "https://a.example", "http://a.example:8080, https://b"];
         let wrong =
             ["*", "a.example", "ftp://a", "https://", "https://a/", "https://u@a", "https://*.a"];

@@ -1,4 +1,4 @@
-//! What was given for settings, and what was wrong with it.
+//! The values that were given for settings, and the errors in them.
 
 use std::{collections::BTreeMap, fmt, fs};
 
@@ -8,11 +8,12 @@ use super::{
 };
 use crate::{nearest::did_you_mean, telemetry::Format};
 
-/// Everything that was wrong, a sentence each.
+/// The errors in all settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongSettings {
+    /// One sentence each.
     pub(super) complaints: Vec<String>,
-    /// How logs are to be written, as far as that was understood.
+    /// The format in which to log the errors. The default if that setting is wrong, too.
     pub log_format: Format,
 }
 
@@ -26,21 +27,21 @@ impl fmt::Display for WrongSettings {
     }
 }
 
-/// A value, and what to call the place that it was given in.
+/// A value, and the place where it was given, as error messages name it.
 pub(super) struct Given {
     pub(super) place: String,
     pub(super) value: String,
 }
 
-/// What one source gives, by the settings' names.
+/// The values of one source, by the names of the settings.
 pub(super) type Source = BTreeMap<&'static str, Given>;
 
-/// What was given for each of these settings, the strongest first, and what was wrong so far.
+/// The given values of each setting, the one that takes precedence first, and the errors so far.
 pub(super) struct Values {
     keys: &'static [&'static Key],
     given: BTreeMap<&'static str, Vec<Given>>,
     pub(super) wrong: Vec<String>,
-    /// What was given and has no effect, a sentence each.
+    /// Warnings about settings that were given and have no effect, one sentence each.
     pub(super) unused: Vec<String>,
 }
 
@@ -49,7 +50,7 @@ impl Values {
         Self { keys, given: BTreeMap::new(), wrong: Vec::new(), unused: Vec::new() }
     }
 
-    /// Adds a source that is weaker than those before it.
+    /// Adds a source. The sources before it take precedence.
     pub(super) fn add(&mut self, mut source: Source) {
         for key in self.keys {
             if let Some(file) = key.file {
@@ -61,7 +62,7 @@ impl Values {
         }
     }
 
-    /// Turns the name of a file with a secret into the secret, so that both are one setting.
+    /// Replaces the path of a file with a secret by the secret, so that both are one setting.
     fn read_secret(&mut self, source: &mut Source, secret: &Key, file: &Key) {
         let Some(Given { place, value }) = source.remove(file.name) else { return };
         if let Some(given) = source.get(secret.name) {
@@ -77,20 +78,21 @@ impl Values {
         }
     }
 
-    /// The value of a setting that has a default. What is wrong is noted, and the default
-    /// stands in, so that the others are looked at too.
+    /// The value of a setting with a default. After an error the default is returned, so that the other
+    /// settings are checked as well.
     pub(super) fn setting<T>(&mut self, setting: &Setting<T>) -> T {
         let given = self.parsed(&setting.key, setting.parse);
         let default = || (setting.parse)(setting.key.default.unwrap_or_default()).ok();
         given.or_else(default).expect("a default is right")
     }
 
-    /// The value of a setting that need not be given.
+    /// The value of a setting without a default.
     pub(super) fn optional<T>(&mut self, setting: &Optional<T>) -> Option<T> {
         self.parsed(&setting.key, setting.parse)
     }
 
-    /// The strongest value. Weaker ones must be right all the same.
+    /// Parses all values of a setting, and returns the one that takes precedence. Errors in the others are
+    /// reported, too.
     fn parsed<T>(&mut self, key: &Key, parse: fn(&str) -> Result<T, Expected>) -> Option<T> {
         let given = self.given.remove(key.name).unwrap_or_default();
         let parsed = given.into_iter().filter_map(|it| match parse(&it.value) {
@@ -103,22 +105,22 @@ impl Values {
         parsed.collect::<Vec<_>>().into_iter().next()
     }
 
-    /// Notes what is wrong with settings taken together.
+    /// Adds an error about a combination of settings.
     pub(super) fn wrong(&mut self, complaint: String) {
         self.wrong.push(complaint);
     }
 
-    /// The value that counts of a setting, as it was given.
+    /// The value of a setting that takes precedence, as it was given.
     pub(super) fn peek(&self, key: &Key) -> Option<&str> {
         Some(&self.given.get(key.name)?.first()?.value)
     }
 
-    /// Where the value that counts was given, if there is one.
+    /// The place where the value that takes precedence was given.
     pub(super) fn place_of(&self, key: &Key) -> Option<&str> {
         Some(&self.given.get(key.name)?.first()?.place)
     }
 
-    /// The outcome, if nothing was wrong; else what was, for a log of this format.
+    /// Returns the outcome, or the errors if there are any.
     pub(super) fn finish<T>(self, outcome: T, log_format: Format) -> Result<T, WrongSettings> {
         if self.wrong.is_empty() {
             return Ok(outcome);
@@ -136,7 +138,7 @@ fn complaint(key: &Key, given: &Given, expected: &str) -> String {
     }
 }
 
-/// The setting of this name, else a complaint that names the one that was probably meant, or all.
+/// Finds a setting by its name. The error names the setting that was probably meant, or all of them.
 pub(super) fn known(
     mut keys: impl Iterator<Item = &'static Key> + Clone,
     name: &str,
@@ -153,7 +155,7 @@ pub(super) fn known(
     })
 }
 
-/// What a file holds, without the blanks around it and the byte order mark of some editors.
+/// The content of a file without surrounding white space and without a byte order mark.
 pub(super) fn trimmed(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text).trim()
 }

@@ -131,7 +131,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
             let Err(interrupt) = self.synchronize().await;
             match interrupt {
                 DeliveryError::AskAgain | DeliveryError::Sink(SinkError::Closed) => {
-                    debug!(aggregator = %self.settings.name, why = %interrupt, "asking for the latest event again");
+                    let name = &self.settings.name;
+                    debug!(aggregator = %name, why = %interrupt, "asking for the latest event again");
                 }
                 DeliveryError::ShuttingDown => return Ok(()),
                 DeliveryError::Lease(error) => return Err(error),

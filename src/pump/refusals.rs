@@ -106,7 +106,10 @@ impl<'a> Refusals<'a> {
             return Err(LeaseError::TakenOver);
         }
         if verdict == Verdict::Continue {
-            warn!(aggregator = %self.settings.name, %event, %refusal, "the event is refused and set aside as a dead letter");
+            warn!(
+                aggregator = %self.settings.name, %event, %refusal,
+                "the event is refused and set aside as a dead letter"
+            );
         }
         Ok(verdict)
     }

@@ -1,4 +1,4 @@
-//! One issuer of tokens as an operator describes it: in settings of its own, or in a file of several.
+//! The description of an issuer of tokens, in settings or in a file with several issuers.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 
 type Parsed<T> = Result<T, Expected>;
 
-/// One issuer as it is written down: in settings of its own, or in a file of several.
+/// An issuer as it is described, not checked yet.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(in crate::config) struct Written {
@@ -37,8 +37,8 @@ pub(in crate::config) struct Written {
     pub(super) places: Places,
 }
 
-/// Where the settings of the one issuer are given, with a colon, for what is found wrong when they
-/// are taken together; empty in a file of several.
+/// The places where settings of an issuer were given, each with a colon, for errors that are found when
+/// the settings are combined. Empty for issuers in a file.
 #[derive(Default)]
 pub(super) struct Places {
     pub(super) algorithms: String,
@@ -55,7 +55,7 @@ struct Several {
 
 pub(in crate::config) fn several(path: &str) -> Parsed<Vec<Written>> {
     let text = fs::read_to_string(path).map_err(|e| format!("a file that can be read ({e})"))?;
-    // The message alone: what stands around it is nobody's business.
+    // Only the message: the excerpt of the file may contain a secret.
     let several: Result<Several, _> = toml::from_str(&text);
     Ok(several.map_err(|e| format!("a TOML file of [[issuer]] tables ({})", e.message()))?.issuers)
 }
@@ -120,7 +120,8 @@ impl Written {
     }
 }
 
-/// A secret is for HMAC alone, and a public key never: else anybody could sign with it.
+/// The algorithms of an issuer. A shared secret is for HMAC only, and a public key is never for HMAC:
+/// otherwise anyone could sign tokens with it.
 fn algorithms(given: &[String], keys: &Source) -> Parsed<Vec<Algorithm>> {
     let is_secret = matches!(keys, Source::Secret(_));
     let fitting = |algorithm: &Algorithm| {
@@ -149,7 +150,7 @@ fn algorithms(given: &[String], keys: &Source) -> Parsed<Vec<Algorithm>> {
 fn url(text: &str) -> Parsed<Url> {
     let url = text.parse::<Url>().ok();
     let url = url.filter(|it| ["http", "https"].contains(&it.scheme()) && it.has_host());
-    // What is published needs no password, and this address is written into the log.
+    // Published keys need no password, and the address appears in the log.
     let url = url.filter(|it| it.username().is_empty() && it.password().is_none());
     url.ok_or_else(|| {
         "the URL of the keys is wrong: expected one such as https://issuer.example/jwks.json, without a \
@@ -164,7 +165,7 @@ mod tests {
     use crate::config::value::tests::check;
 
     #[test]
-    fn the_keys_address_is_one_that_may_be_written_into_the_log() {
+    fn the_jwks_url_contains_no_secret() {
         check(
             url,
             &["https://i.example/jwks.json", "http://[::1]:80/"],

@@ -1,5 +1,4 @@
-//! What a value of the settings of access must look like. An error is the end of the sentence
-//! "expected ...".
+//! Parsers of the values of access control. An error completes the sentence "expected ...".
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -21,16 +20,16 @@ use crate::{
 
 type Parsed<T> = Result<T, Expected>;
 
-/// A shorter secret can be found by trying.
+/// The minimum length of a secret in bytes. A shorter one could be guessed.
 const SHORTEST_SECRET: usize = 16;
-/// A certificate's clock is not further off than this.
+/// The largest accepted difference between the clocks of an issuer and of this machine.
 const LONGEST_LEEWAY: Duration = Duration::from_mins(5);
 
-/// What `--auth` says.
+/// The value of `--auth`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::config) struct Chosen {
     pub(in crate::config) modes: Modes,
-    /// Open on every address.
+    /// Whether the open mode applies to every address.
     anywhere: bool,
 }
 
@@ -74,7 +73,8 @@ pub(in crate::config) fn hosts(text: &str) -> Parsed<Hosts> {
     })
 }
 
-/// More often would be an attack on the issuer, and less often no protection.
+/// The refresh interval of keys. A shorter one would overload the issuer, and a longer one would trust
+/// withdrawn keys for too long.
 pub(in crate::config) fn refresh(text: &str) -> Parsed<Duration> {
     let bounds = Duration::from_secs(1)..=Duration::from_hours(24);
     let refresh = value::duration(text).ok().filter(|it| bounds.contains(it));
@@ -97,7 +97,7 @@ pub(in crate::config) fn name(text: &str) -> Parsed<String> {
     if text.trim().is_empty() { Err("a name".into()) } else { Ok(text.to_owned()) }
 }
 
-/// What a cookie may be called (RFC 6265, section 4.1.1).
+/// The name of a cookie (RFC 6265, section 4.1.1).
 pub(in crate::config) fn cookie(text: &str) -> Parsed<String> {
     let fine = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
     let named = !text.is_empty() && text.bytes().all(fine);
@@ -123,7 +123,8 @@ pub(in crate::config) fn ticket_keys(text: &str) -> Parsed<Vec<SecretString>> {
     text.lines().filter(|line| !line.trim().is_empty()).map(secret).collect()
 }
 
-/// A second's worth may come at once, and the largest event has to find room in it.
+/// A number of bytes per second. The bytes of one second may come in a burst, which must have room for
+/// the largest event.
 pub(in crate::config) fn byte_rate(text: &str) -> Parsed<NonZeroU32> {
     let bytes = value::size(text)?.min(u32::MAX as usize);
     let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new);
@@ -140,7 +141,7 @@ mod tests {
     use crate::config::value::tests::check;
 
     #[test]
-    fn what_is_just_within_its_bounds_is_taken_and_nothing_beyond() {
+    fn values_have_bounds() {
         let (just, short) = ("x".repeat(SHORTEST_SECRET), "x".repeat(SHORTEST_SECRET - 1));
         check(secret, &[&just], &[&short, &format!(" {short} "), ""]);
         check(ticket_keys, &[&format!("{just}\n\n{just}\n")], &[&format!("{just}\n{short}")]);

@@ -1,5 +1,5 @@
-//! Every setting of an aggregator, by flag, by variable and by file: an unusual value arrives, and
-//! a wrong one is named.
+//! Sets every setting of an aggregator by flag, by variable and by file. An unusual value must arrive, and
+//! an invalid one must be reported with its place.
 
 use std::{fmt::Write, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
 type Arrived = fn(&Settings) -> bool;
 
 const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-/// Files that the test makes.
+/// Placeholders for files that the test creates.
 const CERTIFICATE: &str = "<certificate>";
 const CERTIFICATE_KEY: &str = "<certificate-key>";
 const SIGNING_KEY_FILE: &str = "<signing-key>";
@@ -25,9 +25,9 @@ const TOKEN_FILE: &str = "<token>";
 struct Case {
     key: &'static Key,
     unusual: &'static str,
-    /// A value that is refused; none where everything is taken.
+    /// A value that is rejected. `None`: every value is accepted.
     wrong: Option<&'static str>,
-    /// What must be given beside it.
+    /// Other settings that must be given with it.
     beside: &'static [(&'static str, &'static str)],
     arrived: Arrived,
 }
@@ -98,7 +98,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Loads what the command line, the environment and the file of a pump would give.
+/// Loads the settings from a command line, an environment or a file.
 fn load(by: By, given: &[(&str, &str)]) -> Result<Settings, WrongSettings> {
     let (mut args, mut env) = (vec!["event-piper".to_owned()], Vec::new());
     let mut text = "[[aggregator]]\n".to_owned();
@@ -122,7 +122,7 @@ fn load(by: By, given: &[(&str, &str)]) -> Result<Settings, WrongSettings> {
     Ok(config.aggregators.remove(0))
 }
 
-/// Files for the cases that name one.
+/// The files for the placeholders.
 struct Files {
     certificate: File,
     certificate_key: File,
@@ -153,7 +153,7 @@ impl Files {
 }
 
 #[test]
-fn every_setting_of_an_aggregator_arrives_however_it_is_given() {
+fn every_setting_of_an_aggregator_arrives() {
     let files = Files::new();
     let mut walked = Vec::new();
     for Case { key, unusual, wrong, beside, arrived } in cases() {
@@ -166,7 +166,7 @@ fn every_setting_of_an_aggregator_arrives_however_it_is_given() {
             let loaded = load(by, &given(unusual));
             let loaded = loaded.unwrap_or_else(|e| panic!("{name} by {by:?}: {e}"));
             assert!(arrived(&loaded), "{name} = {unusual} by {by:?} did not arrive");
-            // What would be there without it, where that can be.
+            // The value without it, if that is valid.
             if let Ok(usual) = load(by, &beside)
                 && name != settings::CA_FILE.key.name
             {
@@ -184,5 +184,5 @@ fn every_setting_of_an_aggregator_arrives_however_it_is_given() {
         }
     }
     let every: Vec<_> = settings::ALL.iter().map(|key| key.name).collect();
-    assert_eq!(walked, every, "every setting is walked over");
+    assert_eq!(walked, every, "every setting has a case");
 }

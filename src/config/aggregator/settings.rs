@@ -1,4 +1,4 @@
-//! The settings of one aggregator's pump, a constant each, in the order of `--help`.
+//! The settings of the pump of one aggregator, one constant each, in the order of `--help`.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,5 +1,4 @@
-//! What a value of an aggregator's settings must look like. An error is the end of the sentence
-//! "expected ...".
+//! Parsers of the values of an aggregator's settings. An error completes the sentence "expected ...".
 
 use std::path::PathBuf;
 
@@ -24,17 +23,17 @@ pub(super) fn base(text: &str) -> Result<Url, Expected> {
         .ok_or_else(|| "a URL such as http://host:8080/, with no user, query or fragment".into())
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "one of several that may be refused")]
+#[expect(clippy::unnecessary_wraps, reason = "all parsers have the same type")]
 pub(super) fn text(text: &str) -> Result<String, Expected> {
     Ok(text.to_owned())
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "one of several that may be refused")]
+#[expect(clippy::unnecessary_wraps, reason = "all parsers have the same type")]
 pub(super) fn file(text: &str) -> Result<PathBuf, Expected> {
     Ok(text.into())
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "one of several that may be refused")]
+#[expect(clippy::unnecessary_wraps, reason = "all parsers have the same type")]
 pub(super) fn list(text: &str) -> Result<Vec<String>, Expected> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     Ok(items.map(ToOwned::to_owned).collect())
@@ -92,19 +91,19 @@ mod tests {
     use crate::config::value::tests::check;
 
     #[test]
-    fn an_aggregators_address_holds_no_secret_and_nothing_behind_its_path() {
+    fn the_url_has_no_user_query_or_fragment() {
         let wrong = ["h", "ftp://h/", "http://u@h/", "http://:p@h/", "http://h/?a", "http://h/#a"];
         check(base, &["http://h:8080/a", "https://h"], &wrong);
     }
 
     #[test]
-    fn batches_go_to_a_plain_path() {
+    fn the_batch_path_is_plain() {
         assert_eq!(path("/events/import"), Ok("events/import".into()));
         check(path, &["a"], &["", "/", "a b", "a?b", "a\r\nb", "é"]);
     }
 
     #[test]
-    fn a_token_is_one_word() {
+    fn a_token_is_printable_ascii() {
         check(token, &["a.b-c"], &["", "a b", "a\r\nb", "é"]);
     }
 }
