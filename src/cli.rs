@@ -1,4 +1,4 @@
-//! The commands: each reads its settings, puts the parts together, and runs them.
+//! The commands. Each loads its settings, composes the parts of the program, and runs them.
 
 mod append;
 mod banner;
@@ -33,8 +33,8 @@ use crate::{
     telemetry,
 };
 
-/// Wrong usage, as clap has it too.
-const USAGE: u8 = 2;
+/// The exit code for wrong usage, the same as clap's.
+const USAGE_EXIT_CODE: u8 = 2;
 
 #[derive(Parser)]
 #[command(
@@ -99,9 +99,9 @@ pub async fn run() -> ExitCode {
             if let Some(wrong) = wrong {
                 telemetry::init_for_errors(wrong.log_format);
             }
-            // With all its causes, on one line as far as they are.
+            // The error with its causes. It is one line unless a cause has several.
             output::failure(format_args!("{e:#}"));
-            if wrong.is_some() { USAGE.into() } else { ExitCode::FAILURE }
+            if wrong.is_some() { USAGE_EXIT_CODE.into() } else { ExitCode::FAILURE }
         }
     }
 }

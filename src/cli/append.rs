@@ -1,6 +1,6 @@
-//! `event-piper append`: sends events to a gateway, from arguments or from lines on standard
-//! input, once each whatever happens on the way. A pipe is live: what comes is sent at once, and a
-//! signal ends it after everything is written that was read.
+//! `event-piper append`: sends events to a gateway, from arguments or from lines on standard input. Each
+//! event is written once, in spite of retries. Lines from a pipe are sent as they arrive. After a signal,
+//! the lines that were read are still written.
 
 mod lines;
 mod post;
@@ -49,11 +49,12 @@ pub(super) struct Args {
     token: Token,
 }
 
-/// As much goes in one request.
-const MOST_EVENTS: usize = 500;
-const MOST_BYTES: usize = 256 << 10;
-/// An event waits for others no longer than this before it is sent: so that a pipe is live.
-const GATHERING: Duration = Duration::from_millis(50);
+/// The number of events in one request.
+const MAX_BATCH_EVENTS: usize = 500;
+/// The size of the events at which a request is sent.
+const MAX_BATCH_BYTES: usize = 256 << 10;
+/// How long an event waits for others before it is sent.
+const BATCH_DELAY: Duration = Duration::from_millis(50);
 
 pub(super) async fn append(mut args: Args) -> anyhow::Result<ExitCode> {
     if args.kind.is_some() && args.consumer.is_none() && args.stream.is_none() {
@@ -69,7 +70,7 @@ pub(super) async fn append(mut args: Args) -> anyhow::Result<ExitCode> {
         report,
         batch: Vec::new(),
         signals: Signals::new()?,
-        left: false,
+        stopping: false,
     };
     let done = work.all().await;
     work.report.end();
@@ -79,7 +80,7 @@ pub(super) async fn append(mut args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// An event, and the line that it came from.
+/// An event, and the number of its line.
 struct Numbered {
     number: u64,
     event: Box<RawValue>,
@@ -90,11 +91,11 @@ struct Work {
     post: Post,
     lines: Lines,
     report: Report,
-    /// Read, and not written yet.
+    /// Events that were read and not written yet.
     batch: Vec<Numbered>,
     signals: Signals,
-    /// A signal came: what was read is written still.
-    left: bool,
+    /// Whether a signal came. The events that were read are still written.
+    stopping: bool,
 }
 
 impl Work {
@@ -102,8 +103,8 @@ impl Work {
         loop {
             tokio::select! {
                 gathered = gather(&self.args, &mut self.lines, &mut self.batch) => gathered?,
-                name = self.signals.next(), if !self.left => {
-                    self.leave(name);
+                name = self.signals.next(), if !self.stopping => {
+                    self.stop(name);
                     continue;
                 }
             }
@@ -114,33 +115,33 @@ impl Work {
         }
     }
 
-    fn leave(&mut self, signal: &str) {
-        self.left = true;
+    fn stop(&mut self, signal: &str) {
+        self.stopping = true;
         self.lines.stop();
         self.report.say(format_args!(
             "{signal}: writing the lines that were read; a second signal aborts"
         ));
     }
 
-    /// Sends what was gathered, until it is written or somebody asks to give up.
+    /// Sends the batch until it is written or another signal comes.
     async fn send(&mut self) -> anyhow::Result<()> {
         let batch = std::mem::take(&mut self.batch);
         let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(()) };
         let of = (first.number, last.number);
         let what = if self.lines.are_input() { "lines" } else { "arguments" };
         let events: Vec<&RawValue> = batch.iter().map(|event| &*event.event).collect();
-        let (told, mut tellings) = mpsc::unbounded_channel();
-        let sending = self.post.send(&events, |why| drop(told.send(why)));
+        let (messages, mut received) = mpsc::unbounded_channel();
+        let sending = self.post.send(&events, |why| drop(messages.send(why)));
         tokio::pin!(sending);
         let ids = loop {
             tokio::select! {
                 sent = &mut sending => break sent,
-                Some(why) = tellings.recv() => self.report.say(why),
+                Some(why) = received.recv() => self.report.say(why),
                 name = self.signals.next() => {
-                    if self.left {
+                    if self.stopping {
                         bail!("{what} {} to {}: aborted ({name}); it is not known whether they were written", of.0, of.1);
                     }
-                    self.left = true;
+                    self.stopping = true;
                     self.lines.stop();
                     self.report.say(format_args!("{name}: writing the lines that were read; a second signal aborts"));
                 }
@@ -151,13 +152,13 @@ impl Work {
         Ok(())
     }
 
-    /// Says what was done. Whoever ends a pipe has had enough; of a file something may be missing.
+    /// Prints a summary. Ending a pipe by a signal is success; ending a file early is not.
     fn finished(&self) -> anyhow::Result<ExitCode> {
         output::line(self.report.summary())?;
         if let Some(line) = self.lines.unfinished() {
             output::note(format_args!("line {line} was incomplete and was not written"));
         }
-        if self.left && self.lines.length().is_some() && !self.lines.at_end() {
+        if self.stopping && self.lines.length().is_some() && !self.lines.at_end() {
             output::note("interrupted: the rest of the input was not written");
             return Ok(ExitCode::FAILURE);
         }
@@ -165,16 +166,16 @@ impl Work {
     }
 }
 
-/// Reads events until there are enough for a request, or the first has waited for long enough, or
-/// the input ends: only then there may be none.
+/// Reads events until a request is full, the first event has waited for [`BATCH_DELAY`], or the input ends.
+/// Only at the end of the input the batch may be empty.
 ///
 /// # Cancel safety
-/// What was read is in `batch`.
+/// The events that were read are in `batch`.
 async fn gather(args: &Args, lines: &mut Lines, batch: &mut Vec<Numbered>) -> anyhow::Result<()> {
     let mut bytes: usize = batch.iter().map(|event| event.event.get().len()).sum();
-    let gathered = sleep(GATHERING);
+    let gathered = sleep(BATCH_DELAY);
     tokio::pin!(gathered);
-    while batch.len() < MOST_EVENTS && bytes < MOST_BYTES {
+    while batch.len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
         let line = tokio::select! {
             biased;
             line = lines.next() => line?,
@@ -182,7 +183,7 @@ async fn gather(args: &Args, lines: &mut Lines, batch: &mut Vec<Numbered>) -> an
         };
         let Some(line) = line else { break };
         if batch.is_empty() {
-            gathered.as_mut().reset(Instant::now() + GATHERING);
+            gathered.as_mut().reset(Instant::now() + BATCH_DELAY);
         }
         let event = event(args, &line).with_context(|| format!("line {}", line.number))?;
         bytes += event.get().len();
@@ -191,7 +192,7 @@ async fn gather(args: &Args, lines: &mut Lines, batch: &mut Vec<Numbered>) -> an
     Ok(())
 }
 
-/// The event of a line, with a `uid`: so it can be sent again when no answer came.
+/// The event of a line, with a `uid`, so that it can be sent again after a lost response.
 fn event(args: &Args, line: &Line) -> anyhow::Result<Box<RawValue>> {
     let raw = |text: String| RawValue::from_string(text).context("not valid JSON");
     let uid = post::uid(args.resume.as_deref(), line);
@@ -201,7 +202,7 @@ fn event(args: &Args, line: &Line) -> anyhow::Result<Box<RawValue>> {
         if given.contains_key("uid") {
             return raw(line.text.clone());
         }
-        // The text is kept as it is, for numbers that would not survive being parsed.
+        // The text is not parsed and written again, since numbers could lose digits.
         let members = line.text.trim_start().strip_prefix('{').unwrap_or_default();
         let comma = if given.is_empty() { "" } else { "," };
         return raw(format!(r#"{{"uid":"{uid}"{comma}{members}"#));

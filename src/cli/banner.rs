@@ -1,4 +1,4 @@
-//! What a newcomer does next, printed when the gateway listens.
+//! The banner with the next steps for new users, printed when the gateway listens.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -15,13 +15,13 @@ use crate::{
     telemetry,
 };
 
-/// See the module.
+/// Hints for using the gateway that was started.
 pub(super) struct Banner {
     psql: String,
     scheme: &'static str,
     modes: Modes,
-    /// Whether events are best inserted over HTTP: on a server of somebody else's, psql may not be
-    /// here, or ask for a password.
+    /// Whether to suggest inserting over HTTP. On another machine's PostgreSQL, psql may be missing here or
+    /// ask for a password.
     over_http: bool,
 }
 
@@ -40,7 +40,7 @@ impl Banner {
         }
     }
 
-    /// As text for people, or as one line of the log where that is JSON. Nothing depends on it.
+    /// Prints the hints as text, or as one log line if logs are JSON. Errors are ignored.
     pub(super) fn print(&self, listening: &ListenAddress) {
         let (address, watch, insert, page) = self.hints(listening);
         if telemetry::is_json() {
@@ -53,7 +53,7 @@ impl Banner {
         let _ = output::line(text);
     }
 
-    /// The address, and how to watch, how to insert, and where the page is.
+    /// The address, the commands to watch and to insert events, and the address of the console page.
     fn hints(&self, listening: &ListenAddress) -> (String, String, String, String) {
         let (address, curl, base, page) = match listening {
             ListenAddress::Tcp(listening) => {
@@ -66,9 +66,9 @@ impl Banner {
                 (listening.to_string(), curl, "http://localhost".to_owned(), String::new())
             }
         };
-        let (proof, psql) = (self.proof(), &self.psql);
+        let (credentials, psql) = (self.credentials(), &self.psql);
         let url = |path: &str| quoted(&format!("{base}{path}"));
-        let watch = format!("{curl} -N -H '{proof}' {}", url("/events"));
+        let watch = format!("{curl} -N -H '{credentials}' {}", url("/events"));
         let insert = if self.over_http {
             format!("{curl} -d '{EVENT}' {}", url("/events"))
         } else {
@@ -77,8 +77,8 @@ impl Banner {
         (address, watch, insert, page)
     }
 
-    /// What `curl` shows of who is asking.
-    fn proof(&self) -> &'static str {
+    /// The header with credentials for `curl`.
+    fn credentials(&self) -> &'static str {
         if self.modes.jwt || self.modes.keys {
             "Authorization: Bearer ..."
         } else {
@@ -87,7 +87,7 @@ impl Banner {
     }
 }
 
-/// An address that can be typed: "everywhere" is none.
+/// An address to connect to: loopback in place of the unspecified address.
 pub(super) fn reachable_at(mut listening: SocketAddr) -> SocketAddr {
     match listening.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => listening.set_ip(Ipv4Addr::LOCALHOST.into()),

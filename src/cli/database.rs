@@ -1,4 +1,4 @@
-//! The database of a command: one that is named, or the embedded PostgreSQL.
+//! The database of a command: the server of `--database-url`, or the embedded PostgreSQL.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use crate::{
     store::{reachable, server::Server},
 };
 
-/// Runs a command on the database of these settings, which must be there.
+/// Runs a command on the database of these settings, which must exist.
 pub(super) async fn on_database(
     config: Config,
     command: impl AsyncFnOnce(&Server) -> anyhow::Result<ExitCode>,
@@ -22,7 +22,7 @@ pub(super) async fn on_database(
     done
 }
 
-/// A database to connect to, and the server that we brought for it, if we did.
+/// The server to connect to, and the embedded PostgreSQL if this process has started it.
 pub(super) struct Open {
     pub(super) server: Server,
     embedded: Option<Embedded>,
@@ -36,8 +36,8 @@ impl Open {
     }
 }
 
-/// A database that is there already. To look for one never creates one: a folder that is misspelt
-/// would become an empty log, and that would be looked at.
+/// Opens a database that exists. It is never created here: a misspelt folder would become a new, empty
+/// log.
 pub(super) async fn reach_existing(database: Database) -> anyhow::Result<Open> {
     if let Database::Embedded(settings) = &database {
         require_cluster(settings)?;
@@ -58,7 +58,8 @@ pub(super) fn require_cluster(settings: &embedded::Settings) -> anyhow::Result<(
     Ok(())
 }
 
-/// The embedded PostgreSQL as it runs, under a gateway maybe, else started for the occasion.
+/// Opens the database. An embedded PostgreSQL that is running, for instance under a gateway, is used as it
+/// is; otherwise it is started for this command.
 pub(super) async fn reach(database: Database) -> anyhow::Result<Open> {
     if let Database::Embedded(settings) = &database
         && let Some(url) = embedded::running_url(settings)
@@ -68,13 +69,16 @@ pub(super) async fn reach(database: Database) -> anyhow::Result<Open> {
     open(database).await
 }
 
-/// Waits for a server that is not there yet; a refusal is final.
+/// Waits until the server accepts connections.
+///
+/// # Errors
+/// If the server refuses the connection for a reason that waiting does not change.
 pub(super) async fn wait_for(server: &Server) -> anyhow::Result<()> {
     let refusal = || format!("PostgreSQL refuses the connection to {server}");
     reachable::wait(server).await.with_context(refusal)
 }
 
-/// The server that is named, or the embedded one, started.
+/// Opens the database, and starts the embedded PostgreSQL if it is the one.
 pub(super) async fn open(database: Database) -> anyhow::Result<Open> {
     match database {
         Database::Url { server, .. } => Ok(Open { server: *server, embedded: None }),

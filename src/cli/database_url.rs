@@ -1,11 +1,11 @@
-//! The URL of a database without its password.
+//! Separates the password from the URL of a database.
 
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
 
-/// The URL without its password, and the password: arguments can be seen by everybody on the
-/// machine, the environment cannot.
-pub(super) fn apart(url: &SecretString) -> anyhow::Result<(String, Option<SecretString>)> {
+/// Returns the URL without its password, and the password. Every user of the machine can see the arguments
+/// of a process, but not its environment.
+pub(super) fn split_password(url: &SecretString) -> anyhow::Result<(String, Option<SecretString>)> {
     let text = url.expose_secret();
     let config: tokio_postgres::Config = text.parse().context("parsing the database URL")?;
     let Some(password) = config.get_password() else { return Ok((text.to_owned(), None)) };
@@ -29,16 +29,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_no_argument() {
+    fn separates_the_password() {
         let url = "postgres://u:p%40ss@h:1/d?sslmode=require".into();
-        let (bare, password) = apart(&url).unwrap();
+        let (bare, password) = split_password(&url).unwrap();
         assert_eq!(bare, "postgres://u@h:1/d?sslmode=require");
         assert_eq!(password.unwrap().expose_secret(), "p@ss");
     }
 
     #[test]
-    fn a_password_that_cannot_be_taken_out_is_refused() {
-        assert!(apart(&"host=h user=u password=p".into()).is_err());
-        assert_eq!(apart(&"host=h user=u".into()).unwrap().0, "host=h user=u");
+    fn rejects_a_password_that_cannot_be_separated() {
+        assert!(split_password(&"host=h user=u password=p".into()).is_err());
+        assert_eq!(split_password(&"host=h user=u".into()).unwrap().0, "host=h user=u");
     }
 }

@@ -1,4 +1,4 @@
-//! `event-piper doctor`: is everything there that delivery rests on?
+//! `event-piper doctor`: checks everything that delivery depends on.
 
 use std::process::ExitCode;
 
@@ -8,8 +8,8 @@ use crate::store::{
     server::Server,
 };
 
-/// Examines, and prints one line a finding, with the sentence that mends it below. Gives 1 when a
-/// finding is fatal. `mend` makes commands in that sentence ones that work as printed.
+/// Prints one line for each finding, and the remedy below it. The exit code is 1 if a finding is fatal.
+/// `mend` completes the commands in a remedy, so that they work as printed.
 pub(super) async fn run(
     server: &Server,
     mend: &dyn Fn(&str) -> String,
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_a_line_and_its_mending_another() {
+    fn a_remedy_is_printed_below_its_finding() {
         let finding = Finding {
             severity: Severity::Fatal,
             subject: "doorbell",

@@ -1,4 +1,4 @@
-//! `event-piper erase`: take out what the events of somebody said.
+//! `event-piper erase`: erases the payloads of a subscriber or a stream.
 
 use std::process::ExitCode;
 
@@ -23,8 +23,8 @@ pub(super) struct Args {
     stream: Option<String>,
 }
 
-/// Erases until there is nothing left to erase, or a signal comes.
-/// `vacuum` is the command that frees the disk.
+/// Erases in steps until everything is erased or a signal comes. `vacuum` is the command that frees the
+/// disk space.
 pub(super) async fn run(server: &Server, args: Args, vacuum: &str) -> anyhow::Result<ExitCode> {
     let whose = match (args.subscriber, args.stream) {
         (Some(name), _) => Whose::Subscriber(name),

@@ -1,4 +1,5 @@
-//! `event-piper healthcheck`: asks the gateway on this machine, so that an image needs no curl.
+//! `event-piper healthcheck`: asks the gateway on this machine whether it is ready, so that a container
+//! image needs no curl.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -6,20 +7,20 @@ use anyhow::{Context, anyhow, bail};
 use reqwest::{StatusCode, redirect};
 use tokio::time::timeout;
 
-use super::{banner::reachable_at, tail::root};
+use super::{banner::reachable_at, tail::root_cause};
 use crate::{config::Config, http::ListenAddress, web};
 
-/// Longer than a gateway that is ready takes.
-const WITHIN: Duration = Duration::from_secs(3);
-/// What it says is a short reason.
-const LONGEST_REASON: usize = 16 << 10;
+/// How long to wait for an answer. A gateway that is ready answers sooner.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// The length of an answer that is read. The reason in it is short.
+const MAX_REASON_BYTES: usize = 16 << 10;
 
 pub(super) async fn healthcheck(config: &Config) -> anyhow::Result<ExitCode> {
     let place = match &config.listen {
         ListenAddress::Tcp(address) => ListenAddress::Tcp(reachable_at(*address)),
         unix @ ListenAddress::Unix(_) => unix.clone(),
     };
-    let answer = timeout(WITHIN, ask(&place, config.tls.is_some())).await;
+    let answer = timeout(ANSWER_TIMEOUT, ask(&place, config.tls.is_some())).await;
     let (status, reason) =
         answer.context("no response in time")?.with_context(|| format!("cannot check {place}"))?;
     if status == StatusCode::OK {
@@ -28,7 +29,7 @@ pub(super) async fn healthcheck(config: &Config) -> anyhow::Result<ExitCode> {
     bail!("{place} is not ready: {}", reason.lines().last().unwrap_or("it gave no reason"))
 }
 
-/// By the name `localhost`, wherever it listens: an address may be one that no URL can hold.
+/// Asks under the name `localhost`, because some addresses cannot be written in a URL.
 async fn ask(place: &ListenAddress, tls: bool) -> anyhow::Result<(StatusCode, String)> {
     let client = web::without_verification().no_proxy().redirect(redirect::Policy::none());
     let (client, url) = match place {
@@ -41,10 +42,10 @@ async fn ask(place: &ListenAddress, tls: bool) -> anyhow::Result<(StatusCode, St
             (client.unix_socket(&**path), "http://localhost/readyz".to_owned())
         }
     };
-    let failed = |error: reqwest::Error| anyhow!("{}", root(&error));
+    let failed = |error: reqwest::Error| anyhow!("{}", root_cause(&error));
     let mut answer = client.build()?.get(url).send().await.map_err(failed)?;
     let mut reason = Vec::new();
-    while reason.len() < LONGEST_REASON
+    while reason.len() < MAX_REASON_BYTES
         && let Some(part) = answer.chunk().await.map_err(failed)?
     {
         reason.extend_from_slice(&part);

@@ -1,15 +1,15 @@
-//! How a command is typed so that it uses the same database: for hints that work as printed.
+//! Command lines for hints. They name the same database, so that they work as printed.
 
 use std::env;
 
-use super::database_url::apart;
+use super::database_url::split_password;
 use crate::{
     config::{Config, Database},
     embedded,
 };
 
-/// A command of this program on the same database, as a shell takes it: `event-piper migrate
-/// --data-dir /srv/events`. The password of a URL is left out: psql asks for it.
+/// The command line of a command on the same database, quoted for a shell, such as `event-piper migrate
+/// --data-dir /srv/events`. The password of a URL is left out.
 pub(super) fn of(database: &Database, command: &str) -> String {
     let program = env::args().next().unwrap_or_else(|| "event-piper".to_owned());
     let mut words = vec![quoted(&program), command.to_owned()];
@@ -25,7 +25,7 @@ pub(super) fn of(database: &Database, command: &str) -> String {
             }
         }
         Database::Url { server, url } => {
-            let bare = apart(url).map_or_else(|_| server.to_string(), |(bare, _)| bare);
+            let bare = split_password(url).map_or_else(|_| server.to_string(), |(bare, _)| bare);
             words.push("--database-url".into());
             words.push(quoted(&bare));
         }
@@ -33,14 +33,14 @@ pub(super) fn of(database: &Database, command: &str) -> String {
     words.join(" ")
 }
 
-/// Puts the invocations into a sentence that names commands: `Run event-piper migrate.`
+/// Completes the commands in a sentence such as `Run event-piper migrate.`
 pub(super) fn in_sentence(config: &Config, sentence: &str) -> String {
     ["migrate", "doctor", "serve", "psql"].into_iter().fold(sentence.to_owned(), |text, command| {
         text.replace(&format!("event-piper {command}"), &of(&config.database, command))
     })
 }
 
-/// As a shell takes it.
+/// Quotes a word for a shell.
 pub(super) fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/-_.+,:@".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_names_the_database_and_no_password() {
+    fn a_hint_names_the_database_without_password() {
         assert_eq!(at("postgres://u:s3cret@h/d"), "--database-url postgres://u@h/d");
         let url = "postgres://u@h/d?sslmode=require";
         assert_eq!(at(url), format!("--database-url '{url}'"));

@@ -1,4 +1,4 @@
-//! `event-piper keys`: makes, lists and revokes keys of writers and machines.
+//! `event-piper keys`: creates, lists and revokes keys of writers and machines.
 
 use std::{
     process::ExitCode,
@@ -102,7 +102,7 @@ async fn create(server: &Server, granted: &Granted) -> anyhow::Result<ExitCode> 
     keys::create(&client, (&id, &key.hash), name, &rights, expires.transpose()?).await.context(
         "cannot store the key; if the schema is not up to date, run event-piper migrate",
     )?;
-    // The key alone goes to the output, so that it can be put where it belongs at once.
+    // Standard output gets the key alone, so that it can be redirected to where it belongs.
     output::note(format_args!("created key {id} for {name:?}; the key is shown only once:"));
     output::line(&key.text)?;
     Ok(ExitCode::SUCCESS)
@@ -127,7 +127,7 @@ impl Granted {
     }
 }
 
-/// Rows can be written in SQL, so a time may be any that PostgreSQL knows, `infinity` included.
+/// A date for people. Rows can be written in SQL, so any time of PostgreSQL is possible, even `infinity`.
 fn day(time: SystemTime) -> String {
     const LAST_SECOND_OF_9999: u64 = 253_402_300_799;
     match time.duration_since(UNIX_EPOCH) {
@@ -158,7 +158,7 @@ async fn list(server: &Server) -> anyhow::Result<ExitCode> {
 }
 
 async fn revoke(server: &Server, id: &str) -> anyhow::Result<ExitCode> {
-    // Whoever pastes the whole key means its name.
+    // A whole key is accepted in place of its id.
     let id = id.strip_prefix("ep_").unwrap_or(id).split('_').next().unwrap_or_default();
     let Ok(id) = id.parse::<KeyId>() else {
         bail!(

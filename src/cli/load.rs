@@ -1,4 +1,4 @@
-//! Loads the settings of a command, and starts the log as they say.
+//! Loads the settings of a command, and starts logging with them.
 
 use tracing::warn;
 
@@ -7,11 +7,12 @@ use crate::{
     telemetry,
 };
 
+/// Loads the settings, and starts logging.
 pub(super) fn load(flags: Flags) -> Result<Config, WrongSettings> {
     Ok(start_logging(Config::load(flags)?))
 }
 
-/// Logs as these settings say, and first of all what has no effect of them.
+/// Starts logging, and warns about settings without effect.
 pub(super) fn start_logging(config: Config) -> Config {
     telemetry::init(&config.telemetry);
     config.unused.iter().for_each(|sentence| warn!("{sentence}"));

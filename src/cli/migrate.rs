@@ -1,4 +1,4 @@
-//! `event-piper migrate`: bring the database's schema up to date.
+//! `event-piper migrate`: migrates the database's schema.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use crate::{
     store::{migrate, server::Server},
 };
 
-/// Migrates; an embedded PostgreSQL is created where there is none, as `serve` does.
+/// Migrates the schema. The embedded PostgreSQL is created if it does not exist, as by `serve`.
 pub(super) async fn migrate(config: Config) -> anyhow::Result<ExitCode> {
     let database = reach(config.database).await?;
     let done = run(&database.server).await;

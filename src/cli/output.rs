@@ -1,5 +1,5 @@
-//! What commands print. A reader that has gone away (`event-piper doctor | head -1`) is no error: the
-//! command ends with the exit code of what it did. So nothing is printed by macros that panic.
+//! The output of commands. A closed standard output (`event-piper doctor | head -1`) is not an error: the
+//! command ends with its usual exit code. So the macros that panic are not used.
 
 use std::{
     fmt::Display,
@@ -14,9 +14,9 @@ use crate::telemetry;
 /// Prints a line on standard output.
 ///
 /// # Errors
-/// When it cannot be written although somebody may read it, as on a full disk.
+/// If writing fails for another reason than a closed output, such as a full disk.
 pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
-    // At once and as a whole: it is read by a program, or it is the last word.
+    // The line is written at once, because a program may read it while the command runs.
     let mut text = text.to_string();
     text.push('\n');
     let mut out = stdout().lock();
@@ -26,13 +26,12 @@ pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
     }
 }
 
-/// Whether nobody reads any more.
+/// Whether an error means that the reader has closed the output.
 pub(super) fn is_closed(error: &io::Error) -> bool {
     error.kind() == ErrorKind::BrokenPipe
 }
 
-/// Says something about the work on standard error, as a log line where logs are JSON. That it
-/// cannot be said stops nothing.
+/// Prints a note on standard error, or as a log line if logs are JSON. Errors are ignored.
 pub(super) fn note(text: impl Display) {
     if telemetry::is_json() {
         info!("{text}");
@@ -41,7 +40,7 @@ pub(super) fn note(text: impl Display) {
     }
 }
 
-/// Says why a command failed, in the same way.
+/// Prints why a command failed, in the same way.
 pub(super) fn failure(text: impl Display) {
     if telemetry::is_json() {
         error!("{text}");

@@ -13,17 +13,17 @@ use crate::{
     tail::safety::Checks,
 };
 
-/// After PostgreSQL went away during the start.
-const PREPARE_AGAIN: Policy = Policy::new(Duration::from_millis(250), Duration::from_secs(5));
+/// The pauses between attempts if the connection to PostgreSQL is lost during the start.
+const RETRY_BACKOFF: Policy = Policy::new(Duration::from_millis(250), Duration::from_secs(5));
 
-/// Waits for a server that is not there yet, brings the schema up to date, and makes sure that delivery can
-/// rest on it. A server that goes away meanwhile is waited for again.
+/// Waits for the server, migrates the schema, and checks everything that delivery depends on. If the
+/// connection is lost, it starts again.
 pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<()> {
-    let mut backoff = PREPARE_AGAIN.start();
+    let mut backoff = RETRY_BACKOFF.start();
     loop {
         wait_for(server).await?;
         match prepare_once(server, config).await {
-            // A migration left nothing behind: the next attempt goes on where this one was.
+            // An interrupted migration is rolled back, so the next attempt continues with it.
             Err(error) if reachable::is_passing(error.as_ref()) => {
                 warn!("PostgreSQL became unavailable during startup; retrying: {error:#}");
                 backoff.wait().await;
@@ -46,7 +46,7 @@ async fn prepare_once(server: &Server, config: &Config) -> anyhow::Result<()> {
     check(server, config).await
 }
 
-/// Refuses to start where events could be lost without a sign of it, unless the settings say otherwise.
+/// Fails if events could be lost unnoticed, unless `--safety-checks warn` is given.
 async fn check(server: &Server, config: &Config) -> anyhow::Result<()> {
     let client = server.client().await.context("running the safety checks")?;
     shape::find(&client).await?;
@@ -65,7 +65,7 @@ async fn check(server: &Server, config: &Config) -> anyhow::Result<()> {
     )
 }
 
-/// With `--no-migrate` somebody else makes the schema, and must have done so.
+/// Fails without the table of events: with `--no-migrate` it must have been created before.
 async fn require_log(server: &Server, config: &Config) -> anyhow::Result<()> {
     if !migrate::is_there(server).await.context("checking whether the table events exists")? {
         let migrate = invocation::of(&config.database, "migrate");

@@ -1,4 +1,4 @@
-//! `event-piper prune`: take old events out of the log.
+//! `event-piper prune`: deletes old events from the log.
 
 use std::{num::NonZeroU32, process::ExitCode, time::Duration};
 
@@ -33,7 +33,7 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
-/// Prunes until all that is to go has gone, or a signal comes.
+/// Prunes in steps until everything is pruned or a signal comes.
 pub(super) async fn run(server: &Server, args: Args) -> anyhow::Result<ExitCode> {
     if args.older_than.is_none() && args.keep.is_none() {
         bail!("--older-than (such as 90d) or --keep (such as 1000, for each stream) is required");

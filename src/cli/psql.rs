@@ -1,4 +1,4 @@
-//! `event-piper psql`: a terminal on the database, wherever it is.
+//! `event-piper psql`: runs psql on the database.
 
 use std::{
     ffi::OsString,
@@ -10,13 +10,13 @@ use std::{
 use anyhow::Context;
 use secrecy::ExposeSecret;
 
-use super::{database::require_cluster, database_url::apart, invocation};
+use super::{database::require_cluster, database_url::split_password, invocation};
 use crate::{
     config::{Config, Database},
     embedded::binaries::Binaries,
 };
 
-/// Becomes psql.
+/// Replaces this process by psql. Returns only after an error.
 pub(super) fn psql(config: &Config, args: Vec<OsString>) -> anyhow::Result<ExitCode> {
     if let Database::Embedded(settings) = &config.database {
         require_cluster(settings)?;
@@ -27,7 +27,7 @@ pub(super) fn psql(config: &Config, args: Vec<OsString>) -> anyhow::Result<ExitC
     })?;
     let program = program(&config.database);
     let mut command = Command::new(&program);
-    let (url, password) = apart(&url)?;
+    let (url, password) = split_password(&url)?;
     command.arg(url).args(args);
     if let Some(password) = password {
         command.env("PGPASSWORD", password.expose_secret());
@@ -35,7 +35,7 @@ pub(super) fn psql(config: &Config, args: Vec<OsString>) -> anyhow::Result<ExitC
     Err(command.exec()).with_context(|| format!("running {}", program.display()))
 }
 
-/// The one that came with the server, else whatever a shell would run.
+/// The psql beside the server's programs, or the one in the PATH.
 fn program(database: &Database) -> PathBuf {
     let setting = match database {
         Database::Embedded(settings) => settings.binaries.as_deref(),

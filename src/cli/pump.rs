@@ -1,4 +1,4 @@
-//! `event-piper pump`: feeds aggregators, and looks after what they refused.
+//! `event-piper pump`: delivers events to aggregators, and manages events that they refused.
 
 mod health;
 mod letters;
@@ -115,7 +115,7 @@ async fn prepare_and_pump(
         return Ok(());
     }
     let metrics = Arc::new(Metrics::new());
-    // Nobody subscribes here, and nobody writes: neither is started.
+    // A pump has no subscribers and writes no events, so neither engine is started.
     let log = FollowedLog::start(server, &config.gateway.log, &metrics);
     let pumps = start(server, log.read(), &config.aggregators, &metrics, &leaving);
     if let Some(listener) = health {
@@ -127,7 +127,7 @@ async fn prepare_and_pump(
     Ok(())
 }
 
-/// Starts a pump for each aggregator; they end with `leaving`.
+/// Starts a pump for each aggregator. The pumps run until `leaving` is cancelled.
 pub(super) fn start(
     server: &Server,
     read: &Arc<Read>,

@@ -1,4 +1,5 @@
-//! `event-piper serve`: the database, the schema, the gateway; and in reverse at the end.
+//! `event-piper serve`: starts the database, migrates the schema, and serves. The shutdown is in reverse
+//! order.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -31,7 +32,7 @@ async fn run(mut config: Config, shutdown: CancellationToken) -> anyhow::Result<
             config.listen
         );
     }
-    // Before the slow things, for a port that is taken is the most usual mistake.
+    // Before the slow steps, because a port that is in use is the most frequent error.
     let listener = http::listen(&config.listen);
     let listener = listener.with_context(|| format!("listening on {}", config.listen))?;
     if let Some(files) = config.tls.take() {
@@ -62,7 +63,7 @@ async fn prepare_and_serve(
     Ok(())
 }
 
-/// Serves until `shutdown`, then until the streams are drained.
+/// Serves until `shutdown` is cancelled and the streams are drained.
 async fn run_gateway(
     server: &Server,
     config: &Config,
@@ -83,8 +84,8 @@ async fn run_gateway(
     tokio::join!(gateway.stop(), access.stop());
 }
 
-/// Each connection is an open file: takes as many as the system allows, keeps some for the
-/// gateway's own, and says so when that leaves fewer streams than there may be.
+/// Raises the limit of open files as far as the system allows, since each connection is one. If that leaves
+/// fewer files than `--max-streams` needs, the limit of streams is lowered and logged.
 fn fit_open_files(config: &mut Config) {
     let files = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| {
         setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
@@ -95,7 +96,7 @@ fn fit_open_files(config: &mut Config) {
         Err(error) => return warn!(%error, "cannot raise the limit on open files"),
     };
     let writing = config.gateway.writer.map_or(0, |writer| writer.connections);
-    let pumps = FILES_OF_A_PUMP * config.aggregators.len();
+    let pumps = FILES_PER_PUMP * config.aggregators.len();
     let own = (OWN_FILES + config.gateway.log.pool + writing + pumps).min(files / 2);
     let wanted = config.http.limits.streams;
     config.http.limits = config.http.limits.clone().within(files - own);
@@ -107,8 +108,8 @@ fn fit_open_files(config: &mut Config) {
     }
 }
 
-/// Files that are no connection of a client: standard streams, event queues, the listening
-/// sockets and the listening connection, name resolution, an embedded PostgreSQL's pipes.
+/// Open files that are not connections of clients: standard streams, event queues, listening sockets, the
+/// listening connection to PostgreSQL, name resolution, and pipes of the embedded PostgreSQL.
 const OWN_FILES: usize = 48;
-/// The lease, the checkpoint, and two connections to the aggregator.
-const FILES_OF_A_PUMP: usize = 4;
+/// Open files of one pump: the lease, the checkpoint, and two connections to the aggregator.
+const FILES_PER_PUMP: usize = 4;

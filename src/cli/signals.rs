@@ -1,4 +1,4 @@
-//! The signals that ask a program to leave.
+//! The signals that end the program: SIGTERM and SIGINT.
 
 use std::process::ExitCode;
 
@@ -7,23 +7,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// SIGTERM and SIGINT, from now on.
+/// Receives SIGTERM and SIGINT.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    /// Takes them over: they do not end the process by themselves any more.
+    /// Installs the handlers. From now on the signals do not end the process by themselves.
     pub(super) fn new() -> anyhow::Result<Self> {
         let terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
         let interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
         Ok(Self { terminate, interrupt })
     }
 
-    /// Leaves the process at the first one, whatever it does: for a program that has nothing to put in
-    /// order at the end, and may be blocked by a reader of its output that has stopped reading.
-    pub(super) fn leave() -> anyhow::Result<()> {
+    /// Exits at the first signal, whatever the program is doing. This is for commands without cleanup, which
+    /// may be blocked because the reader of their output has stopped reading.
+    pub(super) fn exit_on_signal() -> anyhow::Result<()> {
         let mut signals = Self::new()?;
         tokio::spawn(async move {
             signals.next().await;
@@ -32,10 +32,10 @@ impl Signals {
         Ok(())
     }
 
-    /// Waits for the next one, and names it.
+    /// Waits for the next signal, and returns its name.
     ///
     /// # Cancel safety
-    /// A signal that comes in between is not lost.
+    /// Signals that arrive between calls are not lost.
     pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -44,8 +44,9 @@ impl Signals {
     }
 }
 
-/// Works until a signal. The first one drains; a second one leaves at once, and whatever is
-/// dropped then, the embedded PostgreSQL too, is told to stop without being waited for.
+/// Runs `work` until it ends or a signal comes. The first signal cancels `shutdown`, and `work` drains. The
+/// second signal drops `work`: everything, the embedded PostgreSQL included, stops without being waited
+/// for.
 pub(super) async fn until_signals(
     work: impl Future<Output = anyhow::Result<()>>,
     shutdown: CancellationToken,

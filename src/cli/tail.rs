@@ -1,4 +1,4 @@
-//! `event-piper tail`: follows a gateway from the terminal, through lost connections.
+//! `event-piper tail`: follows a gateway from the terminal, and reconnects.
 
 mod print;
 
@@ -52,21 +52,20 @@ pub(super) struct Args {
 const CONSUMER: HeaderName = HeaderName::from_static("x-consumer-id");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Before a gateway has said when to come back.
-const RETRY: Duration = Duration::from_secs(1);
-/// However soon it wants to be asked again. A gateway that is not there is asked at least every 15
-/// seconds.
-const PAUSES: Policy = Policy::new(Duration::from_millis(500), Duration::from_secs(15));
-/// Longer than any network takes to connect.
-const CONNECTING: Duration = Duration::from_secs(10);
-/// A connection without even a heartbeat for so long is dead. Should a gateway beat more
-/// slowly than that, this costs a reconnect now and then, and no event.
-const SILENCE: Duration = Duration::from_mins(2);
-/// Of what a gateway says about a refusal as much is shown.
-const LONGEST_REFUSAL: usize = 400;
+/// The pause before the first reconnect, unless the gateway has sent `retry`.
+const DEFAULT_RETRY: Duration = Duration::from_secs(1);
+/// The pauses between attempts to reach a gateway: at most 15 seconds.
+const RECONNECT_BACKOFF: Policy = Policy::new(Duration::from_millis(500), Duration::from_secs(15));
+/// How long to wait for a connection, and for the body of an error.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without data for this long counts as lost. If the gateway's heartbeat interval is longer,
+/// the command reconnects unnecessarily, but loses no event.
+const SILENCE_TIMEOUT: Duration = Duration::from_mins(2);
+/// The length of a gateway's error message that is shown.
+const MAX_DETAIL_CHARS: usize = 400;
 
 pub(super) async fn tail(args: Args) -> anyhow::Result<ExitCode> {
-    Signals::leave()?;
+    Signals::exit_on_signal()?;
     let mut tail = Tail::new(args)?;
     match tail.follow().await {
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
@@ -85,16 +84,16 @@ struct Tail {
     token: Token,
     cursor: String,
     retry: Duration,
-    /// Attempts since a gateway has answered.
+    /// The number of attempts since the last successful connection.
     failures: u32,
     printer: Printer,
 }
 
-/// How a connection ended that may be made again.
-enum Lost {
-    /// It was never there, or is no more.
+/// How a connection has ended.
+enum Ended {
+    /// It could not be established, or was lost, for this reason. Reconnect.
     Because(String),
-    /// The gateway wants nobody to come back.
+    /// The gateway has asked not to reconnect (204).
     ForGood,
 }
 
@@ -109,23 +108,23 @@ impl Tail {
             url,
             headers,
             cursor: args.from.unwrap_or_default(),
-            retry: RETRY,
+            retry: DEFAULT_RETRY,
             failures: 0,
             printer: Printer::new(args.json),
         })
     }
 
-    /// Until somebody has had enough.
+    /// Follows the stream until the gateway ends it for good, or until an error.
     async fn follow(&mut self) -> anyhow::Result<()> {
         loop {
-            let Lost::Because(why) = self.connect().await? else { return Ok(()) };
+            let Ended::Because(why) = self.connect().await? else { return Ok(()) };
             let pause = self.pause();
             self.printer.note(&format!("{why}; reconnecting in {:.1} s", pause.as_secs_f32()));
             sleep(pause).await;
         }
     }
 
-    async fn connect(&mut self) -> anyhow::Result<Lost> {
+    async fn connect(&mut self) -> anyhow::Result<Ended> {
         let mut headers = self.headers.clone();
         if !self.cursor.is_empty() {
             let cursor = HeaderValue::from_str(&self.cursor);
@@ -137,13 +136,15 @@ impl Tail {
         match self.client.get(self.url.clone()).headers(headers).send().await {
             Ok(response) => self.answered(response).await,
             Err(error) if error.is_builder() || error.is_redirect() => {
-                bail!("cannot request {}: {}", self.url, root(&error))
+                bail!("cannot request {}: {}", self.url, root_cause(&error))
             }
-            Err(error) => Ok(Lost::Because(format!("cannot reach {}: {}", self.url, root(&error)))),
+            Err(error) => {
+                Ok(Ended::Because(format!("cannot reach {}: {}", self.url, root_cause(&error))))
+            }
         }
     }
 
-    async fn answered(&mut self, response: Response) -> anyhow::Result<Lost> {
+    async fn answered(&mut self, response: Response) -> anyhow::Result<Ended> {
         let status = response.status();
         match status {
             StatusCode::OK if is_event_stream(&response) => self.read(response).await,
@@ -151,36 +152,36 @@ impl Tail {
                 "the response of {} is not an event stream; check that it is a gateway",
                 self.url
             ),
-            StatusCode::NO_CONTENT => Ok(Lost::ForGood),
+            StatusCode::NO_CONTENT => Ok(Ended::ForGood),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-                Ok(Lost::Because(refusal(response).await))
+                Ok(Ended::Because(error_message(response).await))
             }
-            _ if status.is_server_error() => Ok(Lost::Because(refusal(response).await)),
-            _ => bail!(refusal(response).await),
+            _ if status.is_server_error() => Ok(Ended::Because(error_message(response).await)),
+            _ => bail!(error_message(response).await),
         }
     }
 
-    async fn read(&mut self, mut response: Response) -> anyhow::Result<Lost> {
+    async fn read(&mut self, mut response: Response) -> anyhow::Result<Ended> {
         if self.failures > 0 {
             self.printer.note("reconnected");
         }
         self.failures = 0;
         let mut parser = Parser::resuming(self.cursor.clone());
         loop {
-            let bytes = match timeout(SILENCE, response.chunk()).await {
+            let bytes = match timeout(SILENCE_TIMEOUT, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => bytes,
                 Ok(Ok(None)) => {
-                    return Ok(Lost::Because("the gateway ended the connection".into()));
+                    return Ok(Ended::Because("the gateway ended the connection".into()));
                 }
                 Ok(Err(error)) => {
-                    return Ok(Lost::Because(format!("connection lost: {}", root(&error))));
+                    return Ok(Ended::Because(format!("connection lost: {}", root_cause(&error))));
                 }
-                Err(_) => return Ok(Lost::Because("no data and no heartbeat arrived".into())),
+                Err(_) => return Ok(Ended::Because("no data and no heartbeat arrived".into())),
             };
             for item in parser.push(&bytes) {
                 self.take(item)?;
             }
-            // Only what was printed counts as received.
+            // The cursor moves only after the events were printed.
             self.printer.flush()?;
             parser.last_id().clone_into(&mut self.cursor);
         }
@@ -194,7 +195,7 @@ impl Tail {
                 "$caught-up" => {}
                 "$closing" => self.printer.note("the gateway is closing"),
                 "$gap" => self.gap(&event)?,
-                // What gateways may say one day, and was never an event.
+                // Unknown signals of later versions. They are not events.
                 kind if kind.starts_with('$') => {}
                 _ => self.printer.event(&event)?,
             },
@@ -202,25 +203,25 @@ impl Tail {
         Ok(())
     }
 
-    /// Nothing is missing in silence.
+    /// Reports a gap.
     fn gap(&mut self, event: &Event) -> io::Result<()> {
         self.printer.warn(&format!("events are permanently missing: {}", event.data));
         if self.printer.is_for_programs() { self.printer.event(event) } else { Ok(()) }
     }
 
-    /// The gateway's own time at first, longer while there is no gateway.
+    /// The pause before the next attempt: the gateway's `retry` at first, and longer after failures.
     fn pause(&mut self) -> Duration {
         let failures = self.failures;
         self.failures += 1;
         if failures == 0 {
             return self.retry;
         }
-        PAUSES.at_least(self.retry).after(failures)
+        RECONNECT_BACKOFF.at_least(self.retry).after(failures)
     }
 }
 
-/// One consumer goes into the header, where a gateway behind an authenticating proxy has it
-/// too; several, or what does not fit into a header, into the query.
+/// The URL of the stream. One consumer goes into the header that an authenticating proxy sets as well;
+/// several, or a name that a header cannot contain, go into the query.
 fn address(args: &Args, headers: &mut HeaderMap) -> anyhow::Result<Url> {
     let mut url = args.url.clone();
     let web = ["http", "https"].contains(&url.scheme());
@@ -247,9 +248,9 @@ fn address(args: &Args, headers: &mut HeaderMap) -> anyhow::Result<Url> {
 }
 
 pub(super) fn client(url: &Url) -> anyhow::Result<Client> {
-    let mut client = web::client().connect_timeout(CONNECTING);
+    let mut client = web::client().connect_timeout(CONNECT_TIMEOUT);
     if is_loopback(url) {
-        // A proxy would look for the gateway on its own machine.
+        // A proxy would connect to its own loopback address.
         client = client.no_proxy();
     }
     client.build().context("preparing to connect")
@@ -266,26 +267,26 @@ fn is_event_stream(response: &Response) -> bool {
     kind.is_some_and(|kind| kind.starts_with("text/event-stream"))
 }
 
-/// What the gateway itself says about it (RFC 9457), or else its status.
-pub(super) async fn refusal(response: Response) -> String {
+/// The gateway's error message (RFC 9457), or the status if there is none.
+pub(super) async fn error_message(response: Response) -> String {
     #[derive(Deserialize)]
     struct Problem {
         detail: String,
     }
     let (status, url) = (response.status(), response.url().clone());
-    let body = timeout(CONNECTING, response.bytes()).await;
+    let body = timeout(CONNECT_TIMEOUT, response.bytes()).await;
     let body = body.ok().and_then(Result::ok).unwrap_or_default();
     match serde_json::from_slice(&body) {
         Ok(Problem { detail }) => {
-            let detail: String = detail.chars().take(LONGEST_REFUSAL).collect();
-            format!("the gateway responded with {status}: {}", print::tame(&detail))
+            let detail: String = detail.chars().take(MAX_DETAIL_CHARS).collect();
+            format!("the gateway responded with {status}: {}", print::escape_control(&detail))
         }
         Err(_) => format!("{url} answers {status}"),
     }
 }
 
-/// The cause of it all; what is around it says only that a request failed.
-pub(super) fn root(error: &reqwest::Error) -> &dyn Error {
+/// The innermost cause. The errors around it only say that a request failed.
+pub(super) fn root_cause(error: &reqwest::Error) -> &dyn Error {
     let mut error: &dyn Error = error;
     while let Some(cause) = error.source() {
         error = cause;

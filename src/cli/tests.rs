@@ -1,5 +1,5 @@
-//! Every flag of every command: a right value is taken, a wrong one is refused by its name, and a
-//! variable that sets it is one that is known.
+//! Tries every flag of every command: a valid value is accepted, an invalid one is reported by the name of
+//! the flag, and its environment variable is known.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,14 @@ use clap::{Arg, Args, CommandFactory};
 use super::*;
 use crate::config::{AggregatorFlags, commands};
 
-/// A flag that a command has beside the settings.
+/// A flag of a command that is not a setting.
 struct Own {
-    /// The command, with what it does not do without.
+    /// The command and its subcommand.
     command: &'static str,
     flag: &'static str,
-    /// None for a flag that takes no value.
+    /// A valid value. `None` for a flag without a value.
     right: Option<&'static str>,
-    /// None where every text is taken, or what is wrong is found later.
+    /// An invalid value. `None` if every text is accepted at first.
     wrong: Option<&'static str>,
 }
 
@@ -28,7 +28,7 @@ const fn own(
     Own { command, flag, right, wrong }
 }
 
-/// What such flags are given without, for the command to be whole.
+/// The arguments that these commands need.
 const NEEDED: [(&str, &[&str]); 5] = [
     ("keys create", &["--name=n"]),
     ("keys revoke", &["id"]),
@@ -71,7 +71,7 @@ const OWN: [Own; 31] = [
     own("append", "token", Some("unusual"), None),
     own("append", "token-file", Some("/unusual"), None),
 ];
-/// The flags of settings, each with its help, which names its variable.
+/// The flags of settings, each with its help, which contains the variable.
 fn settings() -> BTreeSet<(String, String)> {
     let command = Flags::augment_args(clap::Command::new("event-piper"));
     AggregatorFlags::augment_args(command).get_arguments().map(flag_and_help).collect()
@@ -82,7 +82,7 @@ fn flag_and_help(arg: &Arg) -> (String, String) {
     (arg.get_long().unwrap().to_owned(), help.unwrap_or_default())
 }
 
-/// Every flag of every command below this one, with the command's name.
+/// Collects every flag of every command below this one, with the name of the command.
 fn every_flag(command: &clap::Command, name: &str, found: &mut Vec<(String, Arg)>) {
     let flags = command.get_arguments().filter(|arg| arg.get_long().is_some());
     found.extend(flags.map(|arg| (name.trim().to_owned(), arg.clone())));
@@ -97,7 +97,7 @@ fn every() -> Vec<(String, Arg)> {
     found
 }
 
-/// What a command line comes to; what is wrong with it, as it is printed.
+/// Parses a command line. The error is the printed message.
 fn parse(command: &str, flag: &str) -> Result<(), String> {
     let needed = NEEDED.iter().find(|(name, _)| *name == command).map_or(&[][..], |it| it.1);
     let name = flag.split_once('=').map_or(flag, |(name, _)| name);
@@ -108,7 +108,7 @@ fn parse(command: &str, flag: &str) -> Result<(), String> {
 }
 
 #[test]
-fn every_flag_of_a_command_takes_what_is_right_and_is_named_when_it_is_wrong() {
+fn flags_accept_valid_values_and_name_invalid_ones() {
     for Own { command, flag, right, wrong } in OWN {
         let given = |value: &str| parse(command, &format!("--{flag}={value}"));
         let taken = right.map_or_else(|| parse(command, &format!("--{flag}")), given);
@@ -121,7 +121,7 @@ fn every_flag_of_a_command_takes_what_is_right_and_is_named_when_it_is_wrong() {
 }
 
 #[test]
-fn every_flag_of_every_command_is_a_setting_or_tested() {
+fn every_flag_is_a_setting_or_tested() {
     let settings = settings();
     let tested: BTreeSet<_> = OWN.iter().map(|it| (it.command, it.flag)).collect();
     let every = every();
@@ -137,7 +137,7 @@ fn every_flag_of_every_command_is_a_setting_or_tested() {
 }
 
 #[test]
-fn every_variable_of_a_flag_is_known_and_each_known_one_has_a_flag() {
+fn every_variable_of_a_flag_is_known() {
     let env = |arg: &Arg| arg.get_env().map(|name| name.to_str().unwrap().to_owned());
     let read: BTreeSet<_> = every().iter().filter_map(|(_, arg)| env(arg)).collect();
     assert_eq!(read, commands::ALL.map(ToOwned::to_owned).into());

@@ -1,4 +1,4 @@
-//! What shows a gateway who is asking: a token or a key.
+//! The credentials of commands that talk to a gateway: a token or a key.
 
 use std::{fs, path::PathBuf};
 
@@ -20,7 +20,7 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// The header, if there is a token.
+    /// The value of the header `Authorization`. `None`: there is no token.
     pub(super) fn header(&self) -> anyhow::Result<Option<HeaderValue>> {
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => token.expose_secret().to_owned(),

@@ -1,5 +1,4 @@
-//! What `prune` and `erase` have in common: one small step after the other, with a pause after
-//! each, a line that tells how far it is, and an end when it is asked to end.
+//! Runs the work of `prune` and `erase` in small steps: with pauses, with progress, and until a signal.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +7,13 @@ use tokio::time::sleep;
 use super::{output, signals::Signals};
 use crate::{event::EventId, progress::Progress, store::upkeep::Step};
 
-/// At least so long others have the disk to themselves between two steps; else as long as the
-/// step took.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The minimum pause between two steps. The pause is as long as the step, so that others can use the disk.
+const MIN_PAUSE: Duration = Duration::from_millis(5);
 
-/// Where there is no bar, a line tells this often how far it is.
-const SAID_EVERY: Duration = Duration::from_secs(30);
+/// The interval of progress lines if there is no progress bar.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Work under way, as somebody sees it who waits for it.
+/// Work in progress, and how it is shown.
 pub(super) struct Work {
     verb: &'static str,
     end: Option<EventId>,
@@ -27,7 +25,7 @@ pub(super) struct Work {
     signals: Signals,
 }
 
-/// Steps until the last one; `false` when a signal came before that.
+/// Runs all steps. Returns `false` if a signal came before the last one.
 pub(super) async fn work(
     work: &mut Work,
     mut step: impl AsyncFnMut() -> anyhow::Result<Step>,
@@ -38,7 +36,7 @@ pub(super) async fn work(
 }
 
 impl Work {
-    /// Nothing done yet; `end` is the id that it ends with, where that is known.
+    /// Starts with nothing done. `end` is the last id of the work, if it is known.
     pub(super) fn new(verb: &'static str, end: Option<EventId>) -> anyhow::Result<Self> {
         let template = if end.is_some() { "[{bar:30}] {wide_msg}" } else { "{wide_msg}" };
         let length = end.map(|end| end.get().unsigned_abs());
@@ -49,22 +47,22 @@ impl Work {
             looked_at: 0,
             changed: 0,
             begun: Instant::now(),
-            shown: Progress::new(length, template, SAID_EVERY),
+            shown: Progress::new(length, template, PROGRESS_INTERVAL),
             signals: Signals::new()?,
         })
     }
 
-    /// How far it has got.
+    /// The id up to which events were examined.
     pub(super) fn upto(&self) -> EventId {
         self.upto
     }
 
-    /// How many events were changed.
+    /// The number of changed events.
     pub(super) fn changed(&self) -> u64 {
         self.changed
     }
 
-    /// What was done, in one line.
+    /// A line about the work that was done.
     pub(super) fn summary(&self) -> String {
         let (changed, looked_at) = (counted(self.changed), grouped(self.looked_at));
         format!("{changed} {}, {looked_at} examined", self.verb)
@@ -82,7 +80,7 @@ impl Work {
                 return Ok(true);
             }
             tokio::select! {
-                () = sleep(begun.elapsed().max(PAUSE)) => {}
+                () = sleep(begun.elapsed().max(MIN_PAUSE)) => {}
                 _ = self.signals.next() => return Ok(false),
             }
         }
@@ -107,12 +105,12 @@ impl Work {
     }
 }
 
-/// So many events.
+/// A number of events, in words.
 pub(super) fn counted(events: u64) -> String {
     format!("{} event{}", grouped(events), if events == 1 { "" } else { "s" })
 }
 
-/// A number that can be read at a glance.
+/// A number with separators between groups of three digits.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
@@ -124,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_at_a_glance() {
+    fn digits_are_grouped() {
         assert_eq!(counted(1), "1 event");
         assert_eq!(counted(0), "0 events");
         assert_eq!(grouped(999), "999");

@@ -1,4 +1,4 @@
-//! Where events come from: arguments, or lines on standard input.
+//! The source of events: arguments, or lines on standard input.
 
 use std::{
     fs::File,
@@ -12,25 +12,25 @@ use memchr::memchr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 
-/// So much is read at once.
+/// The size of one read.
 const CHUNK_BYTES: usize = 64 << 10;
-/// So many chunks are read ahead.
+/// The number of chunks that are read ahead.
 const CHUNKS_AHEAD: usize = 4;
-/// A longer line is not an event: no gateway takes one that is larger by default than 1 MiB.
+/// The largest accepted line. A longer one is not an event: by default, gateways accept 1 MiB.
 const LONGEST_LINE_BYTES: usize = 256 << 20;
 
-/// What some editors put before a text. The gateway ignores it before each event, too.
+/// Some editors put it before a text. It is ignored, as by the gateway.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// A line that is not empty.
+/// A line with text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
-    /// Counted from 1.
+    /// The number of the line, from 1.
     pub(super) number: u64,
     pub(super) text: String,
 }
 
-/// See the module.
+/// Reads lines from arguments or standard input.
 pub(super) struct Lines {
     from: From,
     number: u64,
@@ -53,29 +53,29 @@ impl Lines {
         Ok(Self { from, number: 0, read: 0, length })
     }
 
-    /// How many bytes there are in all, where that is known.
+    /// The length of the input in bytes. `None` if it is not known.
     pub(super) fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// How many bytes were read.
+    /// The number of bytes that were read.
     pub(super) fn read(&self) -> u64 {
         self.read
     }
 
-    /// Whether these are lines, and not arguments.
+    /// Whether the lines come from standard input rather than from arguments.
     pub(super) fn are_input(&self) -> bool {
         matches!(self.from, From::Input(_))
     }
 
-    /// Reads nothing more from standard input. What was read comes still, and then the end.
+    /// Stops reading standard input. Lines that were read are still returned.
     pub(super) fn stop(&mut self) {
         if let From::Input(input) = &mut self.from {
             input.stop = None;
         }
     }
 
-    /// Whether the end of the input was seen.
+    /// Whether the end of the input was reached.
     pub(super) fn at_end(&self) -> bool {
         match &self.from {
             From::Arguments(rest) => rest.len() == 0,
@@ -83,16 +83,16 @@ impl Lines {
         }
     }
 
-    /// The number of a line whose end was not read any more.
+    /// The number of the line that was read in part when reading was stopped.
     pub(super) fn unfinished(&self) -> Option<u64> {
         let From::Input(input) = &self.from else { return None };
         (input.state == State::Stopped && !input.unread.is_empty()).then_some(self.number + 1)
     }
 
-    /// The next line, or none behind the last.
+    /// The next line with text. `None` at the end.
     ///
     /// # Cancel safety
-    /// Nothing of the input is lost.
+    /// No input is lost.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Line>> {
         loop {
             let text = match &mut self.from {
@@ -113,15 +113,15 @@ impl Lines {
     }
 }
 
-/// Standard input, read by a thread that can be stopped without losing what it has read: one that
-/// waits in a `read` could not be, and would hold up the end of the program.
+/// Standard input, read by a thread. The thread waits in `poll`, so that it can be stopped without losing
+/// input; a thread in `read` could not be stopped, and would delay the end of the program.
 struct Input {
-    /// An empty one is the end.
+    /// An empty chunk means the end of the input.
     chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
-    /// The thread reads as long as this is open.
+    /// The thread reads while this end of the pipe is open.
     stop: Option<PipeWriter>,
     unread: Vec<u8>,
-    /// Of `unread`, so much has no end of a line.
+    /// The number of bytes at the start of `unread` that contain no line break.
     searched: usize,
     state: State,
 }
@@ -143,7 +143,7 @@ impl Input {
         Ok(Self { chunks, stop, unread, searched: 0, state: State::Reading })
     }
 
-    /// The next line without its end.
+    /// The next line without its line break.
     async fn next(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
         loop {
             if let Some(at) = memchr(b'\n', &self.unread[self.searched..]) {
@@ -184,7 +184,7 @@ impl Input {
     }
 }
 
-/// Reads until the end, or until the other end of `stopped` is closed.
+/// Reads until the end of the input, or until the other end of `stopped` is closed.
 fn read(mut input: File, stopped: &PipeReader, chunks: &mpsc::Sender<io::Result<Vec<u8>>>) {
     loop {
         match wait(&input, stopped) {
@@ -209,7 +209,7 @@ fn read(mut input: File, stopped: &PipeReader, chunks: &mpsc::Sender<io::Result<
     }
 }
 
-/// Waits until there is something to read, or until it is stopped: then `false`.
+/// Waits until there is input. Returns `false` if reading was stopped.
 fn wait(input: &File, stopped: &PipeReader) -> io::Result<bool> {
     let mut both = [
         PollFd::new(input.as_fd(), PollFlags::POLLIN),
@@ -222,7 +222,7 @@ fn wait(input: &File, stopped: &PipeReader) -> io::Result<bool> {
     }
 }
 
-/// The length of a file on standard input; of a pipe it is not known.
+/// The length of standard input, if it is a file.
 fn length_of_input() -> Option<u64> {
     let file = File::open("/dev/stdin").ok()?.metadata().ok()?;
     file.is_file().then_some(file.len())

@@ -1,5 +1,5 @@
-//! Sends events until they are written: a lost answer, a full queue or a gateway that starts
-//! again only takes longer, for each event has a `uid`.
+//! Sends events until they are written. Requests are repeated after a lost response, a full queue or a
+//! restart of the gateway. The `uid` of each event prevents repeated writes.
 
 use std::time::Duration;
 
@@ -15,35 +15,35 @@ use super::lines::Line;
 use crate::{
     backoff::Policy,
     cli::{
-        tail::{client, refusal, root},
+        tail::{client, error_message, root_cause},
         token::Token,
     },
 };
 
-/// See the module.
+/// The client of the gateway.
 pub(super) struct Post {
     client: Client,
     url: Url,
     token: Token,
 }
 
-/// Between attempts.
-const PAUSES: Policy = Policy::new(Duration::from_millis(200), Duration::from_secs(15));
-/// A gateway answers sooner than this, or is not there.
-const ANSWERING: Duration = Duration::from_mins(1);
+/// The pauses between attempts.
+const RETRY_BACKOFF: Policy = Policy::new(Duration::from_millis(200), Duration::from_secs(15));
+/// How long to wait for a response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A `uid`: by chance, or always the same one for this line of an input that has a name.
+/// A `uid`: random, or derived from the line and the name of the input, if it has one.
 pub(super) fn uid(name: Option<&str>, line: &Line) -> Uuid {
     let Some(name) = name else { return Uuid::now_v7() };
     let digest = Sha256::digest(format!("{name}\n{}\n{}", line.number, line.text));
     Uuid::new_v8(std::array::from_fn(|at| digest[at]))
 }
 
-/// What became of an attempt.
-enum Sent {
-    /// With these ids, as far as the answer arrived.
+/// The result of an attempt.
+enum Attempt {
+    /// The events are written. The ids are missing if the response was lost.
     Written(Vec<i64>),
-    /// Not yet, for this reason.
+    /// The attempt must be repeated, for this reason.
     Again(String),
 }
 
@@ -59,27 +59,28 @@ impl Post {
         Ok(Self { client, url, token })
     }
 
-    /// Returns the ids when these are written, all of them. However long the gateway is away, it
-    /// is tried again; `say` is told why.
+    /// Sends events until all are written, and returns their ids. `say` gets the reasons for repeating.
     pub(super) async fn send(
         &self,
         events: &[&RawValue],
         mut say: impl FnMut(String),
     ) -> anyhow::Result<Vec<i64>> {
         let body = serde_json::to_string(events)?;
-        let mut backoff = PAUSES.start();
+        let mut backoff = RETRY_BACKOFF.start();
         loop {
             let pause = backoff.pause();
             match self.attempt(body.clone()).await? {
-                Sent::Written(ids) => return Ok(ids),
-                Sent::Again(why) => say(format!("{why}; retrying in {:.1} s", pause.as_secs_f32())),
+                Attempt::Written(ids) => return Ok(ids),
+                Attempt::Again(why) => {
+                    say(format!("{why}; retrying in {:.1} s", pause.as_secs_f32()))
+                }
             }
             sleep(pause).await;
         }
     }
 
-    async fn attempt(&self, body: String) -> anyhow::Result<Sent> {
-        let request = self.client.post(self.url.clone()).timeout(ANSWERING);
+    async fn attempt(&self, body: String) -> anyhow::Result<Attempt> {
+        let request = self.client.post(self.url.clone()).timeout(RESPONSE_TIMEOUT);
         let mut request = request.header(header::CONTENT_TYPE, "application/json").body(body);
         if let Some(bearer) = self.token.header()? {
             request = request.header(header::AUTHORIZATION, bearer);
@@ -89,20 +90,22 @@ impl Post {
             Err(error) if error.is_builder() => {
                 return Err(error).context("building the request to the gateway");
             }
-            Err(error) => return Ok(Sent::Again(format!("{}: {}", self.url, root(&error)))),
+            Err(error) => {
+                return Ok(Attempt::Again(format!("{}: {}", self.url, root_cause(&error))));
+            }
         };
         match response.status() {
-            StatusCode::CREATED => Ok(Sent::Written(ids(response).await)),
+            StatusCode::CREATED => Ok(Attempt::Written(ids(response).await)),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-                Ok(Sent::Again(refusal(response).await))
+                Ok(Attempt::Again(error_message(response).await))
             }
-            status if status.is_server_error() => Ok(Sent::Again(refusal(response).await)),
-            _ => bail!(refusal(response).await),
+            status if status.is_server_error() => Ok(Attempt::Again(error_message(response).await)),
+            _ => bail!(error_message(response).await),
         }
     }
 }
 
-/// The ids of an answer. Should its body be lost, the events are written all the same.
+/// The ids in a response. They are missing if the body was lost, although the events are written.
 async fn ids(response: Response) -> Vec<i64> {
     #[derive(Deserialize)]
     struct Answer {

@@ -1,20 +1,20 @@
-//! What is told of an append: how much is written, of which lines, as which events.
+//! Reports the progress of an append: the number of events, their lines and their ids.
 
 use std::time::Duration;
 
 use super::lines::Lines;
 use crate::{cli::output, progress::Progress};
 
-/// Where there is no bar, a line tells this often how far it is.
-const SAID_EVERY: Duration = Duration::from_secs(30);
+/// The interval of progress lines if there is no progress bar.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What was written so far.
+/// The events that were written so far.
 pub(super) struct Report {
     shown: Progress,
     events: u64,
-    /// The first and the last line; none of arguments.
+    /// The first and the last line. `None` for arguments.
     lines: Option<(u64, u64)>,
-    /// The smallest and the greatest id, of those that the gateway has told.
+    /// The smallest and the greatest id in the responses of the gateway.
     ids: Option<(i64, i64)>,
 }
 
@@ -23,7 +23,7 @@ impl Report {
         Self { shown: shown(lines), events: 0, lines: None, ids: None }
     }
 
-    /// These events were written: the lines they came from, and the ids that they got.
+    /// Adds events that were written, with their lines and their ids.
     pub(super) fn written(&mut self, of: (u64, u64), events: usize, ids: &[i64], lines: &Lines) {
         self.events += events as u64;
         if lines.are_input() {
@@ -40,7 +40,7 @@ impl Report {
         }
     }
 
-    /// Something about the work, on standard error: above the bar, if there is one.
+    /// Prints a message on standard error, above the progress bar if there is one.
     pub(super) fn say(&mut self, text: impl std::fmt::Display) {
         self.shown.said();
         self.shown.bar().suspend(|| output::note(text));
@@ -65,19 +65,19 @@ impl Report {
         if which.is_empty() { events } else { format!("{events}: {}", which.join(", ")) }
     }
 
-    /// Takes the bar away.
+    /// Removes the progress bar.
     pub(super) fn end(&self) {
         self.shown.bar().finish_and_clear();
     }
 }
 
-/// A bar where the length is known, a count where it is not.
+/// A progress bar if the length is known, and a counter otherwise.
 fn shown(lines: &Lines) -> Progress {
     let template = match lines.length() {
         Some(_) => "{bar:40} {percent}% {msg} events {eta}",
         None => "{spinner} {msg} events {elapsed}",
     };
-    let shown = Progress::new(lines.length(), template, SAID_EVERY);
+    let shown = Progress::new(lines.length(), template, PROGRESS_INTERVAL);
     shown.bar().set_message("0");
     shown
 }

@@ -1,4 +1,4 @@
-//! What a pump that runs by itself tells of its health: ready once all aggregators are booted.
+//! The health endpoints of `event-piper pump`. It is ready when all aggregators are bootstrapped.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -20,8 +20,8 @@ use crate::{
     gateway::followed::FollowedLog,
 };
 
-/// In these, an aggregator has all there is, or another pump sees to that.
-const READY: [&str; 2] = ["live", "standby"];
+/// The states of pumps that count as ready: delivery is up to date, or another pump delivers.
+const READY_STATES: [&str; 2] = ["live", "standby"];
 
 pub(super) async fn serve(
     listener: TcpListener,
@@ -47,7 +47,7 @@ pub(super) async fn serve(
 #[derive(Clone)]
 struct Health {
     log: Arc<FollowedLog>,
-    /// Who may see reasons, and the names of aggregators, which may be addresses.
+    /// The peers that may see reasons and the names of aggregators, which may be URLs.
     operators: Networks,
 }
 
@@ -57,7 +57,7 @@ async fn ready(
 ) -> Response {
     let pumps = log.metrics().pumps.states();
     let reading = log.ready();
-    let booted = pumps.values().all(|state| READY.contains(state));
+    let booted = pumps.values().all(|state| READY_STATES.contains(state));
     let sees_reasons = operators.contain(Peer::Ip(peer.ip()));
     let (status, word) = match (&reading, booted) {
         (Ok(()), true) => (StatusCode::OK, "ready"),

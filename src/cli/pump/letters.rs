@@ -1,4 +1,4 @@
-//! `event-piper pump list`, `retry` and `skip`: what aggregators refused, and what becomes of it.
+//! `event-piper pump list`, `retry` and `skip`: manages events that aggregators refused.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Prints every pump, and every event that was refused.
+/// Prints all pumps, each with its refused events.
 pub(super) async fn list(server: &Server) -> anyhow::Result<ExitCode> {
     let client = server.client().await.context("connecting to PostgreSQL")?;
     let all = pumps::pumps(&client).await.context(
@@ -44,7 +44,7 @@ fn line(pump: &PumpState) -> String {
     format!("{}: {running}, {booted}, at {position}, {} events behind", pump.name, pump.behind)
 }
 
-/// What shall become of which events.
+/// A decision about refused events.
 pub(super) struct Mark {
     pub(super) name: String,
     pub(super) events: Vec<EventId>,
@@ -52,7 +52,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Notes it; the pump that runs, or the next one, acts on it.
+    /// Stores the decision. The pump that holds the lease carries it out.
     pub(super) async fn apply(&self, server: &Server) -> anyhow::Result<ExitCode> {
         let client = server.client().await.context("connecting to PostgreSQL")?;
         let marked = pumps::mark(&client, &self.name, &self.events, self.letter);

@@ -1,4 +1,4 @@
-//! Events on the terminal, or as JSON lines; notes on standard error.
+//! Prints events for people or as JSON lines, and notes on standard error.
 
 use std::{
     borrow::Cow,
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::sse::Event;
 
-/// Where events and notes go, and how.
+/// Prints events and notes.
 pub(super) struct Printer {
     out: BufWriter<Stdout>,
     style: Style,
@@ -28,7 +28,7 @@ enum Style {
 
 impl Printer {
     pub(super) fn new(json: bool) -> Self {
-        // See https://no-color.org: set, to whatever but nothing, it means no.
+        // Any value that is not empty disables colours: https://no-color.org.
         let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let style = match json {
             true => Style::Json,
@@ -39,7 +39,7 @@ impl Printer {
         Self { out: BufWriter::new(stdout()), style, notes_coloured }
     }
 
-    /// Whether programs read what is printed, and not people.
+    /// Whether the output is JSON, for programs.
     pub(super) fn is_for_programs(&self) -> bool {
         self.style == Style::Json
     }
@@ -52,16 +52,16 @@ impl Printer {
         self.out.flush()
     }
 
-    /// Something about the stream. If nobody can read it, the stream goes on.
+    /// Prints a note about the stream. Errors are ignored.
     pub(super) fn note(&self, text: &str) {
         let (on, off) = if self.notes_coloured { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-        let _ = writeln!(stderr(), "{on}event-piper: {}{off}", tame(text));
+        let _ = writeln!(stderr(), "{on}event-piper: {}{off}", escape_control(text));
     }
 
-    /// Something about the stream that should not be.
+    /// Prints a warning about the stream.
     pub(super) fn warn(&self, text: &str) {
         let (on, off) = if self.notes_coloured { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-        let _ = writeln!(stderr(), "{on}event-piper: {}{off}", tame(text));
+        let _ = writeln!(stderr(), "{on}event-piper: {}{off}", escape_control(text));
     }
 }
 
@@ -69,15 +69,17 @@ fn line(style: Style, event: &Event) -> String {
     let Event { id, kind, data } = event;
     match style {
         Style::Json => json(event),
-        Style::Plain => format!("{}  {}  {}\n", tame(id), tame(kind), tame(data)),
+        Style::Plain => {
+            format!("{}  {}  {}\n", escape_control(id), escape_control(kind), escape_control(data))
+        }
         Style::Coloured => {
-            let (id, kind, data) = (tame(id), tame(kind), tame(data));
+            let (id, kind, data) = (escape_control(id), escape_control(kind), escape_control(data));
             format!("\x1b[2m{id}\x1b[0m  \x1b[1;36m{kind}\x1b[0m  {data}\n")
         }
     }
 }
 
-/// The data passes through as it is, every digit of it; what is no JSON becomes a string.
+/// A JSON line. The data is passed unchanged, with every digit; data that is not JSON becomes a string.
 fn json(Event { id, kind, data }: &Event) -> String {
     #[derive(Serialize)]
     struct Line<'a, D> {
@@ -85,7 +87,7 @@ fn json(Event { id, kind, data }: &Event) -> String {
         r#type: &'a str,
         data: D,
     }
-    // In JSON a line break can only be space between its parts.
+    // In JSON, a line break can only be white space between tokens.
     let one_line = data.replace(['\n', '\r'], " ");
     let line = match serde_json::from_str::<&RawValue>(&one_line) {
         Ok(data) => serde_json::to_string(&Line { id, r#type: kind, data }),
@@ -94,8 +96,8 @@ fn json(Event { id, kind, data }: &Event) -> String {
     line.expect("text is JSON") + "\n"
 }
 
-/// Without control characters, which could do anything to a terminal.
-pub(super) fn tame(text: &str) -> Cow<'_, str> {
+/// Replaces control characters, which could control the terminal.
+pub(super) fn escape_control(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return text.into();
     }
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_json_keeps_every_digit() {
+    fn json_keeps_every_digit() {
         let data = r#"{"n":12345678901234567890.10,"t":"é\n"}"#;
         let expected = format!(r#"{{"id":"7~9:3","type":"order placed","data":{data}}}"#);
         check(Style::Json, data, &expected);
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_people_cannot_steer_the_terminal() {
+    fn control_characters_are_replaced() {
         check(Style::Plain, r#"{"a":"é"}"#, r#"7~9:3  order placed  {"a":"é"}"#);
         check(Style::Plain, "\u{1b}[2J\u{9b}2J", r"7~9:3  order placed  \u{1b}[2J\u{9b}2J");
         let coloured = "\u{1b}[2m7~9:3\u{1b}[0m  \u{1b}[1;36morder placed\u{1b}[0m  1";
