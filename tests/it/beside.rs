@@ -243,7 +243,7 @@ async fn a_column_of_a_type_that_cannot_be_read_is_told_and_mended_without_a_res
     let unready = async || {
         let refused = app.get("/streams/s", &[]).await;
         assert_eq!(refused.status, 503, "{refused:?}");
-        app.gateway.ready().err().filter(|it| it.contains("a stream cannot be read"))
+        app.gateway.ready().err().filter(|it| it.contains("a stream could not be read"))
     };
     eventually("what cannot be read for long is told", unready).await;
     let back =

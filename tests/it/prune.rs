@@ -150,7 +150,7 @@ async fn a_second_one_says_that_there_is_one_already() {
     let pid: i32 = first.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
     let refused = run(&database, &["prune", "--keep", "1"]).await;
     assert_eq!(refused.code, Some(1));
-    let expected = format!("somebody is pruning this log already (backend {pid})");
+    let expected = format!("another session is pruning this log already (backend {pid})");
     assert!(refused.err.contains(&expected), "{refused:?}");
 }
 

@@ -1,12 +1,12 @@
-//! Appends events: one statement for as many as come together.
+//! Appends events, all that come together in one statement.
 //!
-//! A statement is a transaction of its own, so that one round trip takes the events to disk. A row that
-//! conflicts with one that is there is skipped, not refused, so that it spoils nothing for the others in
-//! the statement. What became of a row that was skipped is looked up afterwards ([`Appender::find`]).
+//! A statement is a transaction of its own, so one round trip makes the events durable. A row that conflicts
+//! with an existing one is skipped, not refused, so that the other rows of the statement are written. What
+//! became of a skipped row is looked up afterwards ([`Appender::find`]).
 //!
-//! Triggers and indexes of others may change, drop or refuse a row. So a row that comes back is told
-//! from the others by its place in the statement alone ([`ORDINAL`]), never by a column, and a row is
-//! committed only as it was asked for where somebody's trigger could change it ([`How::Whole`]).
+//! Other people's triggers and indexes may change, drop or refuse a row. So a returned row is identified by
+//! its place in the statement, never by a column. If a foreign trigger could change rows, a transaction
+//! commits only if all rows are as they were asked for ([`How::Whole`]).
 
 mod failure;
 mod neighbours;
@@ -45,23 +45,24 @@ pub struct Appender {
     neighbours: Neighbours,
 }
 
-/// How events are written that go together.
+/// How the events of one statement are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// Each by itself: a row that conflicts with one that is there is skipped.
+    /// Each event on its own: a row that conflicts with an existing one is skipped.
     Each,
-    /// All of them as they were asked for, or none.
+    /// All events as they were asked for, or none.
     Whole,
-    /// The same, and a row that conflicts with one that is there is an error, which says with what.
+    /// All events or none, and a row that conflicts with an existing one is an error that names the
+    /// constraint.
     Certain,
 }
 
-/// What a statement has done with its events.
+/// The result of a statement.
 #[derive(Debug)]
 pub struct Appended {
-    /// Of each event, in their order.
+    /// The result of each event, in the order of the events.
     pub rows: Vec<Row>,
-    /// The rows that fit are in the log; else nothing is.
+    /// Whether the rows that were written are committed. If not, nothing is in the log.
     pub committed: bool,
 }
 
@@ -70,28 +71,28 @@ pub struct Appended {
 pub struct Found {
     /// The event with the same `uid`.
     pub written: Option<Written>,
-    /// That event says the same.
+    /// Whether that event has the same contents.
     pub same: bool,
-    /// That event stands at the version that was asked for, where one was.
+    /// Whether that event has the version that was asked for, if one was.
     pub in_place: bool,
-    /// The last version of the stream; 0 while it has none.
+    /// The last version of the stream; 0 if it has no event.
     pub current: i64,
 }
 
-/// No statement takes this long on a connection that lives.
-const DEADLINE: Duration = Duration::from_secs(15);
+/// The time for one statement.
+const STATEMENT_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Settings of this session alone. A statement that waits for another's transaction to end keeps all
-/// events in it waiting. A gateway that is frozen in a transaction must not keep readers waiting. In a
-/// partitioned log no index can tell what is there already; the trigger that can is told to skip it.
-/// The doorbell rings, whatever is set for others: nothing is prepared for two-phase commit here.
-const SETTINGS: &str = "set lock_timeout = '250ms'; set event_piper.twice = 'skip'; \
+/// Settings of this session only. A statement that waits for another transaction keeps all events in it
+/// waiting. A gateway that is frozen in a transaction must not keep readers waiting. In a partitioned log no
+/// index can detect duplicates; the trigger that does is told to skip them. The doorbell rings, whatever is
+/// set elsewhere, because nothing is prepared for two-phase commit here.
+const SESSION_SETTINGS: &str = "set lock_timeout = '250ms'; set event_piper.twice = 'skip'; \
                         set idle_in_transaction_session_timeout = '10s'; \
                         set event_piper.bell = 'on'; set max_parallel_workers_per_gather = 0";
 
-/// Notes which event of the statement is being inserted. PostgreSQL computes a row, inserts it, and
-/// computes what it returns of it before it goes on to the next row; volatile expressions are computed
-/// after the sort. So what RETURNING reads is the place of the row that was just inserted.
+/// Records which event of the statement is being inserted. PostgreSQL computes a row, inserts it, and
+/// computes its RETURNING values before it continues with the next row; volatile expressions are computed
+/// after the sort. So RETURNING reads the place of the row that was just inserted.
 macro_rules! note_ordinal {
     () => {
         "case when pg_catalog.set_config('event_piper.ordinal', draft.ord::text, true) is not null
@@ -111,7 +112,7 @@ macro_rules! returning_ordinal {
     };
 }
 
-/// An event that comes alone need not be unpacked from arrays, which takes PostgreSQL a fifth more.
+/// A single event need not be unpacked from arrays, which takes PostgreSQL a fifth longer.
 macro_rules! lone {
     ($conflict:literal) => {
         concat!(
@@ -142,8 +143,8 @@ order by draft.ord",
     };
 }
 
-/// The next version of a stream follows the last one that is visible. When that was taken
-/// meanwhile the index on (stream, version) has the last word.
+/// The next version of a stream follows the last one that is visible. If that version was taken in the
+/// meantime, the index on (stream, version) decides.
 macro_rules! placed {
     ($conflict:literal) => {
         concat!(
@@ -181,11 +182,11 @@ const LONE: &str = lone!(" on conflict do nothing");
 const PLAIN: &str = plain!(" on conflict do nothing");
 const PLACED: &str = placed!(" on conflict do nothing");
 
-/// The same where a conflict is an error. They are rare, and prepared when they are needed.
+/// The same, with conflicts as errors. These are rarely needed, so they are prepared on demand.
 const CERTAIN_PLAIN: &str = plain!("");
 const CERTAIN_PLACED: &str = placed!("");
 
-/// What is compared is what the writer said: the time only where it named one.
+/// Compares what the writer sent: the time only if the writer gave one.
 const FIND: &str = "
 select event.id, event.version,
        event.type = draft.type
@@ -206,7 +207,7 @@ from unnest($1::text[], $2::text[], $3::jsonb[], $4::text[], $5::uuid[], $6::jso
 left join events event on event.uid = draft.uid
 order by draft.ord";
 
-/// Whether two rows say the same; of the time only if the writer named one.
+/// Whether two rows have the same contents; the time counts only if the writer gave one.
 const COMPARE: &str = "
 select one.type = other.type
        and one.subscriber is not distinct from other.subscriber
@@ -220,12 +221,12 @@ from events one, events other where one.id = $1 and other.id = $2";
 type Result<T> = std::result::Result<T, Failure>;
 
 impl Appender {
-    /// Connects, and prepares to write.
+    /// Connects, and prepares the statements.
     pub async fn connect(server: &Server) -> Result<Self> {
         let connecting = async {
             let server = server.named("event-piper writer");
             let client = server.client_for(Purpose::Append).await?;
-            client.batch_execute(SETTINGS).await?;
+            client.batch_execute(SESSION_SETTINGS).await?;
             let (lone, plain, placed, find) = try_join!(
                 client.prepare(LONE),
                 client.prepare(PLAIN),
@@ -235,7 +236,7 @@ impl Appender {
             let neighbours = Neighbours::survey(&client).await?;
             Ok(Self { client, lone, plain, placed, find, neighbours })
         };
-        match timeout(DEADLINE, connecting).await {
+        match timeout(STATEMENT_DEADLINE, connecting).await {
             Ok(connected) => connected.map_err(|error| Failure::of_connecting(&error)),
             Err(_) => Err(Failure::Away("PostgreSQL did not answer in time".into())),
         }
@@ -247,8 +248,7 @@ impl Appender {
         self.client.is_closed()
     }
 
-    /// Whether a trigger of somebody's may change or drop a row before it is written, as was seen a
-    /// while ago.
+    /// Whether a foreign trigger may change or drop a row before it is written, as of the last survey.
     #[must_use]
     pub fn has_neighbours(&self) -> bool {
         self.neighbours.may_change_rows()
@@ -267,18 +267,17 @@ impl Appender {
         self.append_whole(drafts, how).await
     }
 
-    /// Writes all of the events, in their order, or nothing: none, when one of them is skipped, or
-    /// would not stand there as it was asked for.
+    /// Writes all of the events in their order, or none if one of them would be skipped or changed.
     async fn append_whole(&self, drafts: &[&Draft], how: How) -> Result<Appended> {
         let begun = within(async {
-            // In a partitioned log it is a trigger that tells a conflict.
+            // In a partitioned log, conflicts are detected by a trigger.
             let begin = if how == How::Certain {
                 "begin; set local event_piper.twice = 'refuse'"
             } else {
                 "begin"
             };
             let (begin, insert) = (self.client.batch_execute(begin), self.insert(drafts, how));
-            // Both travel together, in this order.
+            // Both are sent together, in this order.
             let (begun, inserted) = tokio::join!(begin, insert);
             begun.and(inserted)
         });
@@ -302,7 +301,7 @@ impl Appender {
         }
     }
 
-    /// What is in the log where these were to be written.
+    /// Looks up what is in the log where these events were to be written.
     pub async fn find(&self, drafts: &[&Draft]) -> Result<Vec<Found>> {
         let values = Values::of(drafts);
         let rows = within(self.client.query(&self.find, &values.placed())).await;
@@ -310,8 +309,8 @@ impl Appender {
         Ok(rows.iter().map(found).collect())
     }
 
-    /// Whether an event would say the same as one that is there once the triggers of others have changed
-    /// it, as they have changed that one. It is tried, under another `uid`, and rolled back.
+    /// Whether an event would have the same contents as an existing one after foreign triggers have changed
+    /// it, as they have changed that one. The event is inserted under another `uid`, and rolled back.
     pub async fn would_be_same(&self, draft: &Draft, known: EventId) -> Result<bool> {
         let place = draft.place.clone();
         let place = place.map(|place| Place { expected: Expected::Any, ..place });
@@ -336,7 +335,7 @@ impl Appender {
         tried.map_err(Failure::before_commit)
     }
 
-    /// Whether a conflict was about what tells events apart: their `uid`, or their place in a stream.
+    /// Whether a conflict is about what identifies events: their `uid`, or their place in a stream.
     pub async fn is_of_ours(&self, failure: &Failure) -> Result<bool> {
         let Failure::Conflict { constraint: Some(constraint), .. } = failure else {
             return Ok(false);
@@ -374,11 +373,11 @@ fn found(row: &DatabaseRow) -> Found {
     Found { written, same: is_true(2), in_place: is_true(3), current: row.get(4) }
 }
 
-/// Gives a statement its deadline.
+/// Runs a statement with its deadline.
 async fn within<T>(
     statement: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
 ) -> Result<T> {
-    match timeout(DEADLINE, statement).await {
+    match timeout(STATEMENT_DEADLINE, statement).await {
         Ok(answer) => answer.map_err(|error| Failure::of(&error)),
         Err(_) => Err(Failure::Unknown("PostgreSQL did not answer in time".into())),
     }

@@ -1,12 +1,12 @@
-//! The pauses between attempts at the same thing: each failure doubles them, up to the longest, and
-//! each is drawn at random between half of that and that. So those who failed together, as when
-//! PostgreSQL stops, do not come back together.
+//! The pauses between attempts. Each failure doubles the pause, up to a maximum, and each pause is a random
+//! part of that, at least half. So clients that failed together, as when PostgreSQL stops, do not come back
+//! together.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-/// The first and the longest pause, before chance shortens them.
+/// The first and the longest pause, before they are shortened at random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     first: Duration,
@@ -14,13 +14,13 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// A longest pause that somebody chose is raised to this: no policy makes a busy loop.
+    /// The least value of a longest pause that comes from a setting, so that no policy makes a busy loop.
     const SHORTEST: Duration = Duration::from_millis(1);
 
-    /// Checks these bounds: in a constant, wrong ones do not compile.
+    /// Creates a policy. In a constant, invalid bounds do not compile.
     ///
     /// # Panics
-    /// When the first pause is zero, or longer than the longest.
+    /// If the first pause is zero, or longer than the longest.
     #[must_use]
     pub const fn new(first: Duration, longest: Duration) -> Self {
         assert!(!first.is_zero(), "without a pause, attempts follow each other in a busy loop");
@@ -31,41 +31,42 @@ impl Policy {
         Self { first, longest }
     }
 
-    /// The same with another longest pause, such as a setting says; the first one is no longer.
+    /// Returns the policy with another longest pause, such as one from a setting. The first pause is
+    /// shortened if it is longer.
     #[must_use]
     pub fn up_to(self, longest: Duration) -> Self {
         let longest = longest.max(Self::SHORTEST);
         Self { first: self.first.min(longest), longest }
     }
 
-    /// The same with a first pause that is at least this, such as the other side asks for; the longest
-    /// one is no shorter.
+    /// Returns the policy with a first pause of at least this, such as the peer asks for. The longest pause
+    /// is raised if it is shorter.
     #[must_use]
     pub fn at_least(self, first: Duration) -> Self {
         let first = self.first.max(first);
         Self { first, longest: self.longest.max(first) }
     }
 
-    /// How long to wait at most after one more failure than these.
+    /// The longest possible pause after this number of failures and one more.
     #[must_use]
     pub fn longest_after(self, failures: u32) -> Duration {
         self.first.saturating_mul(2_u32.saturating_pow(failures)).min(self.longest)
     }
 
-    /// How long to wait after one more failure than these.
+    /// A random pause after this number of failures and one more.
     #[must_use]
     pub fn after(self, failures: u32) -> Duration {
         drawn(self.longest_after(failures))
     }
 
-    /// No failure yet.
+    /// Starts counting failures.
     #[must_use]
     pub fn start(self) -> Backoff {
         Backoff { policy: self, failures: 0 }
     }
 }
 
-/// The failures of something that is tried until it succeeds.
+/// The failures of an operation that is tried until it succeeds.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     policy: Policy,
@@ -73,31 +74,31 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// How often it has failed since it succeeded.
+    /// The number of failures since the last success.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// It succeeded: the next pause is the first one again.
+    /// Records a success: the next pause is the first one again.
     pub fn succeeded(&mut self) {
         self.failures = 0;
     }
 
-    /// It failed once more: how long to wait.
+    /// Records a failure. Returns how long to wait.
     pub fn pause(&mut self) -> Duration {
         let pause = self.policy.after(self.failures);
         self.failures = self.failures.saturating_add(1);
         pause
     }
 
-    /// It failed once more: waits.
+    /// Records a failure, and waits.
     pub async fn wait(&mut self) {
         sleep(self.pause()).await;
     }
 }
 
-/// A time between half of this one and this one.
+/// A random time between half of this one and this one.
 #[must_use]
 pub fn drawn(whole: Duration) -> Duration {
     whole.mul_f64(0.5 + fastrand::f64() / 2.0)
@@ -116,13 +117,13 @@ mod tests {
     const POLICY: Policy = Policy::new(millis(200), millis(3000));
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_no_further() {
+    fn pauses_double_up_to_the_longest() {
         let longest = [0, 1, 2, 3, 4, 5, 99, u32::MAX].map(|it| POLICY.longest_after(it));
         assert_eq!(longest, [200, 400, 800, 1600, 3000, 3000, 3000, 3000].map(millis));
     }
 
     #[test]
-    fn each_pause_is_drawn_between_half_of_it_and_the_whole() {
+    fn pauses_are_random_between_half_and_the_whole() {
         let mut backoff = POLICY.start();
         for failures in 0..1000 {
             assert_eq!(backoff.failures(), failures);
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn success_begins_again_with_the_first_pause() {
+    fn success_starts_again_with_the_first_pause() {
         let mut backoff = POLICY.start();
         assert!((0..10).all(|_| !backoff.pause().is_zero()));
         backoff.succeeded();
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_that_make_no_sense_are_refused() {
+    fn rejects_bounds_that_make_no_sense() {
         for (first, longest) in [(0, 0), (0, 1), (2, 1)] {
             let made = catch_unwind(|| Policy::new(millis(first), millis(longest)));
             assert!(made.is_err(), "{made:?}");
@@ -152,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_chosen_longest_pause_also_bounds_the_first_and_is_never_zero() {
+    fn up_to_bounds_the_first_pause_and_is_never_zero() {
         assert_eq!(POLICY.up_to(millis(50)), Policy::new(millis(50), millis(50)));
         assert_eq!(POLICY.up_to(millis(9000)), Policy::new(millis(200), millis(9000)));
         assert!(!POLICY.up_to(Duration::ZERO).after(0).is_zero());
     }
 
     #[test]
-    fn whoever_is_asked_to_wait_waits_longer_and_never_shorter() {
+    fn at_least_only_lengthens_pauses() {
         assert_eq!(POLICY.at_least(Duration::ZERO), POLICY);
         assert_eq!(POLICY.at_least(millis(500)), Policy::new(millis(500), millis(3000)));
         assert_eq!(POLICY.at_least(millis(9000)), Policy::new(millis(9000), millis(9000)));

@@ -1,10 +1,10 @@
-//! A `DATABASE_URL` taken apart, so that its TLS parameters can be read as libpq reads them.
+//! Splits a `DATABASE_URL`, so that its TLS parameters can be read as libpq reads them.
 
 use std::iter::Peekable;
 
 use percent_encoding::percent_decode_str;
 
-/// What `tokio_postgres` reads by itself.
+/// Parameters that `tokio_postgres` reads.
 const PASSED_ON: [&str; 18] = [
     "user",
     "password",
@@ -25,9 +25,9 @@ const PASSED_ON: [&str; 18] = [
     "channel_binding",
     "load_balance_hosts",
 ];
-/// What [`crate::tls`] reads.
+/// Parameters that [`crate::tls`] reads.
 const TAKEN_OUT: [&str; 2] = ["sslmode", "sslrootcert"];
-/// What libpq knows, and we do not: safe to name in an error.
+/// Parameters that libpq knows and we do not support. Errors may name them.
 const KNOWN_ELSEWHERE: [&str; 14] = [
     "sslcert",
     "sslkey",
@@ -45,16 +45,16 @@ const KNOWN_ELSEWHERE: [&str; 14] = [
     "requirepeer",
 ];
 
-/// A connection string without its TLS parameters, and these.
+/// A connection string without its TLS parameters, and the values of all parameters.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ConnectionString {
-    /// For `tokio_postgres`.
+    /// The string for `tokio_postgres`.
     pub(crate) rest: String,
     given: Vec<(String, String)>,
 }
 
-/// Why a connection string cannot be taken apart. Shows no value, as that may be a password, and
-/// no name that is not a known one, as that may be the rest of one.
+/// A connection string cannot be parsed. The error shows no value, which may be a password, and no unknown
+/// name, which may be the rest of one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SyntaxError {
     #[error("the parameter `{0}` is not supported")]
@@ -77,7 +77,7 @@ impl ConnectionString {
         }
     }
 
-    /// The value of a parameter, were it given.
+    /// The value of a parameter, if it was given.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         // The last one counts, as in libpq.
         self.given.iter().rfind(|(given, _)| given == name).map(|(_, value)| value.as_str())
@@ -110,7 +110,7 @@ impl ConnectionString {
     }
 }
 
-/// Whether `tokio_postgres` reads a parameter, rather than we.
+/// Whether `tokio_postgres` reads a parameter. If not, we do.
 fn known(name: &str) -> Result<bool, SyntaxError> {
     if let Some(elsewhere) = KNOWN_ELSEWHERE.iter().find(|known| **known == name) {
         return Err(SyntaxError::Unsupported(elsewhere));
@@ -125,7 +125,7 @@ fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// libpq's other form: `key = value key='quoted \' value'`.
+/// Parses libpq's other form: `key = value key='quoted \' value'`.
 fn pairs(text: &str) -> Result<Vec<(String, String)>, SyntaxError> {
     let mut pairs = Vec::new();
     let mut rest = text.chars().peekable();
@@ -148,13 +148,13 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>, SyntaxError> {
     if pairs.is_empty() { Err(SyntaxError::Neither) } else { Ok(pairs) }
 }
 
-/// Whether anything is left behind the blanks.
+/// Skips blanks. Returns whether anything is left.
 fn skip_blanks(rest: &mut Peekable<impl Iterator<Item = char>>) -> bool {
     while rest.next_if(|c| c.is_whitespace()).is_some() {}
     rest.peek().is_some()
 }
 
-/// What comes before the first character that ends it; a backslash takes the next one as it is.
+/// Takes the text before the first character that `ends` accepts. A backslash escapes the next character.
 fn until(rest: &mut Peekable<impl Iterator<Item = char>>, ends: impl Fn(char) -> bool) -> String {
     let mut text = String::new();
     while let Some(c) = rest.next_if(|c| !ends(*c)) {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_gives_up_its_tls_parameters() {
+    fn takes_tls_parameters_out_of_a_url() {
         let parsed = parse("postgres://u:p@h/d?sslmode=verify-full&port=1&sslrootcert=%2Fa%20b");
         assert_eq!(parsed.rest, "postgres://u:p@h/d?port=1");
         assert_eq!(parsed.get("sslmode"), Some("verify-full"));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_give_up_theirs_too() {
+    fn takes_tls_parameters_out_of_pairs() {
         let parsed = parse(r"host = h password='it\'s \\ me' sslmode=require  user=a\ b");
         assert_eq!(parsed.rest, r"host='h' password='it\'s \\ me' user='a b'");
         assert_eq!(parsed.get("sslmode"), Some("require"));
@@ -188,12 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_two_counts() {
+    fn the_last_of_two_values_counts() {
         assert_eq!(parse("sslmode=disable sslmode=require").get("sslmode"), Some("require"));
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error_that_shows_no_secret() {
+    fn errors_show_no_secret() {
         for (text, error) in [
             ("", SyntaxError::Neither),
             ("localhost", SyntaxError::Neither),

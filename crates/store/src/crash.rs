@@ -1,9 +1,8 @@
-//! Ends the process where a panic of its own left something half changed that everybody shares.
+//! Ends the process after a panic that left shared state half changed.
 //!
-//! A request that panics is answered with 500, and nothing else suffers. But behind a lock that was
-//! held, or in a task that everything rests on, nobody knows what is true any more: events could be
-//! lost in silence. After a restart everything is read from PostgreSQL again, and clients come back
-//! with their cursors.
+//! A request that panics is answered with 500, and nothing else suffers. But the state behind a lock that was
+//! held, or in a task that everything depends on, may be wrong after a panic, and events could be lost
+//! silently. After a restart everything is read from PostgreSQL again, and clients resume with their cursors.
 
 use std::{
     panic::{AssertUnwindSafe, resume_unwind},
@@ -14,31 +13,33 @@ use std::{
 use futures::FutureExt;
 use tracing::error;
 
-/// The status that the process ends with, `EX_SOFTWARE` of `sysexits.h`.
+/// The exit status of the process: `EX_SOFTWARE` of `sysexits.h`.
 pub const STATUS: i32 = 70;
 
-/// A lock that is held for moments, never across an await. If a holder panicked, the process ends.
+/// A lock that is held for moments, never across an await. If its holder panics, the process ends.
 #[derive(Debug, Default)]
 pub struct Lock<T>(Mutex<T>);
 
 impl<T> Lock<T> {
-    /// Protects this value.
+    /// Creates a lock around this value.
     pub const fn new(value: T) -> Self {
         Self(Mutex::new(value))
     }
 
     /// Waits for the lock.
+    ///
+    /// Ends the process if a holder of the lock has panicked.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(|_| end("a value that is shared is half changed"))
+        self.0.lock().unwrap_or_else(|_| end("shared state is half changed"))
     }
 }
 
-/// Does what everything rests on: if it panics, the process ends.
+/// Runs a task that everything depends on. If it panics, the process ends. `what` names it in the log.
 pub async fn vital<F: Future>(what: &'static str, work: F) -> F::Output {
-    // It is not looked at any more after a panic.
+    // The future is not used again after a panic.
     match AssertUnwindSafe(work).catch_unwind().await {
         Ok(output) => output,
-        // While the process ends already, the runtime lets go of its tasks.
+        // While the process is ending already, the runtime drops its tasks.
         Err(panic) if std::thread::panicking() => resume_unwind(panic),
         Err(_) => end(what),
     }

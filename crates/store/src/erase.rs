@@ -1,9 +1,9 @@
-//! Erasure: takes out what events of one subscriber, or of one stream, said. Their ids, types,
-//! times and order stay.
+//! Erasure: deletes the contents of one subscriber's or one stream's events. Their ids, types, times and
+//! order stay.
 //!
-//! It works its way up from the oldest, a page at a time, in a transaction each; what is erased
-//! already is left alone, so that whoever is interrupted runs it again. The table's own trigger
-//! notes whose events were changed, and gateways let go of what they keep of these.
+//! Erasure goes up from the oldest event, a page at a time, each page in its own transaction. Events that are
+//! erased already are skipped, so an interrupted run is simply repeated. The table's own trigger records
+//! whose events were changed, and gateways evict these from memory.
 
 use tokio_postgres::{Client, types::ToSql};
 
@@ -13,45 +13,45 @@ use crate::{
     server::Server,
     session::Purpose,
     shape::{self, NoLog},
-    upkeep::{self, PAGE, Step},
+    upkeep::{self, PAGE_ROWS, Step},
 };
 
-/// Whose events are erased.
+/// The events to erase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Whose {
-    /// Those of this subscriber.
+    /// All events of this subscriber.
     Subscriber(String),
-    /// Those of this stream.
+    /// All events of this stream.
     Stream(String),
 }
 
-/// Why it could not begin, or go on.
+/// Erasure could not begin, or was interrupted.
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
-    /// No connection.
+    /// There is no connection.
     #[error("connecting to PostgreSQL")]
     Connect(#[source] tokio_postgres::Error),
     /// There is no log of ours.
     #[error(transparent)]
     NoLog(#[from] NoLog),
-    /// A query failed. What was erased until then is erased.
+    /// A query failed. Events that were erased before stay erased.
     #[error("erasing events")]
     Query(#[from] tokio_postgres::Error),
 }
 
-/// Erasure under way.
+/// A run of erasure.
 #[derive(Debug)]
 pub struct Erase {
     client: Client,
     whose: Whose,
-    /// Nothing behind this is erased, which was not there when it began.
+    /// The newest id when the run began. Nothing behind it is erased.
     newest: EventId,
-    /// The last id that was looked at; of a stream, the last version.
+    /// The last id that was read; of a stream, the last version.
     after: EventId,
     upto: EventId,
 }
 
-/// What stands in the place of a payload that was erased.
+/// The payload of an erased event.
 pub const TOMBSTONE: &str = r#"{"erased": true}"#;
 
 const OF_SUBSCRIBER: &str = "
@@ -89,7 +89,7 @@ impl Erase {
 
     /// Erases the next page.
     pub async fn step(&mut self) -> Result<Step, EraseError> {
-        let (step, upto) = upkeep::patiently(async || self.page().await).await?;
+        let (step, upto) = upkeep::with_retries(async || self.page().await).await?;
         self.after = step.upto;
         self.upto = self.upto.max(upto.unwrap_or_default());
         if step.last && self.upto > EventId::ZERO {
@@ -104,14 +104,16 @@ impl Erase {
             Whose::Stream(name) => (OF_STREAM, name, EventId::new(i64::MAX)),
         };
         let query = format!("{page}{ERASE}");
-        let values: [&(dyn ToSql + Sync); 5] = [name, &self.after, &self.newest, &PAGE, &TOMBSTONE];
-        let transaction = upkeep::transaction(&mut self.client).await?;
+        let values: [&(dyn ToSql + Sync); 5] =
+            [name, &self.after, &self.newest, &PAGE_ROWS, &TOMBSTONE];
+        let transaction = upkeep::begin(&mut self.client).await?;
         let row = transaction.query_one(&query, &values).await?;
         transaction.commit().await?;
         Ok((Step::of(&row, end), row.get(3)))
     }
 
-    /// Subscribers are noted by the trigger; that a stream was erased as a whole, it cannot know.
+    /// Records that a stream was erased. The trigger records subscribers, but cannot know that a whole stream
+    /// was erased.
     async fn remember(&self) -> Result<(), tokio_postgres::Error> {
         if let Whose::Stream(name) = &self.whose {
             self.client.execute(REMEMBER_STREAM, &[name, &self.upto]).await?;

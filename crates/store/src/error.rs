@@ -1,4 +1,4 @@
-//! How an error of PostgreSQL's tells its whole story.
+//! Errors of PostgreSQL: whether the connection is to blame, and how to show them with their causes.
 
 use std::{
     error::Error,
@@ -7,9 +7,9 @@ use std::{
 
 use tokio_postgres::error::SqlState;
 
-/// Whether an error lies with the connection, so that the same statement may succeed on a fresh one: the
-/// connection has ended or is about to, what was prepared on it is gone or was made for a table that has
-/// changed since, or it is in a state that it should not be in.
+/// Whether an error lies with the connection, so that the same statement may succeed on a fresh one. The
+/// connection has ended or is about to end, its prepared statements are gone or were made for a table that
+/// has changed since, or it is in a state that it should not be in.
 #[must_use]
 pub fn is_of_connection(error: &tokio_postgres::Error) -> bool {
     /// Connection, transaction state, prepared statements, internal errors.
@@ -32,10 +32,10 @@ pub fn is_of_connection(error: &tokio_postgres::Error) -> bool {
     }
 }
 
-/// Shows an error and everything that caused it, on one line.
+/// Shows an error and all its causes on one line.
 ///
-/// `tokio_postgres::Error` alone shows only the kind of error ("db error"); what the server said
-/// is its cause.
+/// `tokio_postgres::Error` alone shows only the kind of the error ("db error"). What the server said is its
+/// cause.
 #[derive(Clone, Copy, Debug)]
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 

@@ -1,4 +1,4 @@
-//! The queries on the log: the `events` table, and the locks that say who writes to it.
+//! The queries on the log: on the table `events`, and on the locks that show who is writing to it.
 
 mod columns;
 mod paging;
@@ -12,8 +12,9 @@ use tokio_postgres::{Client, Row, Statement, error::SqlState, types::ToSql};
 use tracing::warn;
 
 use self::sql::{
-    AGE_OF_LOG, AGE_OF_PAGE, BACKENDS, CHANGED, ENDED, FIRST_LATE, FIRST_LATE_DEADLINE, LATE_ROWS,
-    MAY_ASK, NEWEST_OR_PRUNED, NO_AGE, PASSED, PLACES, SMALL_TAIL, SNAPSHOT, STATE, TAIL, WRITERS,
+    AGE_OF_LOG, AGE_OF_PAGE, BACKENDS, CHANGED, ENDED, FIRST_LATE, LATE_ROWS, LOG_STATE,
+    NEWEST_OR_PRUNED, NO_AGE, PASSED, PRIVILEGES, ROW_IDS, SET_FIRST_LATE_TIMEOUT, SMALL_TAIL,
+    SNAPSHOT, TAIL, WRITERS,
 };
 pub(super) use self::{
     columns::{delivered, delivered_small, measured},
@@ -32,11 +33,11 @@ use crate::{
     order::Passed,
 };
 
-/// Reads of the log, prepared on one connection.
+/// Queries on the log, prepared on one connection.
 #[derive(Debug)]
 pub struct EventLog {
-    /// The tail is read with what the rows say.
-    whole: bool,
+    /// Whether the tail is read with the contents of the rows.
+    with_contents: bool,
     tail: Statement,
     small_tail: Statement,
     newest: Statement,
@@ -49,72 +50,74 @@ pub struct EventLog {
     passed: Statement,
     state: Statement,
     snapshot: Statement,
-    /// None where the role may not ask.
+    /// `None` where the role may not read `events_erased`.
     changed: Option<Statement>,
 }
 
-/// What the safety poll looks at beside the log itself.
+/// The answer to the safety poll.
 #[derive(Clone, Debug)]
 pub struct LogState {
-    /// Of the rows that were asked about, those that are there, and whose they are.
+    /// The known rows that are there, and the transactions that wrote them.
     pub found: Vec<(EventId, Xid)>,
-    /// Somebody in the cluster notifies, and waits for another one's commit.
+    /// Whether some transaction of the cluster notifies, and waits for another one to commit.
     pub ringing_waits: bool,
-    /// The last id that was drawn, where the role may see the sequence.
+    /// The last id that was drawn. `None` where the role may not see the sequence.
     pub drawn: Option<EventId>,
     /// How full the queue of notifications is, from 0 to 1.
     pub notification_queue: f64,
-    /// Other readers are connected that the keeper of the bell has to wake.
+    /// Whether other readers are connected that the keeper of the bell has to wake.
     pub others: bool,
-    /// The server has become a standby, or was one: nothing is written to it.
+    /// Whether the server is a standby, to which nothing is written.
     pub standby: bool,
 }
 
-/// Whose rows were changed after they were written, as far as somebody may still keep them.
+/// The consumers whose rows were changed after they were written, and may be in somebody's memory.
 #[derive(Clone, Debug)]
 pub struct Changed {
-    /// Theirs; none: of more consumers than can be named, or that is not known.
+    /// The consumers. `None` if there are more than can be named, or if that is not known.
     pub whose: Option<Vec<ConsumerId>>,
-    /// The snapshot up to which that is so.
+    /// The snapshot up to which the changes are known.
     pub as_of: String,
 }
 
 /// A writer that was found in the lock table.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    /// Its transaction.
+    /// The writer's transaction.
     pub xid: Xid,
-    /// Its backend; none for a prepared transaction.
+    /// The process id of its backend. `None` for a prepared transaction.
     pub pid: Option<i32>,
 }
 
-/// A writer has its transaction's id before it has one of the locks. One that seems to have
-/// none is about to be prepared, its locks between two owners; a look later they have arrived.
-/// Somebody who holds such a lock by hand, and writes nothing, is not asked for ever.
-const HANDOVERS: usize = 5;
+/// How often to ask for the writers until each has a transaction id. A writer has its id before it has one of
+/// the locks. A writer that seems to have none is being prepared, and its locks are between two owners; the
+/// next query finds them. A session that holds such a lock by hand, and writes nothing, is given up on.
+const MAX_WRITER_QUERIES: usize = 5;
 
-/// As many consumers are named; beyond that it is everybody.
-const MOST_CHANGED: i64 = 1000;
+/// The most consumers that [`Changed`] names.
+const MAX_CHANGED_CONSUMERS: i64 = 1000;
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
 impl EventLog {
-    /// Prepares the queries on this connection, to read rows that are delivered.
+    /// Prepares the queries on this connection, to read rows with their contents.
     pub async fn prepare(client: &Client) -> Result<Self> {
         Self::prepared(client, true).await
     }
 
-    /// The same to read the ids and transactions of rows, for those who read what the rows say themselves.
+    /// Prepares the queries to read only the ids and transactions of rows, for callers that read the contents
+    /// themselves.
     pub async fn prepare_for_places(client: &Client) -> Result<Self> {
         Self::prepared(client, false).await
     }
 
-    /// Takes two round trips: those queries first that do not depend on what the server and the role allow.
-    async fn prepared(client: &Client, whole: bool) -> Result<Self> {
-        let state = STATE.replace("DRAWN", DRAWN).replace("LOCKS", doorbell::LOCKS);
+    /// Takes two round trips. The queries that do not depend on the server's settings and the role's rights
+    /// come first.
+    async fn prepared(client: &Client, with_contents: bool) -> Result<Self> {
+        let state = LOG_STATE.replace("DRAWN", DRAWN).replace("LOCKS", doorbell::LOCKS);
         let writers = WRITERS.replace("LOCKS", doorbell::LOCKS);
         let (may, snapshot, writers, ended, state) = try_join!(
-            client.query_typed_one(MAY_ASK, &[]),
+            client.query_typed_one(PRIVILEGES, &[]),
             client.prepare(SNAPSHOT),
             client.prepare(&writers),
             client.prepare(ENDED),
@@ -123,7 +126,8 @@ impl EventLog {
         let timed = may.get::<_, &str>(0) == "on";
         let age = |age| if timed { age } else { NO_AGE };
         let tail = TAIL.replace("AGE", age(AGE_OF_PAGE));
-        let small_tail = if whole { SMALL_TAIL } else { PLACES }.replace("AGE", age(AGE_OF_LOG));
+        let small_tail =
+            if with_contents { SMALL_TAIL } else { ROW_IDS }.replace("AGE", age(AGE_OF_LOG));
         let (near, far) = (Span::Short.query(LATE_ROWS), Span::Long.query(LATE_ROWS));
         let newest = newest_of(may.get(2));
         let (
@@ -148,7 +152,7 @@ impl EventLog {
             prepare_changed(client, may.get(1)),
         )?;
         Ok(Self {
-            whole,
+            with_contents,
             tail,
             small_tail,
             newest,
@@ -165,16 +169,16 @@ impl EventLog {
         })
     }
 
-    /// The greatest id that is visible, or was pruned.
+    /// The greatest id that is visible or was pruned.
     pub async fn newest(&self, client: &Client) -> Result<EventId> {
         Ok(client.query_one(&self.newest, &[]).await?.get(0))
     }
 
-    /// The rows behind `after`; without what they say, where they are not read to be delivered.
+    /// The rows behind `after`. They have no contents if they are not read to be delivered.
     pub async fn tail(&self, client: &Client, after: EventId, paging: Paging) -> Result<Page> {
         let size = paging.size();
         let values: [&(dyn ToSql + Sync); 3] = [&after, &size.rows, &size.bytes];
-        if !self.whole {
+        if !self.with_contents {
             let rows = rows(client, &self.small_tail, &values[..2], i64::MAX).await?;
             return Ok(Page::of_places(rows, size));
         }
@@ -192,7 +196,7 @@ impl EventLog {
     pub async fn writers(&self, client: &Client) -> Result<Vec<Writer>> {
         let parameters: [&(dyn ToSql + Sync); 2] = [&doorbell::BELL_OID, &doorbell::WRITER_OID];
         let mut rows = Vec::new();
-        for _ in 0..HANDOVERS {
+        for _ in 0..MAX_WRITER_QUERIES {
             rows = client.query(&self.writers, &parameters).await?;
             if rows.iter().all(|row| row.get::<_, Option<i64>>(1).is_some()) {
                 break;
@@ -201,7 +205,7 @@ impl EventLog {
         Ok(first_transactions(&rows))
     }
 
-    /// The backends of these writers, for people: process id, application and role of each.
+    /// Describes the backends of these writers for people: process id, application and role of each.
     pub async fn backends(client: &Client, writers: &[&Writer]) -> Result<Vec<String>> {
         let pids: Vec<i32> = writers.iter().filter_map(|writer| writer.pid).collect();
         let prepared = writers.len() - pids.len();
@@ -211,15 +215,15 @@ impl EventLog {
         Ok(who)
     }
 
-    /// Which of these transactions have ended, and are visible if they committed.
+    /// Those of the transactions that have ended. What they committed is visible.
     pub async fn ended(&self, client: &Client, xids: &[Xid]) -> Result<Vec<Xid>> {
         let rows = client.query(&self.ended, &[&xids]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Some rows that these transactions wrote above `after` and up to `upto`, and the id up to
-    /// which these are all. It never reads more of the log than a few tens of milliseconds'
-    /// worth, however much lies between the two.
+    /// Some rows that these transactions wrote above `after` and up to `upto`, and the id up to which they
+    /// are all such rows. A query reads at most some tens of milliseconds' worth of the log, however much
+    /// lies between the two ids.
     pub async fn late_rows(
         &self,
         client: &Client,
@@ -249,8 +253,8 @@ impl EventLog {
         Ok((page, first.map_or(read, EventId::previous)))
     }
 
-    /// The first id in this range that one of these transactions wrote, or the one behind the
-    /// range; none when that cannot be known soon, because they wrote very much.
+    /// The first id in this range that one of these transactions wrote, or the one behind the range. `None`
+    /// if that cannot be found soon, because they wrote very much.
     async fn first_late(
         &self,
         client: &Client,
@@ -258,9 +262,9 @@ impl EventLog {
         (after, upto): (EventId, EventId),
     ) -> Result<Option<EventId>> {
         let parameters: [&(dyn ToSql + Sync); 3] = [&numbers, &after, &upto];
-        // They are sent together, and carried out in this order.
+        // The statements are sent together, and executed in this order.
         let (limited, first, unlimited) = join!(
-            client.batch_execute(FIRST_LATE_DEADLINE),
+            client.batch_execute(SET_FIRST_LATE_TIMEOUT),
             client.query_one(&self.first_late, &parameters),
             client.batch_execute("set statement_timeout = 0"),
         );
@@ -272,7 +276,7 @@ impl EventLog {
         }
     }
 
-    /// The rows that stand where ids were passed over.
+    /// The rows with ids that were passed over.
     pub async fn in_passed(&self, client: &Client, passed: &[Passed]) -> Result<Vec<EventRow>> {
         let first: Vec<EventId> = passed.iter().map(|passed| passed.from).collect();
         let last: Vec<EventId> = passed.iter().map(|passed| passed.to).collect();
@@ -280,22 +284,24 @@ impl EventLog {
         Ok(rows.into_iter().map(EventRow).collect())
     }
 
-    /// What is visible now, as PostgreSQL writes it down.
+    /// The current snapshot, in PostgreSQL's text form.
     pub async fn snapshot(&self, client: &Client) -> Result<String> {
         Ok(client.query_one(&self.snapshot, &[]).await?.get(0))
     }
 
-    /// Whose rows were changed since this snapshot; none where the role may not ask.
+    /// The consumers whose rows were changed since this snapshot. `None` where the role may not read
+    /// `events_erased`.
     pub async fn changed(&self, client: &Client, since: &str) -> Result<Option<Changed>> {
         let Some(statement) = &self.changed else { return Ok(None) };
-        let row = client.query_one(statement, &[&since, &(MOST_CHANGED + 1)]).await?;
+        let row = client.query_one(statement, &[&since, &(MAX_CHANGED_CONSUMERS + 1)]).await?;
         let (undone, names): (bool, Vec<&str>) = (row.get(1), row.get(2));
-        let all = undone || i64::try_from(names.len()).is_ok_and(|named| named > MOST_CHANGED);
+        let all =
+            undone || i64::try_from(names.len()).is_ok_and(|named| named > MAX_CHANGED_CONSUMERS);
         let whose = (!all).then(|| names.into_iter().map(ConsumerId::logged).collect());
         Ok(Some(Changed { whose, as_of: row.get(0) }))
     }
 
-    /// What the safety poll looks at.
+    /// Asks what the safety poll needs to know.
     pub async fn state(&self, client: &Client, known: &[EventId]) -> Result<LogState> {
         let parameters: [&(dyn ToSql + Sync); 2] = [&doorbell::READER_OID, &known];
         let row = client.query_one(&self.state, &parameters).await?;
@@ -312,8 +318,8 @@ impl EventLog {
 }
 
 fn newest_of(may_see_pruned: bool) -> String {
-    let whole = if may_see_pruned { NEWEST_OR_PRUNED } else { "NEWEST" };
-    whole.replace("NEWEST", NEWEST).replace("DRAWN", DRAWN)
+    let query = if may_see_pruned { NEWEST_OR_PRUNED } else { "NEWEST" };
+    query.replace("NEWEST", NEWEST).replace("DRAWN", DRAWN)
 }
 
 async fn prepare_changed(client: &Client, may_ask: bool) -> Result<Option<Statement>> {
@@ -327,13 +333,13 @@ async fn prepare_changed(client: &Client, may_ask: bool) -> Result<Option<Statem
     client.prepare(CHANGED).await.map(Some)
 }
 
-/// As the index on `xid` has them.
+/// Transaction ids as the index on `xid` has them.
 pub(super) fn numbers(xids: &[Xid]) -> Vec<i64> {
     xids.iter().map(|xid| xid.get().cast_signed()).collect()
 }
 
-/// Of the ids that one virtual transaction holds, its own is the smallest: those of its
-/// sub-transactions were assigned later.
+/// The transaction of each virtual transaction: the smallest of its ids. Those of its sub-transactions were
+/// assigned later.
 fn first_transactions(rows: &[Row]) -> Vec<Writer> {
     let writer = |row: &Row| {
         let short = u32::try_from(row.get::<_, Option<i64>>(1)?).expect("an xid has 32 bits");

@@ -1,4 +1,4 @@
-//! History, read through the pool a page at a time: no connection is held between pages.
+//! Reads history through the pool, a page at a time. No connection is held between pages.
 
 mod busy;
 mod columns;
@@ -12,7 +12,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use self::{
-    queries::DEADLINE,
+    queries::READ_DEADLINE,
     sql::{
         AMENDMENTS, EVENT, EVER_PRUNED, HAS_UID, MARKED, MARKED_FAR, NEWEST, PRUNED, ROWS,
         SMALL_ROWS, SMALL_ROWS_OF_ONE,
@@ -30,15 +30,15 @@ use crate::{
     event_log::{self, FEW_LATE, Page, PageSize, Paging, Span},
 };
 
-/// What is read, in words.
+/// The names of the reads, in `/readyz` and in the log.
 const PRUNED_READ: &str = "what was pruned";
 const ONE_EVENT: &str = "one event";
 
 impl History {
-    /// What the database lacks of what delivery rests on.
+    /// Those findings of [`doctor`] that put delivery at risk.
     pub async fn unsafe_findings(&self) -> Result<Vec<Finding>, HistoryError> {
         let busy = self.connection().await?;
-        let found = timeout(DEADLINE, doctor::unsafe_findings(busy.client())).await;
+        let found = timeout(READ_DEADLINE, doctor::unsafe_findings(busy.client())).await;
         if !matches!(found, Ok(Ok(_))) {
             busy.close();
             return Ok(found.map_err(|_| HistoryError::Silent)??);
@@ -47,8 +47,8 @@ impl History {
         Ok(found.map_err(|_| HistoryError::Silent)??)
     }
 
-    /// A page of these consumers' rows above `after` and up to `upto`; and the greatest id of theirs
-    /// that had been pruned when it was read.
+    /// A page of these consumers' rows above `after` and up to `upto`, and the greatest id of theirs that had
+    /// been pruned when the page was read.
     pub async fn rows(
         &self,
         consumers: &[ConsumerId],
@@ -75,7 +75,7 @@ impl History {
         Ok((Page::of(rows, size), pruned))
     }
 
-    /// The same of these consumers' rows that the marked transactions wrote, each above its mark.
+    /// The same for the rows of marked transactions only, each above its mark.
     pub async fn marked(
         &self,
         consumers: &[ConsumerId],
@@ -109,8 +109,9 @@ impl History {
         }
     }
 
-    /// Whether transactions wrote so little in a range that all of it is sorted for each page. Where they
-    /// wrote more, a query looks at a short part of the range: no page takes the longer, the more it is.
+    /// Whether these transactions wrote so few rows in a range that all of them can be sorted for each page.
+    /// Where they wrote more, a query reads a short part of the range only, so that the time for a page is
+    /// bounded.
     async fn wrote_few(
         &self,
         numbers: &[i64],
@@ -120,32 +121,32 @@ impl History {
         Ok(rows.first().is_some_and(|row| row.get(0)))
     }
 
-    /// A page of everybody's rows up to an id, newest first.
+    /// A page of all consumers' rows up to an id, newest first.
     pub async fn newest(&self, upto: EventId, size: PageSize) -> Result<Page, HistoryError> {
         let values: [&(dyn ToSql + Sync); 3] = [&upto, &size.rows, &size.bytes];
         let rows = self.query("recent events", NEWEST, &[], &values, size.bytes).await?;
         Ok(Page::of(rows, size))
     }
 
-    /// The greatest id of these consumers that was pruned; 0 when none was.
+    /// The greatest pruned id of these consumers; 0 if none was pruned.
     pub async fn pruned(&self, consumers: &[ConsumerId]) -> Result<EventId, HistoryError> {
         let rows = self.one(PRUNED_READ, &PRUNED, &[&names(consumers)]).await?;
         Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
     }
 
-    /// The greatest id of anybody that was pruned; 0 when none was.
+    /// The greatest pruned id of all consumers; 0 if none was pruned.
     pub async fn ever_pruned(&self) -> Result<EventId, HistoryError> {
         let rows = self.one(PRUNED_READ, &EVER_PRUNED, &[]).await?;
         Ok(rows.first().map_or(EventId::ZERO, |row| row.get(0)))
     }
 
-    /// The last id that was drawn; `None` where the role may not see the sequence.
+    /// The last id that was drawn. `None` where the role may not see the sequence.
     pub async fn drawn(&self) -> Result<Option<EventId>, HistoryError> {
         let rows = self.one("the sequence of ids", event_log::DRAWN, &[]).await?;
         Ok(rows.first().and_then(|row| row.get(0)))
     }
 
-    /// One event, whole.
+    /// One event with all its columns.
     pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
         let rows = self.one(ONE_EVENT, EVENT, &[&id]).await?;
         Ok(rows.first().map(WholeEvent::from))
@@ -156,8 +157,9 @@ impl History {
         Ok(!self.one(ONE_EVENT, HAS_UID, &[&uid]).await?.is_empty())
     }
 
-    /// A page of what amends these events, in the order of what is amended, and then of the ids;
-    /// `after` is the last amendment of the page before. The page behind the last is empty.
+    /// A page of the amendments of these events, in the order of the amended events and then of the
+    /// amendments' ids. `after` is the last amendment (target and id) of the preceding page. The page after
+    /// the last one is empty.
     pub async fn amendments(
         &self,
         events: &[EventId],

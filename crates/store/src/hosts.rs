@@ -1,7 +1,7 @@
-//! Several hosts in one `DATABASE_URL`: which of them is connected to.
+//! Which host to connect to when a `DATABASE_URL` names several.
 //!
-//! A gateway reads from the primary only: a standby may lack what clients have seen already, and events
-//! that it does not have yet would look like events that there are not.
+//! A gateway reads from the primary only. A standby may lack events that clients have seen already, and
+//! events that it does not have yet would look as if they did not exist.
 
 use std::{future::poll_fn, pin::pin};
 
@@ -12,22 +12,22 @@ use tracing::debug;
 
 use crate::error::Chain;
 
-/// What drives one connection; see [`Server::connect`](crate::server::Server::connect).
+/// The future that drives one connection. See [`Server::connect`](crate::server::Server::connect).
 pub type Connection =
     tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
-/// The same configuration for each of its hosts alone; none where there is only one.
+/// Splits a configuration into one for each host. Empty if there is only one host.
 pub(super) fn each(config: &Config) -> Vec<Config> {
     let count = config.get_hosts().len().max(config.get_hostaddrs().len());
     if count < 2 { Vec::new() } else { (0..count).map(|host| only(config, host)).collect() }
 }
 
-/// Connects to the first host that is a primary; if none is, to the first that answers.
+/// Connects to the first host that is a primary; if there is none, to the first that answers.
 ///
 /// # Errors
-/// What the last host said, when none answers.
+/// The error of the last host, if none answers.
 pub(super) async fn connect(
     hosts: &[Config],
     tls: &MakeRustlsConnect,
@@ -46,7 +46,7 @@ pub(super) async fn connect(
     match (standby, failed) {
         (Some(standby), _) => Ok(standby),
         (None, Some(error)) => Err(error),
-        // `each` gives two hosts at least, or none; then this is not called.
+        // `each` returns at least two hosts, or none; then this is not called.
         (None, None) => unreachable!("there is no host to connect to"),
     }
 }
@@ -123,7 +123,7 @@ fn only(config: &Config, host: usize) -> Config {
     one
 }
 
-/// `host:port`, of several separated by commas.
+/// The hosts as `host:port`, separated by commas.
 pub(super) fn shown(config: &Config) -> String {
     let names = config.get_hosts().iter().map(|host| match host {
         Host::Tcp(name) => name.clone(),
@@ -133,7 +133,7 @@ pub(super) fn shown(config: &Config) -> String {
         [] => config.get_hostaddrs().iter().map(ToString::to_string).collect(),
         _ => names.collect(),
     };
-    // One port may stand for all, and none for the usual one.
+    // One port may stand for all hosts, and no port means the default.
     let port = |index| {
         let ports = config.get_ports();
         ports.get(index).or(ports.first()).copied().unwrap_or(5432)

@@ -1,4 +1,4 @@
-//! The table of keys. What a key looks like, and what its rights mean, is not known here.
+//! The table of keys. The form of a key, and the meaning of its rights, are not known here.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,43 +13,43 @@ use crate::server::Server;
 pub struct StoredKey {
     /// The part of the key that names it.
     pub id: String,
-    /// Whom it was made for.
+    /// The name of its holder.
     pub name: String,
     /// The SHA-256 of its secret part.
     pub hash: Vec<u8>,
-    /// What it may be used for: JSON.
+    /// The rights of the key, as JSON.
     pub rights: String,
-    /// Since when there is it.
+    /// When the key was created.
     pub created: SystemTime,
-    /// When it ends, if it does.
+    /// When the key expires, if it does.
     pub expires: Option<SystemTime>,
-    /// Since when it counts no more.
+    /// When the key was revoked, if it was.
     pub revoked: Option<SystemTime>,
 }
 
-/// Why keys cannot be read.
+/// Keys cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// No connection could be had.
+    /// No connection was available.
     #[error("connecting to PostgreSQL")]
     Connect(#[from] PoolError),
     /// The query failed.
     #[error("reading the keys")]
     Read(#[from] tokio_postgres::Error),
     /// PostgreSQL did not answer.
-    #[error("PostgreSQL did not answer within {} s", WITHIN.as_secs())]
+    #[error("PostgreSQL did not answer within {} s", READ_DEADLINE.as_secs())]
     Silent,
 }
 
-/// The table is small, and a gateway waits for it.
-const WITHIN: Duration = Duration::from_secs(5);
+/// The time for reading the keys. The table is small, and the gateway waits for it.
+const READ_DEADLINE: Duration = Duration::from_secs(5);
 
 const COLUMNS: &str =
     "key.id, key.name, key.hash, key.rights::text, key.created_at, key.expires_at,
     key.revoked_at";
 
-/// As many keys are looked at; the newest, should there be more.
-const MOST: i64 = 10_000;
+/// The most keys that are read. If there are more, the newest are.
+const MAX_KEYS: i64 = 10_000;
 
 const CREATE: &str = "
 insert into event_piper_keys (id, name, hash, rights, expires_at)
@@ -60,7 +60,7 @@ update event_piper_keys key set revoked_at = now() where key.id = $1 and key.rev
 
 const CURRENT: &str = "where key.revoked_at is null and coalesce(key.expires_at > now(), true)";
 
-/// Reads the keys that count, over a connection of its own that it keeps.
+/// Reads the valid keys, over a connection of its own that it keeps.
 #[derive(Debug)]
 pub struct KeyTable(Pool);
 
@@ -71,22 +71,22 @@ impl KeyTable {
         Self(server.named("event-piper keys").pool(1))
     }
 
-    /// The keys that count now.
+    /// The keys that are valid now.
     pub async fn current(&self) -> Result<Vec<StoredKey>, KeysError> {
         let reading = async {
             let client = self.0.get().await?;
             let keys = list(&**client, CURRENT).await;
             if keys.is_err() {
-                // Perhaps the connection is to blame: the next attempt has a fresh one.
+                // The connection may be to blame: the next attempt uses a fresh one.
                 drop(Object::take(client));
             }
             Ok(keys?)
         };
-        timeout(WITHIN, reading).await.unwrap_or(Err(KeysError::Silent))
+        timeout(READ_DEADLINE, reading).await.unwrap_or(Err(KeysError::Silent))
     }
 }
 
-/// All keys, also those that count no more, the newest first.
+/// All keys, also those that are not valid any more, newest first.
 pub async fn all(client: &impl GenericClient) -> Result<Vec<StoredKey>, tokio_postgres::Error> {
     list(client, "").await
 }
@@ -97,7 +97,7 @@ async fn list(
 ) -> Result<Vec<StoredKey>, tokio_postgres::Error> {
     let query = format!(
         "select {COLUMNS} from event_piper_keys key {which}
-         order by key.created_at desc, key.id limit {MOST}"
+         order by key.created_at desc, key.id limit {MAX_KEYS}"
     );
     client.query(&query, &[]).await?.iter().map(StoredKey::read).collect()
 }
@@ -113,7 +113,7 @@ pub async fn create(
     client.execute(CREATE, &[&id, &name, &hash, &rights, &expires]).await.map(drop)
 }
 
-/// Revokes a key; `false` when none of this name counts.
+/// Revokes a key. Returns `false` if there is no key with this id that was not revoked.
 pub async fn revoke(client: &impl GenericClient, id: &str) -> Result<bool, tokio_postgres::Error> {
     Ok(client.execute(REVOKE, &[&id]).await? > 0)
 }

@@ -1,4 +1,4 @@
-//! Everything that speaks to PostgreSQL: the only SQL of the log.
+//! Everything that talks to PostgreSQL. All SQL on the log is here.
 //!
 //! | modules | what they do |
 //! |---|---|
@@ -6,8 +6,9 @@
 //! | [`event_log`], [`history`], [`append`], [`doorbell`], [`restored`] | read and write the log |
 //! | [`migrate`], [`prune`], [`erase`], [`upkeep`], [`doctor`], [`shape`] | maintain it |
 //! | [`keys`], [`pumps`] | tables beside it |
-//! | [`error`] | show an error with its causes |
-//! | [`backoff`], [`crash`] | what every user of a connection needs: pauses between attempts, and the end of a process whose state is half changed |
+//! | [`error`] | shows an error with its causes |
+//! | [`backoff`], [`turns`], [`crash`] | pauses between attempts, turns at the pool, and the end of a process
+//! whose state is half changed |
 
 use event_piper_core::{consumer, cursor, event, order};
 

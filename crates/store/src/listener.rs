@@ -1,4 +1,5 @@
-//! The one connection that listens: it hears the bell, and it reads the tail of the log.
+//! The one listening connection of a reader: it receives the rings of the doorbell, and reads the tail of the
+//! log.
 
 use std::{
     future::poll_fn,
@@ -23,19 +24,20 @@ use crate::{
 pub struct Listener {
     client: Client,
     bell: mpsc::Receiver<()>,
-    /// The session's process id, once that is known.
+    /// The process id of this session's backend, once it is known.
     own: Arc<AtomicI32>,
-    /// The process id of the session that rings on behalf of this one.
+    /// The process id of the session that rings for this reader.
     ringer: Arc<AtomicI32>,
     connection: JoinHandle<()>,
 }
 
-/// Settings of this session alone: its notifications need no flush, and the queries on the tail are too
-/// short for parallel workers to pay.
-const SETTINGS: &str = "set synchronous_commit = off; set max_parallel_workers_per_gather = 0";
+/// Settings of this session only. Its notifications need no flush, and the queries on the tail are too short
+/// for parallel workers to pay.
+const SESSION_SETTINGS: &str =
+    "set synchronous_commit = off; set max_parallel_workers_per_gather = 0";
 
 impl Listener {
-    /// Connects. Nothing is heard before it is [introduced](Self::introduce).
+    /// Connects. No ring is received before the connection is [introduced](Self::introduce).
     pub async fn connect(server: &Server) -> Result<Self, tokio_postgres::Error> {
         let (client, mut connection) = server.connect().await?;
         let (ring, bell) = mpsc::channel(1);
@@ -63,15 +65,15 @@ impl Listener {
         Ok(Self { client, bell, own, ringer, connection })
     }
 
-    /// Sets the session up, says to the other readers that it is there, and listens, all in one
-    /// round trip. Notes its process id: notifications of its own wake nobody.
+    /// Sets up the session, registers it as a reader, and listens, in one round trip. Also records its
+    /// process id, so that its own notifications are ignored.
     ///
     /// # Errors
-    /// A standby refuses LISTEN, so the server is a primary when this succeeds.
+    /// A standby refuses LISTEN. So if this succeeds, the server is a primary.
     pub async fn introduce(&self) -> Result<(), tokio_postgres::Error> {
         let settings = session::settings(Purpose::Read);
         let hello = format!(
-            "{settings} {SETTINGS}; select pg_advisory_lock_shared({LOCKS}, {READER}); \
+            "{settings} {SESSION_SETTINGS}; select pg_advisory_lock_shared({LOCKS}, {READER}); \
              listen {CHANNEL}; {}",
             session::HELLO
         );
@@ -80,7 +82,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Where to note the process id of a session whose notifications are not to be heard here.
+    /// Where to store the process id of another session whose notifications are to be ignored.
     #[must_use]
     pub fn ringer(&self) -> Arc<AtomicI32> {
         Arc::clone(&self.ringer)
@@ -92,13 +94,15 @@ impl Listener {
         &self.client
     }
 
-    /// Waits for the bell; `false` when the connection has ended.
+    /// Waits for a ring. Returns `false` if the connection has ended.
+    ///
+    /// # Cancel safety
+    /// No ring is lost if the future is dropped.
     pub async fn heard(&mut self) -> bool {
         self.bell.recv().await.is_some()
     }
 
-    /// Forgets what was heard so far: who looks now need not be woken for it. Answers whether
-    /// anything was heard.
+    /// Discards the rings so far, since the log is about to be read. Returns whether there were any.
     pub fn forget(&mut self) -> bool {
         let mut heard = false;
         while self.bell.try_recv().is_ok() {

@@ -84,17 +84,17 @@ const MIGRATIONS: [Migration; 13] = [
     },
 ];
 
-/// These make the functions that run with their owner's rights. They are applied again when the schema was
-/// renamed, whose name is in the functions, or when the log was given to another owner.
+/// The migrations that create the functions that run with their owner's rights. They are applied again if the
+/// schema was renamed, because its name is in the functions, or if the log has another owner.
 const MAKE_FUNCTIONS: [&str; 2] = ["0010_owners_rights", "0012_one_owner"];
 
-/// The oldest server that has what the schema needs (`xid8`).
+/// The oldest server that has what the schema needs (`xid8`), as a `server_version_num`.
 pub(crate) const OLDEST_SERVER: i32 = 130_000;
 
-/// What `migrations/` raises when a table `events` is not its own.
+/// The SQLSTATE that a migration raises if a table `events` is not ours.
 const FOREIGN_TABLE: &str = "EP001";
 
-/// What PostgreSQL says where something has the name of a table, a function or a trigger that is made.
+/// The errors of PostgreSQL if the name of a table, a function or a trigger is taken.
 const NAME_IS_TAKEN: [SqlState; 4] = [
     SqlState::DUPLICATE_TABLE,
     SqlState::DUPLICATE_FUNCTION,
@@ -102,8 +102,8 @@ const NAME_IS_TAKEN: [SqlState; 4] = [
     SqlState::INVALID_FUNCTION_DEFINITION,
 ];
 
-/// Read from the catalogue itself: `to_regclass` may remember from before this session's turn that
-/// the table was not there.
+/// Reads the catalogue itself: `to_regclass` may remember, from before this session had the lock, that the
+/// table did not exist.
 const FIND_RECORD: &str = "\
 select exists (select from pg_class
                where relname = 'event_piper_migrations' and pg_table_is_visible(oid))";
@@ -121,7 +121,7 @@ const PREMISES: &str = "\
 select current_setting('server_version_num')::int, current_setting('server_encoding'),
        current_schema() is not null";
 
-/// Functions that were made for the log of another schema: this one was renamed since.
+/// Whether there are functions that were made for the log of another schema, since this one was renamed.
 const MADE_FOR_ANOTHER_SCHEMA: &str = "\
 select exists (
     select from pg_class log
@@ -131,9 +131,9 @@ select exists (
       and starts_with(function.proname::text, 'event_piper_')
       and position(quote_literal(format('%I.events', home.nspname)) in function.prosrc) = 0)";
 
-/// A function of ours runs with the rights of a role that some owner of the log's tables has not, and this
-/// session may mend it. (A gateway's role may not, and need not: the functions refuse to work, and doctor
-/// says why.)
+/// Whether a function of ours runs with the rights of a role that some owner of the log's tables does not
+/// have, and this session may mend that. (A gateway's role may not, and need not: the functions refuse to
+/// work, and doctor says why.)
 const OWNERS_DIFFER: &str = "\
 select exists (
     select from pg_class log
@@ -147,7 +147,7 @@ select exists (
       and pg_has_role(function.proowner, 'member') and pg_has_role(its.relowner, 'member')
       and pg_has_role(log.relowner, 'member'))";
 
-/// Another log of the database has the same locks: the two would wait for each other.
+/// Whether another log of the database uses the same locks: the two would wait for each other.
 pub(crate) const SHARES_ITS_LOCKS: &str = "\
 select exists (
     select from pg_proc other
@@ -156,25 +156,27 @@ select exists (
                                  where log.oid = to_regclass('events'))
       and substring(other.prosrc from 'try_advisory_xact_lock_shared[(]([0-9]+), 1[)]')::int8 = LOCKS)";
 
-/// Whoever else migrates this log waits until this one is through. Held by the transaction, so that it works
-/// through a connection pooler, too. The shared lock is for versions that knew one lock for a database.
-const TAKE_TURN: &str = "\
+/// Makes other migrations of this log wait until this one has finished. The transaction holds the lock, so
+/// this also works through a connection pooler. The shared lock is for versions that used one lock for the
+/// whole database.
+const ACQUIRE_LOCK: &str = "\
 select pg_advisory_xact_lock_shared(17744, 5);
 select pg_advisory_xact_lock(17746, hashtext(current_schema()))";
-/// Who waits for a table keeps everybody behind it waiting: better to give up, and say so.
-const BE_POLITE: &str = "set local lock_timeout = '10s'";
+/// A statement that waits for a table makes everything behind it wait, so it is better to give up with an
+/// error.
+const SET_LOCK_TIMEOUT: &str = "set local lock_timeout = '10s'";
 
-/// What [`migrate`] did.
+/// The result of [`migrate`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The names of the migrations applied by this call; none when the schema was current. After the
-    /// schema was renamed or the log's owner changed, those that make functions are applied again.
+    /// The names of the migrations that were applied; empty if the schema was current. If the schema was
+    /// renamed or the log has another owner, the migrations that create functions are among them.
     pub applied: Vec<&'static str>,
-    /// What became of rows that a backup of another cluster brought.
+    /// What was done about rows of a backup of another cluster.
     pub restored: Restored,
 }
 
-/// How the database's schema compares with this program's.
+/// How the database's schema compares with that of this program.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Status {
     /// They are the same.
@@ -186,77 +188,77 @@ pub enum Status {
     },
 }
 
-/// Why the schema cannot be brought up to date.
+/// The schema cannot be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    /// No connection to the server.
+    /// There is no connection to the server.
     #[error("connecting to {server}")]
     Connect {
-        /// Where to.
+        /// The server's address.
         server: String,
-        /// What happened.
+        /// The cause.
         source: tokio_postgres::Error,
     },
-    /// The server lacks what the schema needs.
+    /// The server is too old for the schema.
     #[error("the server is PostgreSQL {}; EventPiper needs 13 or later", found / 10_000)]
     ServerTooOld {
-        /// Its `server_version_num`.
+        /// The server's `server_version_num`.
         found: i32,
     },
-    /// The database cannot hold every event.
+    /// The database's encoding cannot represent every event.
     #[error("the database's encoding is {found}; EventPiper needs one that was created with UTF8")]
     Encoding {
-        /// Its `server_encoding`.
+        /// The database's `server_encoding`.
         found: String,
     },
-    /// There is no place for the tables.
+    /// There is no schema for the tables.
     #[error("no schema of the role's search_path exists, or the role may not use it")]
     NoSchema,
-    /// There is a table `events` that is neither ours nor the predecessor's. It was not touched.
+    /// There is a table `events` that is neither ours nor the predecessor's. It was not changed.
     #[error("{found}. {mend}")]
     ForeignTable {
-        /// What it looks like.
+        /// What the table looks like.
         found: String,
         /// What to do about it.
         mend: String,
     },
     /// The database was migrated by a later version of this program.
     #[error(
-        "the schema is at migration {found} and this program knows only {known}; start the version \
-         that migrated it, or a later one"
+        "the schema is at migration {found}, and this program knows only {known}; start the version that \
+         migrated it, or a later one"
     )]
     Newer {
-        /// The greatest number recorded.
+        /// The greatest recorded number.
         found: i32,
-        /// The greatest that this program has.
+        /// The greatest number that this program knows.
         known: i32,
     },
-    /// A migration was applied with another text than this program's.
+    /// A migration was applied with another text than that of this program.
     #[error(
-        "migration {name} was applied with another text than this program's; start the version \
+        "migration {name} was applied with another text than that of this program; start the version \
          that migrated the database"
     )]
     Changed {
-        /// Its name.
+        /// The migration's name.
         name: String,
     },
-    /// Finding out where the schema stands failed.
+    /// Reading the state of the schema failed.
     #[error("reading which migrations were applied")]
     Read(#[source] tokio_postgres::Error),
-    /// Rows that a backup of another cluster brought could not be marked as old.
+    /// Rows of a backup of another cluster could not be marked as old.
     #[error("marking rows that were restored from another cluster as old")]
     Restored(#[source] tokio_postgres::Error),
-    /// A migration failed, and left nothing behind.
+    /// A migration failed, and changed nothing.
     #[error("applying migration {name}{}", name_is_taken(source))]
     Apply {
-        /// Its name.
+        /// The migration's name.
         name: &'static str,
-        /// What PostgreSQL says.
+        /// The error of PostgreSQL.
         source: tokio_postgres::Error,
     },
 }
 
-/// What to do where something that is not ours has the name of something that is to be made.
+/// What to do if the name of something that is to be created is taken.
 fn name_is_taken(error: &tokio_postgres::Error) -> &'static str {
     match error.code() {
         Some(code) if NAME_IS_TAKEN.contains(code) => {
@@ -267,8 +269,8 @@ fn name_is_taken(error: &tokio_postgres::Error) -> &'static str {
     }
 }
 
-/// Brings the schema up to date. Safe when many do so at once; needs no right but to read when
-/// there is nothing to do.
+/// Brings the schema up to date. Several processes may do so at once. If there is nothing to do, only the
+/// right to read is needed.
 pub async fn migrate(server: &Server) -> Result<Outcome, MigrateError> {
     let client = server
         .unsettled()
@@ -287,8 +289,8 @@ pub async fn migrate(server: &Server) -> Result<Outcome, MigrateError> {
     Ok(Outcome { applied, restored })
 }
 
-/// Compares the schema with this program's; where it lacks something, also what the server has to
-/// have for it.
+/// Compares the schema with that of this program. If it lacks something, also checks the requirements on the
+/// server.
 async fn look(client: &Client) -> Result<Status, MigrateError> {
     begin(client).await?;
     let status = check(client).await?;
@@ -299,8 +301,8 @@ async fn look(client: &Client) -> Result<Status, MigrateError> {
     Ok(status)
 }
 
-/// A pooler may lend the session by the transaction, so its settings are those of a transaction. Where
-/// that fails it is not rolled back: the connection ends with the error.
+/// Begins a transaction with our settings, because a pooler may lend the session by the transaction. There is
+/// no rollback after an error: the connection ends with the error.
 async fn begin(client: &Client) -> Result<(), MigrateError> {
     session::begin(client, Purpose::Change).await.map_err(MigrateError::Read)
 }
@@ -312,13 +314,13 @@ pub async fn is_there(server: &Server) -> Result<bool, tokio_postgres::Error> {
     row.try_get(0)
 }
 
-/// Compares the schema with this program's, without changing anything.
+/// Compares the schema with that of this program. Changes nothing.
 pub async fn check(client: &impl GenericClient) -> Result<Status, MigrateError> {
     let recorded = recorded(client).await.map_err(MigrateError::Read)?;
     compare(&recorded)
 }
 
-/// The text of the doorbell's function, as the server keeps it for the first log of a database.
+/// The text of the doorbell's function, as the server stores it for the first log of a database.
 pub(crate) fn doorbell_body() -> String {
     let body = MIGRATIONS[10].sql.split("$doorbell$").nth(1).unwrap_or_default();
     body.replace("{locks}", "17744")
@@ -370,22 +372,22 @@ async fn check_premises(client: &Client) -> Result<(), MigrateError> {
     if schema { Ok(()) } else { Err(MigrateError::NoSchema) }
 }
 
-/// Applies the first migration that is missing, in a transaction of its own; gives its name.
+/// Applies the first missing migration, in a transaction of its own. Returns its name.
 async fn apply_next(client: &Client) -> Result<Option<&'static str>, MigrateError> {
     begin(client).await?;
-    client.batch_execute(TAKE_TURN).await.map_err(MigrateError::Read)?;
-    // Looked at only now: others may have been at it before.
+    client.batch_execute(ACQUIRE_LOCK).await.map_err(MigrateError::Read)?;
+    // The check has to follow the lock: another process may have migrated in the meantime.
     let Status::Behind { missing } = check(client).await? else {
         client.batch_execute("rollback").await.map_err(MigrateError::Read)?;
         return Ok(None);
     };
     let next = MIGRATIONS.iter().find(|ours| ours.name == missing[0]);
-    let next = next.expect("what is missing is ours");
+    let next = next.expect("what is missing is one of ours");
     next.apply(client).await.map_err(|source| next.explain(source))?;
     Ok(Some(next.name))
 }
 
-/// Makes the functions again that run with their owner's rights, if the schema was renamed or its owner
+/// Creates the functions again that run with their owner's rights, if the schema was renamed or its owner
 /// changed.
 async fn make_functions_again(client: &Client) -> Result<bool, MigrateError> {
     begin(client).await?;
@@ -393,10 +395,10 @@ async fn make_functions_again(client: &Client) -> Result<bool, MigrateError> {
         client.batch_execute("rollback").await.map_err(MigrateError::Read)?;
         return Ok(false);
     }
-    client.batch_execute(TAKE_TURN).await.map_err(MigrateError::Read)?;
+    client.batch_execute(ACQUIRE_LOCK).await.map_err(MigrateError::Read)?;
     for migration in MIGRATIONS.iter().filter(|ours| MAKE_FUNCTIONS.contains(&ours.name)) {
         let apply = async {
-            client.batch_execute(BE_POLITE).await?;
+            client.batch_execute(SET_LOCK_TIMEOUT).await?;
             client.batch_execute(migration.sql).await
         };
         apply.await.map_err(|source| migration.explain(source))?;
@@ -419,9 +421,9 @@ impl Migration {
         })
     }
 
-    /// Applies it in the transaction that is open, and commits.
+    /// Applies the migration in the open transaction, and commits.
     async fn apply(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
-        client.batch_execute(BE_POLITE).await?;
+        client.batch_execute(SET_LOCK_TIMEOUT).await?;
         client.batch_execute(CREATE_RECORD).await?;
         client.batch_execute(self.sql).await?;
         client.execute(RECORD, &[&self.number, &self.name, &self.checksum()]).await?;

@@ -1,11 +1,11 @@
-//! Pruning: takes old events out of the log, a page at a time, in a transaction each.
+//! Pruning: deletes old events from the log, a page at a time, each page in its own transaction.
 //!
-//! It works its way up from the oldest id. A page that was pruned stays pruned, so that whoever
-//! is interrupted runs it again. What went, the table's own trigger remembers.
+//! Pruning goes up from the oldest id. A pruned page stays pruned, so an interrupted run is simply repeated.
+//! The table's own trigger records what was deleted.
 //!
-//! There is no index on the time, which every writer would pay for. Times grow with ids, by and
-//! large, so that samples of the log tell where it gets younger than what shall go: there pruning
-//! ends. What lies behind and says that it is older goes when those around it do.
+//! There is no index on the time, since every writer would pay for it. Times mostly grow with ids, so samples
+//! of the log show where the events become too young to be pruned, and pruning ends there. Older events
+//! behind that point are pruned once the events around them are old enough.
 
 use std::{
     num::NonZeroU32,
@@ -21,67 +21,67 @@ use crate::{
     server::Server,
     session::Purpose,
     shape::{self, NoLog},
-    upkeep::{self, PAGE, Step},
+    upkeep::{self, PAGE_ROWS, Step},
 };
 
-/// What shall go: an event that is old enough, and of its stream not one of the newest.
+/// What to prune: events that are old enough, and not among the newest of their stream.
 #[derive(Clone, Debug)]
 pub struct What {
-    /// Only events whose time lies further back than this.
+    /// Prune only events whose time is further back than this.
     pub older_than: Option<Duration>,
-    /// So many of each stream stay, the newest, so that its versions go on. Without an age,
-    /// events of no stream all stay.
+    /// Keep this many of the newest events of each stream, so that its versions continue. Without an age,
+    /// events that belong to no stream are all kept.
     pub keep: NonZeroU32,
-    /// Streams that stay as a whole, beside those of `events_keep`; `*` stands for anything.
+    /// Streams to keep as a whole, in addition to those of `events_keep`; `*` matches any text.
     pub except: Vec<String>,
-    /// Also what is old among what is young, wherever it stands: the whole log is read.
+    /// Also prune old events among young ones, wherever they are: the whole log is read.
     pub whole_log: bool,
 }
 
-/// Why it could not begin, or go on.
+/// Pruning could not begin, or was interrupted.
 #[derive(Debug, thiserror::Error)]
 pub enum PruneError {
-    /// No connection.
+    /// There is no connection.
     #[error("connecting to PostgreSQL")]
     Connect(#[source] tokio_postgres::Error),
-    /// Somebody else prunes this log.
+    /// Another session prunes this log.
     #[error(
-        "somebody is pruning this log already{}: one at a time is enough",
+        "another session is pruning this log already{}; only one can at a time",
         backend.map(|pid| format!(" (backend {pid})")).unwrap_or_default()
     )]
     Busy {
-        /// The other's backend, if it was still there to be seen.
+        /// The process id of that session's backend, if it was still there.
         backend: Option<i32>,
     },
     /// There is no log of ours.
     #[error(transparent)]
     NoLog(#[from] NoLog),
-    /// A query failed. What was pruned until then is pruned.
+    /// A query failed. Pages that were pruned before stay pruned.
     #[error("pruning the log")]
     Query(#[from] tokio_postgres::Error),
 }
 
-/// Pruning under way. The lock that it holds ends with its connection.
+/// A run of pruning. It holds a lock that ends with its connection.
 #[derive(Debug)]
 pub struct Prune {
     client: Client,
     what: What,
     dry: bool,
     cutoff: Option<SystemTime>,
-    /// What was visible when it began; nothing else goes.
+    /// What was visible when the run began. Nothing else is deleted.
     snapshot: String,
     newest: EventId,
     after: EventId,
-    /// From here on it ends with the first page that is young.
+    /// From this id on, the run ends at the first page that is too young.
     old_until: EventId,
 }
 
-/// Readers look for what is new at least every second. What was visible for twice as long has
-/// been read by those that are live, and whoever reads it later is told that it is missing.
-const SETTLED: Duration = Duration::from_secs(2);
+/// Readers poll at least every second. Events that were visible for twice as long have been read by live
+/// readers; a later reader is told that they are missing.
+const READ_BY_READERS: Duration = Duration::from_secs(2);
 
-const TAKE_TURN: &str = "select pg_try_advisory_lock(LOCKS, $1)";
-const WHO: &str = "
+const TRY_LOCK: &str = "select pg_try_advisory_lock(LOCKS, $1)";
+const LOCK_HOLDER: &str = "
 select pid from pg_locks
 where locktype = 'advisory' and granted and classid = LOCKS::oid and objid = $1 and objsubid = 2
   and database = (select oid from pg_database where datname = current_database())";
@@ -91,8 +91,8 @@ select pg_current_snapshot()::text,
        coalesce((select log.id::int8 - 1 from events log order by log.id limit 1), 0),
        now() - make_interval(secs => $1)";
 
-/// Where the log is old for the last time, as far as samples tell: at so many places the next few
-/// rows, of which most have to be old. One that merely says so proves nothing.
+/// The last place where the log is old, according to samples: at each of 1,000 places, most of the next few
+/// rows have to be old. A single row may just have a wrong time.
 const OLD_UNTIL: &str = r#"
 select coalesce(max(old.place), 0) from (
     select max(its.id) as place
@@ -105,11 +105,11 @@ select coalesce(max(old.place), 0) from (
     group by sample.number having 2 * count(*) filter (where its.at < $3) > count(*)
 ) old"#;
 
-/// A page of the log, and what is to go of it. An amendment stays as long as the event that it
+/// Selects a page of the log, and the rows of it to delete. An amendment is kept as long as the event that it
 /// amends, which would be shown uncorrected without it.
 ///
-/// Rows that came with a restored backup may bear transactions that this cluster has yet to see: such a
-/// row is visible, so it was written before, wherever that was.
+/// Rows of a restored backup may have transaction ids that are still to come in this cluster. Such a row is
+/// visible, so it was written before, in whatever cluster.
 const OLD: &str = r#"
 with page as materialized (
     select log.id, log.xid, log.stream, log.version, log.amends, log."timestamp" as at
@@ -144,14 +144,15 @@ select (select max(page.id)::int8 from page), (select count(*) from page),
        (select count(*) from gone), (select count(*) from page where page.at < $6)";
 
 impl Prune {
-    /// Connects, and takes the turn; then waits a moment, so that readers have what may go.
+    /// Connects and takes the lock; then waits a moment, until readers have what may be deleted.
     pub async fn begin(server: &Server, what: What, dry: bool) -> Result<Self, PruneError> {
         let client = server.named("event-piper prune").client_for(Purpose::Change).await;
         let client = client.map_err(PruneError::Connect)?;
         shape::find(&client).await?;
-        let turn = client.query_one(&TAKE_TURN.replace("LOCKS", LOCKS), &[&PRUNE]).await?;
+        let turn = client.query_one(&TRY_LOCK.replace("LOCKS", LOCKS), &[&PRUNE]).await?;
         if !turn.get::<_, bool>(0) {
-            let holder = client.query_opt(&WHO.replace("LOCKS", LOCKS), &[&PRUNE_OID]).await?;
+            let holder =
+                client.query_opt(&LOCK_HOLDER.replace("LOCKS", LOCKS), &[&PRUNE_OID]).await?;
             return Err(PruneError::Busy { backend: holder.map(|row| row.get(0)) });
         }
         let age = what.older_than.map(|age| age.as_secs_f64());
@@ -159,7 +160,7 @@ impl Prune {
         let (snapshot, newest, after) = (row.get(0), row.get(1), row.get(2));
         let cutoff: Option<SystemTime> = row.get(3);
         if !dry {
-            sleep(SETTLED).await;
+            sleep(READ_BY_READERS).await;
         }
         let old_until = if what.whole_log || cutoff.is_none() {
             newest
@@ -169,7 +170,7 @@ impl Prune {
         Ok(Self { client, what, dry, cutoff, snapshot, newest, after, old_until })
     }
 
-    /// The last id that it looks at.
+    /// The last id that the run reads.
     #[must_use]
     pub fn newest(&self) -> EventId {
         self.newest
@@ -177,7 +178,7 @@ impl Prune {
 
     /// Prunes the next page.
     pub async fn step(&mut self) -> Result<Step, PruneError> {
-        let step = upkeep::patiently(async || self.page().await).await?;
+        let step = upkeep::with_retries(async || self.page().await).await?;
         self.after = step.upto;
         Ok(step)
     }
@@ -188,14 +189,14 @@ impl Prune {
         let values: [&(dyn ToSql + Sync); 7] = [
             &self.after,
             &self.newest,
-            &PAGE,
+            &PAGE_ROWS,
             &self.what.except,
             &keep,
             &self.cutoff,
             &self.snapshot,
         ];
-        let transaction = upkeep::transaction(&mut self.client).await?;
-        // Should the server fall, what is not pruned after all is pruned the next time.
+        let transaction = upkeep::begin(&mut self.client).await?;
+        // If the server crashes, what was not pruned after all is pruned the next time.
         transaction.batch_execute("set local synchronous_commit = off").await?;
         let row = transaction.query_one(&query, &values).await?;
         transaction.commit().await?;

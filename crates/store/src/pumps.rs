@@ -1,4 +1,4 @@
-//! What pumps keep in the database: the lease, the checkpoint, and the dead letters.
+//! The pumps' part of the database: the lease, the checkpoint, and the dead letters.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -13,25 +13,25 @@ use crate::{
     session::{self, Purpose},
 };
 
-const ENROL: &str = "insert into event_piper_pumps (name) values ($1) on conflict do nothing";
-const NUMBER: &str = "select pump.number from event_piper_pumps pump where pump.name = $1";
-/// The first integer of the pumps' locks stands behind that of the log's own.
+const REGISTER_PUMP: &str =
+    "insert into event_piper_pumps (name) values ($1) on conflict do nothing";
+const PUMP_NUMBER: &str = "select pump.number from event_piper_pumps pump where pump.name = $1";
+/// The first integer of the pumps' locks is that of the log's own locks plus one.
 const TRY_LOCK: &str = "select pg_try_advisory_lock(LOCKS + 1, $1)";
 const TAKE_OVER: &str = "
 update event_piper_pumps pump set epoch = pump.epoch + 1, updated_at = now() where pump.name = $1
 returning pump.position::int8, pump.delivered::int8, pump.booted::bool, pump.owed::text, pump.epoch";
-const SAVE: &str = "
+const SAVE_CHECKPOINT: &str = "
 update event_piper_pumps pump
 set position = $3, delivered = $4, booted = $5, owed = $6, updated_at = now()
 where pump.name = $1 and pump.epoch = $2";
 
-/// A holder that is frozen is as good as gone: PostgreSQL ends its session, and with that the
-/// lease (from version 14 on).
-const ALIVE: &str = "
+/// If the holder is frozen, PostgreSQL ends its session, and with the session the lease (from version 14 on).
+const SET_IDLE_SESSION_TIMEOUT: &str = "
 select set_config(name, '5s', false) from pg_settings where name = 'idle_session_timeout'";
 
-/// What the holder of a lease asks regularly, all in one.
-const BEAT: &str = "
+/// Everything that the holder of a lease asks regularly, in one query.
+const HEARTBEAT: &str = "
 select pump.epoch = $2,
        coalesce((select log.id::int8 from events log order by log.id desc limit 1), 0),
        array(select letter.event_id from event_piper_dead_letters letter
@@ -45,15 +45,15 @@ select pump.epoch = $2,
             where log.id > $3 order by log.id limit 1)), 0)::float8
 from event_piper_pumps pump where pump.name = $1";
 
-const NOTE_LETTER: &str = "
+const SAVE_DEAD_LETTER: &str = "
 insert into event_piper_dead_letters (pump, event_id, state, reason)
 select pump.name, $3, $4, $5 from event_piper_pumps pump where pump.name = $1 and pump.epoch = $2
 on conflict (pump, event_id) do update
 set state = excluded.state, reason = excluded.reason, noted_at = now()";
-const LETTER: &str = "
+const DEAD_LETTER: &str = "
 select letter.state from event_piper_dead_letters letter
 where letter.pump = $1 and letter.event_id = $2";
-const FORGET_LETTERS: &str = "
+const DELETE_DEAD_LETTERS: &str = "
 delete from event_piper_dead_letters letter
 where letter.pump = $1 and letter.event_id between $2 and $3 and letter.state <> 'skipped'";
 
@@ -67,20 +67,20 @@ select pump.position::int8, pump.delivered::int8, pump.booted::bool, pump.owed::
                                       where own.datname = current_database())
                  and held.classid = (LOCKS + 1)::oid and held.objid = pump.number::oid)
 from event_piper_pumps pump order by pump.name";
-const LETTERS: &str = "
+const DEAD_LETTERS: &str = "
 select letter.pump::text, letter.event_id::int8, letter.state::text, letter.reason::text,
        coalesce(to_char(letter.noted_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
                 letter.noted_at::text)
 from event_piper_dead_letters letter
 where letter.state <> 'skipped' order by letter.pump, letter.event_id limit 1000";
 
-/// `skipped` is final for what nobody waits for; what a pump waits for it has to see.
-const MARK: &str = "
+/// `skipped` is final where no pump waits for the event. A pump that waits for it has to see the new state.
+const MARK_DEAD_LETTERS: &str = "
 update event_piper_dead_letters letter set state = $3, noted_at = now()
 where letter.pump = $1 and letter.state <> 'skipped'
   and (cardinality($2::int8[]) = 0 or letter.event_id = any($2))";
 
-const END: &str = "
+const END_OF_LOG: &str = "
 select greatest(coalesce((select log.id::int8 from events log order by log.id desc limit 1), 0),
                 (DRAWN))";
 
@@ -89,35 +89,35 @@ type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 /// How far an aggregator has been fed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Every event up to here is the aggregator's, or not for it, or was set aside; none before
-    /// the first time.
+    /// Every event up to here was delivered to the aggregator, is not for it, or was set aside. `None` before
+    /// the first delivery.
     pub position: Option<EventId>,
-    /// Where the aggregator began, if transactions were late there: up to its head, only what they wrote is
-    /// for the aggregator. None once the position has passed it.
+    /// The cursor at which the aggregator began, if transactions were late there. Up to the cursor's head,
+    /// only events of those transactions are for the aggregator. `None` once the position has passed it.
     pub owed: Option<Cursor>,
     /// The last event that the aggregator has confirmed.
     pub delivered: EventId,
-    /// The aggregator was told that its bootstrap is complete.
+    /// Whether the aggregator was told that its bootstrap is complete.
     pub booted: bool,
 }
 
 impl Checkpoint {
-    /// Nothing is for the aggregator but what this cursor has not got.
+    /// A checkpoint at which only those events are for the aggregator that this cursor has not passed.
     #[must_use]
     pub fn beginning_at(cursor: Cursor) -> Self {
-        // Its head counts as delivered: should the aggregator want a bootstrap one day, that is all of history.
+        // The head counts as delivered: if the aggregator wants a bootstrap later, that is all of history.
         let (position, delivered) = (Some(cursor.settled()), cursor.head());
         Self { position, delivered, booted: true, owed: None }.owing(Some(cursor))
     }
 
-    /// The same, while `owed` is not passed.
+    /// Returns the checkpoint with `owed`, unless the position has passed it.
     #[must_use]
     pub fn owing(self, owed: Option<Cursor>) -> Self {
         let owed = owed.filter(|owed| self.position < Some(owed.head()));
         Self { owed, ..self }
     }
 
-    /// What is still to be delivered.
+    /// The cursor of what is still to be delivered.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         let plain = || Cursor::behind(self.position.unwrap_or_default());
@@ -144,8 +144,8 @@ impl Display for Checkpoint {
     }
 }
 
-/// A connection that ends when it is dropped, also when an answer is still missing: whoever
-/// waits for the lock on the other side must not wait for that.
+/// A connection that ends when it is dropped, even while an answer is missing: a pump that waits for the lock
+/// must not wait for that answer.
 #[derive(Debug)]
 struct Session {
     client: Client,
@@ -158,7 +158,7 @@ impl Drop for Session {
     }
 }
 
-/// A connection that wants the lease of one aggregator.
+/// A connection that tries to get the lease of an aggregator.
 #[derive(Debug)]
 pub struct Candidate {
     session: Session,
@@ -166,7 +166,7 @@ pub struct Candidate {
     number: i32,
 }
 
-/// The connection that holds the lease of one aggregator. It ends with the value.
+/// The connection that holds the lease of an aggregator. Dropping it ends the lease.
 #[derive(Debug)]
 pub struct Seat {
     session: Session,
@@ -174,38 +174,38 @@ pub struct Seat {
     epoch: i64,
 }
 
-/// What a look at the lease shows.
+/// The state of the lease, and what the holder has to know.
 #[derive(Debug, Default)]
 pub struct Beat {
-    /// Nobody else has taken over.
+    /// Whether this holder still has the lease.
     pub held: bool,
     /// The newest event of the log.
     pub newest: EventId,
-    /// Events that were refused, and shall be sent again.
+    /// Events that were refused and are to be sent again.
     pub retries: Vec<EventId>,
-    /// How many events were refused, and are not skipped.
+    /// The number of events that were refused and are not skipped.
     pub letters: i64,
     /// The last event that was refused.
     pub last_letter: EventId,
-    /// How old the first event is, in seconds, that the aggregator may still have to get.
+    /// The age, in seconds, of the first event that the aggregator may still have to get.
     pub age: f64,
 }
 
-/// What has become of an event that was refused.
+/// The state of an event that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Letter {
     /// The pump has stopped before it.
     Blocking,
-    /// The pump went on behind it.
+    /// The pump has continued behind it.
     SetAside,
-    /// Somebody wants it sent again.
+    /// An operator wants it sent again.
     Retry,
-    /// Somebody wants it never sent.
+    /// An operator wants it never sent.
     Skipped,
 }
 
 impl Letter {
-    /// As it stands in the table.
+    /// The state as the table stores it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -223,29 +223,29 @@ impl Letter {
 }
 
 impl Candidate {
-    /// Connects, and enrols the aggregator where it is new.
+    /// Connects, and registers the aggregator if it is new.
     pub async fn connect(server: &Server, name: &str) -> Result<Self> {
         let (client, connection) = server.named("event-piper pump").connect().await?;
-        // What goes wrong on the connection, the next statement reports.
+        // Errors of the connection are reported by the next statement.
         let connection = tokio::spawn(async move { drop(connection.await) });
         let session = Session { client, connection };
         let client = &session.client;
         session::settle(client, Purpose::Read).await?;
-        client.batch_execute(ALIVE).await?;
-        if client.query_opt(NUMBER, &[&name]).await?.is_none() {
-            client.execute(ENROL, &[&name]).await?;
+        client.batch_execute(SET_IDLE_SESSION_TIMEOUT).await?;
+        if client.query_opt(PUMP_NUMBER, &[&name]).await?.is_none() {
+            client.execute(REGISTER_PUMP, &[&name]).await?;
         }
-        let number = client.query_one(NUMBER, &[&name]).await?.get(0);
+        let number = client.query_one(PUMP_NUMBER, &[&name]).await?.get(0);
         Ok(Self { name: name.to_owned(), number, session })
     }
 
-    /// Tries to get the lease: `false` while another pump has it.
+    /// Tries to get the lease. Returns `false` while another pump has it.
     pub async fn try_lock(&self) -> Result<bool> {
         let try_lock = TRY_LOCK.replace("LOCKS", LOCKS);
         Ok(self.session.client.query_one(&try_lock, &[&self.number]).await?.get(0))
     }
 
-    /// Takes over, once the lock is had. From now on the checkpoint obeys nobody else.
+    /// Takes over after the lock was obtained. From now on only this session can move the checkpoint.
     pub async fn take_over(self) -> Result<(Seat, Checkpoint)> {
         let row = self.session.client.query_one(TAKE_OVER, &[&self.name]).await?;
         let checkpoint = Checkpoint::of(&row)?;
@@ -254,25 +254,25 @@ impl Candidate {
 }
 
 impl Seat {
-    /// Which takeover this is.
+    /// The number of this takeover.
     #[must_use]
     pub fn epoch(&self) -> i64 {
         self.epoch
     }
 
-    /// Moves the checkpoint; `false` when somebody else has taken over.
+    /// Saves the checkpoint. Returns `false` if another pump has taken over.
     pub async fn save(&self, checkpoint: &Checkpoint) -> Result<bool> {
         let Checkpoint { position, delivered, booted, owed } = checkpoint;
         let owed = owed.as_ref().map(Cursor::to_string);
         let values: [&(dyn ToSql + Sync); 6] =
             [&self.name, &self.epoch, position, delivered, booted, &owed];
-        Ok(self.session.client.execute(SAVE, &values).await? == 1)
+        Ok(self.session.client.execute(SAVE_CHECKPOINT, &values).await? == 1)
     }
 
-    /// Looks whether the lease is still held, and what there is to do.
+    /// Checks whether the lease is still held, and asks what there is to do.
     pub async fn beat(&self, position: EventId) -> Result<Beat> {
         let values: [&(dyn ToSql + Sync); 3] = [&self.name, &self.epoch, &position];
-        let row = self.session.client.query_opt(BEAT, &values).await?;
+        let row = self.session.client.query_opt(HEARTBEAT, &values).await?;
         let beat = |row: Row| Beat {
             held: row.get(0),
             newest: row.get(1),
@@ -281,68 +281,72 @@ impl Seat {
             last_letter: row.get(4),
             age: row.get(5),
         };
-        // Whoever has been forgotten holds nothing.
+        // A pump that was deleted holds nothing.
         Ok(row.map(beat).unwrap_or_default())
     }
 
-    /// Notes an event that was refused; `false` when somebody else has taken over.
+    /// Stores the state of an event that was refused. Returns `false` if another pump has taken over.
     pub async fn note(&self, event: EventId, letter: Letter, reason: &str) -> Result<bool> {
         let state = letter.as_str();
         let values: [&(dyn ToSql + Sync); 5] = [&self.name, &self.epoch, &event, &state, &reason];
-        Ok(self.session.client.execute(NOTE_LETTER, &values).await? == 1)
+        Ok(self.session.client.execute(SAVE_DEAD_LETTER, &values).await? == 1)
     }
 
-    /// What has become of an event that was refused.
+    /// The state of an event that was refused. `None` if it was not.
     pub async fn letter(&self, event: EventId) -> Result<Option<Letter>> {
-        let row = self.session.client.query_opt(LETTER, &[&self.name, &event]).await?;
+        let row = self.session.client.query_opt(DEAD_LETTER, &[&self.name, &event]).await?;
         Ok(row.and_then(|row| Letter::parse(row.get(0))))
     }
 
-    /// The aggregator has taken these after all.
+    /// Deletes the dead letters of events that the aggregator has accepted after all.
     pub async fn forget(&self, first: EventId, last: EventId) -> Result<()> {
-        self.session.client.execute(FORGET_LETTERS, &[&self.name, &first, &last]).await.map(drop)
+        self.session
+            .client
+            .execute(DELETE_DEAD_LETTERS, &[&self.name, &first, &last])
+            .await
+            .map(drop)
     }
 
-    /// The last id that was drawn; where the role may not see that, the newest event's.
+    /// The last id that was drawn, or the newest event's where the role may not see the sequence.
     pub async fn end_of_log(&self) -> Result<EventId> {
         Ok(self
             .session
             .client
-            .query_one(&END.replace("DRAWN", event_log::DRAWN), &[])
+            .query_one(&END_OF_LOG.replace("DRAWN", event_log::DRAWN), &[])
             .await?
             .get(0))
     }
 }
 
-/// One pump, for those who look after it.
+/// One pump, as operators see it.
 #[derive(Debug)]
 pub struct PumpState {
     /// The aggregator's name.
     pub name: String,
-    /// How far it has been fed.
+    /// How far the aggregator has been fed.
     pub checkpoint: Checkpoint,
-    /// How many events lie behind that, of whatever type.
+    /// The number of events behind that, of any type.
     pub behind: i64,
-    /// A pump is at it.
+    /// Whether a pump is running.
     pub running: bool,
 }
 
-/// One event that was refused, for those who look after it.
+/// One event that was refused, as operators see it.
 #[derive(Debug)]
 pub struct DeadLetter {
     /// The aggregator's name.
     pub pump: String,
-    /// The event.
+    /// The event's id.
     pub event: EventId,
-    /// What becomes of it: as in the table.
+    /// The state as the table stores it.
     pub state: String,
-    /// What the aggregator said.
+    /// The answer of the aggregator.
     pub reason: String,
-    /// When.
+    /// When the state was stored, in UTC.
     pub noted_at: String,
 }
 
-/// Every aggregator that was ever fed from this log.
+/// The pumps of all aggregators that were ever fed from this log.
 pub async fn pumps(client: &Client) -> Result<Vec<PumpState>> {
     let state = |row: &Row| -> Result<PumpState> {
         let checkpoint = Checkpoint::of(row)?;
@@ -352,7 +356,7 @@ pub async fn pumps(client: &Client) -> Result<Vec<PumpState>> {
     client.query(&PUMPS.replace("LOCKS", LOCKS), &[]).await?.iter().map(state).collect()
 }
 
-/// The events that were refused and not skipped, the first thousand of them.
+/// The events that were refused and not skipped, at most the first thousand.
 pub async fn dead_letters(client: &Client) -> Result<Vec<DeadLetter>> {
     let letter = |row: &Row| DeadLetter {
         pump: row.get(0),
@@ -361,10 +365,11 @@ pub async fn dead_letters(client: &Client) -> Result<Vec<DeadLetter>> {
         reason: row.get(3),
         noted_at: row.get(4),
     };
-    Ok(client.query(LETTERS, &[]).await?.iter().map(letter).collect())
+    Ok(client.query(DEAD_LETTERS, &[]).await?.iter().map(letter).collect())
 }
 
-/// Says what shall become of these events, or of all that were refused; answers how many.
+/// Sets the state of these events, or, if there are none, of all that were refused. Returns how many were
+/// changed.
 pub async fn mark(client: &Client, pump: &str, events: &[EventId], letter: Letter) -> Result<u64> {
-    client.execute(MARK, &[&pump, &events, &letter.as_str()]).await
+    client.execute(MARK_DEAD_LETTERS, &[&pump, &events, &letter.as_str()]).await
 }

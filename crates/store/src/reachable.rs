@@ -1,5 +1,5 @@
-//! Waiting for a server that is not there yet, which is no error when everything starts at
-//! once; and telling that from a refusal, which waiting does not mend.
+//! Waits for a server that is not there yet, as when everything starts at once, and tells that from a
+//! refusal, which waiting does not mend.
 
 use std::{error::Error, io, iter, time::Duration};
 
@@ -10,43 +10,48 @@ use tracing::warn;
 use crate::backoff::Policy;
 use crate::{error::Chain, server::Server};
 
-/// Between attempts.
-const PAUSES: Policy = Policy::new(Duration::from_millis(100), Duration::from_secs(5));
+/// The pauses between attempts.
+const RETRY_PAUSES: Policy = Policy::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// A connection that is not made by then goes to a server that does not speak.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// The time for one attempt. A server that takes longer has accepted the connection and sends nothing.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Waits until the server accepts a connection; an error is a refusal: a wrong password, a
-/// missing database, a wrong certificate.
+/// Waits until the server accepts a connection.
+///
+/// # Errors
+/// If the server refuses: a wrong password, a missing database, a wrong certificate.
 pub async fn wait(server: &Server) -> Result<(), tokio_postgres::Error> {
-    let mut backoff = PAUSES.start();
+    let mut backoff = RETRY_PAUSES.start();
     loop {
         let pause = backoff.pause();
-        match timeout(DEADLINE, server.connect()).await {
+        match timeout(CONNECT_DEADLINE, server.connect()).await {
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(e)) if !may_come(&e) => return Err(e),
+            Ok(Err(e)) if !is_transient_error(&e) => return Err(e),
             Ok(Err(e)) => {
                 warn!(
-                    "waiting for PostgreSQL at {server}; trying again in {pause:.1?}: {}",
+                    "PostgreSQL at {server} cannot be reached; trying again in {pause:.1?}: {}",
                     Chain(&e)
                 );
             }
-            Err(_) => warn!("PostgreSQL at {server} accepted a connection, and then sent nothing"),
+            Err(_) => warn!(
+                "PostgreSQL at {server} accepted a connection and sent nothing within {} s; trying again in \
+                 {pause:.1?}",
+                CONNECT_DEADLINE.as_secs()
+            ),
         }
         sleep(pause).await;
     }
 }
 
-/// Whether an error comes of a server that went away or was busy, so that the same may succeed
-/// once it is back.
+/// Whether an error says that the server went away or was busy, so that the same operation may succeed later.
 #[must_use]
 pub fn is_passing(error: &(dyn Error + 'static)) -> bool {
     let mut causes = iter::successors(Some(error), |error| (*error).source());
-    causes.find_map(|cause| cause.downcast_ref()).is_some_and(may_come)
+    causes.find_map(|cause| cause.downcast_ref()).is_some_and(is_transient_error)
 }
 
-/// What a server says that stops, starts, or has no room just now.
-const PATIENCE: [SqlState; 6] = [
+/// The errors of a server that stops, starts, or has no room at the moment.
+const TRANSIENT_SQLSTATES: [SqlState; 6] = [
     SqlState::CANNOT_CONNECT_NOW,
     SqlState::TOO_MANY_CONNECTIONS,
     SqlState::ADMIN_SHUTDOWN,
@@ -55,16 +60,16 @@ const PATIENCE: [SqlState; 6] = [
     SqlState::QUERY_CANCELED,
 ];
 
-/// Nobody answers, or somebody who asks for patience.
-fn may_come(error: &tokio_postgres::Error) -> bool {
+/// Whether no server answered, or one with an error that passes.
+fn is_transient_error(error: &tokio_postgres::Error) -> bool {
     match error.code() {
-        Some(code) => PATIENCE.contains(code),
-        None => error.is_closed() || error.source().is_some_and(is_of_the_network),
+        Some(code) => TRANSIENT_SQLSTATES.contains(code),
+        None => error.is_closed() || error.source().is_some_and(is_network_error),
     }
 }
 
-/// A certificate that is not believed comes as an input error too, and stays wrong.
-fn is_of_the_network(cause: &(dyn Error + 'static)) -> bool {
+/// A certificate that is not trusted is reported as an I/O error, too, but does not pass.
+fn is_network_error(cause: &(dyn Error + 'static)) -> bool {
     let Some(io) = cause.downcast_ref::<io::Error>() else { return false };
     let inner = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     inner.is_none()

@@ -1,11 +1,11 @@
-//! Rows of a backup that was restored into another cluster: they bear transaction ids of the old one.
+//! Rows of a backup that was restored into another cluster have transaction ids of the old cluster.
 //!
-//! Where such an id is still to come here, a transaction of this cluster will have it one day, and would be
-//! taken for the one that wrote the row; where it is in progress, it is taken for that already. So these rows
-//! are marked as written long ago, while they can still be told from others: no row that is visible was
-//! written by a transaction that is still to come, or in progress.
+//! If such an id is still to come in this cluster, one of its transactions will have it one day, and would be
+//! taken for the transaction that wrote the row. If the id is in progress, that happens already. So these
+//! rows are marked as written long ago while they can still be recognised: a visible row was not written by a
+//! transaction that is still to come or in progress.
 
-/// Which rows are of another cluster. Its first condition is the one that the index on `xid` serves.
+/// The rows of another cluster. The index on `xid` serves the first condition.
 macro_rules! of_another_cluster {
     () => {
         "from events log
@@ -22,19 +22,19 @@ use crate::session::{self, Purpose};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
-/// What became of such rows.
+/// What was done about such rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restored {
     /// There are none.
     None,
-    /// So many are marked as old by now.
+    /// This many were marked as old.
     Marked(u64),
-    /// The role may not change them.
+    /// There are some, and the role may not change them.
     NotAllowed,
 }
 
 impl Restored {
-    /// A sentence for people, where there is something to say.
+    /// The result as a sentence for people. `None` if there are no such rows.
     #[must_use]
     pub fn to_words(self) -> Option<String> {
         match self {
@@ -54,7 +54,7 @@ impl Restored {
 /// Whether there are such rows.
 pub(super) const ARE_THERE: &str = concat!("select exists (select ", of_another_cluster!(), ")");
 
-/// Marks a page of them. Transaction 2 is PostgreSQL's own name for "committed long ago".
+/// Marks a page of such rows. Transaction 2 is PostgreSQL's own id for "committed long ago".
 const MARK: &str = concat!(
     "with restored as materialized (select log.id ",
     of_another_cluster!(),
@@ -62,13 +62,13 @@ const MARK: &str = concat!(
     update events log set xid = '2' from restored where log.id = restored.id"
 );
 
-/// Only the index on `xid` may be used to look for them: that there are none is not to be found out by
-/// reading all of the log, at each start.
+/// Allows only the index on `xid`: the whole log must not be read at each start to find that there are no
+/// such rows.
 pub(super) const BY_THE_INDEX: &str =
     "set local enable_seqscan = off; set local enable_indexscan = off";
 const ALLOW_CHANGES: &str = "set local event_piper.prune = 'on'; set local lock_timeout = '10s'";
 
-/// Marks these rows as old, a page at a time, in a transaction each.
+/// Marks the rows as old, a page at a time, in a transaction each.
 pub(super) async fn mend(client: &Client) -> Result<Restored> {
     if !are_there(client).await? {
         return Ok(Restored::None);
@@ -102,7 +102,7 @@ async fn are_there(client: &Client) -> Result<bool> {
     client.batch_execute("rollback").await?;
     match row {
         Ok(row) => Ok(row.get(0)),
-        // A role that may not read the log cannot serve it, which others tell better.
+        // A role that may not read the log cannot serve it. Others report that better.
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(false),
         Err(error) => Err(error),
     }

@@ -1,4 +1,4 @@
-//! Where the log lives: a parsed `DATABASE_URL`, and how to connect to it.
+//! The server of the log: a parsed `DATABASE_URL`, and how to connect to it.
 
 use std::{
     fmt::{self, Debug, Display, Formatter},
@@ -24,56 +24,56 @@ use crate::{
     ssl_mode::{self, RootsError, SslMode, SslRootCert},
 };
 
-/// A server that does not answer within this is tried again later, rather than waited for.
+/// An attempt to connect is given up after this time, and made again later.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that went silently dead is found within 5 + 2 * 2 s while nothing is sent ...
+/// A dead connection is detected within 5 + 2 * 2 s while nothing is sent ...
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 2;
 /// ... and within this while something is.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(8);
 const APPLICATION_NAME: &str = "event-piper";
-/// Why a connection to a standby is not used for replays: it may lack what clients were told of.
+/// The error for a connection to a standby, which may lack events that were delivered already.
 const STANDBY: &str = "the server is a standby, which may lack events that were delivered already; \
                        let the database URL name the primary";
 
-/// A PostgreSQL database to connect to. Neither its `Debug` nor its `Display` shows a password.
+/// A PostgreSQL database to connect to. Neither `Debug` nor `Display` shows the password.
 #[derive(Clone)]
 pub struct Server {
     config: Config,
-    /// One for each host, where several are named and the URL does not say which kind is meant.
+    /// One configuration for each host, if there are several and the URL does not say which kind to use.
     hosts: Vec<Config>,
     tls: MakeRustlsConnect,
 }
 
-/// Why a `DATABASE_URL` cannot be used. Never shows the password.
+/// A `DATABASE_URL` cannot be used. The error never shows the password.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// It cannot be taken apart, or has a parameter that is not known.
+    /// The URL cannot be parsed, or has an unknown parameter.
     #[error("reading the database URL: {0}")]
     Syntax(String),
-    /// A parameter has a value that PostgreSQL does not know.
+    /// A parameter has an invalid value.
     #[error("reading the database URL: `{name}` must be {expected}")]
     Value {
-        /// The parameter.
+        /// The parameter's name.
         name: &'static str,
-        /// What it may be.
+        /// The values that it may have.
         expected: &'static str,
     },
-    /// `tokio_postgres` found fault with it; its cause names the parameter.
+    /// `tokio_postgres` rejects the URL. The cause names the parameter.
     #[error("reading the database URL")]
     Config(#[from] tokio_postgres::Error),
-    /// There is nothing to connect to.
+    /// The URL names no host.
     #[error("reading the database URL: it names no host")]
     NoHost,
-    /// What `sslrootcert` names cannot be used.
+    /// The certificates of `sslrootcert` cannot be used.
     #[error("reading the database URL: `sslrootcert` cannot be used")]
     Roots(#[from] RootsError),
 }
 
 impl Server {
-    /// Reads a `postgres://` URL or a `key=value` connection string, as libpq does, with its
-    /// `sslmode` and `sslrootcert` (a file, or `system`).
+    /// Parses a `postgres://` URL or a `key=value` connection string, as libpq does, with its `sslmode` and
+    /// `sslrootcert` (a file, or `system`).
     pub fn parse(url: &str) -> Result<Self, ServerError> {
         let given = ConnectionString::parse(url).map_err(|e| ServerError::Syntax(e.to_string()))?;
         let mut config: Config = given.rest.parse()?;
@@ -91,8 +91,8 @@ impl Server {
         Ok(Self { config, hosts, tls })
     }
 
-    /// The same server under another `application_name`, which is how administrators see
-    /// the connection in `pg_stat_activity`.
+    /// Returns the same server with another `application_name`, under which administrators see the
+    /// connections in `pg_stat_activity`.
     #[must_use]
     pub fn named(&self, application_name: &str) -> Self {
         let mut server = self.clone();
@@ -103,14 +103,15 @@ impl Server {
         server
     }
 
-    /// What encrypts its connections.
+    /// The TLS configuration of its connections.
     pub(super) fn tls(&self) -> &MakeRustlsConnect {
         &self.tls
     }
 
-    /// Opens one connection. The caller drives the [`Connection`]. Nothing is set in its session yet.
+    /// Opens a connection. The caller drives the [`Connection`]. The session has no settings of ours yet.
     ///
-    /// Of several hosts it is the first that is a primary; if none is, the first that answers.
+    /// If there are several hosts, connects to the first primary, or to the first host that answers if there
+    /// is no primary.
     pub async fn connect(&self) -> Result<(Client, Connection), tokio_postgres::Error> {
         if self.hosts.is_empty() {
             return self.config.connect(self.tls.clone()).await;
@@ -118,15 +119,13 @@ impl Server {
         hosts::connect(&self.hosts, &self.tls).await
     }
 
-    /// Opens one connection that drives itself, until the client is dropped, with a session that has
-    /// the settings of one that reads the log.
-    ///
-    /// For a few statements; notifications are not heard on it.
+    /// Opens a connection for a few statements, with the session settings of a reader. A task drives it until
+    /// the client is dropped. Notifications are not received.
     pub async fn client(&self) -> Result<Client, tokio_postgres::Error> {
         self.client_for(Purpose::Read).await
     }
 
-    /// The same with the settings for another purpose.
+    /// The same with the session settings for another purpose.
     pub(super) async fn client_for(
         &self,
         purpose: Purpose,
@@ -136,20 +135,20 @@ impl Server {
         Ok(client)
     }
 
-    /// The same with a session in which nothing is set: it may belong to a pooler that lends it to
-    /// others afterwards.
+    /// The same without session settings: the session may belong to a pooler that lends it to others
+    /// afterwards.
     pub(super) async fn unsettled(&self) -> Result<Client, tokio_postgres::Error> {
         let (client, connection) = self.connect().await?;
-        // What goes wrong on the connection, the client's next statement reports.
+        // Errors of the connection are reported by the client's next statement.
         tokio::spawn(connection);
         Ok(client)
     }
 
-    /// A pool of at most `size` connections that read the log, opened when first needed. Each is to a
-    /// primary, for as long as it lasts.
+    /// Creates a pool of at most `size` connections that read the log. They are opened when first needed, and
+    /// only to a primary.
     ///
     /// # Panics
-    /// Never: a pool with a runtime builds.
+    /// Never: a pool with a runtime always builds.
     #[must_use]
     pub fn pool(&self, size: usize) -> Pool {
         let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
@@ -168,7 +167,7 @@ impl Server {
             .post_create(settle)
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .build()
-            .expect("a pool with a runtime builds")
+            .expect("a pool with a runtime always builds")
     }
 }
 
@@ -179,7 +178,7 @@ impl Connect for Server {
     ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
         async move {
             let (client, connection) = Self::connect(self).await?;
-            // What goes wrong on the connection, the client's next statement reports.
+            // Errors of the connection are reported by the client's next statement.
             Ok((client, tokio::spawn(async move { drop(connection.await) })))
         }
         .boxed()
@@ -211,8 +210,7 @@ fn ssl_mode(given: &ConnectionString) -> Result<SslMode, ServerError> {
     })
 }
 
-/// A Unix socket needs no encryption, and PostgreSQL offers none there; as in libpq, no mode asks
-/// for it.
+/// A Unix socket needs no encryption, and PostgreSQL offers none there. As in libpq, no mode asks for it.
 fn wire_ssl_mode(mode: SslMode, config: &Config) -> WireSslMode {
     let unix = |host: &Host| matches!(host, Host::Unix(_));
     if !config.get_hosts().is_empty() && config.get_hosts().iter().all(unix) {
@@ -229,7 +227,7 @@ fn ssl_root_cert(given: &ConnectionString) -> Option<SslRootCert> {
     }
 }
 
-/// What the string does not say: a dead connection must be found within ten seconds.
+/// Sets what the string leaves out, so that a dead connection is detected within ten seconds.
 fn set_defaults(config: &mut Config, given: &ConnectionString) {
     let missing = |name| given.get(name).is_none();
     if missing("connect_timeout") {
@@ -262,14 +260,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_shows_itself_without_its_password() {
+    fn is_shown_without_its_password() {
         let server = Server::parse("postgres://toto:s3cret@db.example,other:7/log").unwrap();
         assert_eq!(server.to_string(), "postgres://toto@db.example:5432,other:7/log");
         assert!(!format!("{server:?}").contains("s3cret"));
     }
 
     #[test]
-    fn a_wrong_parameter_is_named() {
+    fn errors_name_the_parameter_and_show_no_password() {
         let refused = refusal("postgres://u:s3cret@h/d?sslmode=yes");
         assert!(refused.contains("`sslmode` must be one of disable"), "{refused}");
         let refused = refusal("postgres://u:s3cret@h/d?connect_timeout=soon");
@@ -281,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_url_says_beats_the_default() {
+    fn parameters_override_the_defaults() {
         let config = Server::parse("postgres://h/?connect_timeout=60").unwrap().config;
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_mins(1)));
         assert_eq!(config.get_keepalives_idle(), KEEPALIVE_IDLE);

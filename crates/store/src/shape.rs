@@ -1,25 +1,25 @@
-//! Whether the table `events` is a log of ours, before anything is read from it as such.
+//! Checks that the table `events` is a log of ours before it is read.
 
 use tokio_postgres::Client;
 
-/// Why there is no log to work on. Nothing was touched.
+/// There is no log to work on. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum NoLog {
-    /// There is no such table.
+    /// There is no table `events`.
     #[error(
         "there is no table events on the role's search_path, or the role may not use its schema; \
          run `event-piper migrate` as the tables' owner"
     )]
     Missing,
-    /// Something else has this name, such as a view.
+    /// The name `events` belongs to something else, such as a view.
     #[error(
         "there is {what} {table}, and it is not EventPiper's. Rename it, or give EventPiper a schema of its \
          own: create one, and let the role's search_path begin with it"
     )]
     NoTable {
-        /// Its name, with its schema.
+        /// The name, with its schema.
         table: String,
-        /// What it is.
+        /// What has the name.
         what: String,
     },
     /// There is a table of this name with other columns.
@@ -28,17 +28,17 @@ pub enum NoLog {
          EventPiper a schema of its own: create one, and let the role's search_path begin with it"
     )]
     Foreign {
-        /// Its name, with its schema.
+        /// The table's name, with its schema.
         table: String,
-        /// Its columns, with their types.
+        /// The table's columns, with their types.
         columns: String,
     },
-    /// It is the predecessor's table, or one of an earlier version.
+    /// The table is the predecessor's, or of an earlier version.
     #[error("the table {table} lacks {missing}; run `event-piper migrate` as its owner")]
     Behind {
-        /// Its name, with its schema.
+        /// The table's name, with its schema.
         table: String,
-        /// The columns that it lacks, or that have another type.
+        /// The columns that are missing or have another type.
         missing: String,
     },
     /// The catalogue could not be read.
@@ -50,14 +50,14 @@ pub enum NoLog {
 struct Column {
     name: &'static str,
     kind: Kind,
-    /// The predecessor's table has it, too: a table without it is somebody else's.
+    /// Whether the predecessor's table has the column. A table without it is not ours.
     original: bool,
 }
 
-/// What its type must be.
+/// The type that a column must have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// This one.
+    /// This type.
     Type(&'static str),
     /// Any type of character strings.
     Text,
@@ -97,7 +97,7 @@ left join pg_type kind on kind.oid = its.atttypid
 where found.oid = to_regclass('events')::oid
 order by its.attnum";
 
-/// A column of the table that is there.
+/// A column of the existing table.
 #[derive(Debug)]
 struct Found {
     name: String,
@@ -105,7 +105,7 @@ struct Found {
     category: String,
 }
 
-/// Makes sure that the table `events` is there, and has the columns that a log has.
+/// Checks that the table `events` exists and has the columns of a log.
 pub async fn find(client: &Client) -> Result<(), NoLog> {
     let rows = client.query(FIND, &[]).await?;
     let Some(first) = rows.first() else { return Err(NoLog::Missing) };
@@ -115,7 +115,7 @@ pub async fn find(client: &Client) -> Result<(), NoLog> {
     }
     let mut columns = Vec::new();
     for row in &rows {
-        // A table may have no columns at all.
+        // A table may have no columns.
         if let Some(name) = row.try_get(1)? {
             columns.push(Found { name, kind: row.try_get(2)?, category: row.try_get(3)? });
         }

@@ -1,4 +1,4 @@
-//! What `sslmode` and `sslrootcert` mean, as libpq means them.
+//! TLS by `sslmode` and `sslrootcert`, with the same meaning as in libpq.
 
 use std::{path::PathBuf, str::FromStr, sync::Arc};
 
@@ -18,7 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::tls;
 
-/// The connection string's `sslmode`.
+/// The `sslmode` of a connection string.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum SslMode {
     Disable,
@@ -54,30 +54,30 @@ impl From<SslMode> for config::SslMode {
     }
 }
 
-/// The connection string's `sslrootcert`.
+/// The `sslrootcert` of a connection string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SslRootCert {
-    /// `system`, or nothing: those that the operating system trusts.
+    /// The certificates that the operating system trusts: `system`, or no value.
     System,
     /// A PEM file.
     File(PathBuf),
 }
 
-/// The certificates that vouch for the server cannot be had.
+/// The root certificates for verifying the server cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    /// The file is not there, or is no PEM file.
+    /// The file does not exist, or is not a PEM file.
     #[error("reading the root certificates in {}", path.display())]
     Unreadable {
         /// The file that `sslrootcert` names.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         source: pem::Error,
     },
-    /// Nothing to verify a server against.
+    /// There is no certificate to verify a server with.
     #[error("found no usable root certificate in {place}")]
     Empty {
-        /// Where they were looked for.
+        /// Where certificates were looked for.
         place: String,
     },
     /// A certificate that rustls cannot use.
@@ -85,7 +85,7 @@ pub enum RootsError {
     Unusable(#[source] rustls::client::VerifierBuilderError),
 }
 
-/// How connections are encrypted, and what a server must show.
+/// Creates the connector that encrypts connections and verifies the server.
 pub(crate) fn connector(
     mode: SslMode,
     root: Option<&SslRootCert>,
@@ -104,7 +104,7 @@ fn verifier(
     match (mode, root) {
         (SslMode::VerifyFull, root) => full(roots(root)?, provider),
         (SslMode::VerifyCa, root) => Ok(lenient(Some(roots(root)?), provider)),
-        // libpq: a root that was given for these modes is used as for verify-ca.
+        // As in libpq, a root certificate turns these modes into verify-ca.
         (SslMode::Prefer | SslMode::Require, root @ Some(_)) => {
             Ok(lenient(Some(roots(root)?), provider))
         }
@@ -139,7 +139,8 @@ fn roots(root: Option<&SslRootCert>) -> Result<Arc<RootCertStore>, RootsError> {
     if roots.is_empty() { Err(RootsError::Empty { place }) } else { Ok(roots) }
 }
 
-/// Asks for no name: whoever the roots vouch for will do, or, without roots, anybody at all.
+/// Does not verify the server's name. It accepts every server with a certificate that the roots signed, or, without
+/// roots, every server.
 #[derive(Debug)]
 struct NamelessVerifier {
     roots: Option<Arc<RootCertStore>>,

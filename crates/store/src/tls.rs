@@ -1,4 +1,4 @@
-//! TLS as a client: `ring`, and the certificates that the operating system trusts, which are read once.
+//! TLS as a client, with `ring` and the certificates that the operating system trusts. They are read once.
 
 use std::{
     path::Path,
@@ -14,17 +14,18 @@ use rustls::{
     },
 };
 
-/// Some hundred certificates, parsed. Where the system has none, there are none: what needs one says so.
+/// Some hundred parsed certificates. If the system has none, the list is empty, and connections that need one
+/// fail.
 static SYSTEM: LazyLock<Arc<RootCertStore>> =
     LazyLock::new(|| store(rustls_native_certs::load_native_certs().certs));
 
-/// The certificates that the operating system trusts; empty when none of them can be used.
+/// The certificates that the operating system trusts. Empty if none of them can be used.
 #[must_use]
 pub fn system_roots() -> Arc<RootCertStore> {
     Arc::clone(&SYSTEM)
 }
 
-/// The root certificates in this PEM file; empty when none of them can be used.
+/// The root certificates in this PEM file. Empty if none of them can be used.
 pub fn roots_in(path: &Path) -> Result<Arc<RootCertStore>, pem::Error> {
     Ok(store(certificates(path)?))
 }
@@ -40,8 +41,8 @@ fn store(certificates: Vec<CertificateDer<'static>>) -> Arc<RootCertStore> {
     Arc::new(roots)
 }
 
-/// How to connect. The provider is named here, so that no process-wide default is needed, nor any order
-/// of set-up.
+/// The TLS configuration of a client, without roots. The provider is named here, so that no process-wide
+/// default is needed, and no order of set-up.
 ///
 /// # Panics
 /// Never: `ring` offers rustls' own protocol versions.
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_roots_of_the_system_are_read_once() {
+    fn system_roots_are_read_once() {
         assert!(Arc::ptr_eq(&system_roots(), &system_roots()));
     }
 }

@@ -1,6 +1,6 @@
-//! Turns at what few can use at once, as the connections that read: so many in all and for each caller,
-//! and given to callers in rotation, so that one that asks for much does not delay one that asks for
-//! little.
+//! Limits how many callers use something at once, such as the connections that read: in all and for each
+//! caller. Turns are given to callers in rotation, so that a caller that asks for much does not delay one
+//! that asks for little.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,10 +12,10 @@ use crate::crash::Lock;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot;
 
-/// See the module.
+/// The turns at one resource. See the [module](self).
 #[derive(Debug)]
 pub struct Turns {
-    most_each: usize,
+    max_each: usize,
     waiting: Gauge,
     state: Lock<State>,
 }
@@ -24,7 +24,7 @@ pub struct Turns {
 struct State {
     free: usize,
     callers: HashMap<Arc<str>, Caller>,
-    /// Callers that wait and may have a turn, the one that had none for longest first.
+    /// Callers that wait and may have a turn. The first one has waited longest for its turn.
     rotation: VecDeque<Arc<str>>,
 }
 
@@ -35,7 +35,7 @@ struct Caller {
     in_rotation: bool,
 }
 
-/// A turn, until it is dropped.
+/// A turn. It is given back when it is dropped.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Turns>,
@@ -43,35 +43,32 @@ pub struct Turn {
 }
 
 impl Turns {
-    /// So many at once, and so many for each caller; this gauge shows how many are waited for.
+    /// Creates turns for `max` users at once, and `max_each` of each caller. The gauge shows how many are
+    /// waiting.
     #[must_use]
-    pub fn new(most: usize, most_each: usize, waiting: Gauge) -> Arc<Self> {
-        let state = State { free: most, callers: HashMap::new(), rotation: VecDeque::new() };
-        Arc::new(Self {
-            most_each: most_each.clamp(1, most.max(1)),
-            waiting,
-            state: Lock::new(state),
-        })
+    pub fn new(max: usize, max_each: usize, waiting: Gauge) -> Arc<Self> {
+        let state = State { free: max, callers: HashMap::new(), rotation: VecDeque::new() };
+        Arc::new(Self { max_each: max_each.clamp(1, max.max(1)), waiting, state: Lock::new(state) })
     }
 
-    /// Waits for a turn of this caller's.
+    /// Waits for a turn of this caller.
     ///
     /// # Cancel safety
-    /// Who leaves gives back the turn that it was given meanwhile.
+    /// If the future is dropped, a turn that was given to it in the meantime is given back.
     pub async fn turn(self: &Arc<Self>, caller: &Arc<str>) -> Turn {
         let (give, given) = oneshot::channel();
         let mut ask = Ask { turns: Arc::clone(self), caller: Arc::clone(caller), given };
-        self.change(caller, |state, most_each| state.ask(caller, most_each, give));
+        self.change(caller, |state, max_each| state.ask(caller, max_each, give));
         self.waiting.inc();
-        // The sender is dropped only when it has given the turn, or with the state.
+        // The sender is dropped only after it has given the turn, or with the state.
         let _ = (&mut ask.given).await;
         ask.taken()
     }
 
     fn change(&self, caller: &Arc<str>, change: impl FnOnce(&mut State, usize)) {
         let mut state = self.state();
-        change(&mut state, self.most_each);
-        state.give(self.most_each);
+        change(&mut state, self.max_each);
+        state.give(self.max_each);
         state.forget(caller);
     }
 
@@ -81,47 +78,47 @@ impl Turns {
 }
 
 impl State {
-    fn ask(&mut self, caller: &Arc<str>, most_each: usize, give: oneshot::Sender<()>) {
+    fn ask(&mut self, caller: &Arc<str>, max_each: usize, give: oneshot::Sender<()>) {
         self.callers.entry(Arc::clone(caller)).or_default().waiting.push_back(give);
-        self.rotate(caller, most_each);
+        self.rotate(caller, max_each);
     }
 
-    fn give_back(&mut self, caller: &Arc<str>, most_each: usize) {
+    fn give_back(&mut self, caller: &Arc<str>, max_each: usize) {
         self.free += 1;
         if let Some(its) = self.callers.get_mut(caller) {
             its.taken -= 1;
         }
-        self.rotate(caller, most_each);
+        self.rotate(caller, max_each);
     }
 
-    /// Puts a caller that waits into the rotation, where it may have one more.
-    fn rotate(&mut self, caller: &Arc<str>, most_each: usize) {
+    /// Puts a caller that waits into the rotation if it may have one more turn.
+    fn rotate(&mut self, caller: &Arc<str>, max_each: usize) {
         let Some(its) = self.callers.get_mut(caller) else { return };
-        if !its.in_rotation && its.taken < most_each && !its.waiting.is_empty() {
+        if !its.in_rotation && its.taken < max_each && !its.waiting.is_empty() {
             its.in_rotation = true;
             self.rotation.push_back(Arc::clone(caller));
         }
     }
 
-    /// Gives what is free to those whose turn it is.
-    fn give(&mut self, most_each: usize) {
+    /// Gives free turns to the callers in the rotation.
+    fn give(&mut self, max_each: usize) {
         while self.free > 0 {
             let Some(caller) = self.rotation.pop_front() else { return };
             if let Some(its) = self.callers.get_mut(&caller) {
                 its.in_rotation = false;
                 let given = std::iter::from_fn(|| its.waiting.pop_front());
-                // Who has left is passed over.
+                // Receivers that were dropped are passed over.
                 if given.map(|give| give.send(())).any(|given| given.is_ok()) {
                     its.taken += 1;
                     self.free -= 1;
                 }
             }
-            self.rotate(&caller, most_each);
+            self.rotate(&caller, max_each);
             self.forget(&caller);
         }
     }
 
-    /// Forgets a caller that has nothing and waits for nothing.
+    /// Removes a caller that has no turn and waits for none.
     fn forget(&mut self, caller: &Arc<str>) {
         let idle = |its: &Caller| its.taken == 0 && its.waiting.is_empty() && !its.in_rotation;
         if self.callers.get(caller).is_some_and(idle) {
@@ -132,8 +129,8 @@ impl State {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.change(&self.caller, |state, most_each| {
-            state.give_back(&self.caller, most_each);
+        self.turns.change(&self.caller, |state, max_each| {
+            state.give_back(&self.caller, max_each);
         });
     }
 }
@@ -158,7 +155,7 @@ impl Drop for Ask {
         self.turns.waiting.dec();
         self.given.close();
         if self.given.try_recv().is_ok() {
-            // It was given between the last look and now.
+            // The turn was given after the last poll.
             drop(Turn { turns: Arc::clone(&self.turns), caller: Arc::clone(&self.caller) });
         }
     }
@@ -175,7 +172,7 @@ mod tests {
     fn ask(turns: &Arc<Turns>, caller: &str) -> Waiting {
         let (turns, caller) = (Arc::clone(turns), Arc::from(caller));
         let mut waiting = async move { turns.turn(&caller).await }.boxed();
-        assert!((&mut waiting).now_or_never().is_none(), "it waits");
+        assert!((&mut waiting).now_or_never().is_none(), "it has to wait");
         waiting
     }
 
@@ -184,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn one_caller_takes_its_share_and_another_finds_a_turn() {
+    fn a_caller_at_its_share_leaves_turns_for_others() {
         let turns = Turns::new(4, 2, Gauge::default());
         let taken: Vec<_> = (0..2).map(|_| now(&turns, "bad").unwrap()).collect();
         assert!(now(&turns, "bad").is_none());
@@ -197,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_little_is_next_however_many_wait_of_another() {
+    fn a_caller_is_next_however_many_wait_of_another() {
         let turns = Turns::new(1, 1, Gauge::default());
         let first = now(&turns, "bad").unwrap();
         let mut bad: Vec<_> = (0..100).map(|_| ask(&turns, "bad")).collect();
@@ -207,11 +204,14 @@ mod tests {
         let next: Vec<_> = bad.iter_mut().filter_map(FutureExt::now_or_never).collect();
         assert!(next.len() <= 1, "one at a time");
         drop(next);
-        assert!((&mut good).now_or_never().is_some(), "behind one of the other's, not a hundred");
+        assert!(
+            (&mut good).now_or_never().is_some(),
+            "after one turn of the other caller, not a hundred"
+        );
     }
 
     #[test]
-    fn a_turn_that_was_given_to_one_who_has_left_comes_back() {
+    fn a_turn_given_to_a_dropped_future_comes_back() {
         let turns = Turns::new(1, 1, Gauge::default());
         let first = now(&turns, "a").unwrap();
         let (given, left) = (ask(&turns, "b"), ask(&turns, "c"));

@@ -183,7 +183,7 @@ fn lines(text: &str) -> Vec<Value> {
 async fn who_is_waited_for_has_a_name() {
     let gateway = Process::launch("postgres://toto:s3cret@127.0.0.1:1/log", &[]);
     let log = crate::support::eventually("it waits", async || {
-        Some(gateway.log()).filter(|log| log.contains("waiting for PostgreSQL"))
+        Some(gateway.log()).filter(|log| log.contains("cannot be reached; trying again"))
     })
     .await;
     assert!(log.contains("postgres://toto@127.0.0.1:1/log"), "{log}");

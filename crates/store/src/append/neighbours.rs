@@ -1,10 +1,10 @@
-//! What others have put beside the log that may change what becomes of a row.
+//! Foreign triggers and indexes on the log, which may change what becomes of a row.
 
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
-/// Triggers of others, as they were seen.
+/// The result of a survey of foreign triggers and indexes.
 #[derive(Debug)]
 pub(super) struct Neighbours {
     may_change_rows: bool,
@@ -21,13 +21,13 @@ pub struct Constraint {
     pub name: String,
 }
 
-/// Triggers come and go while a connection lives. One that came since is noticed by what it does; this
-/// is only about when.
+/// The time between surveys. Triggers come and go while a connection lives. A new one is also noticed by what it
+/// does; the survey only notices it sooner.
 const SURVEY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Triggers that fire before a row is inserted (the bits ROW, BEFORE and INSERT of `tgtype`), of the log
-/// and of its partitions, and call no function of ours; and constraints that are checked late, beside
-/// which PostgreSQL takes no `on conflict`.
+/// Whether the log or a partition has a trigger that fires before a row is inserted (the bits ROW, BEFORE and
+/// INSERT of `tgtype`) and calls no function of ours; and whether it has a deferrable constraint, with which
+/// PostgreSQL refuses `on conflict`.
 const SURVEY: &str = "
 with log as (select 'events'::regclass::oid as oid union
              select part.relid::oid from pg_catalog.pg_partition_tree('events') part)
@@ -39,7 +39,7 @@ exists (
     select from pg_catalog.pg_index idx
     where not idx.indimmediate and idx.indrelid in (select log.oid from log))";
 
-/// Whether an index is over the columns by which events are told apart, or a trigger's name for that.
+/// Whether an index is on the columns that identify events, or is the trigger's name for such a constraint.
 const IS_OF_OURS: &str = "
 select $2::text in ('events_uid', 'events_stream_version') or exists (
     select from pg_catalog.pg_index idx
@@ -60,7 +60,7 @@ impl Neighbours {
         self.may_change_rows
     }
 
-    /// A conflict can only be an error.
+    /// Whether `on conflict` cannot be used, so that a conflict is always an error.
     pub(super) fn forbid_skipping(&self) -> bool {
         self.forbid_skipping
     }

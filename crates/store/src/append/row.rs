@@ -1,4 +1,4 @@
-//! What became of one event in a statement.
+//! The result of one event in a statement.
 
 use tokio_postgres::Row as DatabaseRow;
 use uuid::Uuid;
@@ -11,31 +11,31 @@ use crate::event::{
 /// An event that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// Its place in the log.
+    /// The event's id.
     pub id: EventId,
-    /// Its place in its stream.
+    /// The event's version in its stream, if it belongs to one.
     pub version: Option<i64>,
 }
 
-/// See the module.
+/// The result of one event in a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Row {
-    /// It was inserted as it was asked for.
+    /// The event was inserted as it was asked for.
     Written(Written),
-    /// No row came back: it conflicts with one that is there, its stream is not where it is expected,
-    /// or a trigger has swallowed it.
+    /// No row was returned: the event conflicts with an existing one, its stream is not as it was expected,
+    /// or a trigger dropped the row.
     Missing,
-    /// A trigger has changed what the answer to the writer would say of it.
+    /// A trigger has changed a column that the answer to the writer is about.
     Changed {
-        /// Where it was inserted.
+        /// Where the event was inserted.
         written: Written,
-        /// The column.
+        /// The name of the column.
         column: &'static str,
     },
 }
 
 impl Row {
-    /// Where it was inserted.
+    /// Where the event was inserted, if it was.
     #[must_use]
     pub fn written(&self) -> Option<Written> {
         match self {
@@ -45,7 +45,7 @@ impl Row {
     }
 }
 
-/// What came back, by the place of each event in the statement.
+/// The result of each event, by its place in the statement.
 pub(super) fn in_order(drafts: &[&Draft], rows: &[DatabaseRow]) -> Vec<Row> {
     let mut all = vec![Row::Missing; drafts.len()];
     for row in rows {
@@ -58,8 +58,8 @@ pub(super) fn in_order(drafts: &[&Draft], rows: &[DatabaseRow]) -> Vec<Row> {
     all
 }
 
-/// The first of those columns by which the writer finds the event again that is not what it was
-/// asked to be. Where nothing was asked, anything is right.
+/// The first of those columns that identify the event to its writer and are not as they were asked for. A
+/// column that was not asked for may have any value.
 fn changed(
     draft: &Draft,
     written: &Written,

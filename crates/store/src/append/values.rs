@@ -1,4 +1,4 @@
-//! Events as the arrays that a statement takes, one for each column.
+//! Events as the parameters of a statement: one array for each column.
 
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// See the module.
+/// The values of events, by column.
 pub(super) struct Values<'a> {
     kinds: Vec<&'a str>,
     subscribers: Vec<Option<&'a str>>,
@@ -51,7 +51,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// Those of the first event, without a stream.
+    /// The values of the first event, without a stream.
     pub(super) fn lone(&self) -> [Value<'_>; 7] {
         [
             &self.kinds[0],
@@ -64,7 +64,7 @@ impl<'a> Values<'a> {
         ]
     }
 
-    /// Those of events without a stream.
+    /// The values of events without a stream.
     pub(super) fn plain(&self) -> [Value<'_>; 7] {
         [
             &self.kinds,
@@ -77,7 +77,7 @@ impl<'a> Values<'a> {
         ]
     }
 
-    /// All of them.
+    /// The values of events that may have a stream.
     pub(super) fn placed(&self) -> [Value<'_>; 10] {
         let [kinds, subscribers, payloads, timestamps, uids, metadata, amends] = self.plain();
         let (streams, wanted): (Value, Value) = (&self.streams, &self.wanted);

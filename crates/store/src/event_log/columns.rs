@@ -1,11 +1,11 @@
 //! The columns that the queries on the log read.
 
-/// The columns of a row that is delivered, of the table `events` under the name `log`. Each is cast to
-/// the type that the program reads, which costs nothing where it has that type: so a change of a
-/// column's type changes the type of no answer.
+/// The columns of a row that is delivered, of the table `events` under the name `log`. Each is cast to the
+/// type that the program reads. The cast is free where the column has that type, and otherwise keeps a change
+/// of the column's type out of the answer.
 ///
-/// In every query on the log each column is named with its table, and no `*` is used: a column that
-/// users add must not be taken for one of ours, whatever its name is.
+/// Every query on the log names each column with its table, and uses no `*`: a column that users add must not
+/// be taken for one of ours, whatever its name is.
 macro_rules! delivered {
     () => {
         "log.id::int8 as id, log.xid::xid8 as xid, log.type::text as type,
@@ -13,8 +13,8 @@ macro_rules! delivered {
     };
 }
 
-/// The same with a payload only where it takes less room than a page of the table: a larger one is
-/// withheld, for rows that are asked for together may not be large. See [`Page::of_small`].
+/// The same columns, with the payload only if it takes less room than a page of the table. A larger payload
+/// is withheld, because these queries limit pages in rows only. See [`Page::of_small`].
 macro_rules! delivered_small {
     () => {
         "log.id::int8 as id, log.xid::xid8 as xid, log.type::text as type,
@@ -23,8 +23,7 @@ macro_rules! delivered_small {
     };
 }
 
-/// What is needed to cut a page of rows, which are called `item`, at its size in bytes, in the order of
-/// their ids.
+/// The columns for cutting a page of rows, named `item`, at its size in bytes, in the order of ids.
 macro_rules! measured {
     () => {
         "count(*) over () as found,

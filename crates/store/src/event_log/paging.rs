@@ -1,31 +1,32 @@
-//! How many rows to ask for, so that the server does not send what would be let go of.
+//! How many rows to ask for, so that the server does not send rows that would be discarded.
 
 use super::rows::{Page, PageSize};
 
-/// Pages of rows, of which nobody knows how large they are: it asks for few at first, for more while
-/// all of them fit, and for as many as fit once some did not.
+/// Adapts the size of pages to rows of unknown size: few rows at first, more while all of them fit, and as
+/// many as fit once some did not.
 ///
-/// PostgreSQL knows without reading it how much room a payload takes that is stored compressed, but
-/// not how large it is. Where the rows are a hundred times as large, it would read and send a hundred
-/// pages for each one that is taken.
+/// PostgreSQL knows the stored size of a compressed payload without reading it, but not its actual size.
+/// Where rows are a hundred times larger than they are stored, it would read and send a hundred pages for
+/// each one that is used.
 #[derive(Clone, Copy, Debug)]
 pub struct Paging {
     most: PageSize,
     rows: i64,
-    /// So many stored bytes are asked for.
+    /// The number of stored bytes to ask for.
     stored: i64,
-    /// The rows of the last page were, and all that were asked for fitted.
+    /// Whether the rows of the last page were small, and all that were asked for fitted.
     small: bool,
 }
 
 impl Paging {
-    /// So many rows are asked for first.
+    /// The number of rows of the first page.
     const FIRST: i64 = 100;
 
-    /// And this part of the bytes, as they are stored. Compressed payloads can be a hundred times as large.
+    /// The part of the bytes that the first page asks for, as they are stored. Compressed payloads can be a
+    /// hundred times larger.
     const FIRST_PART: i64 = 8;
 
-    /// Rows of this many bytes are small.
+    /// The greatest average size of small rows, in bytes.
     const SMALL: i64 = 1 << 10;
 
     /// Pages of at most this size.
@@ -41,28 +42,28 @@ impl Paging {
         PageSize { rows: self.rows, ..self.most }
     }
 
-    /// How many bytes of the next page, as they are stored, may stand before its last row.
+    /// How many bytes of the next page, as they are stored, may come before its last row.
     #[must_use]
     pub fn stored_bytes(&self) -> i64 {
         self.stored
     }
 
-    /// Whether the next rows will be small, as far as one can know.
+    /// Whether the next rows are expected to be small.
     #[must_use]
     pub fn are_small(&self) -> bool {
         self.small
     }
 
-    /// Takes note of what came of the last page.
+    /// Learns from the last page.
     pub fn learn(&mut self, page: &Page) {
         self.learn_of(page.rows.len(), page.bytes(), page.last);
     }
 
-    /// The same of a page of so many rows, and so many bytes.
+    /// Learns from a last page of this many rows and bytes.
     pub fn learn_of(&mut self, rows: usize, bytes: usize, last: bool) {
         let (came, bytes) = (size(rows), size(bytes));
         if last {
-            // Without rows it says nothing about their size.
+            // A page without rows says nothing about their size.
             self.small = if came == 0 { self.small } else { bytes <= came * Self::SMALL };
             return;
         }

@@ -1,4 +1,4 @@
-//! Rows of the log that are read to be delivered, a page at a time.
+//! Rows of the log for delivery, in pages.
 
 use std::time::Duration;
 
@@ -11,44 +11,44 @@ use crate::{
     event::{EventId, Logged, Xid},
 };
 
-/// A row of the log that is read to be delivered.
+/// A row of the log for delivery.
 #[derive(Debug)]
 pub struct EventRow(pub(super) Row);
 
 impl EventRow {
-    /// Who it is for; nobody, when it is only of a stream. Only of rows that were not asked for by
-    /// their consumers.
+    /// The consumer that the event is for. `None` if it belongs to a stream only. Only for rows of queries
+    /// that do not name consumers.
     #[must_use]
     pub fn subscriber(&self) -> Option<ConsumerId> {
         self.0.get::<_, Option<&str>>(5).map(ConsumerId::logged)
     }
 
-    /// Its type.
+    /// The event's type.
     #[must_use]
     pub fn kind(&self) -> &str {
         self.0.get(2)
     }
 
-    /// Its payload, as PostgreSQL prints it.
+    /// The payload, as PostgreSQL prints it.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         self.0.get::<_, Json<'_>>(3).0
     }
 
-    /// The stream that it is of, where that was asked for.
+    /// The stream that the event belongs to, if the query asks for it.
     #[must_use]
     pub fn stream(&self) -> Option<&str> {
         self.0.try_get(6).ok().flatten()
     }
 
-    /// The event that it amends, where it does.
+    /// The event that this one amends, if any.
     #[must_use]
     pub fn amends(&self) -> Option<EventId> {
         self.0.get(4)
     }
 
-    /// How long ago its transaction committed, by PostgreSQL's own clock; only where the
-    /// server has `track_commit_timestamp` on.
+    /// How long ago the transaction committed, by PostgreSQL's clock. `None` if the server has
+    /// `track_commit_timestamp` off.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         let seconds: Option<f64> = self.0.try_get(7).ok()?;
@@ -71,33 +71,33 @@ impl Logged for EventRow {
 pub struct Page {
     /// The rows.
     pub rows: Vec<EventRow>,
-    /// No row stood behind these when they were read.
+    /// Whether there was no row behind these when they were read.
     pub last: bool,
 }
 
-/// How much one page may hold: as many rows, and as many bytes behind the first row.
+/// The limits of a page. The first row is always taken, however large it is.
 #[derive(Clone, Copy, Debug)]
 pub struct PageSize {
-    /// Rows.
+    /// The most rows.
     pub rows: i64,
-    /// Bytes.
+    /// The most bytes behind the first row.
     pub bytes: i64,
 }
 
 impl Page {
-    /// A page without rows, the last one.
+    /// A last page without rows.
     #[must_use]
     pub fn empty() -> Self {
         Self { rows: Vec::new(), last: true }
     }
 
-    /// How many bytes it holds.
+    /// The number of bytes in the page.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.rows.iter().map(|row| row.0.raw_size_bytes()).sum()
     }
 
-    /// What came where rows are small. It ends before a payload that was withheld.
+    /// Creates a page of small rows. It ends before the first payload that was withheld.
     pub(crate) fn of_small(rows: Vec<Row>, size: PageSize) -> Self {
         let came = rows.len();
         let shown = |row: &Row| row.get::<_, Option<Json<'_>>>(3).is_some();
@@ -105,12 +105,12 @@ impl Page {
         rows.truncate(rows.iter().take_while(|row| shown(row)).count());
         let whole = rows.len() == came && i64::try_from(came).is_ok_and(|came| came < size.rows);
         let mut page = Self { last: false, rows: rows.into_iter().map(EventRow).collect() };
-        // Where it was cut at its size, something may stand behind it.
+        // If the page was cut at its size, there may be rows behind it.
         page.last = whole && i64::try_from(page.bytes()).is_ok_and(|bytes| bytes < size.bytes);
         page
     }
 
-    /// What came where only the place of each row was asked for.
+    /// Creates a page of rows without contents.
     pub(crate) fn of_places(rows: Vec<Row>, size: PageSize) -> Self {
         let last = i64::try_from(rows.len()).is_ok_and(|came| came < size.rows);
         Self { last, rows: rows.into_iter().map(EventRow).collect() }
@@ -123,8 +123,8 @@ impl Page {
     }
 }
 
-/// The rows of a query, as far as they fit into so many bytes; the first one always does. The
-/// connection lets go of what else comes.
+/// The rows of a query, as far as they fit into this many bytes; the first row always does. The connection
+/// discards the others.
 pub(crate) async fn rows(
     client: &Client,
     statement: &Statement,

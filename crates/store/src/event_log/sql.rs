@@ -2,15 +2,14 @@
 
 use super::columns::{delivered, delivered_small, measured};
 
-/// Who a backend is, as far as everybody may know.
+/// Describes backends, with what every role may see.
 pub(super) const BACKENDS: &str = "
 select format('%s (%s, %s)', pid, coalesce(nullif(application_name, ''), 'no application_name'),
               usename)
 from pg_stat_activity where pid = any($1) order by pid";
 
-/// The page is cut at a number of rows first, and at a number of stored bytes second; `found`
-/// tells a page that was cut from the last one. What is stored may be compressed, so it is cut
-/// a third time as it arrives.
+/// The page is cut first at a number of rows, and then at a number of stored bytes; `found` tells a cut page
+/// from the last one. Stored payloads may be compressed, so the page is cut a third time as it arrives.
 pub(super) const TAIL: &str = concat!(
     "select page.id, page.xid, page.type, page.payload, page.amends, page.subscriber, page.stream,
            AGE, page.found
@@ -24,8 +23,8 @@ pub(super) const TAIL: &str = concat!(
     ) page where page.before <= $3 order by page.id"
 );
 
-/// The same where rows are small, as most are. To count and measure them would take PostgreSQL as long
-/// as to find none, which is what most looks at the log find.
+/// The same for small rows, which are the most common. Counting and measuring them would take PostgreSQL as
+/// long as finding none, which is what most polls find.
 pub(super) const SMALL_TAIL: &str = concat!(
     "select ",
     delivered_small!(),
@@ -33,12 +32,12 @@ pub(super) const SMALL_TAIL: &str = concat!(
     from events log where log.id > $1 order by log.id limit $2"
 );
 
-/// The same of those who read the rows themselves: which there are, and whose transactions wrote them.
-pub(super) const PLACES: &str = "
+/// The same for readers that read the contents themselves: only ids and transactions.
+pub(super) const ROW_IDS: &str = "
 select log.id::int8 as id, log.xid::xid8 as xid
 from events log where log.id > $1 order by log.id limit $2";
 
-/// How long ago the transaction of a row committed.
+/// How long ago the transaction of a row committed, in seconds.
 pub(super) const AGE_OF_PAGE: &str =
     "extract(epoch from clock_timestamp() - pg_xact_commit_timestamp(page.xid::xid))::float8";
 pub(super) const AGE_OF_LOG: &str =
@@ -49,18 +48,18 @@ pub(super) const NO_AGE: &str = "null::float8";
 pub(crate) const NEWEST: &str =
     "select coalesce((select log.id::int8 from events log order by log.id desc limit 1), 0)";
 
-/// What was pruned stood in the log, too: a client that has not got so far has to be told. A note of
-/// more than was ever drawn is of another log.
+/// Pruned events were in the log, too: a client that is behind them has to learn of that. A record of more
+/// ids than were ever drawn is of another log.
 pub(super) const NEWEST_OR_PRUNED: &str = "
 select greatest((NEWEST), (select case when known.upto <= (DRAWN) then known.upto end
                            from (select max(pruned.upto) from events_pruned pruned) known(upto)))";
 
-/// The holders of BELL or WRITER, each with its transaction: of the ids that its virtual
-/// transaction holds a lock on, sub-transactions' included, the one next to its beginning.
-/// The lock table shows 32 bits; the snapshot's end is near enough to widen them.
+/// The holders of BELL or WRITER, each with its transaction. Of the ids that a virtual transaction holds a
+/// lock on, which include those of sub-transactions, it is the first one that was assigned. The lock table
+/// shows 32 bits; the end of the snapshot is near enough to widen them.
 ///
-/// It is read once for both, since a transaction that is being prepared hands its locks over
-/// to another virtual transaction.
+/// The lock table is read once for both, because a transaction that is being prepared hands its locks over to
+/// another virtual transaction.
 pub(super) const WRITERS: &str = "
 with held as materialized (select * from pg_locks where granted)
 select pg_snapshot_xmax(pg_current_snapshot()), xact.transactionid::text::int8, advisory.pid,
@@ -72,11 +71,11 @@ where advisory.locktype = 'advisory' and advisory.mode = 'ShareLock'
   and advisory.database = (select oid from pg_database where datname = current_database())
   and advisory.classid = LOCKS::oid and advisory.objid in ($1, $2) and advisory.objsubid = 2";
 
-/// Those that are not in progress any more: all that they wrote is visible from now on.
+/// The transactions that are no longer in progress: all that they wrote is visible from now on.
 ///
-/// A snapshot ends behind the last transaction that has *completed*. What is behind its end
-/// is in progress, if it holds its own lock; else it has just ended, or belongs to a time
-/// that a restored backup has undone.
+/// A snapshot ends behind the last transaction that has *completed*. A transaction behind that end is in
+/// progress if it holds its own lock. Otherwise it has just ended, or belongs to a time that was undone by
+/// restoring a backup.
 pub(super) const ENDED: &str = "
 select xid from unnest($1::xid8[]) xid
 where pg_visible_in_snapshot(xid, pg_current_snapshot())
@@ -84,8 +83,8 @@ where pg_visible_in_snapshot(xid, pg_current_snapshot())
           select from pg_locks where locktype = 'transactionid' and granted
           and mode = 'ExclusiveLock' and transactionid = xid::xid)";
 
-/// What late transactions wrote. The index on `xid` is a BRIN on its number, since
-/// PostgreSQL has no BRIN operator class for `xid8`. PLACE is the id: see [`Span`].
+/// The rows of late transactions. The index on `xid` is a BRIN on its number, since PostgreSQL has no BRIN
+/// operator class for `xid8`. PLACE stands for the id: see [`Span`].
 pub(super) const LATE_ROWS: &str = concat!(
     "select page.id, page.xid, page.type, page.payload, page.amends, page.subscriber, page.stream,
            null::float8, page.found
@@ -101,8 +100,7 @@ pub(super) const LATE_ROWS: &str = concat!(
     ) page where page.before <= $5 order by page.id"
 );
 
-/// Whether late transactions wrote few rows in a range: so few that they can be sorted for each
-/// page of them.
+/// Whether late transactions wrote so few rows in a range that these can be sorted for each page.
 pub(crate) const FEW_LATE: &str = "
 select count(*) <= 2000 from (
     select log.id from events log
@@ -114,8 +112,8 @@ pub(super) const FIRST_LATE: &str = "
 select min(log.id) from events log
 where log.xid::text::int8 = any($1) and (log.id + 0) > $2 and (log.id + 0) <= $3";
 
-/// Each range by itself, as far as its own rows: as a plain join it has nearly no rows, where the
-/// planner expects many, and so walks through the whole log for the first hundred.
+/// Reads each range by itself. As a plain join, the query finds nearly no rows where the planner expects
+/// many, so the planner would walk through the whole log for the first hundred.
 pub(super) const PASSED: &str = concat!(
     "select item.id, item.xid, item.type, item.payload, item.amends, item.subscriber, item.stream,
             null::float8
@@ -137,7 +135,7 @@ join pg_class on pg_class.oid = own.sequence
 join pg_namespace on pg_namespace.oid = relnamespace
 join pg_sequences on schemaname = nspname and sequencename = relname";
 
-pub(super) const STATE: &str = "
+pub(super) const LOG_STATE: &str = "
 select (DRAWN), pg_notification_queue_usage(), pg_is_in_recovery(),
        exists (select from pg_locks
                where locktype = 'advisory' and granted and pid <> pg_backend_pid()
@@ -152,9 +150,9 @@ select (DRAWN), pg_notification_queue_usage(), pg_is_in_recovery(),
 
 pub(super) const SNAPSHOT: &str = "select pg_current_snapshot()::text";
 
-/// Notes that were made behind a snapshot, one more than may be named. A cluster that has fewer
-/// transactions than the snapshot is another one, which lost some when it took over. (Rows of a
-/// restored backup bear transactions that are still to come: they are no news.)
+/// The records of changes behind a snapshot, one more than may be named. A cluster with fewer transactions
+/// than the snapshot is another one, which lost some when it took over. (Rows of a restored backup have
+/// transaction ids that are still to come: they are not new.)
 pub(super) const CHANGED: &str = "
 select pg_current_snapshot()::text,
        pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(since.snapshot),
@@ -166,10 +164,10 @@ select pg_current_snapshot()::text,
              limit $2)
 from (select $1::text::pg_snapshot) since(snapshot)";
 
-pub(super) const MAY_ASK: &str = "
+pub(super) const PRIVILEGES: &str = "
 select current_setting('track_commit_timestamp'),
        coalesce(has_table_privilege(to_regclass('events_erased'), 'select'), false),
        coalesce(has_table_privilege(to_regclass('events_pruned'), 'select'), false)";
 
-/// Meanwhile nobody's events are read.
-pub(super) const FIRST_LATE_DEADLINE: &str = "set statement_timeout = '200ms'";
+/// Limits the query, because no other events are read in the meantime.
+pub(super) const SET_FIRST_LATE_TIMEOUT: &str = "set statement_timeout = '200ms'";

@@ -1,4 +1,4 @@
-//! A connection while it is asked something, and what becomes of a query that nobody waits for any more.
+//! A connection that runs a query, and what happens to a query whose caller has gone.
 
 use std::{
     fmt::{self, Debug, Formatter},
@@ -12,15 +12,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{server::Server, turns::Turn};
 
-/// An answer that nobody waits for has so long to come by itself. Then the query is cancelled. The turn is
-/// its caller's until then; to cancel costs the server a new process for the request and another one for
-/// the connection that takes the place of this one, which is more than most pages cost.
+/// A query whose caller has gone has this much time to finish. Then it is cancelled. Its caller keeps the
+/// turn until then. Cancelling costs the server a new process for the request, and another one for the
+/// connection that replaces this one, which is more than most pages cost.
 const CANCEL_AFTER: Duration = Duration::from_secs(1);
 
-/// A server that does not end a query by then is left alone.
-const END_WITHIN: Duration = Duration::from_secs(10);
+/// A query that has not ended by then is abandoned.
+const ABANDON_AFTER: Duration = Duration::from_secs(10);
 
-/// Sends the server requests to cancel.
+/// Sends cancel requests to the server.
 #[derive(Clone)]
 pub(super) struct Canceller {
     tls: MakeRustlsConnect,
@@ -35,7 +35,7 @@ impl Debug for Canceller {
 }
 
 impl Canceller {
-    /// For queries on connections to this server; the requests are sent by tasks of this tracker, until
+    /// Cancels queries on connections to this server. Tasks of this tracker send the requests, until
     /// `shutdown`.
     pub(super) fn new(server: &Server, tasks: &TaskTracker, shutdown: &CancellationToken) -> Self {
         let (tls, tasks, shutdown) = (server.tls().clone(), tasks.clone(), shutdown.clone());
@@ -43,8 +43,8 @@ impl Canceller {
     }
 }
 
-/// A connection at work, and the turn at it. Where nobody waits for the answer any more, both are kept
-/// until PostgreSQL has ended the query: callers that ask and leave would have more than their turns.
+/// A connection that runs a query, and its turn. If the caller goes, both are kept until PostgreSQL has ended
+/// the query. Otherwise, callers that ask and go away would use more than their turns.
 pub(super) struct Busy {
     at_work: Option<(Object, Turn)>,
     canceller: Option<Canceller>,
@@ -56,16 +56,16 @@ impl Busy {
     }
 
     pub(super) fn client(&self) -> &Object {
-        let (client, _) = self.at_work.as_ref().expect("it is taken at the end only");
+        let (client, _) = self.at_work.as_ref().expect("it is taken only at the end");
         client
     }
 
-    /// After an answer: another one may use the connection.
+    /// Ends the use after an answer: the connection may be used again.
     pub(super) fn give_back(mut self) {
         self.at_work = None;
     }
 
-    /// After an error of the connection.
+    /// Ends the use after an error of the connection.
     pub(super) fn close(mut self) {
         self.at_work.take().into_iter().for_each(close);
     }
@@ -78,30 +78,30 @@ impl Drop for Busy {
         };
         let ending = end(at_work, canceller.as_ref().map(|it| it.tls.clone()));
         match (canceller, Handle::try_current()) {
-            // At the shutdown nobody waits for a server that does not answer.
+            // At shutdown, a server that does not answer is not waited for.
             (Some(Canceller { tasks, shutdown, .. }), Ok(_)) => {
                 drop(tasks.spawn(shutdown.run_until_cancelled_owned(ending)));
             }
             (None, Ok(runtime)) => drop(runtime.spawn(ending)),
-            // Without a runtime nothing can be awaited: the connection ends with the future.
+            // Without a runtime nothing can be awaited: dropping the future closes the connection.
             (_, Err(_)) => drop(ending),
         }
     }
 }
 
-/// Waits until the query has ended, and cancels it where that takes long. A request to cancel may reach the
-/// server late, so the connection is not used again behind one.
+/// Waits until the query has ended, and cancels it if that takes long. A cancel request may reach the server
+/// late, so the connection is not used again after one.
 async fn end((client, turn): (Object, Turn), tls: Option<MakeRustlsConnect>) {
-    // It is answered behind what was asked before.
+    // The empty statement is answered after the query.
     let mut answered = Box::pin(client.batch_execute(""));
     match timeout(CANCEL_AFTER, &mut answered).await {
         Ok(Ok(())) => return drop((answered, turn)),
         Ok(Err(_)) => {}
         Err(_) => {
             if let Some(tls) = tls {
-                let _ = timeout(END_WITHIN, client.cancel_token().cancel_query(tls)).await;
+                let _ = timeout(ABANDON_AFTER, client.cancel_token().cancel_query(tls)).await;
             }
-            let _ = timeout(END_WITHIN, &mut answered).await;
+            let _ = timeout(ABANDON_AFTER, &mut answered).await;
         }
     }
     drop(answered);

@@ -1,7 +1,7 @@
-//! The columns of a whole event.
+//! The columns of a full event.
 
-/// All that is noted of an event, of the table `events` under the name `log`. RFC 3339 has years of four
-/// digits and no infinity, PostgreSQL has others: such a time is shown as PostgreSQL prints it.
+/// All columns of an event, of the table `events` under the name `log`. RFC 3339 has years of four digits and
+/// no infinity, PostgreSQL has more: such a time is shown as PostgreSQL prints it.
 macro_rules! whole {
     () => {
         r#"log.id::int8 as id, log.type::text as type, log.subscriber::text as subscriber,

@@ -28,48 +28,48 @@ use crate::{
     turns::Turns,
 };
 
-/// Reads history for any number of callers, so many pages at once as the pool has connections.
-/// Callers wait for their turns in rotation, page by page, so that a long replay holds up nobody,
-/// and one caller's hundred replays do not hold up another's.
+/// Reads history for any number of callers, as many pages at once as the pool has connections. Callers take
+/// turns, page by page, so that a long replay does not hold up others, and one caller's hundred replays do
+/// not hold up another caller's.
 #[derive(Clone, Debug)]
 pub struct History {
     pool: Pool,
     turns: Arc<Turns>,
     failures: Arc<Failures>,
-    /// In whose name it reads.
+    /// The caller whose turns the reads take.
     caller: Arc<str>,
     canceller: Option<Canceller>,
 }
 
-/// What is read, and how.
+/// A query and its parameters.
 struct Query<'a> {
-    /// What it is called in `/readyz` and in the log.
+    /// The name of the read in `/readyz` and in the log.
     what: &'static str,
     sql: &'static str,
     types: &'a [Type],
     values: &'a [&'a (dyn ToSql + Sync)],
-    /// No more than this is taken of what comes.
+    /// The most bytes that are taken of the answer.
     bytes: i64,
-    /// Also asks, behind it, what these consumers had been pruned of.
+    /// Also asks, behind the query, for what these consumers had been pruned of.
     pruned_of: Option<&'a [&'a str]>,
 }
 
-/// Why a page could not be read.
+/// A page could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// No connection could be had.
+    /// No connection was available.
     #[error("connecting to PostgreSQL")]
     Connect(#[from] PoolError),
     /// The query failed.
     #[error("reading history")]
     Read(#[from] tokio_postgres::Error),
-    /// PostgreSQL did not answer; the connection was given up.
-    #[error("PostgreSQL did not answer within {} s", DEADLINE.as_secs())]
+    /// PostgreSQL did not answer, and the connection was closed.
+    #[error("PostgreSQL did not answer within {} s", READ_DEADLINE.as_secs())]
     Silent,
 }
 
-/// No page takes this long on a connection that lives.
-pub(super) const DEADLINE: Duration = Duration::from_secs(15);
+/// The time for one page, including the wait for a connection's answer.
+pub(super) const READ_DEADLINE: Duration = Duration::from_secs(15);
 
 impl History {
     /// Reads through this pool.
@@ -79,15 +79,15 @@ impl History {
         Self::limited(pool, size.div_ceil(2), Gauge::default())
     }
 
-    /// The same with so many queries of one caller's at once; this gauge shows how many wait.
+    /// The same with a limit of concurrent queries of one caller. The gauge shows how many are waiting.
     #[must_use]
-    pub fn limited(pool: Pool, most_each: usize, waiting: Gauge) -> Self {
-        let turns = Turns::new(pool.status().max_size, most_each, waiting);
+    pub fn limited(pool: Pool, max_each: usize, waiting: Gauge) -> Self {
+        let turns = Turns::new(pool.status().max_size, max_each, waiting);
         Self { pool, turns, failures: Arc::default(), caller: "".into(), canceller: None }
     }
 
-    /// The same, which cancels queries that nobody waits for any more: a server notices by itself only
-    /// from PostgreSQL 14 on, on Linux, and within a second.
+    /// Also cancels queries whose callers have gone. By itself, a server notices that only from PostgreSQL 14
+    /// on, on Linux, and within a second.
     #[must_use]
     pub fn cancelling(
         self,
@@ -98,32 +98,35 @@ impl History {
         Self { canceller: Some(Canceller::new(server, tasks, shutdown)), ..self }
     }
 
-    /// In whose name it reads.
+    /// The caller whose turns the reads take.
     #[must_use]
     pub fn caller(&self) -> &Arc<str> {
         &self.caller
     }
 
-    /// The same in the name of this caller.
+    /// Returns the same reader for another caller.
     #[must_use]
     pub fn of(&self, caller: &Arc<str>) -> Self {
         Self { caller: Arc::clone(caller), ..self.clone() }
     }
 
-    /// Nothing, or what could not be read for long, and why.
+    /// Checks whether reads have been failing for long.
+    ///
+    /// # Errors
+    /// What could not be read, for how long, and why.
     pub fn check(&self, now: Instant) -> Result<(), String> {
         self.failures.check(now)
     }
 
-    /// Connections that are open, and those of them that are idle.
+    /// The number of open connections, and of idle ones among them.
     #[must_use]
     pub fn connections(&self) -> (usize, usize) {
         let status = self.pool.status();
         (status.size, status.available)
     }
 
-    /// Rows, and what these consumers had been pruned of, in one round trip. The second question
-    /// is answered behind the first, so it knows of everything that is missing among the rows.
+    /// Rows, and what these consumers had been pruned of, in one round trip. The second query is answered
+    /// after the first, so it knows of all rows that are missing there.
     pub(super) async fn page(
         &self,
         (sql, types, values): (&'static str, &[Type], &[&(dyn ToSql + Sync)]),
@@ -156,13 +159,13 @@ impl History {
         self.read(&query).await.map(|(rows, _)| rows)
     }
 
-    /// Reads, and reads again on a fresh connection where the first one was the trouble.
+    /// Reads, and reads again on a fresh connection if the connection was to blame.
     async fn read(&self, query: &Query<'_>) -> Result<(Vec<Row>, EventId), HistoryError> {
         let mut read = self.attempt(query).await;
         if let Err(HistoryError::Read(error)) = &read
             && is_of_connection(error)
         {
-            // What was prepared on the others was prepared for the same table.
+            // The statements on the other connections were prepared for the same table.
             self.pool.retain(|_, _| false);
             read = self.attempt(query).await;
         }
@@ -177,7 +180,7 @@ impl History {
 
     async fn attempt(&self, query: &Query<'_>) -> Result<(Vec<Row>, EventId), HistoryError> {
         let busy = self.connection().await?;
-        let read = timeout(DEADLINE, ask(busy.client(), query)).await;
+        let read = timeout(READ_DEADLINE, ask(busy.client(), query)).await;
         let read = read.map_err(|_| HistoryError::Silent);
         match &read {
             Err(_) => drop(busy),
@@ -190,7 +193,7 @@ impl History {
     pub(super) async fn connection(&self) -> Result<Busy, HistoryError> {
         let turn = self.turns.turn(&self.caller).await;
         let client =
-            timeout(DEADLINE, self.pool.get()).await.map_err(|_| HistoryError::Silent)??;
+            timeout(READ_DEADLINE, self.pool.get()).await.map_err(|_| HistoryError::Silent)??;
         Ok(Busy::new(client, turn, self.canceller.clone()))
     }
 }
@@ -204,7 +207,7 @@ async fn ask(
     let Some(names) = query.pruned_of else { return Ok((rows.await?, EventId::ZERO)) };
     let pruned = client.prepare_cached(&PRUNED).await?;
     let whose: [&(dyn ToSql + Sync); 1] = [&names];
-    // They are sent in this order.
+    // The queries are sent in this order.
     let (rows, pruned) = try_join!(rows, client.query_one(&pruned, &whose))?;
     Ok((rows, pruned.get(0)))
 }

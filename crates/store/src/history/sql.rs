@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use super::columns::whole;
 use crate::event_log::{DRAWN, delivered, delivered_small, measured};
 
-/// Rows of these consumers in id order: for each the next ones by its own index, then the
-/// first of all. Its place is compared as a whole, since that is what only this index can do: by
-/// the id alone, the planner would walk through everybody's rows for those of a rare consumer.
+/// The rows of these consumers in id order: for each consumer the next rows by its own index, and then the
+/// first of all. Subscriber and id are compared as a row, which only this index can serve. By the id alone,
+/// the planner would walk through all consumers' rows for those of a rare consumer.
 pub(super) const ROWS: &str = concat!(
     "select page.id, page.xid, page.type, page.payload, page.amends, page.found
     from (select item.id, item.xid, item.type, item.payload, item.amends, ",
@@ -25,8 +25,8 @@ pub(super) const ROWS: &str = concat!(
     ) page where page.before <= $5 order by page.id"
 );
 
-/// The same, where rows are small, as far as is known: to measure them takes PostgreSQL nearly as
-/// long as to read them. A payload that is large after all is withheld (see `small_payload`).
+/// The same for rows that are expected to be small: measuring them would take PostgreSQL nearly as long as
+/// reading them. A payload that is large after all is withheld (see `delivered_small`).
 pub(super) const SMALL_ROWS: &str = concat!(
     "select one.id, one.xid, one.type, one.payload, one.amends
     from unnest($1::text[]) asked(consumer), lateral (
@@ -40,8 +40,8 @@ pub(super) const SMALL_ROWS: &str = concat!(
     ) one order by one.id limit $4"
 );
 
-/// The same of one consumer, as most ask: nothing has to be merged, which takes PostgreSQL a fifth of
-/// its time for a page.
+/// The same for one consumer, the most common case. Nothing has to be merged, which saves PostgreSQL a fifth
+/// of its time for a page.
 pub(super) const SMALL_ROWS_OF_ONE: &str = concat!(
     "select ",
     delivered_small!(),
@@ -65,7 +65,7 @@ pub(super) const NEWEST: &str = concat!(
     ) page where page.before <= $3 order by page.id desc"
 );
 
-/// The same of certain transactions only: each above its mark.
+/// The same for certain transactions only, each above its mark.
 pub(super) const MARKED: &str = concat!(
     "select page.id, page.xid, page.type, page.payload, page.amends, page.found
     from (select item.id, item.xid, item.type, item.payload, item.amends, ",
@@ -84,9 +84,9 @@ pub(super) const MARKED: &str = concat!(
     ) page where page.before <= $5 order by page.id"
 );
 
-/// The same over a long [`Span`]: by the index on `xid` alone, for everybody's rows may lie between
-/// these ids, or those of a consumer who has most of them. All that was found is sorted for a page, so nothing
-/// is answered where that is much: see `History::wrote_few`.
+/// The same over a long [`Span`]: by the index on `xid` alone, because all consumers' rows may lie between
+/// these ids, or those of a consumer that has most of them. All rows that are found are sorted for a page, so
+/// nothing is returned if there are many: see `History::wrote_few`.
 pub(super) const MARKED_FAR: &str = concat!(
     "select page.id, page.xid, page.type, page.payload, page.amends, page.found
     from (select item.id, item.xid, item.type, item.payload, item.amends, ",
@@ -107,8 +107,8 @@ pub(super) const MARKED_FAR: &str = concat!(
     ) page where page.before <= $5 order by page.id"
 );
 
-/// A note of more than was ever drawn is of another log, whose ids were started anew. The sequence is
-/// looked at only where there is a note.
+/// A record of more ids than were ever drawn is of another log, whose ids were restarted. The sequence is
+/// read only if there is a record.
 pub(super) static EVER_PRUNED: LazyLock<String> = LazyLock::new(|| {
     "select coalesce(max(pruned.upto), 0) from events_pruned pruned
      where pruned.upto <= coalesce((DRAWN), pruned.upto)"

@@ -1,4 +1,4 @@
-//! Pages of whole events, with all that was noted of them.
+//! Pages of full events, with all their columns.
 
 use tokio_postgres::{
     Row,
@@ -15,39 +15,39 @@ use crate::{
     event_log::{self, PageSize, Paging, Span},
 };
 
-/// One event with all that was noted of it.
+/// One event with all its columns.
 #[derive(Debug)]
 pub struct WholeEvent {
-    /// Its place in the log.
+    /// The event's id.
     pub id: EventId,
-    /// Its type.
+    /// The event's type.
     pub kind: String,
-    /// Who it is for.
+    /// The consumer that the event is for. `None` if it belongs to a stream only.
     pub subscriber: Option<String>,
-    /// Its payload, JSON.
+    /// The payload, as JSON.
     pub payload: String,
-    /// The stream that it is of.
+    /// The stream that the event belongs to, if any.
     pub stream: Option<String>,
-    /// Its version in the stream.
+    /// The version in the stream.
     pub version: Option<i64>,
-    /// The writer's own id for it.
+    /// The writer's own id of the event.
     pub uid: Option<String>,
-    /// What the writer noted, JSON.
+    /// The writer's notes, as JSON.
     pub metadata: Option<String>,
-    /// When, RFC 3339 in UTC; a time that this cannot express, as PostgreSQL prints it.
+    /// The time in RFC 3339, in UTC. A time that RFC 3339 cannot express is as PostgreSQL prints it.
     pub timestamp: String,
-    /// The event that it amends, where it does.
+    /// The event that this one amends, if any.
     pub amends: Option<EventId>,
 }
 
-/// What amends an event.
+/// An amendment of an event.
 #[derive(Debug)]
 pub struct Amendment {
-    /// What is amended.
+    /// The amended event.
     pub target: EventId,
-    /// What amends it.
+    /// The amendment's id.
     pub id: EventId,
-    /// The patch, JSON.
+    /// The patch, as JSON.
     pub patch: String,
 }
 
@@ -74,16 +74,16 @@ impl From<&Row> for WholeEvent {
     }
 }
 
-/// A page of whole events.
+/// A page of full events.
 #[derive(Debug)]
 pub struct WholePage {
     /// The events.
     pub events: Vec<WholeEvent>,
-    /// No event stood behind these when they were read.
+    /// Whether there was no event behind these when they were read.
     pub last: bool,
 }
 
-/// What is noted of an event, of a relation that has it printed.
+/// The columns of an event, of a relation in which they are text already.
 macro_rules! printed {
     ($of:literal) => {
         concat!(
@@ -111,8 +111,8 @@ macro_rules! printed {
     };
 }
 
-/// Everybody's events in id order. They are printed last: those that the page has no room for are
-/// not printed at all.
+/// All consumers' events in id order. The columns are converted to text last, so that nothing is converted
+/// for which the page has no room.
 macro_rules! everybodys {
     ($from:literal) => {
         concat!(
@@ -138,13 +138,13 @@ macro_rules! everybodys {
 const EVERYBODYS: &str =
     everybodys!("events log where log.id > $1 and log.id <= $2 order by log.id");
 
-/// The same of certain transactions, of each behind an id of its own.
+/// The same for certain transactions, each above an id of its own.
 const EVERYBODYS_OF: &str = everybodys!(
     "events log where log.id > $1 and log.id <= $2 and log.xid::text::int8 = any($5)
        and log.id > ($6::int8[])[array_position($5, log.xid::text::int8)] order by log.id"
 );
 
-/// The same over a long [`Span`]: by the index on `xid` alone, and only where that finds little. See
+/// The same over a long [`Span`]: by the index on `xid` alone, and only if that finds few rows. See
 /// `History::wrote_few`.
 const EVERYBODYS_OF_FAR: &str = everybodys!(
     r#"(select few.id, few.type, few.subscriber, few.payload, few.stream, few.version, few.uid,
@@ -159,9 +159,9 @@ const EVERYBODYS_OF_FAR: &str = everybodys!(
          and log.id > ($6::int8[])[array_position($5, log.xid::text::int8)] order by log.id"#
 );
 
-/// A page of a stream: event by event, until there are as many as it may have, or they have as many
-/// bytes. What is stored may be packed a hundredfold, or have numbers in short: so they are measured
-/// as they are printed, and nothing is printed that the page has no room for.
+/// A page of a stream. Events are added one by one until the page has as many as it may, or as many bytes.
+/// Stored events may be compressed a hundredfold, or have numbers with exponents. So they are measured as
+/// text, and nothing is converted to text for which the page has no room.
 macro_rules! stream_page {
     ($first:literal, $next:literal, $order:literal) => {
         concat!(
@@ -198,13 +198,13 @@ macro_rules! stream_page {
     };
 }
 
-/// A stream's events from a version on.
+/// A stream's events from a version upwards.
 const STREAM: &str = stream_page!(">=", ">", "");
 
-/// The same, down from a version.
+/// A stream's events from a version downwards.
 const STREAM_BACKWARD: &str = stream_page!("<=", "<", "desc");
 
-/// What is read, in words.
+/// The name of the read, in `/readyz` and in the log.
 const A_STREAM: &str = "a stream";
 
 const LAST_VERSION: &str = "
@@ -212,7 +212,7 @@ select coalesce((select log.version::int8 from events log
                  where log.stream = $1 order by log.version desc limit 1), 0)";
 
 impl History {
-    /// A page of everybody's events above `after` and up to `upto`, in id order.
+    /// A page of all consumers' events above `after` and up to `upto`, in id order.
     pub async fn everybodys(
         &self,
         (after, upto): (EventId, EventId),
@@ -225,8 +225,8 @@ impl History {
         Ok(WholePage::of(&rows, size))
     }
 
-    /// The same of what marked transactions wrote above their marks, and the id up to which that is: it may be
-    /// before `upto`, also where the page is empty.
+    /// The same for the events that marked transactions wrote above their marks. Also returns the id up to
+    /// which the page is complete, which may be below `upto`, even if the page is empty.
     pub async fn everybodys_of(
         &self,
         marks: &[Mark],
@@ -262,7 +262,7 @@ impl History {
         Ok(WholePage::of(&rows, size))
     }
 
-    /// A page of a stream's events from version `first` on.
+    /// A page of a stream's events from version `first` upwards.
     pub async fn stream(
         &self,
         stream: &StreamName,
@@ -272,7 +272,7 @@ impl History {
         self.page_of_stream(STREAM, stream, first, size).await
     }
 
-    /// A page of a stream's events down from version `first`.
+    /// A page of a stream's events from version `first` downwards.
     pub async fn stream_backward(
         &self,
         stream: &StreamName,
@@ -282,7 +282,7 @@ impl History {
         self.page_of_stream(STREAM_BACKWARD, stream, first, size).await
     }
 
-    /// A stream's last version; 0 while it has none.
+    /// A stream's last version; 0 if it has no event.
     pub async fn last_version(&self, stream: &StreamName) -> Result<i64, HistoryError> {
         let rows = self.one(A_STREAM, LAST_VERSION, &[&stream.as_str()]).await?;
         Ok(rows.first().map_or(0, |row| row.get(0)))
@@ -298,14 +298,14 @@ impl History {
         let types = [Type::TEXT, Type::INT8, Type::INT8, Type::INT8];
         let name = stream.as_str();
         let values: [&(dyn ToSql + Sync); 4] = [&name, &first, &size.rows, &size.bytes];
-        // The page ends where it has its bytes.
+        // The query itself limits the page in bytes.
         let rows = self.query(A_STREAM, query, &types, &values, i64::MAX).await?;
         Ok(WholePage::of_stream(&rows, size))
     }
 }
 
 impl WholeEvent {
-    /// About how many bytes it has.
+    /// The approximate size, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.payload.len() + self.metadata.as_ref().map_or(0, String::len)
@@ -313,13 +313,13 @@ impl WholeEvent {
 }
 
 impl WholePage {
-    /// A page behind which there is nothing.
+    /// A last page without events.
     #[must_use]
     pub fn empty() -> Self {
         Self { events: Vec::new(), last: true }
     }
 
-    /// About how many bytes its events have.
+    /// The approximate size of the events, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.events.iter().map(WholeEvent::bytes).sum()
