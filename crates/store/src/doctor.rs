@@ -1,4 +1,4 @@
-//! Examines a database: will every event arrive, and if not, what mends it?
+//! Examines a database: whether every event will arrive, and if not, what to do about it.
 
 mod finding;
 mod log;
@@ -17,16 +17,16 @@ use crate::{
     shape::{self, NoLog},
 };
 
-/// Examines everything that delivery rests on, with the rights that the gateway has. Changes
-/// nothing. Never fails: a database that cannot be reached is a finding.
+/// Examines everything that delivery depends on, with the rights of the gateway. Changes nothing, and never fails:
+/// a database that cannot be reached is a finding.
 pub async fn examine(server: &Server) -> Vec<Finding> {
     let client = match server.named("event-piper doctor").unsettled().await {
         Ok(client) => client,
         Err(error) => return vec![unreachable(server, &error)],
     };
-    // What is asked before this is asked of the role's own settings.
+    // Asked first, because `settle` replaces the role's own settings.
     let bell = judge("doorbell setting", session::bell(&client).await);
-    // A session that a pooler lends to others stays as it is.
+    // The settings of a session that a pooler lends to others are left alone.
     let own = session::session(server).await;
     if own.as_ref().is_ok_and(|own| own.severity == Severity::Ok)
         && let Err(error) = settle(&client, Purpose::Read).await
@@ -46,8 +46,8 @@ pub async fn examine(server: &Server) -> Vec<Finding> {
     findings
 }
 
-/// What is wrong among the things without which events can be lost and nobody notices: the doorbell's
-/// trigger, how ids are drawn, and that the role sees every row.
+/// Returns the fatal findings among those whose subject can lose events unnoticed: the doorbell's trigger, how ids
+/// are drawn, and whether the role sees every row.
 pub async fn unsafe_findings(client: &Client) -> Result<Vec<Finding>, tokio_postgres::Error> {
     let (doorbell, ids) = (log::doorbell(client).await?, log::ids(client).await?);
     let all = [doorbell, ids, log::row_security(client).await?];
@@ -94,7 +94,7 @@ fn judge(subject: &'static str, examined: Examined) -> Finding {
         Finding::warning(
             subject,
             format!("could not be examined: {}", Chain(&error)),
-            "Examine with the role that the gateway uses, with the rights of postgresql/roles.sql.",
+            "Run doctor with the gateway's role, which needs the rights of postgresql/roles.sql.",
         )
     })
 }

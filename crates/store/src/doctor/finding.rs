@@ -1,26 +1,26 @@
-//! What an examination finds.
+//! The findings of an examination.
 
-/// What one examination found.
+/// The result of one examination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What was examined.
+    /// The subject of the examination.
     pub subject: &'static str,
-    /// What is the case.
+    /// What was found.
     pub found: String,
-    /// What to do about it; empty when all is well.
+    /// What to do about it. Empty if all is well.
     pub mend: String,
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// All is well.
     Ok,
-    /// Events arrive, but something will hurt.
+    /// Events arrive, but there is a problem.
     Warning,
-    /// Events get lost, or do not arrive.
+    /// Events can be lost, or do not arrive.
     Fatal,
 }
 
@@ -46,5 +46,5 @@ impl Finding {
     }
 }
 
-/// An examination can fail by itself; that is a finding, too.
+/// The result of an examination. An examination that fails is a finding, too.
 pub(super) type Examined = Result<Finding, tokio_postgres::Error>;

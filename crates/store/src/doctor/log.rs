@@ -1,4 +1,4 @@
-//! The table `events`: its doorbell, its ids, who may read it, and what else writes to it.
+//! Examines the table `events`: its doorbell, its ids, the rights to read it, and other ways of writing to it.
 
 use tokio_postgres::Client;
 
@@ -57,7 +57,7 @@ select exists (select from pg_subscription_rel where srrelid = to_regclass('even
        exists (select from pg_inherits join pg_class on oid = inhparent
                where inhparent = to_regclass('events') and relkind <> 'p')";
 
-/// There is no log of ours, for this reason.
+/// The finding that there is no log of ours.
 pub(super) fn missing(none: &NoLog) -> Finding {
     let mend = match none {
         NoLog::Foreign { .. } | NoLog::NoTable { .. } => {
@@ -76,7 +76,7 @@ pub(super) async fn rights(client: &Client) -> Examined {
     let lacking = objects.iter().zip(granted).filter(|(_, granted)| !granted);
     let lacking: Vec<_> = lacking.map(|(object, _)| *object).collect();
     Ok(if lacking.is_empty() {
-        Finding::ok(SUBJECT, "may read everything that delivery needs")
+        Finding::ok(SUBJECT, "the role may read everything that delivery needs")
     } else {
         Finding::fatal(
             SUBJECT,
@@ -92,7 +92,7 @@ pub(super) async fn row_security(client: &Client) -> Examined {
     Ok(if active {
         Finding::fatal(
             SUBJECT,
-            "policies hide rows from this role, which look like dead ids",
+            "policies hide rows from this role; hidden rows are passed over as if their ids were never used",
             "Give the gateway's role the attribute bypassrls, or: alter table events disable row \
              level security;",
         )
@@ -104,21 +104,27 @@ pub(super) async fn row_security(client: &Client) -> Examined {
 pub(super) async fn doorbell(client: &Client) -> Examined {
     const SUBJECT: &str = "doorbell";
     const ENABLE: &str = "alter table events enable always trigger events_doorbell;";
-    const ANEW: &str = "Drop it if it is there, create it as in postgresql/schema.sql, and run \
+    const RECREATE: &str = "Drop the trigger if it is there, create it as in postgresql/schema.sql, and run \
                         migrations/0011_any_session.sql again.";
     let Some(row) = client.query_opt(DOORBELL, &[]).await? else {
-        return Ok(Finding::fatal(SUBJECT, "the trigger events_doorbell is not there", ANEW));
+        return Ok(Finding::fatal(SUBJECT, "the trigger events_doorbell is not there", RECREATE));
     };
     let (enabled, kind): (String, i32) = (row.get(0), row.get(1));
     let (unconditional, body): (bool, String) = (row.get(2), row.get(3));
     Ok(if kind != BEFORE_INSERT_STATEMENT || !unconditional {
-        Finding::fatal(SUBJECT, "the trigger does not fire before every insert", ANEW)
+        Finding::fatal(SUBJECT, "the trigger does not fire before every insert", RECREATE)
     } else if body != doorbell_body() {
-        Finding::fatal(SUBJECT, "its function is not the one that this program relies on", ANEW)
+        Finding::fatal(
+            SUBJECT,
+            "the trigger's function is not the one that this program relies on",
+            RECREATE,
+        )
     } else {
         match enabled.as_str() {
-            "A" => Finding::ok(SUBJECT, "rings"),
-            "O" => Finding::warning(SUBJECT, "silent in replica sessions", ENABLE),
+            "A" => Finding::ok(SUBJECT, "the trigger is enabled"),
+            "O" => {
+                Finding::warning(SUBJECT, "the trigger does not fire in replica sessions", ENABLE)
+            }
             _ => Finding::fatal(SUBJECT, "the trigger is disabled", ENABLE),
         }
     })
@@ -146,7 +152,7 @@ pub(super) async fn ids(client: &Client) -> Examined {
     } else if cache != Some(1) {
         Finding::fatal(
             SUBJECT,
-            "sessions draw ids in advance, outside of the doorbell",
+            "sessions draw ids in advance, without the doorbell",
             "alter sequence events_id_seq cache 1; then let the writers reconnect.",
         )
     } else if increment != Some(1) || row.get::<_, Option<bool>>(3) == Some(true) {
@@ -171,7 +177,7 @@ pub(super) async fn sequence(client: &Client) -> Examined {
     })
 }
 
-/// Rows of another cluster bear that cluster's transaction ids, which will come up here, too.
+/// Rows of another cluster have that cluster's transaction ids, which this cluster will use as well.
 pub(super) async fn origin(client: &Client) -> Examined {
     const SUBJECT: &str = "origin of rows";
     client.batch_execute(&format!("begin; {}", restored::BY_THE_INDEX)).await?;
@@ -181,8 +187,8 @@ pub(super) async fn origin(client: &Client) -> Examined {
     Ok(if foreign {
         Finding::warning(
             SUBJECT,
-            "rows were restored from another cluster; their transactions may be mistaken for ones \
-             of this one",
+            "rows were restored from another cluster, and their transactions may be mistaken for \
+             transactions of this one",
             "Run `event-piper migrate` as the tables' owner: it marks these rows as old.",
         )
     } else {
@@ -194,34 +200,33 @@ pub(super) async fn append_only(client: &Client) -> Examined {
     const SUBJECT: &str = "append-only";
     let off: String = client.query_one(GUARDS_OFF, &[]).await?.get(0);
     Ok(if off.is_empty() {
-        Finding::ok(SUBJECT, "guarded, and what is pruned is remembered")
+        Finding::ok(SUBJECT, "guarded by triggers, and what is pruned is recorded")
     } else {
         Finding::warning(
             SUBJECT,
-            format!("not there, or not always enabled: {off}; events can vanish in silence"),
+            format!("missing, or not always enabled: {off}; events can be deleted unnoticed"),
             "For each: alter table events enable always trigger ...; where it is missing, create \
              it as in postgresql/schema.sql.",
         )
     })
 }
 
-/// Who may write could otherwise write under another transaction's name, or forge the gateway's own
-/// events.
+/// Without this trigger, a writer could claim to be another transaction, or forge the gateway's own events.
 pub(super) async fn well_formed(client: &Client) -> Examined {
     const SUBJECT: &str = "rows";
     const ENABLE: &str = "alter table events enable always trigger events_well_formed;";
     let enabled: String = client.query_one(ADMITS, &[]).await?.get(0);
     Ok(match enabled.as_str() {
-        "A" => Finding::ok(SUBJECT, "refused where they are no events"),
-        "O" => Finding::warning(SUBJECT, "not looked at in replica sessions", ENABLE),
+        "A" => Finding::ok(SUBJECT, "checked when they are written"),
+        "O" => Finding::warning(SUBJECT, "not checked in replica sessions", ENABLE),
         "" => Finding::fatal(
             SUBJECT,
-            "the trigger events_well_formed is not there: whatever is written is delivered",
+            "the trigger events_well_formed is not there: rows are not checked before they are delivered",
             "Create it as in postgresql/schema.sql.",
         ),
         _ => Finding::fatal(
             SUBJECT,
-            "the trigger events_well_formed is disabled: whatever is written is delivered",
+            "the trigger events_well_formed is disabled: rows are not checked before they are delivered",
             ENABLE,
         ),
     })
@@ -233,7 +238,7 @@ pub(super) async fn pruned(client: &Client) -> Examined {
     Ok(if ahead {
         Finding::warning(
             SUBJECT,
-            "it speaks of ids that are still to come: the ids were started anew",
+            "the record of pruned ids has ids that are still to come, because the sequence was restarted",
             "As the tables' owner: delete from events_pruned;",
         )
     } else {
@@ -249,29 +254,29 @@ pub(super) async fn other_triggers(client: &Client) -> Examined {
     } else {
         Finding::warning(
             SUBJECT,
-            format!("{notifying} notifies too: writers commit only one after the other"),
-            "Drop what nobody listens to: drop trigger ... on events;",
+            format!("{notifying} also notifies, so writers commit only one after the other"),
+            "Drop triggers whose notifications nobody needs: drop trigger ... on events;",
         )
     })
 }
 
-/// Rows that come without the doorbell can be passed over.
+/// Rows that are written without the doorbell can be passed over.
 pub(super) async fn other_ways_in(client: &Client) -> Examined {
     const SUBJECT: &str = "other ways in";
     let row = client.query_one(OTHER_WAYS_IN, &[]).await?;
     Ok(match (row.get(0), row.get(1)) {
         (true, _) => Finding::fatal(
             SUBJECT,
-            "a logical subscription writes to events without ringing: its rows arrive up to a second \
-             late, and one that comes behind a later id may be missed",
+            "a logical subscription writes to events without the doorbell: its rows arrive up to a second \
+             late, and a row that comes after one with a greater id may be missed",
             "Take events out of the publication, or run the gateway on the publisher.",
         ),
         (_, true) => Finding::fatal(
             SUBJECT,
-            "events has child tables, and writers can write to these without ringing",
+            "events has child tables, which can be written to without the doorbell",
             "alter table ... no inherit events; for each of them.",
         ),
-        (false, false) => Finding::ok(SUBJECT, "none: every row rings"),
+        (false, false) => Finding::ok(SUBJECT, "none"),
     })
 }
 
@@ -283,14 +288,14 @@ pub(super) async fn rules(client: &Client) -> Examined {
     Ok(if !instead.is_empty() {
         Finding::fatal(
             SUBJECT,
-            format!("{instead} does something else instead of what is said"),
-            "drop rule ... on events; what it is for, a trigger can do.",
+            format!("{instead} replaces statements by others"),
+            "drop rule ... on events; use a trigger for its purpose.",
         )
     } else if !also.is_empty() {
         Finding::warning(
             SUBJECT,
             format!("with {also}, PostgreSQL refuses `on conflict`, which writing over HTTP uses"),
-            "Make a trigger of it, and drop rule ... on events;",
+            "Replace it by a trigger, and drop rule ... on events;",
         )
     } else {
         Finding::ok(SUBJECT, "none")

@@ -1,14 +1,13 @@
-//! The functions that run with their owner's rights, and what writers need beside INSERT.
+//! Examines the functions that run with their owner's rights, and the rights that writers need besides INSERT.
 
 use tokio_postgres::Client;
 
 use super::finding::{Examined, Finding};
 use crate::{doorbell::LOCKS, migrate::SHARES_ITS_LOCKS};
 
-/// Functions of the log's schema that run with their owner's rights and that others can turn against the
-/// owner, each with what is wrong: `unsafe` where it takes a table from its caller, `elsewhere` where it was
-/// made for the log of another schema, `weaker` where the owner of a table of the log could act as the owner
-/// of the function, `open` where PUBLIC may execute it.
+/// The functions of the log's schema that run with their owner's rights, each with its fault: `unsafe` if it takes a
+/// table from its caller, `elsewhere` if it was made for the log of another schema, `weaker` if the owner of a
+/// table of the log could act as the owner of the function, `open` if PUBLIC may execute it, null if it has none.
 const OWNERS_RIGHTS: &str = "\
 select case when function.prosrc ~ 'tg_table_schema|relnamespace' then 'unsafe'
             when position(quote_literal(format('%I.events', home.nspname)) in function.prosrc) = 0
@@ -30,7 +29,7 @@ where log.oid = to_regclass('events') and function.prosecdef
   and starts_with(function.proname::text, 'event_piper_')
 order by 2";
 
-/// The table that checks amendments: does it check, and whom does it let in?
+/// Whether the table that checks amendments does check, and whether everybody may insert into it.
 const AMENDMENTS: &str = "\
 select trigger.tgenabled::text, has_table_privilege('public', checks.oid, 'insert')
 from pg_class log
@@ -40,9 +39,9 @@ left join pg_trigger trigger on trigger.tgrelid = checks.oid
                             and trigger.tgname = 'event_piper_amending_check'
 where log.oid = to_regclass('events')";
 
-/// What roles other than the owner may do that would let them act for others, each as one sentence with what
-/// takes it away: make keys, or have their own functions called when others write. Default privileges
-/// and `grant all on all tables` give such rights.
+/// The rights by which roles other than the owner could act for others, and the statements that revoke them: to
+/// create keys, or to have their own functions called when others write. Default privileges and `grant all on all
+/// tables` give such rights.
 const GRANTS: &str = "\
 with granted as (
     select its.oid, its.relowner, acl.grantee, acl.privilege_type
@@ -77,15 +76,18 @@ select quote_ident(home.nspname), has_schema_privilege('public', home.oid, 'crea
 from pg_class log join pg_namespace home on home.oid = log.relnamespace
 where log.oid = to_regclass('events')";
 
-/// Rights by which somebody could act for others.
+/// Rights by which a role could act for others.
 pub(super) async fn grants(client: &Client) -> Examined {
     const SUBJECT: &str = "grants";
     let row = client.query_one(GRANTS, &[]).await?;
     let (found, mend): (Option<String>, Option<String>) = (row.get(0), row.get(1));
     let (Some(found), Some(mend)) = (found, mend) else {
-        return Ok(Finding::ok(SUBJECT, "nobody else can make keys, or have own functions called"));
+        return Ok(Finding::ok(
+            SUBJECT,
+            "no other role can create keys, or have its functions called when others write",
+        ));
     };
-    let why = "who may insert keys can be anybody, and a trigger runs with the rights of others";
+    let why = "a role that may insert keys can act as anybody, and a trigger runs with the rights of the writer";
     Ok(Finding::warning(SUBJECT, format!("{found}: {why}"), mend))
 }
 
@@ -97,8 +99,8 @@ pub(super) async fn schema(client: &Client) -> Examined {
         Finding::warning(
             SUBJECT,
             format!(
-                "everybody may create objects in the schema {schema}, among them functions that our \
-                 statements could take for PostgreSQL's own"
+                "everybody may create objects in the schema {schema}, also functions that our statements \
+                 could take for PostgreSQL's own"
             ),
             format!("revoke create on schema {schema} from public;"),
         )
@@ -119,13 +121,15 @@ pub(super) async fn owners_rights(client: &Client) -> Examined {
         Finding::fatal(
             SUBJECT,
             format!("every login of the database can act as the owner of {unsafe_ones}"),
-            "Run `event-piper migrate` as the tables' owner, now; then read docs/security.md, which tells \
-             how to find out whether it was used.",
+            "Run `event-piper migrate` as the tables' owner, now; then read in docs/security.md how to find \
+             out whether this was used.",
         )
     } else if !elsewhere.is_empty() {
         Finding::fatal(
             SUBJECT,
-            format!("made for the log of another schema, and refuse to work: {elsewhere}"),
+            format!(
+                "these functions were made for the log of another schema, and refuse to work: {elsewhere}"
+            ),
             "The schema was renamed, or the functions were restored into another one: run \
              `event-piper migrate` as the tables' owner.",
         )
@@ -136,7 +140,7 @@ pub(super) async fn owners_rights(client: &Client) -> Examined {
         Finding::fatal(
             SUBJECT,
             format!(
-                "{weaker} owns a table of the log, and could act as {powerful} by {function}; so such \
+                "{weaker} owns a table of the log, and could act as {powerful} by {function}; so these \
                  functions refuse to work"
             ),
             "Run `event-piper migrate` as a superuser: it gives the log's functions to the log's owner.",
@@ -148,7 +152,7 @@ pub(super) async fn owners_rights(client: &Client) -> Examined {
             "For each: revoke execute on function ... from public;",
         )
     } else {
-        Finding::ok(SUBJECT, "used for the log alone")
+        Finding::ok(SUBJECT, "used only for the log")
     })
 }
 
@@ -182,11 +186,11 @@ pub(super) async fn locks(client: &Client) -> Examined {
     Ok(if shared {
         Finding::warning(
             SUBJECT,
-            "another log in this database has the same: the two wait for each other",
+            "another log in this database uses the same locks: the two wait for each other",
             "Stop the gateways and pumps of this database, run migrations/0011_any_session.sql in the schema \
              of this log, as the tables' owner, and start them again.",
         )
     } else {
-        Finding::ok(SUBJECT, "the log's own")
+        Finding::ok(SUBJECT, "not shared with another log")
     })
 }

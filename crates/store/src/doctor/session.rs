@@ -1,4 +1,4 @@
-//! The gateway's own sessions: are they real ones, and does anything cut them short?
+//! Examines the gateway's own sessions: whether they are real ones, and whether a timeout ends them.
 
 use std::{future::poll_fn, time::Duration};
 
@@ -8,26 +8,27 @@ use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 use super::finding::{Examined, Finding};
 use crate::server::{Connection, Server};
 
-/// A notification takes about a millisecond; a server this slow is a finding in itself.
-const HEARING: Duration = Duration::from_secs(2);
-/// Nothing that the gateway asks takes longer on a healthy server.
-const SHORTEST_TIMEOUT: i64 = 10_000;
+/// How long to wait for a notification. It usually takes about a millisecond, so a slower server is a finding, too.
+const NOTIFICATION_DEADLINE: Duration = Duration::from_secs(2);
+/// The shortest timeout, in milliseconds, that is no finding. On a healthy server no query of the gateway takes
+/// longer.
+const SHORTEST_TIMEOUT_MS: i64 = 10_000;
 
-/// The sessions of the gateway set these to 0, for none, all in milliseconds; only some of them exist
-/// before PostgreSQL 17. In a session that is lent by a pooler they are others'.
+/// The timeouts that the gateway's sessions set to 0 (none), in milliseconds. Not all of them exist before
+/// PostgreSQL 17. In a session that a pooler lends, they may have other values.
 const TIMEOUTS: &str = "\
 select name, setting::bigint from pg_settings
 where name in ('statement_timeout', 'transaction_timeout', 'idle_session_timeout')
   and setting <> '0' order by name";
 const BELL: &str = "select pg_catalog.current_setting('event_piper.bell', true)";
 
-/// A pooler that lends sessions by the transaction takes LISTEN, and then delivers nothing.
+/// A pooler that lends sessions by the transaction accepts LISTEN, and delivers no notification.
 pub(super) async fn session(server: &Server) -> Examined {
     const SUBJECT: &str = "session";
     const MEND: &str = "Let the database URL name PostgreSQL itself, not a pooler, or a pooler \
                         in session mode.";
     Ok(match (keeps_its_backend(server).await?, hears(server).await?) {
-        (true, true) => Finding::ok(SUBJECT, "its own, notifications arrive"),
+        (true, true) => Finding::ok(SUBJECT, "not shared, and notifications arrive"),
         (false, _) => Finding::fatal(SUBJECT, "shared with others by a pooler", MEND),
         (true, false) => Finding::fatal(SUBJECT, "notifications do not arrive", MEND),
     })
@@ -39,20 +40,20 @@ pub(super) async fn settings(client: &Client) -> Examined {
     let short: Vec<_> = rows
         .iter()
         .map(|row| (row.get::<_, String>(0), row.get::<_, i64>(1)))
-        .filter(|(name, limit)| name == "idle_session_timeout" || *limit < SHORTEST_TIMEOUT)
+        .filter(|(name, limit)| name == "idle_session_timeout" || *limit < SHORTEST_TIMEOUT_MS)
         .collect();
     if short.is_empty() {
-        return Ok(Finding::ok(SUBJECT, "no timeout cuts the gateway short"));
+        return Ok(Finding::ok(SUBJECT, "no timeout ends the gateway's queries"));
     }
     let found: Vec<_> = short.iter().map(|(name, limit)| format!("{name} is {limit} ms")).collect();
     Ok(Finding::warning(
         SUBJECT,
-        format!("{}, and what the gateway sets does not hold", found.join(", ")),
+        format!("{}, although the gateway sets another value", found.join(", ")),
         "Let the database URL name PostgreSQL itself, not a pooler, or a pooler in session mode.",
     ))
 }
 
-/// Meant for single sessions that prepare transactions; for all, nobody rings any more.
+/// The setting is meant for single sessions that prepare transactions. If it is off for all, no writer rings.
 pub(super) async fn bell(client: &Client) -> Examined {
     const SUBJECT: &str = "doorbell setting";
     let bell: Option<String> = client.query_one(BELL, &[]).await?.get(0);
@@ -65,14 +66,14 @@ pub(super) async fn bell(client: &Client) -> Examined {
              event_piper.bell;",
         )
     } else {
-        Finding::ok(SUBJECT, "writers ring")
+        Finding::ok(SUBJECT, "on")
     })
 }
 
 async fn keeps_its_backend(server: &Server) -> Result<bool, tokio_postgres::Error> {
     let client = server.unsettled().await?;
     let first = backend(&client).await?;
-    // Another's statement in between gives a pooler the occasion to mix them up.
+    // A statement of another session in between gives a pooler the occasion to change the backend.
     let other = server.unsettled().await?;
     for _ in 0..4 {
         backend(&other).await?;
@@ -83,7 +84,7 @@ async fn keeps_its_backend(server: &Server) -> Result<bool, tokio_postgres::Erro
     Ok(true)
 }
 
-/// Asked plainly: poolers trip over prepared statements before they show what they are.
+/// Uses the simple protocol: with prepared statements, some poolers fail before they can be recognised.
 async fn backend(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
     let messages = client.simple_query("select pg_backend_pid()").await?;
     Ok(messages.iter().find_map(|message| match message {
@@ -99,7 +100,7 @@ async fn hears(server: &Server) -> Result<bool, tokio_postgres::Error> {
     tokio::spawn(pass_on_notifications(connection, sender));
     client.batch_execute(&format!("listen {channel}")).await?;
     server.unsettled().await?.batch_execute(&format!("notify {channel}")).await?;
-    Ok(matches!(timeout(HEARING, heard.recv()).await, Ok(Some(()))))
+    Ok(matches!(timeout(NOTIFICATION_DEADLINE, heard.recv()).await, Ok(Some(()))))
 }
 
 async fn pass_on_notifications(mut connection: Connection, sender: mpsc::UnboundedSender<()>) {

@@ -1,4 +1,4 @@
-//! The server as a whole: its version, its role, its room.
+//! Examines the server: its version, its role, its schema and its free connections.
 
 use tokio_postgres::Client;
 
@@ -9,9 +9,9 @@ use crate::{
     server::Server,
 };
 
-/// The gateway's own connections, and some for others.
+/// Connections for the gateway, and some for others.
 const CONNECTIONS_NEEDED: i64 = 20;
-/// A queue this full does not empty: some session listens, and never reads.
+/// A queue of notifications that is this full is not being emptied: some session listens and never reads.
 const QUEUE_SUSPICIOUS: f64 = 0.25;
 
 const SERVER: &str = "\
@@ -32,11 +32,11 @@ pub(super) async fn server(client: &Client, server: &Server) -> Examined {
     Ok(if number < OLDEST_SERVER {
         Finding::fatal(SUBJECT, found, "Upgrade it to PostgreSQL 13 or later.")
     } else if standby {
-        let found = format!("{found}, a standby: nobody can be heard there");
+        let found = format!("{found}, a standby, on which LISTEN does not work");
         Finding::fatal(SUBJECT, found, "Let the database URL name the primary.")
     } else if encoding != "UTF8" {
         let found = format!("{found}, whose database has the encoding {encoding}");
-        Finding::fatal(SUBJECT, found, "Create the database anew with the encoding UTF8.")
+        Finding::fatal(SUBJECT, found, "Create another database with the encoding UTF8.")
     } else {
         Finding::ok(SUBJECT, found)
     })
@@ -78,7 +78,7 @@ pub(super) async fn notification_queue(client: &Client) -> Examined {
     Ok(if usage > QUEUE_SUSPICIOUS {
         Finding::warning(
             SUBJECT,
-            format!("{found}; when it is full, writers that notify fail"),
+            format!("{found}; once it is full, writers that notify fail"),
             "End the session that listens without reading: its process id is in the server's log, \
              and it is usually idle in a transaction.",
         )
