@@ -1,4 +1,4 @@
-//! Streams: versions that nobody loses and nobody doubles.
+//! Appending to streams: no version is lost, and none is given twice.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ fn conflict(answer: &Answer, status: u16, version: i64) {
 }
 
 #[tokio::test]
-async fn a_stream_grows_by_the_next_version_and_only_by_that() {
+async fn a_stream_accepts_only_its_next_version() {
     let (_database, app) = app().await;
     let first = app.post("/streams/orders%2F1", &event(1)).await;
     assert_eq!(first.status, 200, "{}", first.body);
@@ -47,7 +47,7 @@ async fn a_stream_grows_by_the_next_version_and_only_by_that() {
 }
 
 #[tokio::test]
-async fn expectations_are_said_in_headers_or_in_the_body() {
+async fn expectations_are_given_in_headers_or_in_the_body() {
     let (_database, app) = app().await;
     let send = async |headers: &[(&str, &str)], body: &str| {
         post(app.address, "/streams/s", headers, body).await
@@ -79,7 +79,7 @@ async fn expectations_are_said_in_headers_or_in_the_body() {
 }
 
 #[tokio::test]
-async fn several_events_are_appended_together_or_not_at_all() {
+async fn several_events_are_appended_atomically() {
     let (_database, app) = app().await;
     let three = format!("[{},{},{}]", event(1), event(2), event(3));
     let answer = app.post("/streams/s/1", &three).await;
@@ -101,10 +101,10 @@ async fn several_events_are_appended_together_or_not_at_all() {
     assert_eq!(app.get("/streams/new", &[]).await.json()["version"], 2);
 }
 
-/// Sixty-four writers on eight streams over two instances: each append has a version of its
-/// own, and no version is missing.
+/// Sixty-four writers on eight streams over two instances: each append gets a version of its own, and no
+/// version is missing.
 #[tokio::test]
-async fn many_writers_on_two_instances_lose_and_double_no_version() {
+async fn many_writers_on_two_instances_get_distinct_versions() {
     let (database, app) = app().await;
     let other = App::start(&database.url()).await;
     let writer = |number: usize| {
@@ -138,15 +138,15 @@ async fn many_writers_on_two_instances_lose_and_double_no_version() {
     for (path, mut got) in versions {
         got.sort_unstable();
         let all: Vec<i64> = (1..=i64::try_from(got.len()).unwrap()).collect();
-        assert_eq!(got, all, "{path}: each version was told to one writer");
+        assert_eq!(got, all, "{path}: each version was given to one writer");
         let last = app.get(&path, &[]).await.json()["version"].as_i64();
         assert_eq!(last, all.last().copied());
     }
 }
 
-/// Many race for each version: one wins, the others hear the current one.
+/// Many writers race for each version: one wins, and the others are told the current version.
 #[tokio::test]
-async fn one_of_many_wins_each_version() {
+async fn one_of_many_writers_wins_each_version() {
     let (database, app) = app().await;
     let other = App::start(&database.url()).await;
     for version in 1..=10 {
@@ -169,7 +169,7 @@ async fn one_of_many_wins_each_version() {
 }
 
 #[tokio::test]
-async fn an_append_is_idempotent_by_its_uid_and_stays_where_it_was() {
+async fn an_append_is_idempotent_by_its_uid() {
     let (_database, app) = app().await;
     let uid = uuid::Uuid::now_v7();
     let body = json!({ "type": "t", "data": {}, "uid": uid }).to_string();
@@ -180,7 +180,7 @@ async fn an_append_is_idempotent_by_its_uid_and_stays_where_it_was() {
     let elsewhere = app.post("/streams/s/3", &body).await;
     assert_eq!(elsewhere.status, 409, "{}", elsewhere.body);
     assert_eq!(app.post("/streams/t", &body).await.status, 409);
-    // Written before in part: what is missing follows.
+    // Some of the events exist already: only the missing ones are written.
     let both = format!("[{},{}]", body, json!({ "type": "t", "data": [] }));
     let answer = app.post("/streams/s", &both).await;
     assert_eq!(answer.json()["version"], 3, "{}", answer.body);
@@ -188,7 +188,7 @@ async fn an_append_is_idempotent_by_its_uid_and_stays_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_stream_is_read_a_page_at_a_time_in_both_directions() {
+async fn a_stream_is_read_in_pages_in_both_directions() {
     let (_database, app) = app().await;
     for n in 1..=5 {
         app.post("/streams/s", &event(n)).await;

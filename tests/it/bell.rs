@@ -1,4 +1,4 @@
-//! A notification of a stranger's that hangs in its commit stops neither clients nor writers.
+//! A foreign notification that hangs in its commit stops neither clients nor writers.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::{
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
 
-/// Whoever waits for a standby that is not there waits with the lock that every notification needs.
+/// A session that waits for a missing standby waits with the lock that every notification needs.
 const SETTINGS: &str = "synchronous_standby_names = 'nobody'\nsynchronous_commit = local\n";
 
 #[tokio::test]
-async fn a_notification_that_hangs_stops_neither_clients_nor_writers() {
+async fn a_hanging_notification_stops_no_client_or_writer() {
     let server = TestServer::start_own(SETTINGS).await;
     let database = Database::create_on_own(&server).await;
     let (one, other) = (App::start(&database.url()).await, App::start(&database.url()).await);
@@ -28,7 +28,7 @@ async fn a_notification_that_hangs_stops_neither_clients_nor_writers() {
         [one.follow("toto").await.joined().await, other.follow("toto").await.joined().await];
     let (stranger, witness) = (database.connect().await, database.connect().await);
     let hanging = tokio::spawn(async move {
-        // Only who has written something waits for the standby.
+        // Only a session that has written something waits for the standby.
         stranger.batch_execute("set synchronous_commit = on").await?;
         stranger.batch_execute("create table elsewhere (); notify elsewhere").await
     });
@@ -36,7 +36,7 @@ async fn a_notification_that_hangs_stops_neither_clients_nor_writers() {
     let hangs = async || witness.query_one(hangs, &[]).await.ok()?.get::<_, bool>(0).then_some(());
     eventually("the notification hangs", hangs).await;
     let writes = async || {
-        // Who rang before the bell was given back waits with the stranger.
+        // A writer that rang before the bell was given back waits with the foreign session.
         let writer = database.connect().await;
         timeout(Duration::from_secs(2), writer.batch_execute(INSERT)).await.ok()?.ok()
     };
@@ -48,10 +48,10 @@ async fn a_notification_that_hangs_stops_neither_clients_nor_writers() {
     hanging.abort();
 }
 
-/// The keeper waits for transactions that other readers have passed over. When one ends, its rows are news
-/// to them, and the keeper is the only one who can tell them.
+/// The keeper waits for transactions that other readers have passed over. When one ends, its rows are new to
+/// them, and only the keeper can announce them.
 #[tokio::test]
-async fn a_keeper_rings_for_what_it_has_waited_for() {
+async fn the_keeper_announces_transactions_that_it_waited_for() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.gateway.log.hold = Hold::Unlimited;
@@ -64,7 +64,7 @@ async fn a_keeper_rings_for_what_it_has_waited_for() {
         let rung = async || (witness.heard().await == times).then_some(());
         eventually("the keeper rings", rung).await;
     };
-    // No notification is a writer's.
+    // None of the notifications comes from a writer.
     let insert = format!("set event_piper.bell = 'off'; begin; {INSERT}");
     let (one, two, three) =
         (database.connect().await, database.connect().await, database.connect().await);

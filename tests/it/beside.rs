@@ -1,5 +1,5 @@
-//! Other people's things beside ours: whatever they add to the table, a log lives its whole life, or it is
-//! said clearly which thing of theirs is in the way.
+//! Foreign objects beside ours: whatever is added to the table, everything works, or an error says clearly
+//! which object is in the way.
 
 mod foreign;
 mod names;
@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt, stream};
 
 use crate::support::{app::App, eventually, life::Life, postgres::Database};
 
-/// Things that change nothing for us.
+/// Objects that change nothing for us.
 const HARMLESS: [(&str, &str); 22] = [
     (
         "columns with defaults",
@@ -134,7 +134,7 @@ const HARMLESS: [(&str, &str); 22] = [
     ),
 ];
 
-/// Lives through it with these things added; answers what went wrong.
+/// Runs through the life of a log with these objects. Returns what went wrong.
 async fn lives_beside(name: &str, things: &str) -> Result<(), String> {
     let all = async {
         let database = Database::create().await;
@@ -154,14 +154,14 @@ async fn lives_beside(name: &str, things: &str) -> Result<(), String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_lives_beside_what_others_add_to_it() {
+async fn works_beside_foreign_columns_indexes_and_triggers() {
     let lives = HARMLESS.iter().map(|(name, things)| lives_beside(name, things));
     let outcomes: Vec<_> = stream::iter(lives).buffer_unordered(4).collect().await;
     let failed: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// Things that are in the way: what `doctor` says of them.
+/// Objects that are in the way, and what `doctor` says about them.
 const IN_THE_WAY: [(&str, &str, &str); 4] = [
     ("create rule also as on insert to events do also notify other", "rules", "also"),
     ("create rule instead as on delete to events do instead nothing", "rules", "instead"),
@@ -176,7 +176,7 @@ const IN_THE_WAY: [(&str, &str, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn what_is_in_the_way_is_named() {
+async fn doctor_names_foreign_objects_in_the_way() {
     for (things, subject, words) in IN_THE_WAY {
         let database = Database::create().await;
         database.connect().await.batch_execute(things).await.unwrap();
@@ -188,7 +188,7 @@ async fn what_is_in_the_way_is_named() {
 }
 
 #[tokio::test]
-async fn the_types_of_columns_may_change_while_a_gateway_runs() {
+async fn column_types_may_change_while_a_gateway_runs() {
     let database = Database::create().await;
     let client = database.connect().await;
     let settings = crate::support::app::Settings::default();
@@ -217,7 +217,7 @@ async fn the_types_of_columns_may_change_while_a_gateway_runs() {
         (5, "alter table events drop more"),
     ] {
         client.batch_execute(change).await.unwrap();
-        // In a session that has inserted before, PL/pgSQL holds on to the types of before.
+        // In a session that has inserted before, PL/pgSQL keeps the old types.
         database.connect().await.batch_execute(insert).await.unwrap();
         assert_eq!(live.rows(1).await.len(), 1, "{change}");
         read_everything(count).await;
@@ -226,7 +226,7 @@ async fn the_types_of_columns_may_change_while_a_gateway_runs() {
 }
 
 #[tokio::test]
-async fn a_column_of_a_type_that_cannot_be_read_is_told_and_mended_without_a_restart() {
+async fn an_unreadable_column_type_is_reported_until_mended() {
     let database = Database::create().await;
     let client = database.connect().await;
     let app = App::start(&database.url()).await;
@@ -237,7 +237,7 @@ async fn a_column_of_a_type_that_cannot_be_read_is_told_and_mended_without_a_res
         alter table events alter version type text using version::text || ' or so'";
     let changed = client.batch_execute(change).await;
     if let Err(error) = changed {
-        // A trigger of ours compares it with a number: PostgreSQL may refuse the change as a whole.
+        // A trigger of ours compares the column with a number, so PostgreSQL may refuse the change.
         panic!("the test has lost its premise: {error}");
     }
     let unready = async || {
@@ -245,7 +245,7 @@ async fn a_column_of_a_type_that_cannot_be_read_is_told_and_mended_without_a_res
         assert_eq!(refused.status, 503, "{refused:?}");
         app.gateway.ready().err().filter(|it| it.contains("a stream could not be read"))
     };
-    eventually("what cannot be read for long is told", unready).await;
+    eventually("the long failure is reported", unready).await;
     let back =
         "alter table events alter version type bigint using split_part(version, ' ', 1)::bigint";
     client.batch_execute(back).await.unwrap();
@@ -255,7 +255,7 @@ async fn a_column_of_a_type_that_cannot_be_read_is_told_and_mended_without_a_res
 }
 
 #[tokio::test]
-async fn a_read_whose_connection_is_ended_is_answered_by_another_one() {
+async fn a_read_is_repeated_on_another_connection() {
     let database = Database::create().await;
     let client = database.connect().await;
     let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";

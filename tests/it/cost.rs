@@ -1,5 +1,5 @@
-//! What a gateway asks of PostgreSQL again and again reads the rows that it answers, and not the
-//! log: else delivery would stand still one day, in a log that has grown.
+//! The regular queries of a gateway read the rows that they return, and not the whole log. Otherwise delivery
+//! would slow down as the log grows.
 
 use std::sync::Arc;
 
@@ -27,23 +27,23 @@ use crate::support::{
     postgres::Database,
 };
 
-/// So many rows are much more than a query may read, and than PostgreSQL reads at once if it is
-/// told nothing better.
+/// A number of rows that is much greater than what a query may read, and than what PostgreSQL reads at once
+/// under a bad plan.
 const ROWS: i32 = 30_000;
-/// Nobody has to be that exact: the pages of an index are read whole.
+/// The tolerance: the pages of an index are read whole.
 const FEW: i64 = 100;
 
-/// What stands in the same pages as they is read with them, where an index knows no better: see
+/// The rows in the same pages, which a query reads as well where an index is no more precise: see
 /// `pages_per_range` of a BRIN.
 const NEAR: i64 = 5_000;
 
 const PAGE: PageSize = PageSize { rows: 100, bytes: 1 << 20 };
 
-/// As many rows are written by `fill`.
+/// The number of rows that `fill` writes.
 const FILLED: i32 = 2 * ROWS + 501;
 
-/// A log of some consumers, with a hole as of a rollback, and at its end the only event of a rare
-/// consumer. Answers the hole.
+/// Fills a log with rows of some consumers, with a hole as of a rollback, and with the only event of a rare
+/// consumer at its end. Returns the hole.
 async fn fill(writer: &Client) -> Passed {
     let fill = "insert into events (type, subscriber, payload)
                 select 't', 'often ' || row % 8, '1' from generate_series(1, $1) row";
@@ -65,7 +65,7 @@ fn id(number: i32) -> EventId {
     EventId::new(number.into())
 }
 
-/// How many rows of the log were read in the transaction that is open.
+/// The number of rows of the log that the open transaction has read.
 async fn read_so_far(client: &Client) -> i64 {
     let sql = "select (seq_tup_read + coalesce(idx_tup_fetch, 0))::int8
                from pg_stat_xact_user_tables where relid = 'events'::regclass";
@@ -73,7 +73,7 @@ async fn read_so_far(client: &Client) -> i64 {
 }
 
 #[tokio::test]
-async fn the_reader_reads_no_more_than_there_is_to_say() {
+async fn the_reader_reads_only_the_rows_that_it_returns() {
     let database = Database::create().await;
     let writer = database.connect().await;
     let hole = fill(&writer).await;
@@ -90,7 +90,11 @@ async fn the_reader_reads_no_more_than_there_is_to_say() {
         assert!(read <= FEW, "{read} rows were read to audit {}", passed.len());
     }
     let before = single(hole.from.get() - 1);
-    assert_eq!(log.in_passed(&client, &[before]).await.unwrap().len(), 1, "it does look");
+    assert_eq!(
+        log.in_passed(&client, &[before]).await.unwrap().len(),
+        1,
+        "rows that are there are found"
+    );
 
     let (head, newest) = (EventId::new(end - 1), log.newest(&client).await.unwrap());
     assert_eq!(newest.get(), end);
@@ -102,11 +106,11 @@ async fn the_reader_reads_no_more_than_there_is_to_say() {
         paging.learn(&page);
     }
     let read = read_so_far(&client).await;
-    assert!(read <= FEW, "{read} rows were read to look at the end");
+    assert!(read <= FEW, "{read} rows were read at the end of the log");
 }
 
 #[tokio::test]
-async fn of_large_rows_no_more_are_read_than_are_taken() {
+async fn only_as_many_large_rows_are_read_as_are_used() {
     const LARGE: i64 = 1_000;
     let database = Database::create().await;
     let client = database.connect().await;
@@ -132,17 +136,17 @@ async fn of_large_rows_no_more_are_read_than_are_taken() {
     assert!(read <= LARGE + FEW, "{read} rows were read for {LARGE}");
 }
 
-/// How many rows of the log everybody has read who has gone since.
+/// The number of rows of the log that all ended sessions have read.
 async fn read_in_all(client: &Client) -> i64 {
     let sql = "select (seq_tup_read + coalesce(idx_tup_fetch, 0))::int8
                from pg_stat_user_tables where relid = 'events'::regclass";
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// The same, as soon as it is known of those who have written so many rows, rolled back or not.
+/// The same, once it includes the sessions that have written this many rows, rolled back or not.
 async fn read_by_writers(client: &Client, written: i32) -> i64 {
     let sql = "select n_tup_ins from pg_stat_user_tables where relid = 'events'::regclass";
-    eventually("the writers' sessions have said what they have read", async || {
+    eventually("the statistics of the writers' sessions are known", async || {
         let known: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
         (known >= written.into()).then_some(())
     })
@@ -151,7 +155,7 @@ async fn read_by_writers(client: &Client, written: i32) -> i64 {
 }
 
 #[tokio::test]
-async fn a_replay_reads_no_more_than_its_consumers_rows() {
+async fn a_replay_reads_only_its_consumers_rows() {
     let database = Database::create().await;
     let writer = database.connect().await;
     let hole = fill(&writer).await;
@@ -165,7 +169,7 @@ async fn a_replay_reads_no_more_than_its_consumers_rows() {
     let mut answered = 0;
     for consumers in [&consumers[..1], &consumers[1..2], &consumers] {
         let mut paging = Paging::new(PAGE);
-        // It knows nothing of the rows at first, and then that they are small.
+        // At first the size of the rows is unknown, and then they are known to be small.
         for _ in 0..2 {
             let between = (EventId::ZERO, upto);
             let (page, _) = history.rows(consumers, between, paging).await.unwrap();
@@ -177,7 +181,7 @@ async fn a_replay_reads_no_more_than_its_consumers_rows() {
     }
     drop(history);
 
-    let read = eventually("the pool's session has said what it has read", async || {
+    let read = eventually("the statistics of the pool's session are known", async || {
         let read = read_in_all(&client).await - before;
         (read >= answered).then_some(read)
     });
@@ -185,10 +189,11 @@ async fn a_replay_reads_no_more_than_its_consumers_rows() {
     assert!(read <= answered + FEW, "{read} rows were read for {answered}");
 }
 
-/// Who was late when a gateway started may have written anywhere: such a mark is of the whole log.
+/// A transaction that was late when a gateway started may have written anywhere, so its mark is about the
+/// whole log.
 #[tokio::test]
-async fn of_what_a_late_transaction_wrote_no_more_is_read_than_that() {
-    /// The server plans anew each time at first, and then no more.
+async fn only_the_rows_of_a_late_transaction_are_read() {
+    /// The server makes a new plan for each of the first executions, and then uses a generic one.
     const PAGES: i64 = 8;
     let database = Database::create().await;
     let writer = database.connect().await;
@@ -215,13 +220,13 @@ async fn of_what_a_late_transaction_wrote_no_more_is_read_than_that() {
     }
     assert_eq!(came, ids);
     let read = read_so_far(&client).await / PAGES;
-    // It is asked first whether they are few.
-    assert!(read <= 2 * NEAR, "{read} rows were read for a page of those that follow");
+    // The first query asks whether the rows are few.
+    assert!(read <= 2 * NEAR, "{read} rows were read for a page of late rows");
     client.batch_execute("commit").await.unwrap();
 
     let before = read_by_writers(&client, 2 * FILLED + 80).await;
     let history = History::new(Server::parse(&database.url()).unwrap().pool(1));
-    // Nearly everybody.
+    // Nearly all consumers.
     let names: Vec<String> = (1..8).map(|of| format!("often {of}")).collect();
     let consumers: Vec<_> = names.iter().map(|name| ConsumerId::logged(name)).collect();
     let theirs = |row: &&Row| names.iter().any(|name| name == row.get::<_, &str>(2));
@@ -237,21 +242,21 @@ async fn of_what_a_late_transaction_wrote_no_more_is_read_than_that() {
         came.extend(marked(after, last, 1).await);
         after = *came.last().unwrap();
     }
-    assert_eq!(came, ids[1..9], "the first was delivered");
-    assert_eq!(marked(first, ids[3], PAGE.rows).await, ids[1..=3], "no more are asked for");
+    assert_eq!(came, ids[1..9], "the first was delivered before");
+    assert_eq!(marked(first, ids[3], PAGE.rows).await, ids[1..=3], "the range ends there");
     drop(history);
-    let read = eventually("the pool's session has said what it has read", async || {
+    let read = eventually("the statistics of the pool's session are known", async || {
         let read = read_in_all(&client).await - before;
         (read >= PAGES).then_some(read)
     });
     let read = read.await / PAGES;
     // PostgreSQL 13 reads 8,100. The plan that does not use the index on xid read 13,000.
-    assert!(read <= 2 * NEAR, "{read} rows were read for a page of what is marked");
+    assert!(read <= 2 * NEAR, "{read} rows were read for a page of marked rows");
 }
 
-/// A transaction may have written millions of rows; a client that is behind in it reads on page by page.
+/// A transaction may have written millions of rows. A client that is behind in it reads them in pages.
 #[tokio::test]
-async fn a_page_of_what_is_late_costs_the_same_however_much_that_is() {
+async fn a_page_of_late_rows_has_a_bounded_cost() {
     const PAGES: i64 = 8;
     let database = Database::create().await;
     let writer = database.connect().await;
@@ -289,7 +294,7 @@ async fn a_page_of_what_is_late_costs_the_same_however_much_that_is() {
     let (rest, _) = history.everybodys_of(&marks, (last.previous(), end), paging).await.unwrap();
     assert_eq!(rest.events.len(), 1, "the last one, far from the end of the range");
     drop(history);
-    let read = eventually("the pool's session has said what it has read", async || {
+    let read = eventually("the statistics of the pool's session are known", async || {
         let read = read_in_all(&client).await - before;
         (read >= 2 * PAGES * PAGE.rows).then_some(read)
     });
@@ -309,10 +314,10 @@ async fn write_packed(database: &Database) {
     database.connect().await.batch_execute(&sql).await.unwrap();
 }
 
-/// The size of a compressed payload is not known before it is read: a page that is cut by what is stored
-/// could be a hundred times as large.
+/// The size of a compressed payload is not known before it is read. A page that is cut by stored bytes could
+/// be a hundred times larger.
 #[tokio::test]
-async fn the_first_page_of_packed_payloads_has_a_few_of_them() {
+async fn the_first_page_of_compressed_payloads_is_small() {
     let database = Database::create().await;
     write_packed(&database).await;
     let (proxy, url) = ChaosProxy::before(&database).await;
@@ -325,7 +330,7 @@ async fn the_first_page_of_packed_payloads_has_a_few_of_them() {
         let (page, _) = history.rows(&consumers, all, paging).await.unwrap();
         assert_eq!(page.rows.len(), 1, "it has no room for more");
         paging.learn(&page);
-        // The answer comes after all of the page, on the one connection.
+        // On this one connection, the answer comes after the whole page.
         history.pruned(&consumers).await.unwrap();
         let came = proxy.sent() - before;
         assert!(came < 10 * PACKED_BYTES, "PostgreSQL sent {came} bytes for {of}");
@@ -333,7 +338,7 @@ async fn the_first_page_of_packed_payloads_has_a_few_of_them() {
 }
 
 #[tokio::test]
-async fn of_packed_payloads_a_strict_reader_reads_each_about_once() {
+async fn a_strict_reader_reads_compressed_payloads_about_once() {
     let database = Database::create().await;
     let (proxy, url) = ChaosProxy::before(&database).await;
     let app = App::start(&url).await;
@@ -351,9 +356,9 @@ async fn of_packed_payloads_a_strict_reader_reads_each_about_once() {
     assert!(came < 3 * PACKED * PACKED_BYTES, "PostgreSQL sent {came} bytes");
 }
 
-/// A pump follows the log only to know how far it is settled.
+/// A pump follows the log only to know up to where it is complete.
 #[tokio::test]
-async fn a_pump_reads_payloads_for_strict_readers_alone() {
+async fn a_pump_reads_payloads_only_for_strict_readers() {
     let database = Database::create().await;
     let (proxy, url) = ChaosProxy::before(&database).await;
     let (server, metrics) = (Server::parse(&url).unwrap(), Arc::new(Metrics::new()));
@@ -376,9 +381,9 @@ async fn a_pump_reads_payloads_for_strict_readers_alone() {
     assert!(log.next().await.is_none(), "a reader ends with the log");
 }
 
-/// Nothing is unpacked of what a page has no room for.
+/// Payloads for which the page has no room are not decompressed.
 #[tokio::test]
-async fn a_page_of_a_stream_has_as_many_packed_payloads_as_fit_once_they_are_unpacked() {
+async fn a_page_of_a_stream_is_limited_by_decompressed_size() {
     let database = Database::create().await;
     let fill = format!(
         "insert into events (type, stream, version, payload)
@@ -399,7 +404,7 @@ async fn a_page_of_a_stream_has_as_many_packed_payloads_as_fit_once_they_are_unp
 }
 
 #[tokio::test]
-async fn a_query_that_was_given_up_does_not_run_on() {
+async fn an_abandoned_query_is_cancelled() {
     let database = Database::create().await;
     let watcher = database.connect().await;
     let waiting = async || {
@@ -413,7 +418,7 @@ async fn a_query_that_was_given_up_does_not_run_on() {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let history = History::new(server.pool(1)).cancelling(&server, &tasks, &shutdown);
     tokio::select! {
-        answer = history.event(EventId::new(1)) => unreachable!("it is answered: {answer:?}"),
+        answer = history.event(EventId::new(1)) => unreachable!("the query was answered: {answer:?}"),
         _ = eventually("PostgreSQL is at it", waiting) => {}
     }
     let ended = async || waiting().await.is_none().then_some(());

@@ -1,4 +1,4 @@
-//! `event-piper erase`, the program itself, beside gateways and clients.
+//! `event-piper erase` as a program, beside gateways and clients.
 
 use tokio_postgres::Client;
 
@@ -23,7 +23,7 @@ async fn text(client: &Client, sql: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn what_one_subscribers_events_said_goes_and_all_else_stays() {
+async fn erases_one_subscribers_events_and_nothing_else() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, "toto", 5000).await;
@@ -50,7 +50,7 @@ async fn what_one_subscribers_events_said_goes_and_all_else_stays() {
 }
 
 #[tokio::test]
-async fn a_streams_events_are_erased_whoever_they_are_for() {
+async fn erases_a_streams_events_of_all_subscribers() {
     let database = Database::create().await;
     let client = database.connect().await;
     let fill = "insert into events (type, subscriber, stream, version, payload)
@@ -71,7 +71,7 @@ async fn a_streams_events_are_erased_whoever_they_are_for() {
 }
 
 #[tokio::test]
-async fn killed_halfway_it_goes_on_where_it_was() {
+async fn a_killed_erase_continues_where_it_was() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, "toto", 5000).await;
@@ -79,7 +79,7 @@ async fn killed_halfway_it_goes_on_where_it_was() {
     holder.batch_execute("begin; select from events where id = 3000 for update").await.unwrap();
     let mut erase = command(&database, &["erase", "--subscriber", "toto"]).spawn().unwrap();
     let erased = "select count(*)::text from events where payload = '{\"erased\": true}'";
-    eventually("it is at the row that is held", async || {
+    eventually("it waits for the locked row", async || {
         (text(&client, erased).await.as_deref() == Some("2000")).then_some(())
     })
     .await;
@@ -90,7 +90,7 @@ async fn killed_halfway_it_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn gateways_that_run_let_go_of_it() {
+async fn running_gateways_evict_erased_events() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, "toto", 10).await;
@@ -111,7 +111,11 @@ async fn gateways_that_run_let_go_of_it() {
     .await;
     let replays = app.metric("replays_total").await;
     assert_eq!(app.resume("titi", "22").await.event().await.data, r#""secret""#);
-    assert_eq!(app.metric("replays_total").await, replays, "nobody else's were let go");
+    assert_eq!(
+        app.metric("replays_total").await,
+        replays,
+        "no other consumer's events were evicted"
+    );
     let mut whole = app.resume("toto", "0").await;
     assert_eq!(whole.rows(20).await, (1..=20).collect::<Vec<_>>(), "ids and order are intact");
     whole.signal("$caught-up").await;
@@ -119,12 +123,16 @@ async fn gateways_that_run_let_go_of_it() {
     fill(&client, "toto", 1).await;
     for stream in [&mut live, &mut whole] {
         let next = stream.event().await;
-        assert_eq!((next.row(), &*next.data), (31, r#""secret""#), "what comes after is said");
+        assert_eq!(
+            (next.row(), &*next.data),
+            (31, r#""secret""#),
+            "later events keep their payloads"
+        );
     }
 }
 
 #[tokio::test]
-async fn whoever_comes_back_after_that_gets_every_event_though_nobody_followed() {
+async fn resuming_after_erasure_gets_every_event() {
     let database = Database::create().await;
     let client = database.connect().await;
     let app = App::start(&database.url()).await;
@@ -146,7 +154,7 @@ async fn whoever_comes_back_after_that_gets_every_event_though_nobody_followed()
 }
 
 #[tokio::test]
-async fn what_was_erased_while_postgresql_was_out_of_reach_is_let_go_of_too() {
+async fn evicts_events_erased_during_an_outage() {
     let database = Database::create().await;
     let client = database.connect().await;
     let direct = database.tcp_url();
@@ -167,7 +175,7 @@ async fn what_was_erased_while_postgresql_was_out_of_reach_is_let_go_of_too() {
 }
 
 #[tokio::test]
-async fn a_change_by_hand_reaches_memory_as_well() {
+async fn evicts_events_changed_by_hand() {
     let database = Database::create().await;
     let client = database.connect().await;
     let app = App::start(&database.url()).await;
@@ -184,7 +192,7 @@ async fn a_change_by_hand_reaches_memory_as_well() {
 }
 
 #[tokio::test]
-async fn it_wants_to_know_whose() {
+async fn demands_a_subscriber_or_a_stream() {
     let database = Database::create().await;
     for args in [&["erase"][..], &["erase", "--subscriber", "a", "--stream", "b"]] {
         let refused = run(&database, args).await;
@@ -192,9 +200,9 @@ async fn it_wants_to_know_whose() {
     }
 }
 
-/// More than are named one by one.
+/// More consumers than are named one by one.
 #[tokio::test]
-async fn of_however_many_consumers_events_were_erased_nothing_is_kept() {
+async fn evicts_the_events_of_any_number_of_consumers() {
     let database = Database::create().await;
     let client = database.connect().await;
     let app = App::start(&database.url()).await;
@@ -202,35 +210,35 @@ async fn of_however_many_consumers_events_were_erased_nothing_is_kept() {
                 select 't', 'consumer ' || n, '\"secret\"' from generate_series(1, 1500) n";
     client.batch_execute(many).await.unwrap();
     let kept = async |app: &App| app.metric("recent_bytes").await;
-    eventually("it is kept", async || (kept(&app).await > 1500 * 40).then_some(())).await;
+    eventually("events are kept", async || (kept(&app).await > 1500 * 40).then_some(())).await;
     let change = "begin; set local event_piper.prune = 'on';
                   update events set payload = '1'; commit";
     client.batch_execute(change).await.unwrap();
-    eventually("it is let go of", async || (kept(&app).await == 0).then_some(())).await;
+    eventually("they are evicted", async || (kept(&app).await == 0).then_some(())).await;
 }
 
-/// A change that takes its time is found when it is there.
+/// A change in a long transaction is found once it is visible.
 #[tokio::test]
-async fn a_change_that_was_under_way_for_long_is_found() {
+async fn finds_a_change_of_a_long_transaction() {
     let database = Database::create().await;
     let client = database.connect().await;
     let app = App::start(&database.url()).await;
     fill(&client, "toto", 3).await;
     let kept = async || app.metric("recent_bytes").await;
-    eventually("it is kept", async || (kept().await > 0).then_some(())).await;
+    eventually("events are kept", async || (kept().await > 0).then_some(())).await;
     let under_way = database.connect().await;
     let change = "begin; set local event_piper.prune = 'on'; update events set payload = '1'";
     under_way.batch_execute(change).await.unwrap();
-    // Another change, made and found while that one is under way.
+    // Another change, made and found while the first one is in progress.
     let other = "insert into events (type, subscriber, payload) values ('t', 'titi', '1')";
     client.batch_execute(other).await.unwrap();
     let passed = async || (app.metric("head").await == 4).then_some(());
-    eventually("it is kept, too", passed).await;
+    eventually("the new events are kept", passed).await;
     let before = kept().await;
     let quick = "begin; set local event_piper.prune = 'on';
                  update events set payload = '2' where subscriber = 'titi'; commit";
     client.batch_execute(quick).await.unwrap();
-    eventually("it is let go of", async || (kept().await < before).then_some(())).await;
+    eventually("they are evicted", async || (kept().await < before).then_some(())).await;
     under_way.batch_execute("commit").await.unwrap();
-    eventually("all is let go of", async || (kept().await == 0).then_some(())).await;
+    eventually("all are evicted", async || (kept().await == 0).then_some(())).await;
 }

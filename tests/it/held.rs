@@ -14,7 +14,7 @@ use crate::support::{
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
 
-/// So many transactions, each of which has written one event and stays open.
+/// This many transactions that have each written one event and stay open.
 async fn open_transactions(database: &Database, count: usize) -> Vec<Client> {
     let mut open = Vec::new();
     for _ in 0..count {
@@ -25,11 +25,11 @@ async fn open_transactions(database: &Database, count: usize) -> Vec<Client> {
     open
 }
 
-/// More than can be late: the gateway waits, and asks PostgreSQL less and less often.
+/// With more open transactions than can be late, the gateway waits, and asks PostgreSQL less and less often.
 #[tokio::test]
-async fn a_hole_that_lasts_is_looked_at_less_and_less_often() {
-    /// An awake reader looks a thousand times a second, with several queries each.
-    const MOST: i64 = 60;
+async fn a_lasting_hole_is_polled_less_and_less_often() {
+    /// An awake reader polls a thousand times a second, with several queries each.
+    const MAX_TRANSACTIONS: i64 = 60;
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -38,27 +38,27 @@ async fn a_hole_that_lasts_is_looked_at_less_and_less_often() {
     witness.batch_execute(INSERT).await.unwrap();
     let held = async || (app.metric("holds_total").await > 0).then_some(());
     eventually("delivery is held", held).await;
-    // Once the pauses have grown, and what was counted before is reported.
+    // Wait until the pauses have grown, and until what was counted before is reported.
     let seldom = async || {
         let before = transactions(&witness).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        (transactions(&witness).await - before <= MOST).then_some(())
+        (transactions(&witness).await - before <= MAX_TRANSACTIONS).then_some(())
     };
     eventually("PostgreSQL is asked seldom", seldom).await;
     drop(open);
     assert_eq!(toto.rows(1).await, [18]);
 }
 
-/// How many transactions ended in this database: each query of a gateway is one.
+/// The number of transactions that have ended in this database. Each query of a gateway is one.
 async fn transactions(client: &Client) -> i64 {
     let sql = "select xact_commit + xact_rollback from pg_stat_database
                where datname = current_database()";
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// What is settled does not wait for them, whoever else does.
+/// Clients of history before the open transactions need not wait for them.
 #[tokio::test]
-async fn a_gateway_that_starts_beside_many_open_transactions_serves_what_is_settled() {
+async fn starts_beside_many_open_transactions_and_serves_history() {
     let database = Database::create().await;
     let writer = database.connect().await;
     writer.batch_execute(&format!("{INSERT}; {INSERT}")).await.unwrap();
@@ -74,9 +74,9 @@ async fn a_gateway_that_starts_beside_many_open_transactions_serves_what_is_sett
     assert!(late.into_iter().eq(3..=19), "each of them once");
 }
 
-/// More than a gateway starts beside: the reason says so, with their number.
+/// There are more open transactions than a gateway starts with: the reason says so, with their number.
 #[tokio::test]
-async fn a_gateway_says_for_how_many_transactions_its_start_waits() {
+async fn reports_how_many_transactions_its_start_waits_for() {
     let database = Database::create().await;
     let mut open = open_transactions(&database, Late::MAX_AT_START + 1).await;
     let app = App::launch(&database.url(), Settings::default()).await;
@@ -87,9 +87,10 @@ async fn a_gateway_says_for_how_many_transactions_its_start_waits() {
     app.ready().await;
 }
 
-/// Each of its rows comes once, in order, and another consumer gets what is written meanwhile.
+/// Each row of the transaction is delivered once, in order, and another consumer gets events that are written
+/// in the meantime.
 #[tokio::test]
-async fn a_bulk_insert_that_commits_late_delays_nobody() {
+async fn a_late_bulk_insert_delays_no_other_event() {
     const ROWS: i64 = 20_000;
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
@@ -112,9 +113,9 @@ async fn a_bulk_insert_that_commits_late_delays_nobody() {
     assert!(came.into_iter().eq(1..=ROWS), "each row once, in order");
 }
 
-/// A client without a cursor gets what the transaction writes, and no event that was visible before.
+/// A client without a cursor gets the transaction's events, and no event that was visible before.
 #[tokio::test]
-async fn who_follows_all_from_now_on_gets_no_history_beside_an_open_transaction() {
+async fn following_all_from_now_on_gets_no_history() {
     let database = Database::create().await;
     let writer = database.connect().await;
     writer.batch_execute(&format!("{INSERT}; {INSERT}")).await.unwrap();

@@ -1,4 +1,4 @@
-//! Transactions that stay open beyond the hold, rows that came past the trigger, and events
+//! Transactions that stay open longer than the hold, rows that were written without the trigger, and events
 //! that are gone.
 
 use std::time::Duration;
@@ -35,7 +35,7 @@ async fn open_transaction(database: &Database) -> Client {
 }
 
 #[tokio::test]
-async fn more_late_transactions_than_a_cursor_can_name_hold_delivery_back() {
+async fn too_many_late_transactions_hold_delivery_back() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -74,13 +74,13 @@ async fn an_unlimited_hold_is_strict_order() {
     let writer = database.connect().await;
     writer.batch_execute(INSERT).await.unwrap();
     let held = timeout(Duration::from_millis(500), toto.event()).await;
-    assert!(held.is_err(), "{held:?} came before what is in doubt");
+    assert!(held.is_err(), "{held:?} came before an id that may still appear");
     slow.batch_execute("commit").await.unwrap();
     assert_eq!(toto.rows(2).await, [1, 2]);
 }
 
 #[tokio::test]
-async fn a_gateway_that_starts_beside_an_open_transaction_delivers_it() {
+async fn delivers_a_transaction_that_was_open_at_the_start() {
     let database = Database::create().await;
     let slow = open_transaction(&database).await;
     let writer = database.connect().await;
@@ -96,7 +96,7 @@ async fn a_gateway_that_starts_beside_an_open_transaction_delivers_it() {
 }
 
 #[tokio::test]
-async fn what_a_savepoint_wrote_is_late_with_its_transaction() {
+async fn rows_of_a_savepoint_are_late_with_their_transaction() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -113,7 +113,7 @@ async fn what_a_savepoint_wrote_is_late_with_its_transaction() {
 }
 
 #[tokio::test]
-async fn a_cursor_in_the_midst_of_a_late_transaction_goes_on_behind_its_mark() {
+async fn a_marked_cursor_resumes_behind_its_mark() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -134,9 +134,9 @@ async fn a_cursor_in_the_midst_of_a_late_transaction_goes_on_behind_its_mark() {
     }
 }
 
-/// The newest transaction of all is behind the end of every snapshot until a later one ends.
+/// The newest transaction is behind the end of every snapshot until a later one ends.
 #[tokio::test]
-async fn the_newest_transaction_is_open_though_an_older_one_drew_a_later_id() {
+async fn the_newest_transaction_counts_as_open() {
     let server = TestServer::start_own("").await;
     let database = Database::create_on_own(&server).await;
     let app = App::start(&database.url()).await;
@@ -155,9 +155,9 @@ async fn the_newest_transaction_is_open_though_an_older_one_drew_a_later_id() {
     assert_eq!(app.metric("found_behind_total").await, 0);
 }
 
-/// A writer is known as one before it draws its first id, not when its statement is through.
+/// A writer is known before it draws its first id, and not only when its statement has ended.
 #[tokio::test]
-async fn a_statement_that_takes_long_is_waited_for_from_its_first_row_on() {
+async fn a_long_statement_is_waited_for_from_its_first_row() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -180,7 +180,7 @@ async fn a_statement_that_takes_long_is_waited_for_from_its_first_row_on() {
 }
 
 #[tokio::test]
-async fn a_row_that_came_past_the_trigger_is_found_counted_and_delivered() {
+async fn a_row_without_the_trigger_is_counted_and_delivered() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -189,14 +189,14 @@ async fn a_row_that_came_past_the_trigger_is_found_counted_and_delivered() {
     slow.batch_execute("begin").await.unwrap();
     slow.batch_execute(INSERT).await.unwrap();
     writer.batch_execute(INSERT).await.unwrap();
-    assert_eq!(toto.rows(1).await, [2], "nothing tells that 1 is still to come");
+    assert_eq!(toto.rows(1).await, [2], "nothing shows that 1 is still to come");
     slow.batch_execute("commit").await.unwrap();
     assert_eq!(toto.rows(1).await, [1]);
     assert_eq!(app.metric("found_behind_total").await, 1);
 }
 
 #[tokio::test]
-async fn what_was_pruned_is_a_gap_and_not_a_silence() {
+async fn pruned_events_are_reported_as_a_gap() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let writer = database.connect().await;
@@ -229,17 +229,18 @@ async fn the_log_names_the_backend_that_holds_delivery_back() {
     assert!(gateway.log().contains("delivery is held"), "{}", gateway.log());
 }
 
-/// Whoever writes between two queries of one look, however far they are apart: who may fill a
-/// hole is asked after the hole was seen, and rows are read again after it is known who has ended.
+/// Another transaction may write between two queries of one poll, however far apart these are. So the writers
+/// are asked for after the hole was seen, and rows are read again after it is known which transactions have
+/// ended.
 #[tokio::test]
-async fn over_a_slow_network_nothing_is_passed_over_between_two_queries() {
+async fn a_slow_network_loses_no_event_between_queries() {
     let database = Database::create().await;
     let (network, url) = ChaosProxy::before(&database).await;
     network.set(Weather { delay: Duration::from_millis(10), ..Weather::default() });
     let app = App::start(&url).await;
     let mut toto = app.follow("toto").await.joined().await;
     let (one, other) = (database.connect().await, database.connect().await);
-    // A look takes four times the delay, or more.
+    // A poll takes four times the delay, or more.
     let some_time = async |most| sleep(Duration::from_micros(fastrand::u64(0..most))).await;
     let mut got = Vec::new();
     for _ in 0..40 {
@@ -257,9 +258,9 @@ async fn over_a_slow_network_nothing_is_passed_over_between_two_queries() {
     assert!(got.into_iter().eq(1..=120), "each of them once");
 }
 
-/// Advisory locks are for everybody; only those of the doorbell mean a writer.
+/// Everybody can use advisory locks; only those of the doorbell mean a writer.
 #[tokio::test]
-async fn whoever_holds_locks_of_another_class_holds_nothing_back() {
+async fn other_advisory_locks_hold_nothing_back() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.gateway.log.hold = Hold::Unlimited;
@@ -273,8 +274,8 @@ async fn whoever_holds_locks_of_another_class_holds_nothing_back() {
     assert_eq!(toto.rows(1).await, [2]);
 }
 
-/// Of the marked transactions, of the consumers that were asked for, behind the mark, up to the
-/// end: each row, and no other.
+/// A replay returns each row of the marked transactions, of these consumers, behind the mark and up to the
+/// end, and no other row.
 #[tokio::test]
 async fn a_replay_of_marked_transactions_is_exact() {
     let database = Database::create().await;
@@ -283,7 +284,7 @@ async fn a_replay_of_marked_transactions_is_exact() {
         let values = whose.map(|who| format!("('t', '{who}', '1')")).join(", ");
         format!("insert into events (type, subscriber, payload) values {values}")
     };
-    // 1 to 4, 5 to 8, and 9 to 12, each by a transaction of its own.
+    // 1 to 4, 5 to 8, and 9 to 12, each in a transaction of its own.
     for _ in 0..3 {
         writer.batch_execute(&rows(["toto", "toto", "titi", "toto"])).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! How a database gets its schema: from nothing, from the predecessor's, by hand, all at once.
+//! Migrations: from an empty database, from the predecessor's, by hand, and several at once.
 
 use event_piper::store::{
     doctor::{Severity, examine},
@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use crate::support::{postgres::Database, program::run};
 
-/// The predecessor's schema, as its own migration leaves it.
+/// The predecessor's schema, as its own migration creates it.
 const PREDECESSOR: &str = r#"
 create table events (id bigserial primary key, type varchar(255) not null,
     "timestamp" timestamp(0) without time zone not null, subscriber varchar(255) not null,
@@ -28,7 +28,7 @@ insert into events (type, "timestamp", subscriber, payload) values
 delete from events where id = 4;
 "#;
 
-/// Everything that makes the schema what it is, one line each.
+/// Everything that defines the schema, one line each.
 const FINGERPRINT: &str = r"
 select string_agg(line, e'\n' order by line) from (
     select format('column %s.%s %s %s %s', c.relname, a.attname,
@@ -68,13 +68,13 @@ async fn predecessor() -> (Database, Client, Server) {
     (database, client, server)
 }
 
-/// How many migrations there are; each is a file, and they are numbered from 1.
+/// The number of migrations. Each is a file, and they are numbered from 1.
 fn there_are() -> usize {
     std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().count()
 }
 
 #[tokio::test]
-async fn an_empty_database_gets_everything_once() {
+async fn migrates_an_empty_database_once() {
     let database = Database::create_empty().await;
     let server = Server::parse(&database.url()).unwrap();
     let client = database.connect().await;
@@ -86,7 +86,7 @@ async fn an_empty_database_gets_everything_once() {
 }
 
 #[tokio::test]
-async fn eight_at_once_all_succeed_and_each_migration_is_applied_by_one() {
+async fn eight_concurrent_migrations_apply_each_file_once() {
     let database = Database::create_empty().await;
     let server = Server::parse(&database.url()).unwrap();
     let starters = (0..8).map(|_| migrate(&server));
@@ -99,7 +99,7 @@ async fn eight_at_once_all_succeed_and_each_migration_is_applied_by_one() {
 }
 
 #[tokio::test]
-async fn the_schema_by_hand_is_the_schema_by_migrations() {
+async fn schema_sql_equals_the_migrations() {
     let (migrated, by_hand) = (Database::create().await, Database::create_empty().await);
     let client = by_hand.connect().await;
     client.batch_execute(include_str!("../../postgresql/schema.sql")).await.unwrap();
@@ -108,14 +108,14 @@ async fn the_schema_by_hand_is_the_schema_by_migrations() {
 }
 
 #[tokio::test]
-async fn the_predecessors_table_ends_as_the_same_schema() {
+async fn a_migrated_predecessor_has_the_same_schema() {
     let (_database, client, server) = predecessor().await;
     migrate(&server).await.unwrap();
     let fresh = Database::create().await;
     pretty_eq(&fingerprint(&client).await, &fingerprint(&fresh.connect().await).await);
 }
 
-/// Fails with the lines that differ.
+/// Panics with the lines that differ.
 fn pretty_eq(left: &str, right: &str) {
     let only = |here: &str, there: &str| {
         let lines = here.lines().filter(|line| !there.lines().any(|other| other == *line));
@@ -125,7 +125,7 @@ fn pretty_eq(left: &str, right: &str) {
 }
 
 #[tokio::test]
-async fn predecessor_rows_keep_their_ids_and_contents() {
+async fn rows_of_the_predecessor_keep_ids_and_contents() {
     let (_database, client, server) = predecessor().await;
     let file = "select pg_relation_filenode('events')";
     let before: u32 = client.query_one(file, &[]).await.unwrap().get(0);
@@ -144,7 +144,7 @@ async fn predecessor_rows_keep_their_ids_and_contents() {
 }
 
 #[tokio::test]
-async fn ids_go_on_after_the_predecessors_sequence_and_new_rows_obey() {
+async fn ids_continue_and_new_rows_are_checked() {
     let (_database, client, server) = predecessor().await;
     migrate(&server).await.unwrap();
     let insert = "insert into events (type, timestamp, subscriber, payload)
@@ -156,7 +156,7 @@ async fn ids_go_on_after_the_predecessors_sequence_and_new_rows_obey() {
 }
 
 #[tokio::test]
-async fn the_predecessors_trigger_function_and_index_are_gone() {
+async fn drops_the_predecessors_trigger_function_and_index() {
     let (_database, client, server) = predecessor().await;
     migrate(&server).await.unwrap();
     let left = "select (select count(*) from pg_proc where proname = 'notify_new_events')
@@ -166,7 +166,7 @@ async fn the_predecessors_trigger_function_and_index_are_gone() {
 }
 
 #[tokio::test]
-async fn a_table_of_somebody_else_is_refused_and_not_touched() {
+async fn rejects_a_foreign_table_and_leaves_it_alone() {
     for foreign in [
         "create table events (id bigint primary key, name text)",
         "create table events (what text)",
@@ -185,7 +185,7 @@ async fn a_table_of_somebody_else_is_refused_and_not_touched() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_newer_than_the_program_is_refused() {
+async fn rejects_a_database_newer_than_the_program() {
     let database = Database::create().await;
     let client = database.connect().await;
     let newer = "insert into event_piper_migrations values (999, '0999_wings', 'x')";
@@ -199,7 +199,7 @@ async fn a_database_that_is_newer_than_the_program_is_refused() {
 }
 
 #[tokio::test]
-async fn a_migration_with_another_text_is_refused() {
+async fn rejects_a_migration_with_another_text() {
     let database = Database::create().await;
     let client = database.connect().await;
     let other = "update event_piper_migrations set checksum = 'x' where number = 3";
@@ -212,7 +212,7 @@ async fn a_migration_with_another_text_is_refused() {
 }
 
 #[tokio::test]
-async fn a_migration_that_fails_leaves_nothing_behind_and_can_be_repeated() {
+async fn a_failed_migration_is_rolled_back_and_can_be_repeated() {
     let database = Database::create_empty().await;
     let server = Server::parse(&database.url()).unwrap();
     let client = database.connect().await;
@@ -226,7 +226,7 @@ async fn a_migration_that_fails_leaves_nothing_behind_and_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_hold_unicode_is_refused() {
+async fn rejects_a_database_without_unicode() {
     let database = Database::create_empty().await;
     let name = format!("{}_ascii", database.name());
     let create =
@@ -241,7 +241,7 @@ async fn a_database_that_cannot_hold_unicode_is_refused() {
 }
 
 #[tokio::test]
-async fn rows_of_another_cluster_are_found_pruned_and_marked_as_old() {
+async fn marks_rows_of_another_cluster_as_old() {
     let database = Database::create().await;
     let client = database.connect().await;
     let fill = "begin; set local event_piper.prune = 'on';
@@ -280,10 +280,10 @@ async fn rows_of_another_cluster_are_found_pruned_and_marked_as_old() {
     assert_eq!(migrate(&server).await.unwrap().restored, Restored::None, "once is enough");
 }
 
-/// A transaction in progress may have a number that a restored row bears: a gateway that starts then would
-/// take the row for one that is still to come.
+/// A restored row may have the id of a transaction in progress. A gateway that starts then would take the row
+/// for one that is still to come.
 #[tokio::test]
-async fn rows_that_bear_the_number_of_an_open_transaction_are_marked_as_old() {
+async fn marks_restored_rows_with_ids_of_open_transactions() {
     let database = Database::create().await;
     let (open, client) = (database.connect().await, database.connect().await);
     let insert = "insert into events (type, subscriber, payload) values ('new', 'toto', '2')";

@@ -1,4 +1,4 @@
-//! Our own sessions mean the same whatever a database, a role or an administrator has set for others.
+//! Our own sessions behave the same, whatever a database, a role or an administrator has set.
 
 use std::panic::AssertUnwindSafe;
 
@@ -14,8 +14,8 @@ use crate::support::{
     postgres::{Database, connect},
 };
 
-/// Settings that somebody may have made for good reasons, and that change what a statement means, how it
-/// is planned, how its answer is printed, or how long it may take. Each by itself.
+/// Settings with good uses that change what a statement means, how it is planned, how its answer is printed,
+/// or how long it may take. Each is tried by itself.
 const HOSTILE: [&str; 30] = [
     "standard_conforming_strings = off",
     "default_transaction_isolation = serializable",
@@ -49,12 +49,12 @@ const HOSTILE: [&str; 30] = [
     "work_mem = 64",
 ];
 
-/// Settings that only some versions have. They end sessions, so that they must leave time to begin one.
+/// Settings that only some versions have. They end sessions, so they have to leave time to begin one.
 const HOSTILE_WHERE_KNOWN: [&str; 2] =
     ["idle_session_timeout = 1000", "transaction_timeout = 1000"];
 
-/// A schema whose operators, functions and tables stand before the built-in ones where its name stands
-/// before `pg_catalog`.
+/// A schema whose operators, functions and tables hide the built-in ones if its name comes before
+/// `pg_catalog`.
 const STRANGE: &str = "
 create schema strange;
 create function strange.no(text, text) returns boolean language sql immutable as 'select false';
@@ -68,14 +68,14 @@ create table strange.events_pruned (id int);
 create table strange.pg_settings (id int);
 create table strange.event_piper_pumps (id int)";
 
-/// Lives through it as a role that has these settings; answers what went wrong.
+/// Runs through the life of a log as a role that has these settings. Returns what went wrong.
 async fn lives_with(settings: &[String]) -> Result<(), String> {
     let database = Database::create_empty().await;
     let client = database.connect().await;
     let role = format!("hostile_{}", database.name());
     client.batch_execute(&format!("create role {role} superuser login")).await.unwrap();
     client.batch_execute(STRANGE).await.unwrap();
-    // A search_path may find another place for a log that is not there yet.
+    // A search_path may determine another schema for a log that does not exist yet.
     if settings.iter().any(|setting| setting.starts_with("search_path")) {
         migrate(&Server::parse(&database.url()).unwrap()).await.unwrap();
     }
@@ -88,7 +88,7 @@ async fn lives_with(settings: &[String]) -> Result<(), String> {
     let all = async {
         migrate(&server).await.unwrap();
         Life { url, client: connect(&database.url()).await }.lives().await;
-        // Before PostgreSQL 15 everybody may, which doctor tells.
+        // Before PostgreSQL 15, everybody may create objects in `public`, which doctor reports.
         let revoke = "revoke create on schema public from public";
         connect(&database.url()).await.batch_execute(revoke).await.unwrap();
         let findings = examine(&server).await;
@@ -110,19 +110,19 @@ async fn all_live(settings: Vec<Vec<String>>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn settings_of_others_change_nothing() {
+async fn works_with_any_settings() {
     all_live(HOSTILE.iter().map(|setting| vec![(*setting).to_owned()]).collect()).await;
 }
 
 #[tokio::test]
-async fn settings_that_only_some_servers_have_change_nothing() {
+async fn works_with_settings_of_some_versions_only() {
     let known = Database::create_empty().await.connect().await;
     let rows = known.query("select name from pg_settings where context = 'user'", &[]).await;
     let names: Vec<String> = rows.unwrap().iter().map(|row| row.get(0)).collect();
     let known = |setting: &&str| names.iter().any(|name| setting.starts_with(name.as_str()));
     let here = HOSTILE_WHERE_KNOWN.iter().filter(|setting| known(setting));
     let mut each: Vec<Vec<String>> = here.map(|setting| vec![(*setting).to_owned()]).collect();
-    // The planner has no way left but the dearest one.
+    // The planner has only the most expensive plan left.
     let enabled = names.iter().filter(|name| name.starts_with("enable_"));
     each.push(enabled.map(|name| format!("{name} = off")).collect());
     all_live(each).await;

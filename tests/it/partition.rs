@@ -1,4 +1,4 @@
-//! A partitioned log (`postgresql/partition.sql`), with a gateway on top.
+//! A partitioned log (`postgresql/partition.sql`) under a gateway.
 
 use event_piper::store::{
     doctor::{Severity, examine},
@@ -22,7 +22,7 @@ async fn fill(client: &Client, count: i64) {
     client.execute(insert, &[&count]).await.unwrap();
 }
 
-/// Turns the log into partitions of a hundred ids each; the first one ends before 200.
+/// Turns the log into partitions of a hundred ids each. The first one ends before 200.
 async fn partition(client: &Client) {
     for sql in [
         SCRIPT,
@@ -44,7 +44,7 @@ const PARTITIONS: &str =
     where inhparent = 'events'::regclass";
 
 #[tokio::test]
-async fn a_log_is_partitioned_under_writers_and_clients_and_nothing_is_lost() {
+async fn partitioning_loses_nothing_beside_writers_and_clients() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, 50).await;
@@ -68,20 +68,20 @@ async fn a_log_is_partitioned_under_writers_and_clients_and_nothing_is_lost() {
     let app = App::start_with(&database.url(), settings).await;
     assert_eq!(app.resume("toto", "0").await.rows(350).await, all);
     let partitions = text(&client, PARTITIONS).await.unwrap();
-    // How far the writer has got decides where the first one ends.
+    // The end of the first partition depends on how far the writer has got.
     let first = [200, 300].map(|end| format!("events_before_{end} FOR VALUES FROM (MINVALUE) TO"));
     assert!(first.iter().any(|first| partitions.starts_with(first)), "{partitions}");
     client.batch_execute("call event_piper_add_partitions(3)").await.unwrap();
     assert!(text(&client, PARTITIONS).await.unwrap().ends_with("TO ('700')"));
 
-    // Before PostgreSQL 15 everybody may, which doctor tells.
+    // Before PostgreSQL 15, everybody may create objects in `public`, which doctor reports.
     client.batch_execute("revoke create on schema public from public").await.unwrap();
     let findings = examine(&Server::parse(&database.url()).unwrap()).await;
     assert!(findings.iter().all(|finding| finding.severity == Severity::Ok), "{findings:#?}");
 }
 
 #[tokio::test]
-async fn a_late_transaction_across_partitions_is_delivered_whole() {
+async fn a_late_transaction_across_partitions_is_delivered() {
     let database = Database::create().await;
     let client = database.connect().await;
     partition(&client).await;
@@ -98,7 +98,7 @@ async fn a_late_transaction_across_partitions_is_delivered_whole() {
 }
 
 #[tokio::test]
-async fn what_is_detached_is_a_gap_that_is_told() {
+async fn a_detached_partition_is_reported_as_a_gap() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, 150).await;
@@ -115,14 +115,14 @@ async fn what_is_detached_is_a_gap_that_is_told() {
     assert_eq!(gap.data, r#"{"from":17,"to":299,"reason":"pruned"}"#);
     assert_eq!(behind.rows(101).await, (300..=400).collect::<Vec<_>>());
     while let Some(frame) = live.next().await {
-        assert_ne!(frame.event, "$gap", "who is abreast misses nothing");
+        assert_ne!(frame.event, "$gap", "a client that is up to date misses nothing");
     }
     let kept = "select count(*)::text from events_before_300";
     assert_eq!(text(&client, kept).await.as_deref(), Some("299"));
 }
 
 #[tokio::test]
-async fn written_twice_is_found_across_partitions() {
+async fn duplicates_are_detected_across_partitions() {
     let database = Database::create().await;
     let client = database.connect().await;
     let event = "insert into events (type, stream, version, payload, uid)
@@ -158,7 +158,7 @@ async fn written_twice_is_found_across_partitions() {
 }
 
 #[tokio::test]
-async fn over_http_a_partitioned_log_is_written_as_ever() {
+async fn a_partitioned_log_is_written_over_http() {
     let database = Database::create().await;
     let client = database.connect().await;
     partition(&client).await;
@@ -179,7 +179,7 @@ async fn over_http_a_partitioned_log_is_written_as_ever() {
 }
 
 #[tokio::test]
-async fn a_partitioned_log_is_pruned_erased_and_amended_as_ever() {
+async fn a_partitioned_log_is_pruned_erased_and_amended() {
     let database = Database::create().await;
     let client = database.connect().await;
     partition(&client).await;
@@ -203,7 +203,7 @@ async fn a_partitioned_log_is_pruned_erased_and_amended_as_ever() {
 }
 
 #[tokio::test]
-async fn rights_and_roles_stay_as_they_were() {
+async fn partitioning_keeps_rights_and_roles() {
     let database = Database::create().await;
     let client = database.connect().await;
     let writer = format!("writer_{}", database.name());
@@ -231,7 +231,7 @@ async fn refused(client: &Client, sql: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_is_detached_takes_no_name_with_it_and_is_remembered() {
+async fn detaching_is_recorded_and_frees_all_names() {
     let database = Database::create().await;
     let client = database.connect().await;
     partition(&client).await;
@@ -243,7 +243,7 @@ async fn what_is_detached_takes_no_name_with_it_and_is_remembered() {
             ('t', '{stream}', {version}, '1')"
         )
     };
-    // In the first partition; the stream `s` goes on in another one.
+    // In the first partition; the stream `s` continues in another one.
     for sql in [uid, &version("gone", 1), &version("s", 1)] {
         client.batch_execute(sql).await.unwrap();
     }
@@ -269,7 +269,7 @@ async fn what_is_detached_takes_no_name_with_it_and_is_remembered() {
 }
 
 #[tokio::test]
-async fn partitions_are_there_before_they_are_needed_and_ids_go_on() {
+async fn partitions_are_created_ahead_and_ids_continue() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, 99).await;
@@ -288,9 +288,9 @@ async fn partitions_are_there_before_they_are_needed_and_ids_go_on() {
     assert_eq!(text(&client, partitions).await, Some(more), "three whole ones are ahead again");
 }
 
-/// A session with `session_replication_role = replica` goes through no other door.
+/// A session with `session_replication_role = replica` does not avoid any check.
 #[tokio::test]
-async fn a_partitioned_log_has_its_triggers_and_its_owner_as_before() {
+async fn partitioning_keeps_triggers_and_owner() {
     let database = Database::create().await;
     let client = database.connect().await;
     let owner = format!("owner_{}", database.name());
@@ -322,9 +322,9 @@ async fn a_partitioned_log_has_its_triggers_and_its_owner_as_before() {
     assert_eq!(text(&client, &grants).await.as_deref(), Some("true"));
 }
 
-/// A database whose strings are read in the old way, where a backslash escapes what comes after it.
+/// A database in which a backslash in a string escapes the next character, as in old versions.
 #[tokio::test]
-async fn a_log_is_partitioned_whatever_the_settings_of_strings() {
+async fn partitions_with_any_setting_of_strings() {
     let database = Database::create().await;
     let off = format!("alter database {} set standard_conforming_strings = off", database.name());
     database.connect().await.batch_execute(&off).await.unwrap();

@@ -1,4 +1,4 @@
-//! `event-piper prune`, the program itself, beside writers, gateways and clients.
+//! `event-piper prune` as a program, beside writers, gateways and clients.
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -13,7 +13,7 @@ use crate::support::{
     program::{command, run},
 };
 
-/// Writes events `from` to `to` of a subscriber's, so many days old.
+/// Writes events `from` to `to` of a subscriber, this many days old.
 async fn fill(client: &Client, subscriber: &str, count: i64, days: i32) {
     let insert = "insert into events (type, timestamp, subscriber, payload)
         select 't', now() - make_interval(days => $3), $1, to_jsonb(n)
@@ -21,7 +21,7 @@ async fn fill(client: &Client, subscriber: &str, count: i64, days: i32) {
     client.execute(insert, &[&subscriber, &count, &days]).await.unwrap();
 }
 
-/// Writes a stream's next so many versions, so many days old.
+/// Writes this many versions of a stream, this many days old.
 async fn fill_stream(client: &Client, stream: &str, count: i64, days: i32) {
     let insert = "insert into events (type, timestamp, stream, version, payload)
         select 't', now() - make_interval(days => $3), $1, n + (
@@ -30,7 +30,7 @@ async fn fill_stream(client: &Client, stream: &str, count: i64, days: i32) {
     client.execute(insert, &[&stream, &count, &days]).await.unwrap();
 }
 
-/// What is left, as `name count` of subscribers and streams.
+/// The remaining events, as `name count` for subscribers and streams.
 async fn left(client: &Client) -> String {
     let left = "select coalesce(string_agg(line, ', ' order by line), '') from (
         select coalesce(subscriber, stream) || ' ' || count(*) from events
@@ -43,7 +43,7 @@ async fn count(client: &Client) -> i64 {
 }
 
 #[tokio::test]
-async fn what_is_old_goes_and_the_newest_of_each_stream_stays() {
+async fn prunes_old_events_and_keeps_the_newest_of_each_stream() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, "toto", 5, 100).await;
@@ -64,7 +64,7 @@ async fn what_is_old_goes_and_the_newest_of_each_stream_stays() {
 }
 
 #[tokio::test]
-async fn of_each_stream_the_newest_are_kept_and_what_has_no_stream_is_left_alone() {
+async fn without_an_age_prunes_streams_only() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, "toto", 5, 1000).await;
@@ -80,7 +80,7 @@ async fn of_each_stream_the_newest_are_kept_and_what_has_no_stream_is_left_alone
 }
 
 #[tokio::test]
-async fn a_streams_versions_go_on_however_much_of_it_goes() {
+async fn a_pruned_streams_versions_continue() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill_stream(&client, "s", 30, 100).await;
@@ -97,7 +97,7 @@ async fn a_streams_versions_go_on_however_much_of_it_goes() {
 }
 
 #[tokio::test]
-async fn it_ends_where_the_log_gets_young_unless_all_of_it_is_asked_for() {
+async fn ends_at_young_events_unless_told_to_read_all() {
     let database = Database::create().await;
     let client = database.connect().await;
     for (subscriber, count, days) in [
@@ -119,7 +119,7 @@ async fn it_ends_where_the_log_gets_young_unless_all_of_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn streams_that_say_so_stay() {
+async fn keeps_the_streams_of_events_keep() {
     let database = Database::create().await;
     let client = database.connect().await;
     for stream in ["audit-1", "audit-2", "a_b", "axb", "100%", "order"] {
@@ -133,7 +133,7 @@ async fn streams_that_say_so_stay() {
 }
 
 #[tokio::test]
-async fn it_says_what_it_needs_to_know() {
+async fn names_missing_arguments() {
     let database = Database::create().await;
     let refused = run(&database, &["prune"]).await;
     assert_eq!(refused.code, Some(1));
@@ -143,7 +143,7 @@ async fn it_says_what_it_needs_to_know() {
 }
 
 #[tokio::test]
-async fn a_second_one_says_that_there_is_one_already() {
+async fn a_second_prune_is_refused() {
     let database = Database::create().await;
     let first = database.connect().await;
     first.batch_execute("select pg_advisory_lock(17744, 6)").await.unwrap();
@@ -155,14 +155,14 @@ async fn a_second_one_says_that_there_is_one_already() {
 }
 
 #[tokio::test]
-async fn killed_halfway_it_goes_on_where_it_was_and_writers_do_not_wait_for_it() {
+async fn a_killed_prune_continues_and_does_not_block_writers() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, "toto", 10_000, 100).await;
     let holder = database.connect().await;
     holder.batch_execute("begin; select from events where id = 5000 for update").await.unwrap();
     let mut prune = command(&database, &["prune", "--older-than", "90d"]).spawn().unwrap();
-    eventually("it is at the row that is held", async || {
+    eventually("it waits for the locked row", async || {
         (count(&client).await == 6000).then_some(())
     })
     .await;
@@ -175,7 +175,7 @@ async fn killed_halfway_it_goes_on_where_it_was_and_writers_do_not_wait_for_it()
 }
 
 #[tokio::test]
-async fn a_row_that_is_held_for_a_while_is_waited_for() {
+async fn waits_for_a_locked_row() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, "toto", 3000, 100).await;
@@ -194,7 +194,7 @@ async fn a_row_that_is_held_for_a_while_is_waited_for() {
 }
 
 #[tokio::test]
-async fn asked_to_end_it_ends_after_its_page_and_says_how_to_go_on() {
+async fn a_signal_ends_it_after_its_page() {
     let database = Database::create().await;
     let client = database.connect().await;
     fill(&client, "toto", 5000, 100).await;
@@ -222,13 +222,13 @@ async fn asked_to_end_it_ends_after_its_page_and_says_how_to_go_on() {
 }
 
 #[tokio::test]
-async fn what_was_not_there_when_it_began_stays_however_old_it_says_it_is() {
+async fn keeps_events_written_after_it_began() {
     let database = Database::create().await;
     let (client, slow) = (database.connect().await, database.connect().await);
     slow.batch_execute("begin").await.unwrap();
     fill(&slow, "late", 1, 100).await;
     fill(&client, "toto", 5, 100).await;
-    // It begins, and cannot delete yet.
+    // The run begins, and cannot delete yet.
     let mut holding = database.connect().await;
     let held = holding.transaction().await.unwrap();
     held.batch_execute("lock table events_pruned in share row exclusive mode").await.unwrap();
@@ -247,7 +247,7 @@ async fn what_was_not_there_when_it_began_stays_however_old_it_says_it_is() {
 }
 
 #[tokio::test]
-async fn who_is_behind_is_told_and_who_is_quiet_but_abreast_is_not() {
+async fn only_clients_that_are_behind_get_a_gap() {
     let database = Database::create().await;
     let client = database.connect().await;
     let app = App::start(&database.url()).await;
@@ -283,7 +283,7 @@ async fn who_is_behind_is_told_and_who_is_quiet_but_abreast_is_not() {
 }
 
 #[tokio::test]
-async fn who_is_overtaken_amid_a_replay_is_told() {
+async fn a_replay_overtaken_by_pruning_gets_a_gap() {
     let database = Database::create().await;
     let client = database.connect().await;
     let fill = "insert into events (type, timestamp, subscriber, payload)
@@ -313,7 +313,7 @@ async fn who_is_overtaken_amid_a_replay_is_told() {
 
 /// PostgreSQL refuses to update a published table that has no replica identity.
 #[tokio::test]
-async fn a_publication_for_all_tables_is_in_nobodys_way() {
+async fn works_beside_a_publication_for_all_tables() {
     let database = Database::create().await;
     let client = database.connect().await;
     client.batch_execute("create publication everything for all tables").await.unwrap();

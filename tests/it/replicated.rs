@@ -1,4 +1,4 @@
-//! A log that logical replication fills: rows arrive, are found, and are delivered.
+//! A log that logical replication writes to: rows arrive, are found, and are delivered.
 
 use crate::support::{
     app::App,
@@ -6,7 +6,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn rows_that_logical_replication_brings_are_delivered_amendments_too() {
+async fn rows_of_logical_replication_are_delivered() {
     let server = TestServer::start_own("wal_level = logical\n").await;
     let there = Database::create_on_own(&server).await;
     let here = Database::create_on_own(&server).await;
@@ -14,13 +14,13 @@ async fn rows_that_logical_replication_brings_are_delivered_amendments_too() {
     let publish =
         "create publication log for table events (id, type, \"timestamp\", subscriber, payload,
         stream, version, uid, metadata, xid, amends)";
-    // Before PostgreSQL 15 there are no lists of columns; all of them is what it comes to.
+    // Before PostgreSQL 15 there are no column lists; the list has all columns anyway.
     if publisher.batch_execute(publish).await.is_err() {
         publisher.batch_execute("create publication log for table events").await.unwrap();
     }
     let app = App::start(&here.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
-    // Both are on one server, where creating the slot along with the subscription would wait for itself.
+    // Both databases are on one server, where creating the slot with the subscription would wait for itself.
     let slot = format!("slot_{}", here.name());
     let create = "select pg_create_logical_replication_slot($1, 'pgoutput')";
     publisher.execute(create, &[&slot]).await.unwrap();

@@ -17,7 +17,7 @@ use crate::support::{app::App, postgres::Database};
 
 const ROLES: &str = include_str!("../../postgresql/roles.sql");
 
-/// Roles belong to the whole server, and two sessions cannot create the same ones at once.
+/// Roles belong to the whole server, and two sessions cannot create the same role at once.
 static CREATING: Mutex<()> = Mutex::const_new(());
 
 async fn granted() -> Database {
@@ -48,7 +48,7 @@ async fn assert_refused(client: &Client, statements: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_writer_with_insert_only_writes_as_the_contract_says() {
+async fn a_writer_needs_only_insert() {
     let database = granted().await;
     let sleeper = database.connect().await;
     sleeper.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
@@ -89,7 +89,7 @@ async fn a_writer_can_neither_read_nor_forge() {
 }
 
 #[tokio::test]
-async fn a_gateway_reads_what_it_needs_and_nothing_else() {
+async fn a_gateway_can_only_read_what_it_needs() {
     let database = granted().await;
     let gateway = connect_as(&database, "event_piper_gateway").await;
     for sql in [
@@ -119,7 +119,7 @@ async fn a_gateway_reads_what_it_needs_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_pump_keeps_what_is_its_own_and_does_nothing_else() {
+async fn a_pump_can_only_change_its_own_tables() {
     let database = granted().await;
     let pump = connect_as(&database, "event_piper_pump").await;
     for sql in [
@@ -144,7 +144,7 @@ async fn a_pump_keeps_what_is_its_own_and_does_nothing_else() {
 }
 
 #[tokio::test]
-async fn all_that_was_made_is_the_owners_and_no_role_can_log_in() {
+async fn the_owner_owns_everything_and_no_role_can_log_in() {
     let database = granted().await;
     let client = database.connect().await;
     let others = "select coalesce(string_agg(name, ', '), '') from (
@@ -164,7 +164,7 @@ async fn all_that_was_made_is_the_owners_and_no_role_can_log_in() {
 }
 
 #[tokio::test]
-async fn an_owner_prunes_and_remembers() {
+async fn an_owner_can_prune_and_pruning_is_recorded() {
     let database = granted().await;
     let owner = connect_as(&database, "event_piper_owner").await;
     let prune = "insert into events (type, subscriber, payload) values ('a', 'b', '1');
@@ -175,7 +175,7 @@ async fn an_owner_prunes_and_remembers() {
 }
 
 #[tokio::test]
-async fn who_may_only_delete_is_remembered_as_well() {
+async fn deletes_of_a_role_with_delete_only_are_recorded() {
     let database = granted().await;
     let pruner = format!("pruner_{}", database.name());
     let client = database.connect().await;
@@ -193,7 +193,7 @@ async fn who_may_only_delete_is_remembered_as_well() {
 }
 
 #[tokio::test]
-async fn who_may_only_change_is_remembered_as_well() {
+async fn updates_of_a_role_with_update_only_are_recorded() {
     let database = granted().await;
     let mender = format!("mender_{}", database.name());
     let client = database.connect().await;
@@ -209,7 +209,7 @@ async fn who_may_only_change_is_remembered_as_well() {
     assert_eq!(known, "b 1");
 }
 
-/// A login of this role's, and the arguments that make the program use it.
+/// A login with this role, and the arguments with which the program uses it.
 async fn url_of(database: &Database, role: &str) -> String {
     let login = format!("{role}_of_{}", database.name());
     let create = format!("create role {login} login; grant {role} to {login}");
@@ -221,7 +221,7 @@ const FILL: &str = "insert into events (type, timestamp, subscriber, stream, ver
     select 't', now() - interval '1 year', 'toto', 's', n, '1' from generate_series(1, 9) n";
 
 #[tokio::test]
-async fn a_pruner_prunes_and_does_nothing_else() {
+async fn a_pruner_can_only_prune() {
     let database = granted().await;
     let client = database.connect().await;
     client.batch_execute(FILL).await.unwrap();
@@ -246,7 +246,7 @@ async fn a_pruner_prunes_and_does_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_eraser_erases_and_does_nothing_else() {
+async fn an_eraser_can_only_erase() {
     let database = granted().await;
     let client = database.connect().await;
     client.batch_execute(FILL).await.unwrap();
@@ -269,7 +269,7 @@ async fn an_eraser_erases_and_does_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_may_not_ask_what_was_erased_delivers_all_the_same() {
+async fn a_gateway_delivers_without_select_on_events_erased() {
     let database = granted().await;
     let revoke = "revoke select on events_erased from event_piper_gateway";
     let client = database.connect().await;
@@ -281,10 +281,10 @@ async fn a_gateway_that_may_not_ask_what_was_erased_delivers_all_the_same() {
 }
 
 #[tokio::test]
-async fn as_gateway_there_is_nothing_to_migrate_and_the_doctor_is_content() {
+async fn migrate_and_doctor_succeed_with_the_gateways_role() {
     let database = granted().await;
     let login = format!("gateway_{}", database.name());
-    // Up to PostgreSQL 14 everybody may create in `public` from the start.
+    // Up to PostgreSQL 14, everybody may create objects in `public` by default.
     let create = format!(
         "create role {login} login; grant event_piper_gateway to {login};
          revoke create on schema public from public"
@@ -298,7 +298,7 @@ async fn as_gateway_there_is_nothing_to_migrate_and_the_doctor_is_content() {
 }
 
 #[tokio::test]
-async fn a_gateway_with_exactly_these_rights_serves_streams_and_keys_and_writes() {
+async fn these_rights_suffice_for_streams_keys_and_writes() {
     use event_piper::access::{Modes, keys::NewKey};
 
     use crate::support::{
@@ -336,9 +336,9 @@ async fn a_gateway_with_exactly_these_rights_serves_streams_and_keys_and_writes(
     assert_eq!(replay.event().await.row(), 1);
 }
 
-/// What is erased was right when it was written: whoever erases needs no right to write.
+/// An erased event was valid when it was written, so erasing needs no right to write.
 #[tokio::test]
-async fn an_eraser_erases_amendments() {
+async fn an_eraser_can_erase_amendments() {
     let database = granted().await;
     let client = database.connect().await;
     let amended = "insert into events (type, subscriber, payload) values ('a', 'toto', '{}');
@@ -351,9 +351,9 @@ async fn an_eraser_erases_amendments() {
     eraser.batch_execute(erase).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
 }
 
-/// `event_piper.prune` is a setting that anybody can make.
+/// Everybody can set `event_piper.prune`.
 #[tokio::test]
-async fn a_writer_cannot_do_without_the_check_of_amendments() {
+async fn a_writer_cannot_avoid_the_check_of_amendments() {
     let database = granted().await;
     let client = database.connect().await;
     let event = "insert into events (type, subscriber, payload) values ('a', 'toto', '{}')";
@@ -364,14 +364,14 @@ async fn a_writer_cannot_do_without_the_check_of_amendments() {
     writer.batch_execute("set event_piper.prune = 'on'").await.unwrap();
     let refused = writer.batch_execute(amend).await.unwrap_err();
     assert!(Chain(&refused).to_string().contains("another subscriber"), "{refused:?}");
-    // Who loads a backup, in any order, says so.
+    // A restore of a backup, in any order, sets it.
     client.batch_execute("set event_piper.prune = 'on'").await.unwrap();
     client.batch_execute(amend).await.unwrap();
 }
 
-/// A role that inherits nothing restores a backup as another one.
+/// A login whose roles are not inherited restores a backup after SET ROLE.
 #[tokio::test]
-async fn who_has_become_another_role_restores_amendments_with_their_ids() {
+async fn a_backup_with_amendments_is_restored_by_set_role() {
     let database = granted().await;
     let client = database.connect().await;
     let name = format!("restorer_{}", database.name());

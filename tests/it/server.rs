@@ -1,4 +1,4 @@
-//! Connecting as the URL says: with which encryption, and to whom.
+//! Connecting by the URL: with which encryption, and to which server.
 
 use std::{fs, path::PathBuf};
 
@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 
 use crate::support::postgres::{Database, TestServer};
 
-/// A certificate authority of our own, as a file that `sslrootcert` can name.
+/// A certificate authority of our own, as a file for `sslrootcert`.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     file: PathBuf,
@@ -32,7 +32,7 @@ impl Drop for Authority {
     }
 }
 
-/// A server whose certificate this authority has signed for this host name.
+/// A server with a certificate of this authority for this host name.
 async fn encrypted(authority: &Authority, host: &str) -> TestServer {
     let server = TestServer::start_own("").await;
     let key = KeyPair::generate().unwrap();
@@ -60,7 +60,7 @@ fn with(server: &TestServer, host: &str, tls: &str) -> String {
 }
 
 #[tokio::test]
-async fn each_mode_asks_of_the_server_what_libpq_asks() {
+async fn each_sslmode_verifies_what_libpq_verifies() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let server = encrypted(&ours, "localhost").await;
     let (right, wrong) = (ours.file.display(), theirs.file.display());
@@ -92,7 +92,7 @@ async fn each_mode_asks_of_the_server_what_libpq_asks() {
 }
 
 #[tokio::test]
-async fn a_server_without_encryption_is_refused_where_it_is_required() {
+async fn rejects_a_server_without_required_encryption() {
     let database = Database::create_empty().await;
     let url = database.tcp_url();
     assert_eq!(attempt(&format!("{url}?sslmode=prefer")).await, Ok(false));
@@ -106,13 +106,13 @@ async fn a_server_without_encryption_is_refused_where_it_is_required() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_needs_no_encryption_whatever_the_mode() {
+async fn a_unix_socket_needs_no_encryption() {
     let database = Database::create_empty().await;
     assert_eq!(attempt(&format!("{}&sslmode=require", database.url())).await, Ok(false));
 }
 
 #[tokio::test]
-async fn a_root_that_is_no_certificate_is_named() {
+async fn names_an_invalid_root_certificate() {
     let file = std::env::temp_dir().join(format!("ep-no-root-{:08x}.pem", fastrand::u32(..)));
     fs::write(&file, "no certificate").unwrap();
     let url = format!("host=h sslmode=verify-ca sslrootcert={}", file.display());
@@ -122,7 +122,7 @@ async fn a_root_that_is_no_certificate_is_named() {
 }
 
 #[tokio::test]
-async fn a_connection_says_who_it_is() {
+async fn connections_have_an_application_name() {
     let database = Database::create_empty().await;
     let server = Server::parse(&database.url()).unwrap();
     for (server, expected) in [(server.clone(), "event-piper"), (server.named("other"), "other")] {
@@ -138,7 +138,7 @@ async fn a_connection_says_who_it_is() {
 }
 
 #[tokio::test]
-async fn an_error_tells_what_the_server_said() {
+async fn errors_show_the_servers_message() {
     let database = Database::create_empty().await;
     let client = database.connect().await;
     let error = client.batch_execute("select 1/0").await.unwrap_err();

@@ -1,5 +1,5 @@
-//! Triggers, rules, and indexes of others on the table: each request succeeds or fails alone, once, and
-//! the answer says what happened.
+//! Foreign triggers, rules and indexes on the table: each request succeeds or fails alone, is written at most
+//! once, and its answer says what happened.
 
 use event_piper::write;
 use serde_json::{Value, json};
@@ -14,8 +14,8 @@ use crate::support::{
 
 const UID: &str = "e5a2c0de-0000-4000-8000-000000000001";
 
-/// An event of the type `stall` keeps its transaction open until a lock is free. The trigger fires after
-/// the insert, so that it changes no row.
+/// An event of the type `stall` keeps its transaction open until a lock is free. The trigger fires after the
+/// insert, so it changes no row.
 const STALL: &str = "
 create function stall() returns trigger language plpgsql set lock_timeout = 0 as
 $$ begin perform pg_advisory_xact_lock(4711); return null; end $$;
@@ -29,7 +29,7 @@ struct World {
 }
 
 impl World {
-    /// A gateway with one connection that writes, and a table with this beside ours.
+    /// A gateway with one connection that writes, and a table with these objects added.
     async fn with(sql: &str) -> Self {
         let database = Database::create().await;
         let client = database.connect().await;
@@ -42,7 +42,7 @@ impl World {
         Self { app, client, _database: database }
     }
 
-    /// Sends these so that they share a transaction; answers in their order.
+    /// Sends requests that share a transaction. Returns their answers in order.
     async fn together(&self, bodies: &[Value]) -> Vec<Answer> {
         self.client.batch_execute("select pg_advisory_lock(4711)").await.unwrap();
         let ask = |body: &Value| {
@@ -78,7 +78,7 @@ impl World {
         self.client.query_one(sql, &[]).await.unwrap().get(0)
     }
 
-    /// How many events there are beside those that stalled.
+    /// The number of events, without those that stalled.
     async fn count(&self) -> i64 {
         self.number("select count(*) from events where type <> 'stall'").await
     }
@@ -97,7 +97,7 @@ fn refused(answer: &Answer, status: u16, says: &str) {
     }
 }
 
-/// A trigger before each row with this body, which sees what is written as `new`.
+/// A trigger before each row with this body, in which `new` is the row.
 fn before(body: &str) -> String {
     format!(
         "create table elsewhere (type text);
@@ -109,7 +109,7 @@ fn before(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_trigger_that_fills_a_column_makes_nothing_be_written_twice() {
+async fn a_trigger_that_fills_a_column_causes_no_duplicates() {
     for body in [
         "new.uid := coalesce(new.uid, gen_random_uuid());",
         "if new.stream is null then new.stream := 'all'; new.version := new.id; end if;",
@@ -142,7 +142,7 @@ async fn a_trigger_that_fills_a_column_makes_nothing_be_written_twice() {
 }
 
 #[tokio::test]
-async fn a_row_that_a_trigger_swallows_is_refused_once_and_others_are_written() {
+async fn a_row_that_a_trigger_drops_is_refused_alone() {
     let swallow = "if new.type = 'gone' then
         insert into elsewhere values (new.type); perform nextval('tries'); return null; end if;";
     let world = World::with(&format!("create sequence tries; {}", before(swallow))).await;
@@ -171,9 +171,9 @@ async fn a_row_that_a_trigger_swallows_is_refused_once_and_others_are_written() 
     assert_eq!(world.app.metric("writes_total{outcome=\"refused\"}").await, 9);
 }
 
-/// What the answer would say of it would not be true.
+/// If the row were written, the answer would not be true.
 #[tokio::test]
-async fn a_row_that_a_trigger_moves_elsewhere_is_refused() {
+async fn a_row_that_a_trigger_moves_is_refused() {
     for (body, what) in [
         ("if new.stream = 's' then new.stream := 'other'; end if;", "stream"),
         ("new.version := new.version + 7;", "version"),
@@ -193,7 +193,7 @@ async fn a_row_that_a_trigger_moves_elsewhere_is_refused() {
 }
 
 #[tokio::test]
-async fn an_index_of_others_refuses_a_row_at_once() {
+async fn a_foreign_index_refuses_a_row_at_once() {
     for index in [
         "create unique index theirs on events ((payload ->> 'order')) where type = 'order'",
         "create extension btree_gist;
@@ -206,7 +206,7 @@ async fn an_index_of_others_refuses_a_row_at_once() {
     ] {
         let world = World::with("").await;
         if world.client.batch_execute(index).await.is_err() {
-            // Extensions may be missing where only the server was installed.
+            // Extensions may be missing if only the server was installed.
             assert!(index.contains("extension"), "{index}");
             continue;
         }
@@ -229,10 +229,10 @@ async fn an_index_of_others_refuses_a_row_at_once() {
     }
 }
 
-/// What each SQLSTATE means that a trigger raises, whatever its class: the others are written, and it
-/// is said that PostgreSQL is away only if it is.
+/// Whatever SQLSTATE a trigger raises, the other events are written, and the answer says that PostgreSQL is
+/// away only if it is.
 #[tokio::test]
-async fn an_error_of_a_statement_is_of_one_request_whatever_its_sqlstate() {
+async fn any_sqlstate_fails_one_request_only() {
     let raise = "if new.type = 'bad' then
         raise exception 'theirs says no' using errcode = new.payload ->> 'state'; end if;";
     let world = World::with(&before(raise)).await;
@@ -280,9 +280,9 @@ async fn an_error_of_a_statement_is_of_one_request_whatever_its_sqlstate() {
     }
 }
 
-/// What others may have in the way for a while is waited for, with pauses, and not for ever.
+/// An obstacle that may pass is waited for, with pauses, and not for ever.
 #[tokio::test]
-async fn what_time_may_mend_is_tried_again_with_pauses() {
+async fn transient_errors_are_retried_with_pauses() {
     let raise = "if new.type = 'bad' and nextval('tries') < 4 then
         raise exception 'not now' using errcode = new.payload #>> '{}'; end if;";
     let world = World::with(&format!("create sequence tries; {}", before(raise))).await;
@@ -304,7 +304,7 @@ async fn what_time_may_mend_is_tried_again_with_pauses() {
 }
 
 #[tokio::test]
-async fn triggers_of_statements_and_commits_refuse_alone_too() {
+async fn statement_and_deferred_triggers_refuse_one_request() {
     let body = "begin if exists (select from {rows} where type = 'bad') then
         raise exception 'no bad ones' using errcode = '45000'; end if; return null; end";
     let of_statement = format!(
@@ -333,9 +333,9 @@ async fn triggers_of_statements_and_commits_refuse_alone_too() {
     }
 }
 
-/// Together they are refused; each is right by itself.
+/// The events are refused together, although each of them alone is valid.
 #[tokio::test]
-async fn what_is_refused_only_together_is_written_one_by_one() {
+async fn events_refused_only_together_are_written_one_by_one() {
     let sql = "create function theirs() returns trigger language plpgsql as
         $$ begin if (select count(*) > 1 from written where type = 'single') then
             raise exception 'one at a time' using errcode = '45000'; end if; return null; end $$;
@@ -352,7 +352,7 @@ async fn what_is_refused_only_together_is_written_one_by_one() {
 }
 
 #[tokio::test]
-async fn a_trigger_may_write_more_and_choose_the_id() {
+async fn a_trigger_may_insert_rows_and_choose_the_id() {
     let more = "if new.type = 't' then
         insert into events (type, subscriber, payload) values ('audit', 'auditor', new.payload);
         new.id := new.id + 1000000; end if;";
@@ -367,9 +367,9 @@ async fn a_trigger_may_write_more_and_choose_the_id() {
     assert_eq!(world.count().await, 6);
 }
 
-/// PostgreSQL takes no `on conflict` beside a rule.
+/// PostgreSQL refuses `on conflict` for a table with a rule.
 #[tokio::test]
-async fn a_rule_of_the_table_is_named_at_once() {
+async fn a_rule_on_the_table_is_named_at_once() {
     for rule in [
         "create rule theirs as on insert to events do instead nothing",
         "create rule theirs as on insert to events do also select 1",

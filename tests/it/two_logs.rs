@@ -1,4 +1,4 @@
-//! Two logs in one database, each in a schema of its own: neither holds or delays the other.
+//! Two logs in one database, each in a schema of its own: neither holds back or delays the other.
 
 use std::num::NonZeroU32;
 
@@ -25,7 +25,7 @@ const INSERT: &str = "insert into events (type, subscriber, payload) values ('t'
 const EVERYTHING: What =
     What { older_than: None, keep: NonZeroU32::MIN, except: Vec::new(), whole_log: false };
 
-/// Where a schema's log is.
+/// The URL of the log in a schema.
 fn url_of(database: &Database, schema: &str) -> String {
     format!("{}&options=-csearch_path%3D{schema}", database.url())
 }
@@ -47,9 +47,9 @@ fn strict() -> Settings {
     settings
 }
 
-/// With an unlimited hold a hole waits for the writers of the log that it is in, and no others.
+/// With an unlimited hold, a hole waits for the writers of its own log, and no others.
 #[tokio::test]
-async fn an_open_transaction_of_one_log_does_not_hold_the_other() {
+async fn an_open_transaction_holds_back_its_own_log_only() {
     let (_database, [one, two]) = two_logs().await;
     let (open, writer) = (connect(&one).await, connect(&two).await);
     open.batch_execute(&format!("begin; {INSERT}")).await.unwrap();
@@ -65,7 +65,7 @@ async fn an_open_transaction_of_one_log_does_not_hold_the_other() {
 }
 
 #[tokio::test]
-async fn each_log_has_its_keeper_its_pump_and_its_pruning() {
+async fn each_log_has_its_own_keeper_pump_and_pruning() {
     let (database, urls) = two_logs().await;
     let mut held = Vec::new();
     for url in &urls {
@@ -98,7 +98,7 @@ async fn each_log_has_its_keeper_its_pump_and_its_pruning() {
     }
 }
 
-/// What sleeps in one log is not in the way of the other's writers.
+/// A sleeping reader of one log is not in the way of the other log's writers.
 #[tokio::test]
 async fn writers_of_one_log_do_not_ring_for_the_other() {
     let (database, [one, two]) = two_logs().await;
@@ -118,9 +118,9 @@ async fn writers_of_one_log_do_not_ring_for_the_other() {
     assert_eq!(held, "1", "it holds BELL, and did not ring");
 }
 
-/// A gateway that sleeps holds the locks of its own log, whose writers look for them, and no others.
+/// A sleeping gateway holds the locks that the writers of its own log use, and no others.
 #[tokio::test]
-async fn a_gateway_locks_what_the_writers_of_its_log_look_at() {
+async fn a_gateway_uses_the_locks_of_its_own_log() {
     let (database, urls) = two_logs().await;
     let client = database.connect().await;
     let held = "select coalesce(string_agg(distinct objid::text, ' '), '') from pg_locks
@@ -139,7 +139,7 @@ async fn a_gateway_locks_what_the_writers_of_its_log_look_at() {
     }
 }
 
-/// The number of the log's locks, as its doorbell has it.
+/// The first integer of the log's locks, as its doorbell has it.
 async fn locks(client: &Client) -> i32 {
     let number = "select substring(prosrc from 'lock_shared[(]([0-9]+), 1[)]')::int
         from pg_proc where oid = (select tgfoid from pg_trigger
@@ -147,10 +147,10 @@ async fn locks(client: &Client) -> i32 {
     client.query_one(number, &[]).await.unwrap().get(0)
 }
 
-/// Two logs of one database that share their locks, as before: gateways that look at these would not see
-/// the writers that take others.
+/// Two logs of one database that share their locks, as in earlier versions. If they were separated beside a
+/// running gateway, it would not see the writers that use the new locks.
 #[tokio::test]
-async fn a_log_that_shares_its_locks_gets_its_own_while_no_gateway_is_there() {
+async fn migrating_gives_a_log_locks_of_its_own() {
     let (_database, [one, two]) = two_logs().await;
     let client = connect(&two).await;
     let share = format!(

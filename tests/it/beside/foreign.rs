@@ -1,4 +1,4 @@
-//! A table `events` of somebody else's: each command says so, and touches nothing.
+//! A foreign table `events`: each command says so, and changes nothing.
 
 use crate::support::{postgres::Database, program::run};
 
@@ -15,7 +15,7 @@ const FOREIGN: [&str; 6] = [
 ];
 
 #[tokio::test]
-async fn every_command_says_that_the_table_is_not_ours() {
+async fn every_command_rejects_a_foreign_table() {
     for table in FOREIGN {
         let database = Database::create_empty().await;
         database.connect().await.batch_execute(table).await.unwrap();

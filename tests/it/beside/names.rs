@@ -1,14 +1,13 @@
-//! No name of a user's column is taken for one of ours: the table gets a column for every name that
-//! occurs in our SQL.
+//! No name of a user's column is taken for one of ours: the table gets a column for every name in our SQL.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use crate::support::{life::Life, postgres::Database};
 
-/// PostgreSQL allows 1600 columns, dropped ones included.
-const MOST_COLUMNS: usize = 1500;
+/// PostgreSQL allows 1600 columns, including dropped ones.
+const MAX_COLUMNS: usize = 1500;
 
-/// Every word in the string constants of the files in a folder, its subfolders included.
+/// Collects every word in the string constants of the files in a folder and its subfolders.
 fn words_of(folder: &Path, words: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -16,7 +15,7 @@ fn words_of(folder: &Path, words: &mut BTreeSet<String>) {
             words_of(&path, words);
         } else if path.extension().is_some_and(|it| it == "rs") {
             let text = fs::read_to_string(&path).unwrap();
-            // Every other piece between quotes is a string; a mistake only adds words, or loses some.
+            // Every other piece between quotes is a string. A mistake only adds or loses some words.
             let strings = text.split('"').skip(1).step_by(2).chain(text.split('"').step_by(2));
             strings.filter(|text| is_sql(text)).for_each(|text| add_words(text, words));
         }
@@ -37,7 +36,7 @@ fn add_words(text: &str, words: &mut BTreeSet<String>) {
     }
 }
 
-/// The words of our SQL files, without their comments.
+/// Collects the words of our SQL files, without their comments.
 fn words_of_sql(folder: &Path, words: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -50,7 +49,7 @@ fn words_of_sql(folder: &Path, words: &mut BTreeSet<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn columns_may_be_called_whatever_our_queries_call_things() {
+async fn users_columns_may_have_any_name_of_our_queries() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut words = BTreeSet::new();
     words_of(&root.join("crates/store/src"), &mut words);
@@ -64,8 +63,8 @@ async fn columns_may_be_called_whatever_our_queries_call_things() {
     for row in client.query(columns, &[]).await.unwrap() {
         words.remove(row.get::<_, &str>(0));
     }
-    assert!(words.len() < MOST_COLUMNS, "{} words are more than a table has columns", words.len());
-    // Of a type that fits nowhere, so that none is taken by mistake without an error.
+    assert!(words.len() < MAX_COLUMNS, "{} words are more than a table has columns", words.len());
+    // The type fits nowhere, so taking such a column by mistake is an error.
     let add: Vec<_> = words.iter().map(|word| format!("add \"{word}\" bool")).collect();
     client.batch_execute(&format!("alter table events {}", add.join(", "))).await.unwrap();
     for table in ["events_pruned", "events_erased", "events_keep", "event_piper_pumps"] {

@@ -1,5 +1,5 @@
-//! What delivery rests on is missing: events could be lost without a sign of it. `serve` does not start, a
-//! gateway that runs is not ready, and both say what mends it.
+//! A log that could lose events unnoticed: `serve` does not start, a running gateway is not ready, and both
+//! say what to do.
 
 use event_piper::tail::safety::Checks;
 
@@ -20,7 +20,7 @@ const UNSAFE: [(&str, &str); 5] = [
 ];
 
 #[tokio::test]
-async fn serve_does_not_start_on_a_log_that_can_lose_events() {
+async fn serve_does_not_start_on_an_unsafe_log() {
     for (harm, mend) in UNSAFE {
         let database = Database::create().await;
         database.connect().await.batch_execute(harm).await.unwrap();
@@ -40,18 +40,18 @@ async fn an_operator_can_start_it_in_an_emergency() {
     let gateway = Process::launch(&database.url(), &["--safety-checks", "warn"]);
     gateway.ready().await;
     let logged = async || gateway.log().contains("events can be lost").then_some(());
-    eventually("the log says what is wrong", logged).await;
+    eventually("the log names the problem", logged).await;
 }
 
 #[tokio::test]
-async fn a_gateway_on_a_log_that_can_lose_events_is_not_ready() {
+async fn a_gateway_on_an_unsafe_log_is_not_ready() {
     let database = Database::create().await;
     let client = database.connect().await;
     client.batch_execute("alter table events disable trigger events_doorbell").await.unwrap();
     let app = App::launch(&database.url(), Settings::default()).await;
-    let told = async || app.gateway.ready().err().filter(|it| it.contains("events can be lost"));
-    let told = eventually("it is not ready", told).await;
-    assert!(told.contains("enable always trigger events_doorbell"), "{told}");
+    let unready = async || app.gateway.ready().err().filter(|it| it.contains("events can be lost"));
+    let reason = eventually("it is not ready", unready).await;
+    assert!(reason.contains("enable always trigger events_doorbell"), "{reason}");
 
     let database = Database::create().await;
     let client = database.connect().await;
@@ -62,7 +62,7 @@ async fn a_gateway_on_a_log_that_can_lose_events_is_not_ready() {
 }
 
 #[tokio::test]
-async fn a_role_from_which_a_policy_hides_rows_reads_nothing_and_says_so() {
+async fn a_policy_that_hides_rows_is_an_error() {
     let database = Database::create().await;
     let client = database.connect().await;
     let role = format!("hidden_{}", database.name());
@@ -79,13 +79,14 @@ async fn a_role_from_which_a_policy_hides_rows_reads_nothing_and_says_so() {
     let mut settings = Settings::default();
     settings.gateway.writer = None;
     let app = App::launch(&url, settings).await;
-    let told = async || app.gateway.ready().err().filter(|it| it.contains("row-level security"));
-    eventually("it says which thing is in the way", told).await;
+    let unready = async || app.gateway.ready().err().filter(|it| it.contains("row-level security"));
+    eventually("it names what is in the way", unready).await;
 }
 
-/// Whatever `serve` asks before it begins, a connection that ends amid the question does not end the program.
+/// Whatever `serve` asks before it begins, a connection that ends during the question does not end the
+/// program.
 #[tokio::test]
-async fn a_server_that_goes_away_while_the_log_is_looked_at_is_waited_for() {
+async fn waits_for_a_server_that_goes_away_during_the_check() {
     for flags in [&[][..], &["--no-migrate"]] {
         let database = Database::create().await;
         let (mut locking, watching) = (database.connect().await, database.connect().await);
@@ -109,9 +110,9 @@ async fn a_server_that_goes_away_while_the_log_is_looked_at_is_waited_for() {
     }
 }
 
-/// "PostgreSQL is away" is said only when it is.
+/// Errors say "PostgreSQL is away" only when it is.
 #[tokio::test]
-async fn what_postgresql_refuses_is_not_told_as_its_absence() {
+async fn a_refusal_is_not_reported_as_an_outage() {
     let database = Database::create().await;
     let client = database.connect().await;
     let app = App::start(&database.url()).await;
@@ -119,9 +120,9 @@ async fn what_postgresql_refuses_is_not_told_as_its_absence() {
         where datname = current_database() and pid <> pg_backend_pid()";
     client.batch_execute("alter table events rename column subscriber to consumer").await.unwrap();
     client.batch_execute(end).await.unwrap();
-    let told = async || app.gateway.ready().err().filter(|it| it.contains("does not exist"));
-    let told = eventually("it is not ready", told).await;
-    assert!(told.starts_with("PostgreSQL refuses a query"), "{told}");
+    let unready = async || app.gateway.ready().err().filter(|it| it.contains("does not exist"));
+    let reason = eventually("it is not ready", unready).await;
+    assert!(reason.starts_with("PostgreSQL refuses a query"), "{reason}");
     let mend = "alter table events rename column consumer to subscriber";
     client.batch_execute(mend).await.unwrap();
     app.ready().await;
