@@ -23,7 +23,7 @@ use self::{
 use crate::{
     cursor::Cursor,
     event::{EventId, name::StreamName},
-    store::history::{History, HistoryError, WholeEvent},
+    store::history::{History, HistoryError, StoredEvent},
 };
 
 /// The engine that reads the table.
@@ -117,7 +117,7 @@ impl Read {
     ///
     /// # Errors
     /// Fails if PostgreSQL did not answer.
-    pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
+    pub async fn event(&self, id: EventId) -> Result<Option<StoredEvent>, HistoryError> {
         self.history.event(id).await
     }
 
@@ -129,7 +129,7 @@ impl Read {
     pub async fn correction(
         &self,
         caller: &Arc<str>,
-        event: &WholeEvent,
+        event: &StoredEvent,
     ) -> Result<Option<Correction>, HistoryError> {
         if event.amends.is_some() {
             return Ok(None);
@@ -149,7 +149,7 @@ impl Read {
     pub async fn try_patches(
         &self,
         caller: &Arc<str>,
-        event: &WholeEvent,
+        event: &StoredEvent,
         patches: Vec<String>,
         max_bytes: usize,
     ) -> Result<Result<(), (usize, String)>, HistoryError> {

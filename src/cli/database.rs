@@ -75,7 +75,7 @@ pub(super) async fn reach(database: Database) -> anyhow::Result<Open> {
 /// If the server refuses the connection for a reason that waiting does not change.
 pub(super) async fn wait_for(server: &Server) -> anyhow::Result<()> {
     let refusal = || format!("PostgreSQL refuses the connection to {server}");
-    reachable::wait(server).await.with_context(refusal)
+    reachable::wait_for_server(server).await.with_context(refusal)
 }
 
 /// Opens the database, and starts the embedded PostgreSQL if it is the one.

@@ -7,11 +7,11 @@ use super::{
     upkeep::{self, Work},
 };
 use crate::store::{
-    erase::{Erase, Whose},
+    erase::{Erase, EraseTarget},
     server::Server,
 };
 
-/// Whose events.
+/// EraseTarget events.
 #[derive(clap::Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(super) struct Args {
@@ -27,8 +27,8 @@ pub(super) struct Args {
 /// disk space.
 pub(super) async fn run(server: &Server, args: Args, vacuum: &str) -> anyhow::Result<ExitCode> {
     let whose = match (args.subscriber, args.stream) {
-        (Some(name), _) => Whose::Subscriber(name),
-        (None, name) => Whose::Stream(name.unwrap_or_default()),
+        (Some(name), _) => EraseTarget::Subscriber(name),
+        (None, name) => EraseTarget::Stream(name.unwrap_or_default()),
     };
     let mut erase = Erase::begin(server, whose).await?;
     let mut work = Work::new("erased", None)?;

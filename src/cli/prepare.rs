@@ -24,7 +24,7 @@ pub(super) async fn prepare(server: &Server, config: &Config) -> anyhow::Result<
         wait_for(server).await?;
         match prepare_once(server, config).await {
             // An interrupted migration is rolled back, so the next attempt continues with it.
-            Err(error) if reachable::is_passing(error.as_ref()) => {
+            Err(error) if reachable::is_transient(error.as_ref()) => {
                 warn!("PostgreSQL became unavailable during startup; retrying: {error:#}");
                 backoff.wait().await;
             }

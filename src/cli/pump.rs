@@ -26,7 +26,7 @@ use crate::{
     progress,
     pump::{self, Pump, status::Status},
     read::Read,
-    store::{pumps::Letter, server::Server},
+    store::{pumps::DeadLetterState, server::Server},
 };
 
 /// Which aggregators, or what to do about what they refused.
@@ -79,11 +79,11 @@ pub(super) async fn pump(args: Args) -> anyhow::Result<ExitCode> {
         }
         Some(Action::List(flags)) => on_database(load(flags)?, letters::list).await,
         Some(Action::Retry { flags, name, events }) => {
-            let mark = letters::Mark { name, events, letter: Letter::Retry };
+            let mark = letters::Mark { name, events, letter: DeadLetterState::Retry };
             on_database(load(flags)?, async |server: &Server| mark.apply(server).await).await
         }
         Some(Action::Skip { flags, name, events }) => {
-            let mark = letters::Mark { name, events, letter: Letter::Skipped };
+            let mark = letters::Mark { name, events, letter: DeadLetterState::Skipped };
             on_database(load(flags)?, async |server: &Server| mark.apply(server).await).await
         }
     }

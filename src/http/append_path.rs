@@ -24,7 +24,7 @@ use super::{
     streams::{PageQuery, page},
     write::{self, encode, is_base64},
 };
-use crate::{access::principal::Principal, item::frame, store::history::WholeEvent};
+use crate::{access::principal::Principal, item::frame, store::history::StoredEvent};
 
 /// What the query of a page may say. The predecessor takes an empty value for none.
 const PAGE: &[Parameter] =
@@ -82,7 +82,7 @@ async fn read(
 }
 
 /// What was written by others may be any JSON; that comes as Base64, too.
-fn shown(event: WholeEvent) -> Event {
+fn shown(event: StoredEvent) -> Event {
     let text = serde_json::from_str::<String>(&event.payload).ok();
     let data = text.filter(|text| is_base64(text));
     Event {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{event::EventId, item::frame, read::amended::Correction, store::history::WholeEvent};
+use crate::{event::EventId, item::frame, read::amended::Correction, store::history::StoredEvent};
 
 /// An event as JSON. Payload and metadata pass through as they are, every digit of them.
 #[derive(Serialize)]
@@ -29,8 +29,8 @@ pub(super) struct EventJson<'a> {
     unamended: Option<String>,
 }
 
-impl<'a> From<&'a WholeEvent> for EventJson<'a> {
-    fn from(event: &'a WholeEvent) -> Self {
+impl<'a> From<&'a StoredEvent> for EventJson<'a> {
+    fn from(event: &'a StoredEvent) -> Self {
         Self {
             id: event.id.get(),
             kind: &event.kind,

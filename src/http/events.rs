@@ -31,7 +31,7 @@ use crate::{
     live::subscription::{Kinds, Request},
     store::{
         error::Chain,
-        history::{HistoryError, WholeEvent},
+        history::{HistoryError, StoredEvent},
     },
 };
 
@@ -115,7 +115,7 @@ pub(super) async fn one(
         Problem::unavailable("PostgreSQL cannot be asked just now; try again")
     };
     let event = app.gateway.read().history_for(who.name()).event(id).await.map_err(failed)?;
-    let may_see = |event: &WholeEvent| is_of(consumers.as_deref(), event) && may_see(&who, event);
+    let may_see = |event: &StoredEvent| is_of(consumers.as_deref(), event) && may_see(&who, event);
     let Some(event) = event.filter(may_see) else {
         return Err(Problem::not_found(format!("there is no event {id} for this consumer")));
     };
@@ -154,14 +154,14 @@ fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
 
 /// An event is read by its consumer, in its stream, or among all: one of these rights is enough
 /// here, too.
-pub(super) fn may_see(who: &Principal, event: &WholeEvent) -> bool {
+pub(super) fn may_see(who: &Principal, event: &StoredEvent) -> bool {
     let consumer = event.subscriber.as_deref().map(ConsumerId::logged);
     consumer.is_some_and(|consumer| who.may_read(&consumer).is_ok())
         || event.stream.as_deref().is_some_and(|stream| who.may_read_stream(stream).is_ok())
         || who.may_read_all().is_ok()
 }
 
-fn is_of(consumers: Option<&[ConsumerId]>, event: &WholeEvent) -> bool {
+fn is_of(consumers: Option<&[ConsumerId]>, event: &StoredEvent) -> bool {
     let its = |consumer: &ConsumerId| Some(consumer.as_str()) == event.subscriber.as_deref();
     consumers.is_none_or(|consumers| consumers.iter().any(its))
 }

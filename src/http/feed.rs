@@ -15,7 +15,7 @@ use crate::{
         strict::{Strict, StrictItem},
         versions::{StreamItem, Versions},
     },
-    store::history::WholeEvent,
+    store::history::StoredEvent,
 };
 
 /// Where whole events come from.
@@ -28,7 +28,7 @@ pub(super) enum Log {
 
 /// What was read.
 enum Read {
-    Events(Vec<WholeEvent>),
+    Events(Vec<StoredEvent>),
     Signal(Signal),
 }
 
@@ -60,14 +60,14 @@ impl Log {
     }
 
     /// What an event's `id:` says.
-    fn place(&self, event: &WholeEvent) -> EventId {
+    fn place(&self, event: &StoredEvent) -> EventId {
         match self {
             Self::All(_) => event.id,
             Self::Stream(_) => EventId::new(event.version.unwrap_or_default()),
         }
     }
 
-    fn put(&self, events: &[WholeEvent], out: &mut impl Output) {
+    fn put(&self, events: &[StoredEvent], out: &mut impl Output) {
         for event in events {
             let data = serde_json::to_vec(&EventJson::from(event)).unwrap_or_default();
             let place = self.place(event);

@@ -32,7 +32,7 @@ use crate::{
     event::name::StreamName,
     store::{
         event_log::PageSize,
-        history::{HistoryError, WholeEvent, WholePage},
+        history::{EventPage, HistoryError, StoredEvent},
     },
 };
 
@@ -59,7 +59,7 @@ pub(super) struct PageQuery {
 
 /// A page of a stream.
 pub(super) struct PageResult {
-    pub(super) events: Vec<WholeEvent>,
+    pub(super) events: Vec<StoredEvent>,
     /// The stream's last version; 0 while it has none.
     pub(super) version: i64,
     /// Where the next page begins.
@@ -130,7 +130,7 @@ pub(super) async fn page(
             (true, _) => history.stream_backward(stream, i64::MAX, size).await?,
             (false, Some(Ok(first))) => history.stream(stream, first, size).await?,
             (false, None) => history.stream(stream, 1, size).await?,
-            (false, Some(Err(_))) => WholePage::empty(),
+            (false, Some(Err(_))) => EventPage::empty(),
         };
         Ok((page, history.last_version(stream).await?))
     }
@@ -210,7 +210,7 @@ const LARGE: usize = 64 << 10;
 
 async fn shown(stream: StreamName, found: PageResult) -> Response {
     let tag = tag(found.version);
-    let bytes: usize = found.events.iter().map(WholeEvent::bytes).sum();
+    let bytes: usize = found.events.iter().map(StoredEvent::bytes).sum();
     let text = if bytes > LARGE {
         spawn_blocking(move || text(&stream, &found)).await.unwrap_or(None)
     } else {

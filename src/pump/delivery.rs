@@ -189,7 +189,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let seen = self.seen(latest).await?;
         let known = self.lease.checkpoint();
         let newest =
-            lease::with_timeout("finding the end of the log", self.lease.seat().end_of_log());
+            lease::with_timeout("finding the end of the log", self.lease.session().end_of_log());
         let newest = newest.await?;
         let start = self.start(&known).await?;
         let checkpoint = resume(seen, known.clone(), start);
@@ -252,7 +252,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
             return Ok(Seen::Unknown);
         }
         // The answer has all fields that a pump sends. The event was pruned, or was never in this log.
-        let end = self.lease.seat().end_of_log();
+        let end = self.lease.session().end_of_log();
         let end = lease::with_timeout("finding the end of the log", end).await?;
         if id <= end { Ok(Seen::Event(id)) } else { Err(DeliveryError::Diverged(id)) }
     }

@@ -14,7 +14,7 @@ use crate::{
         Read,
         strict::{Strict, StrictItem},
     },
-    store::{history::WholeEvent, pumps::Checkpoint},
+    store::{history::StoredEvent, pumps::Checkpoint},
 };
 
 /// Selects events. An event must match each list that is not empty.
@@ -29,7 +29,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn admits(&self, event: &WholeEvent) -> bool {
+    fn admits(&self, event: &StoredEvent) -> bool {
         let one_of = |named: &[String], value: Option<&str>| {
             named.is_empty() || value.is_some_and(|value| named.iter().any(|name| name == value))
         };
@@ -306,7 +306,7 @@ impl Builder {
     }
 
     /// Adds an event if it matches the filter. Returns the batch that was full before the event.
-    fn add(&mut self, event: &WholeEvent) -> Option<Batch> {
+    fn add(&mut self, event: &StoredEvent) -> Option<Batch> {
         if !self.format.filter.admits(event) {
             return None;
         }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, str::FromStr};
 
 use serde_json::{Value, value::RawValue};
 
-use crate::{event::EventId, store::history::WholeEvent};
+use crate::{event::EventId, store::history::StoredEvent};
 
 /// The fields of an event's JSON, in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Source {
     }
 
     /// Appends the value. Returns `false` if the event has none.
-    fn put(&self, out: &mut Vec<u8>, event: &WholeEvent) -> bool {
+    fn put(&self, out: &mut Vec<u8>, event: &StoredEvent) -> bool {
         match self {
             Self::Id => put_number(out, event.id.get()),
             Self::Type => put_text(out, &event.kind),
@@ -202,7 +202,7 @@ pub enum Comparison {
 
 impl Fields {
     /// Appends an event's JSON.
-    pub fn put(&self, out: &mut Vec<u8>, event: &WholeEvent) {
+    pub fn put(&self, out: &mut Vec<u8>, event: &StoredEvent) {
         for field in &self.0 {
             out.extend_from_slice(&field.key);
             if !field.sources.iter().any(|source| source.put(out, event)) {
@@ -230,7 +230,7 @@ impl Fields {
     /// Compares an aggregator's event with the one of the same id in the log. Only fields that an
     /// aggregator does not change are compared, and only those that it returns.
     #[must_use]
-    pub fn compare(&self, event: &WholeEvent, answer: &Value) -> Comparison {
+    pub fn compare(&self, event: &StoredEvent, answer: &Value) -> Comparison {
         let identifying = |field: &&Field| {
             let names = [Source::Type, Source::Stream, Source::Version, Source::Uid];
             field.sources.iter().any(|source| names.contains(source))

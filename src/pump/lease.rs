@@ -28,7 +28,7 @@ use crate::{
     event::EventId,
     store::{
         error::Chain,
-        pumps::{Candidate, Checkpoint, Seat},
+        pumps::{Candidate, Checkpoint, LeaseSession},
         server::Server,
     },
 };
@@ -68,7 +68,7 @@ pub enum LeaseError {
 /// A lease that is held. Dropping it gives the lease up.
 #[derive(Debug)]
 pub struct Lease {
-    seat: Arc<Seat>,
+    session: Arc<LeaseSession>,
     shared: Arc<Shared>,
     keeping: JoinHandle<()>,
 }
@@ -125,14 +125,15 @@ async fn try_acquire(server: &Server, name: &str, status: &Status) -> Result<Lea
         }
         sleep(backoff::drawn(HEARTBEAT_INTERVAL)).await;
     }
-    let (seat, checkpoint) = with_timeout("taking over the lease", candidate.take_over()).await?;
-    info!(aggregator = name, epoch = seat.epoch(), %checkpoint, "acquired the lease");
+    let (session, checkpoint) =
+        with_timeout("taking over the lease", candidate.take_over()).await?;
+    info!(aggregator = name, epoch = session.epoch(), %checkpoint, "acquired the lease");
     status.took_over();
-    Ok(Lease::hold(seat, checkpoint, status.clone()))
+    Ok(Lease::hold(session, checkpoint, status.clone()))
 }
 
 impl Lease {
-    fn hold(seat: Seat, checkpoint: Checkpoint, status: Status) -> Self {
+    fn hold(session: LeaseSession, checkpoint: Checkpoint, status: Status) -> Self {
         let saved = checkpoint.clone().into();
         let state = LeaseState { checkpoint, held: Instant::now(), last_letter: EventId::ZERO };
         let shared = Arc::new(Shared {
@@ -143,10 +144,10 @@ impl Lease {
             retries: watch::Sender::new(Vec::new()),
             status,
         });
-        let seat = Arc::new(seat);
-        let keeping = maintain(Arc::clone(&seat), Arc::clone(&shared));
+        let session = Arc::new(session);
+        let keeping = maintain(Arc::clone(&session), Arc::clone(&shared));
         let keeping = tokio::spawn(vital("the lease is no longer maintained", keeping));
-        Self { seat, shared, keeping }
+        Self { session, shared, keeping }
     }
 
     /// Completes when the lease is lost.
@@ -155,8 +156,8 @@ impl Lease {
     }
 
     /// The session that holds the lease.
-    pub(super) fn seat(&self) -> &Seat {
-        &self.seat
+    pub(super) fn session(&self) -> &LeaseSession {
+        &self.session
     }
 
     /// The current checkpoint, which may be newer than the one in the database.
@@ -174,7 +175,7 @@ impl Lease {
         if self.shared.state().held.elapsed() < QUERY_TIMEOUT {
             return Ok(());
         }
-        heartbeat(&self.seat, &self.shared).await
+        heartbeat(&self.session, &self.shared).await
     }
 
     /// Sets the checkpoint. It is written to the database in the background.
@@ -185,7 +186,7 @@ impl Lease {
 
     /// Writes the checkpoint to the database.
     pub(super) async fn save(&self) -> Result<(), LeaseError> {
-        save(&self.seat, &self.shared).await
+        save(&self.session, &self.shared).await
     }
 
     /// The dead letters that must be sent again.
@@ -207,34 +208,35 @@ impl Shared {
     }
 }
 
-async fn maintain(seat: Arc<Seat>, shared: Arc<Shared>) {
-    let Err(error) = maintain_until_lost(&seat, &shared).await;
+async fn maintain(session: Arc<LeaseSession>, shared: Arc<Shared>) {
+    let Err(error) = maintain_until_lost(&session, &shared).await;
     warn!(error = %Chain(&error), "lost the lease");
     shared.lost.cancel();
 }
 
 async fn maintain_until_lost(
-    seat: &Seat,
+    session: &LeaseSession,
     shared: &Shared,
 ) -> Result<std::convert::Infallible, LeaseError> {
     let mut next_heartbeat = Instant::now();
     loop {
         if Instant::now() >= next_heartbeat {
             next_heartbeat = Instant::now() + HEARTBEAT_INTERVAL;
-            heartbeat(seat, shared).await?;
+            heartbeat(session, shared).await?;
         }
         let until = next_heartbeat.saturating_duration_since(Instant::now());
         if timeout(until, shared.changed.notified()).await.is_ok() {
-            save(seat, shared).await?;
+            save(session, shared).await?;
             sleep(SAVE_INTERVAL).await;
         }
     }
 }
 
-async fn heartbeat(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
+async fn heartbeat(session: &LeaseSession, shared: &Shared) -> Result<(), LeaseError> {
     let asked = Instant::now();
     let position = shared.state().checkpoint.cursor().head();
-    let beat = with_timeout("sending the heartbeat of the lease", seat.beat(position)).await?;
+    let beat =
+        with_timeout("sending the heartbeat of the lease", session.heartbeat(position)).await?;
     if !beat.held {
         return Err(LeaseError::TakenOver);
     }
@@ -252,13 +254,13 @@ async fn heartbeat(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
     Ok(())
 }
 
-async fn save(seat: &Seat, shared: &Shared) -> Result<(), LeaseError> {
+async fn save(session: &LeaseSession, shared: &Shared) -> Result<(), LeaseError> {
     let mut saved = shared.saved.lock().await;
     let checkpoint = shared.state().checkpoint.clone();
     if checkpoint == *saved {
         return Ok(());
     }
-    if !with_timeout("writing the checkpoint", seat.save(&checkpoint)).await? {
+    if !with_timeout("writing the checkpoint", session.save(&checkpoint)).await? {
         return Err(LeaseError::TakenOver);
     }
     *saved = checkpoint;

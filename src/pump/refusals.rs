@@ -16,7 +16,7 @@ use super::{
 use crate::{
     event::EventId,
     read::Read,
-    store::{history::HistoryError, pumps::Letter},
+    store::{history::HistoryError, pumps::DeadLetterState},
 };
 
 /// How often a stopped pump checks whether an operator has decided.
@@ -73,7 +73,7 @@ impl<'a> Refusals<'a> {
             return Ok(());
         }
         self.last = (EventId::ZERO, 0);
-        let delete = self.lease.seat().forget(portion.first, portion.last);
+        let delete = self.lease.session().forget(portion.first, portion.last);
         lease::with_timeout("deleting a dead letter", delete).await
     }
 
@@ -90,7 +90,7 @@ impl<'a> Refusals<'a> {
             return Ok(Verdict::Retry);
         }
         let event = portion.first;
-        if self.letter(event).await? == Some(Letter::Skipped) {
+        if self.letter(event).await? == Some(DeadLetterState::Skipped) {
             return Ok(Verdict::Continue);
         }
         self.last = if self.last.0 == event { (event, self.last.1 + 1) } else { (event, 1) };
@@ -99,8 +99,8 @@ impl<'a> Refusals<'a> {
         }
         self.last = (EventId::ZERO, 0);
         let (letter, verdict) = match self.settings.on_refusal {
-            OnRefusal::SetAside => (Letter::SetAside, Verdict::Continue),
-            OnRefusal::Stop => (Letter::Blocking, Verdict::Stop),
+            OnRefusal::SetAside => (DeadLetterState::SetAside, Verdict::Continue),
+            OnRefusal::Stop => (DeadLetterState::Blocking, Verdict::Stop),
         };
         if !self.note(event, letter, &refusal.to_string()).await? {
             return Err(LeaseError::TakenOver);
@@ -130,12 +130,14 @@ impl<'a> Refusals<'a> {
         loop {
             sleep(DECISION_POLL_INTERVAL).await;
             match self.letter(event).await? {
-                Some(Letter::Blocking) => {}
-                Some(Letter::Skipped) => {
+                Some(DeadLetterState::Blocking) => {}
+                Some(DeadLetterState::Skipped) => {
                     info!(aggregator = %name, %event, "an operator has skipped the event");
                     return Ok(true);
                 }
-                Some(Letter::Retry | Letter::SetAside) | None => return Ok(false),
+                Some(DeadLetterState::Retry | DeadLetterState::SetAside) | None => {
+                    return Ok(false);
+                }
             }
         }
     }
@@ -160,7 +162,7 @@ impl<'a> Refusals<'a> {
                 Ok(()) => {
                     info!(aggregator = %self.settings.name, %event, "delivered a dead letter");
                     self.status.delivered(1, 0);
-                    let delete = self.lease.seat().forget(event, event);
+                    let delete = self.lease.session().forget(event, event);
                     lease::with_timeout("deleting a dead letter", delete).await?;
                 }
                 Err(SinkError::Refused(refusal)) if refusal.is_about_events => {
@@ -175,15 +177,20 @@ impl<'a> Refusals<'a> {
 
     async fn keep_letter(&self, event: EventId, reason: &str) -> Result<(), LeaseError> {
         warn!(aggregator = %self.settings.name, %event, reason, "the event remains a dead letter");
-        self.note(event, Letter::SetAside, reason).await.map(drop)
+        self.note(event, DeadLetterState::SetAside, reason).await.map(drop)
     }
 
-    async fn letter(&self, event: EventId) -> Result<Option<Letter>, LeaseError> {
-        lease::with_timeout("reading a dead letter", self.lease.seat().letter(event)).await
+    async fn letter(&self, event: EventId) -> Result<Option<DeadLetterState>, LeaseError> {
+        lease::with_timeout("reading a dead letter", self.lease.session().letter(event)).await
     }
 
-    async fn note(&self, event: EventId, letter: Letter, says: &str) -> Result<bool, LeaseError> {
-        lease::with_timeout("storing a dead letter", self.lease.seat().note(event, letter, says))
+    async fn note(
+        &self,
+        event: EventId,
+        letter: DeadLetterState,
+        says: &str,
+    ) -> Result<bool, LeaseError> {
+        lease::with_timeout("storing a dead letter", self.lease.session().note(event, letter, says))
             .await
     }
 }

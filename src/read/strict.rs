@@ -11,7 +11,7 @@
 //!
 //! ```no_run
 //! # use event_piper::{event::EventId, gateway::followed::FollowedLog, read::strict::StrictItem};
-//! # async fn handle(_: &event_piper::store::history::WholeEvent) {}
+//! # async fn handle(_: &event_piper::store::history::StoredEvent) {}
 //! # async fn store(_: EventId) {}
 //! # async fn follow(log: &FollowedLog, checkpoint: EventId) {
 //! let mut log = log.read().strict(checkpoint);
@@ -47,7 +47,7 @@ use crate::{
     item::signal::GapReason,
     store::{
         event_log::{PageSize, Paging},
-        history::{History, HistoryError, WholeEvent, WholePage},
+        history::{EventPage, History, HistoryError, StoredEvent},
     },
 };
 
@@ -98,7 +98,7 @@ pub enum StrictItem {
     /// the checkpoint to store once they are handled.
     Events {
         /// The events.
-        events: Vec<WholeEvent>,
+        events: Vec<StoredEvent>,
         /// The last of their ids, or an id after that.
         upto: EventId,
     },
@@ -294,22 +294,22 @@ impl Strict {
     /// Reads a page. Also returns the id that the page reaches if it is the last one, and, if ids are missing
     /// in it, the id up to which events were pruned and not reported yet. The latter is queried after the
     /// page was read, so that it covers every row that the page lacks.
-    async fn read(&self, upto: EventId) -> (WholePage, EventId, Option<EventId>) {
+    async fn read(&self, upto: EventId) -> (EventPage, EventId, Option<EventId>) {
         with_retries(|| self.try_read(upto)).await
     }
 
     async fn try_read(
         &self,
         upto: EventId,
-    ) -> Result<(WholePage, EventId, Option<EventId>), HistoryError> {
+    ) -> Result<(EventPage, EventId, Option<EventId>), HistoryError> {
         let start = self.start.as_ref().filter(|start| self.after < start.owed.head());
         if let Some(Start { owed, .. }) = start {
             let upto = upto.min(owed.head());
             let range = (self.after, upto);
-            let (page, upto) = self.history.everybodys_of(owed.marks(), range, self.paging).await?;
+            let (page, upto) = self.history.all_events_of(owed.marks(), range, self.paging).await?;
             return Ok((page, upto, self.pruned().await?));
         }
-        let page = self.history.everybodys((self.after, upto), self.paging).await?;
+        let page = self.history.all_events((self.after, upto), self.paging).await?;
         if is_whole(&page, self.after, upto) {
             return Ok((page, upto, None));
         }
@@ -323,7 +323,7 @@ impl Strict {
 }
 
 /// Whether a page of the rows above `after` and at most `upto` has every id.
-fn is_whole(page: &WholePage, after: EventId, upto: EventId) -> bool {
+fn is_whole(page: &EventPage, after: EventId, upto: EventId) -> bool {
     let last = page.events.last().map_or(after, |event| event.id);
     let upto = if page.last { upto } else { last };
     i64::try_from(page.events.len()) == Ok(upto.get() - after.get())

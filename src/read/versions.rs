@@ -18,7 +18,7 @@ use crate::{
     event::name::StreamName,
     store::{
         event_log::PageSize,
-        history::{History, WholeEvent},
+        history::{History, StoredEvent},
     },
 };
 
@@ -44,7 +44,7 @@ pub struct Versions {
 #[derive(Debug)]
 pub enum StreamItem {
     /// At least one event, in the order of versions.
-    Events(Vec<WholeEvent>),
+    Events(Vec<StoredEvent>),
     /// The versions after the first number, up to and including the second, do not exist.
     Missing(i64, i64),
     /// The stream ends before the version that the reader has, the first number, so it is another stream.
@@ -140,7 +140,7 @@ impl Versions {
         if let Some(share) = &mut share {
             share.settle(page.bytes());
         }
-        let version = |event: &WholeEvent| event.version.unwrap_or_default();
+        let version = |event: &StoredEvent| event.version.unwrap_or_default();
         let Some(first) = page.events.first() else { return (None, false) };
         if version(first) > next {
             if first.id > horizon.settled {
@@ -150,9 +150,9 @@ impl Versions {
             self.after = missing.1;
             return (Some(StreamItem::Missing(missing.0, missing.1)), false);
         }
-        let follows = |(event, due): &(WholeEvent, i64)| version(event) == *due;
+        let follows = |(event, due): &(StoredEvent, i64)| version(event) == *due;
         let events = page.events.into_iter().zip(next..=i64::MAX).take_while(follows);
-        let events: Vec<WholeEvent> = events.map(|(event, _)| event).collect();
+        let events: Vec<StoredEvent> = events.map(|(event, _)| event).collect();
         self.after = events.last().map_or(self.after, version);
         self.page = share;
         (Some(StreamItem::Events(events)), false)

@@ -286,12 +286,12 @@ async fn a_page_of_late_rows_has_a_bounded_cost() {
     }
     let (mut after, mut came) = (start, Vec::new());
     while came.len() < 100 * usize::try_from(PAGES).unwrap() {
-        let (page, upto) = history.everybodys_of(&marks, (after, end), paging).await.unwrap();
+        let (page, upto) = history.all_events_of(&marks, (after, end), paging).await.unwrap();
         came.extend(page.events.iter().map(|event| event.id.get()));
         after = if page.last { upto } else { EventId::new(*came.last().unwrap()) };
     }
     assert!(came.into_iter().eq(first.get()..first.get() + 100 * PAGES));
-    let (rest, _) = history.everybodys_of(&marks, (last.previous(), end), paging).await.unwrap();
+    let (rest, _) = history.all_events_of(&marks, (last.previous(), end), paging).await.unwrap();
     assert_eq!(rest.events.len(), 1, "the last one, far from the end of the range");
     drop(history);
     let read = eventually("the statistics of the pool's session are known", async || {

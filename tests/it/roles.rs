@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use event_piper::store::{
     doctor::{Severity, examine},
-    erase::{Erase, Whose},
+    erase::{Erase, EraseTarget},
     error::Chain,
     migrate::migrate,
     prune::{Prune, What},
@@ -252,7 +252,7 @@ async fn an_eraser_can_only_erase() {
     client.batch_execute(FILL).await.unwrap();
     let url = url_of(&database, "event_piper_eraser").await;
     let server = Server::parse(&url).unwrap();
-    let whose = Whose::Stream("s".into());
+    let whose = EraseTarget::Stream("s".into());
     let step = Erase::begin(&server, whose).await.unwrap().step().await.unwrap();
     assert_eq!(step.changed, 9);
     let eraser = connect_as(&database, "event_piper_eraser").await;

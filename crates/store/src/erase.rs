@@ -18,7 +18,7 @@ use crate::{
 
 /// The events to erase.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum EraseTarget {
     /// All events of this subscriber.
     Subscriber(String),
     /// All events of this stream.
@@ -43,7 +43,7 @@ pub enum EraseError {
 #[derive(Debug)]
 pub struct Erase {
     client: Client,
-    whose: Whose,
+    whose: EraseTarget,
     /// The newest id when the run began. Nothing behind it is erased.
     newest: EventId,
     /// The last id that was read; of a stream, the last version.
@@ -79,7 +79,7 @@ set upto = greatest(known.upto, excluded.upto), erased_at = excluded.erased_at, 
 
 impl Erase {
     /// Connects, and finds out where the log ends now.
-    pub async fn begin(server: &Server, whose: Whose) -> Result<Self, EraseError> {
+    pub async fn begin(server: &Server, whose: EraseTarget) -> Result<Self, EraseError> {
         let client = server.named("event-piper erase").client_for(Purpose::Change).await;
         let client = client.map_err(EraseError::Connect)?;
         shape::find(&client).await?;
@@ -100,8 +100,8 @@ impl Erase {
 
     async fn page(&mut self) -> Result<(Step, Option<EventId>), tokio_postgres::Error> {
         let (page, name, end) = match &self.whose {
-            Whose::Subscriber(name) => (OF_SUBSCRIBER, name, self.newest),
-            Whose::Stream(name) => (OF_STREAM, name, EventId::new(i64::MAX)),
+            EraseTarget::Subscriber(name) => (OF_SUBSCRIBER, name, self.newest),
+            EraseTarget::Stream(name) => (OF_STREAM, name, EventId::new(i64::MAX)),
         };
         let query = format!("{page}{ERASE}");
         let values: [&(dyn ToSql + Sync); 5] =
@@ -115,7 +115,7 @@ impl Erase {
     /// Records that a stream was erased. The trigger records subscribers, but cannot know that a whole stream
     /// was erased.
     async fn remember(&self) -> Result<(), tokio_postgres::Error> {
-        if let Whose::Stream(name) = &self.whose {
+        if let EraseTarget::Stream(name) = &self.whose {
             self.client.execute(REMEMBER_STREAM, &[name, &self.upto]).await?;
         }
         Ok(())

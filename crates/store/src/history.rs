@@ -20,7 +20,7 @@ use self::{
 };
 pub use self::{
     queries::{History, HistoryError},
-    whole::{Amendment, WholeEvent, WholePage},
+    whole::{Amendment, EventPage, StoredEvent},
 };
 use crate::{
     consumer::ConsumerId,
@@ -147,9 +147,9 @@ impl History {
     }
 
     /// One event with all its columns.
-    pub async fn event(&self, id: EventId) -> Result<Option<WholeEvent>, HistoryError> {
+    pub async fn event(&self, id: EventId) -> Result<Option<StoredEvent>, HistoryError> {
         let rows = self.one(ONE_EVENT, EVENT, &[&id]).await?;
-        Ok(rows.first().map(WholeEvent::from))
+        Ok(rows.first().map(StoredEvent::from))
     }
 
     /// Whether an event was written under this `uid`.

@@ -168,7 +168,7 @@ pub struct Candidate {
 
 /// The connection that holds the lease of an aggregator. Dropping it ends the lease.
 #[derive(Debug)]
-pub struct Seat {
+pub struct LeaseSession {
     session: Session,
     name: String,
     epoch: i64,
@@ -176,7 +176,7 @@ pub struct Seat {
 
 /// The state of the lease, and what the holder has to know.
 #[derive(Debug, Default)]
-pub struct Beat {
+pub struct Heartbeat {
     /// Whether this holder still has the lease.
     pub held: bool,
     /// The newest event of the log.
@@ -193,7 +193,7 @@ pub struct Beat {
 
 /// The state of an event that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Letter {
+pub enum DeadLetterState {
     /// The pump has stopped before it.
     Blocking,
     /// The pump has continued behind it.
@@ -204,7 +204,7 @@ pub enum Letter {
     Skipped,
 }
 
-impl Letter {
+impl DeadLetterState {
     /// The state as the table stores it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -246,14 +246,17 @@ impl Candidate {
     }
 
     /// Takes over after the lock was obtained. From now on only this session can move the checkpoint.
-    pub async fn take_over(self) -> Result<(Seat, Checkpoint)> {
+    pub async fn take_over(self) -> Result<(LeaseSession, Checkpoint)> {
         let row = self.session.client.query_one(TAKE_OVER, &[&self.name]).await?;
         let checkpoint = Checkpoint::of(&row)?;
-        Ok((Seat { session: self.session, name: self.name, epoch: row.try_get(4)? }, checkpoint))
+        Ok((
+            LeaseSession { session: self.session, name: self.name, epoch: row.try_get(4)? },
+            checkpoint,
+        ))
     }
 }
 
-impl Seat {
+impl LeaseSession {
     /// The number of this takeover.
     #[must_use]
     pub fn epoch(&self) -> i64 {
@@ -270,10 +273,10 @@ impl Seat {
     }
 
     /// Checks whether the lease is still held, and asks what there is to do.
-    pub async fn beat(&self, position: EventId) -> Result<Beat> {
+    pub async fn heartbeat(&self, position: EventId) -> Result<Heartbeat> {
         let values: [&(dyn ToSql + Sync); 3] = [&self.name, &self.epoch, &position];
         let row = self.session.client.query_opt(HEARTBEAT, &values).await?;
-        let beat = |row: Row| Beat {
+        let beat = |row: Row| Heartbeat {
             held: row.get(0),
             newest: row.get(1),
             retries: row.get(2),
@@ -286,16 +289,21 @@ impl Seat {
     }
 
     /// Stores the state of an event that was refused. Returns `false` if another pump has taken over.
-    pub async fn note(&self, event: EventId, letter: Letter, reason: &str) -> Result<bool> {
+    pub async fn note(
+        &self,
+        event: EventId,
+        letter: DeadLetterState,
+        reason: &str,
+    ) -> Result<bool> {
         let state = letter.as_str();
         let values: [&(dyn ToSql + Sync); 5] = [&self.name, &self.epoch, &event, &state, &reason];
         Ok(self.session.client.execute(SAVE_DEAD_LETTER, &values).await? == 1)
     }
 
     /// The state of an event that was refused. `None` if it was not.
-    pub async fn letter(&self, event: EventId) -> Result<Option<Letter>> {
+    pub async fn letter(&self, event: EventId) -> Result<Option<DeadLetterState>> {
         let row = self.session.client.query_opt(DEAD_LETTER, &[&self.name, &event]).await?;
-        Ok(row.and_then(|row| Letter::parse(row.get(0))))
+        Ok(row.and_then(|row| DeadLetterState::parse(row.get(0))))
     }
 
     /// Deletes the dead letters of events that the aggregator has accepted after all.
@@ -370,6 +378,11 @@ pub async fn dead_letters(client: &Client) -> Result<Vec<DeadLetter>> {
 
 /// Sets the state of these events, or, if there are none, of all that were refused. Returns how many were
 /// changed.
-pub async fn mark(client: &Client, pump: &str, events: &[EventId], letter: Letter) -> Result<u64> {
+pub async fn mark(
+    client: &Client,
+    pump: &str,
+    events: &[EventId],
+    letter: DeadLetterState,
+) -> Result<u64> {
     client.execute(MARK_DEAD_LETTERS, &[&pump, &events, &letter.as_str()]).await
 }

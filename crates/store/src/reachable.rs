@@ -20,7 +20,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// If the server refuses: a wrong password, a missing database, a wrong certificate.
-pub async fn wait(server: &Server) -> Result<(), tokio_postgres::Error> {
+pub async fn wait_for_server(server: &Server) -> Result<(), tokio_postgres::Error> {
     let mut backoff = RETRY_PAUSES.start();
     loop {
         let pause = backoff.pause();
@@ -45,7 +45,7 @@ pub async fn wait(server: &Server) -> Result<(), tokio_postgres::Error> {
 
 /// Whether an error says that the server went away or was busy, so that the same operation may succeed later.
 #[must_use]
-pub fn is_passing(error: &(dyn Error + 'static)) -> bool {
+pub fn is_transient(error: &(dyn Error + 'static)) -> bool {
     let mut causes = iter::successors(Some(error), |error| (*error).source());
     causes.find_map(|cause| cause.downcast_ref()).is_some_and(is_transient_error)
 }

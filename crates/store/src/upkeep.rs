@@ -58,14 +58,14 @@ pub(super) async fn with_retries<T>(mut attempt: impl AsyncFnMut() -> Result<T>)
     let mut backoff = RETRY_PAUSES.start();
     for _ in 1..MAX_ATTEMPTS {
         match attempt().await {
-            Err(error) if is_passing(&error) => backoff.wait().await,
+            Err(error) if is_transient(&error) => backoff.wait().await,
             done => return done,
         }
     }
     attempt().await
 }
 
-fn is_passing(error: &tokio_postgres::Error) -> bool {
+fn is_transient(error: &tokio_postgres::Error) -> bool {
     let passing = [
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::T_R_DEADLOCK_DETECTED,

@@ -8,7 +8,7 @@ use crate::{
     cli::output,
     event::EventId,
     store::{
-        pumps::{self, Letter, PumpState},
+        pumps::{self, DeadLetterState, PumpState},
         server::Server,
     },
 };
@@ -48,7 +48,7 @@ fn line(pump: &PumpState) -> String {
 pub(super) struct Mark {
     pub(super) name: String,
     pub(super) events: Vec<EventId>,
-    pub(super) letter: Letter,
+    pub(super) letter: DeadLetterState,
 }
 
 impl Mark {

@@ -18,7 +18,7 @@ use crate::{
     http::{app::App, error::Problem, events::may_see},
     store::{
         error::Chain,
-        history::{History, HistoryError, WholeEvent},
+        history::{History, HistoryError, StoredEvent},
     },
 };
 
@@ -95,7 +95,7 @@ async fn is_written(history: &History, draft: &Draft) -> Result<bool, HistoryErr
 }
 
 /// What the target is of, its amendment changes.
-fn may_write(who: &Principal, event: &WholeEvent) -> Result<(), Refused> {
+fn may_write(who: &Principal, event: &StoredEvent) -> Result<(), Refused> {
     if let Some(subscriber) = &event.subscriber {
         who.may_write_to(&ConsumerId::logged(subscriber))?;
     }
@@ -105,7 +105,7 @@ fn may_write(who: &Principal, event: &WholeEvent) -> Result<(), Refused> {
     Ok(())
 }
 
-fn is_related(draft: &Draft, event: &WholeEvent) -> bool {
+fn is_related(draft: &Draft, event: &StoredEvent) -> bool {
     let subscriber = draft.subscriber.as_ref().map(ConsumerId::as_str);
     let stream = draft.stream().map(StreamName::as_str);
     let related = |its: &Option<String>, ours| its.is_some() && its.as_deref() == ours;

@@ -4,7 +4,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use event_piper::store::{
-    erase::{Erase, Whose},
+    erase::{Erase, EraseTarget},
     prune::{Prune, What},
     server::Server,
 };
@@ -92,7 +92,8 @@ impl Life {
 
     async fn is_erased(&self, app: &App) {
         let server = Server::parse(&self.url).unwrap();
-        let mut erase = Erase::begin(&server, Whose::Subscriber("titi".into())).await.unwrap();
+        let mut erase =
+            Erase::begin(&server, EraseTarget::Subscriber("titi".into())).await.unwrap();
         while !erase.step().await.unwrap().last {}
         let said = "select count(*) from events where subscriber = 'titi' and payload = '6'";
         assert_eq!(self.number(said).await, 0, "erased");

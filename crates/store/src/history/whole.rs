@@ -17,7 +17,7 @@ use crate::{
 
 /// One event with all its columns.
 #[derive(Debug)]
-pub struct WholeEvent {
+pub struct StoredEvent {
     /// The event's id.
     pub id: EventId,
     /// The event's type.
@@ -57,7 +57,7 @@ impl From<&Row> for Amendment {
     }
 }
 
-impl From<&Row> for WholeEvent {
+impl From<&Row> for StoredEvent {
     fn from(row: &Row) -> Self {
         Self {
             id: row.get(0),
@@ -76,9 +76,9 @@ impl From<&Row> for WholeEvent {
 
 /// A page of full events.
 #[derive(Debug)]
-pub struct WholePage {
+pub struct EventPage {
     /// The events.
-    pub events: Vec<WholeEvent>,
+    pub events: Vec<StoredEvent>,
     /// Whether there was no event behind these when they were read.
     pub last: bool,
 }
@@ -113,7 +113,7 @@ macro_rules! printed {
 
 /// All consumers' events in id order. The columns are converted to text last, so that nothing is converted
 /// for which the page has no room.
-macro_rules! everybodys {
+macro_rules! all_events {
     ($from:literal) => {
         concat!(
             "select ",
@@ -135,18 +135,18 @@ macro_rules! everybodys {
     };
 }
 
-const EVERYBODYS: &str =
-    everybodys!("events log where log.id > $1 and log.id <= $2 order by log.id");
+const ALL_EVENTS: &str =
+    all_events!("events log where log.id > $1 and log.id <= $2 order by log.id");
 
 /// The same for certain transactions, each above an id of its own.
-const EVERYBODYS_OF: &str = everybodys!(
+const ALL_EVENTS_OF: &str = all_events!(
     "events log where log.id > $1 and log.id <= $2 and log.xid::text::int8 = any($5)
        and log.id > ($6::int8[])[array_position($5, log.xid::text::int8)] order by log.id"
 );
 
 /// The same over a long [`Span`]: by the index on `xid` alone, and only if that finds few rows. See
 /// `History::wrote_few`.
-const EVERYBODYS_OF_FAR: &str = everybodys!(
+const ALL_EVENTS_OF_FAR: &str = all_events!(
     r#"(select few.id, few.type, few.subscriber, few.payload, few.stream, few.version, few.uid,
                few.metadata, few."timestamp", few.amends, few.xid, count(*) over () as late
         from (select found.id, found.type, found.subscriber, found.payload, found.stream,
@@ -213,37 +213,37 @@ select coalesce((select log.version::int8 from events log
 
 impl History {
     /// A page of all consumers' events above `after` and up to `upto`, in id order.
-    pub async fn everybodys(
+    pub async fn all_events(
         &self,
         (after, upto): (EventId, EventId),
         paging: Paging,
-    ) -> Result<WholePage, HistoryError> {
+    ) -> Result<EventPage, HistoryError> {
         let (size, stored) = (paging.size(), paging.stored_bytes());
         let types = [Type::INT8, Type::INT8, Type::INT8, Type::INT8];
         let values: [&(dyn ToSql + Sync); 4] = [&after, &upto, &size.rows, &stored];
-        let rows = self.query("the whole log", EVERYBODYS, &types, &values, size.bytes).await?;
-        Ok(WholePage::of(&rows, size))
+        let rows = self.query("the whole log", ALL_EVENTS, &types, &values, size.bytes).await?;
+        Ok(EventPage::of(&rows, size))
     }
 
     /// The same for the events that marked transactions wrote above their marks. Also returns the id up to
     /// which the page is complete, which may be below `upto`, even if the page is empty.
-    pub async fn everybodys_of(
+    pub async fn all_events_of(
         &self,
         marks: &[Mark],
         range: (EventId, EventId),
         paging: Paging,
-    ) -> Result<(WholePage, EventId), HistoryError> {
+    ) -> Result<(EventPage, EventId), HistoryError> {
         let (xids, behind): (Vec<Xid>, Vec<EventId>) =
             marks.iter().map(|mark| (mark.xid, mark.upto)).unzip();
         let xids = event_log::numbers(&xids);
         if Span::of(range) == Span::Long {
-            let page = self.late_page(EVERYBODYS_OF_FAR, (&xids, &behind), range, paging).await?;
+            let page = self.late_page(ALL_EVENTS_OF_FAR, (&xids, &behind), range, paging).await?;
             if !page.events.is_empty() || self.wrote_few(&xids, range).await? {
                 return Ok((page, range.1));
             }
         }
         let end = Span::short_end(range.0).min(range.1);
-        let page = self.late_page(EVERYBODYS_OF, (&xids, &behind), (range.0, end), paging).await?;
+        let page = self.late_page(ALL_EVENTS_OF, (&xids, &behind), (range.0, end), paging).await?;
         Ok((page, end))
     }
 
@@ -253,13 +253,13 @@ impl History {
         (xids, behind): (&Vec<i64>, &Vec<EventId>),
         (after, upto): (EventId, EventId),
         paging: Paging,
-    ) -> Result<WholePage, HistoryError> {
+    ) -> Result<EventPage, HistoryError> {
         let (size, stored) = (paging.size(), paging.stored_bytes());
         let (int8, numbers) = (Type::INT8, Type::INT8_ARRAY);
         let types = [int8.clone(), int8.clone(), int8.clone(), int8, numbers.clone(), numbers];
         let values: [&(dyn ToSql + Sync); 6] = [&after, &upto, &size.rows, &stored, xids, behind];
         let rows = self.query("what was late", sql, &types, &values, size.bytes).await?;
-        Ok(WholePage::of(&rows, size))
+        Ok(EventPage::of(&rows, size))
     }
 
     /// A page of a stream's events from version `first` upwards.
@@ -268,7 +268,7 @@ impl History {
         stream: &StreamName,
         first: i64,
         size: PageSize,
-    ) -> Result<WholePage, HistoryError> {
+    ) -> Result<EventPage, HistoryError> {
         self.page_of_stream(STREAM, stream, first, size).await
     }
 
@@ -278,7 +278,7 @@ impl History {
         stream: &StreamName,
         first: i64,
         size: PageSize,
-    ) -> Result<WholePage, HistoryError> {
+    ) -> Result<EventPage, HistoryError> {
         self.page_of_stream(STREAM_BACKWARD, stream, first, size).await
     }
 
@@ -294,17 +294,17 @@ impl History {
         stream: &StreamName,
         first: i64,
         size: PageSize,
-    ) -> Result<WholePage, HistoryError> {
+    ) -> Result<EventPage, HistoryError> {
         let types = [Type::TEXT, Type::INT8, Type::INT8, Type::INT8];
         let name = stream.as_str();
         let values: [&(dyn ToSql + Sync); 4] = [&name, &first, &size.rows, &size.bytes];
         // The query itself limits the page in bytes.
         let rows = self.query(A_STREAM, query, &types, &values, i64::MAX).await?;
-        Ok(WholePage::of_stream(&rows, size))
+        Ok(EventPage::of_stream(&rows, size))
     }
 }
 
-impl WholeEvent {
+impl StoredEvent {
     /// The approximate size, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -312,7 +312,7 @@ impl WholeEvent {
     }
 }
 
-impl WholePage {
+impl EventPage {
     /// A last page without events.
     #[must_use]
     pub fn empty() -> Self {
@@ -322,19 +322,19 @@ impl WholePage {
     /// The approximate size of the events, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.events.iter().map(WholeEvent::bytes).sum()
+        self.events.iter().map(StoredEvent::bytes).sum()
     }
 
     fn of_stream(rows: &[Row], size: PageSize) -> Self {
         let (bytes, number) = rows.last().map_or((0, 0), |row| (row.get(10), row.get(11)));
-        let events = rows.iter().map(WholeEvent::from).collect();
+        let events = rows.iter().map(StoredEvent::from).collect();
         Self { last: size.bytes > bytes && size.rows > number, events }
     }
 
     fn of(rows: &[Row], size: PageSize) -> Self {
         let found = rows.first().map_or(0, |row| row.get::<_, i64>(10));
         let whole = i64::try_from(rows.len()) == Ok(found);
-        let events = rows.iter().map(WholeEvent::from).collect();
+        let events = rows.iter().map(StoredEvent::from).collect();
         Self { last: whole && found < size.rows, events }
     }
 }
