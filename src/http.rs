@@ -1,4 +1,4 @@
-//! What users see on the wire.
+//! The HTTP interface: routes, sockets, and everything that clients see on the wire.
 
 mod all;
 mod answer;
@@ -78,35 +78,35 @@ pub fn router(gateway: Arc<Gateway>, access: Arc<Access>, settings: Settings) ->
     let app = Arc::new(App { gateway, access, settings, answers });
     let append_path = app.settings.append_path.as_deref();
     let append_path = append_path.map(|path| append_path::routes(&app, path));
-    guarded_routes(&app)
+    authenticated_routes(&app)
         .merge(append_path.unwrap_or_default())
-        .merge(unguarded_routes())
+        .merge(public_routes())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check_host))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
         .layer(CatchPanicLayer::custom(|_| {
-            Problem::internal("a fault of the gateway's own; its log says more").into_response()
+            Problem::internal("the gateway failed to handle this request; its log has the cause")
+                .into_response()
         }))
         .layer(cors)
         .layer(middleware::from_fn(well_formed))
-        // Failures are logged where they happen, with their cause; that a server which is not ready
-        // says so is none.
+        // Failures are logged where they happen, with their cause. A 503 from `/readyz` is not a failure.
         .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(quiet))
         .with_state(app)
 }
 
-/// Routes that know who is asking.
-fn guarded_routes(app: &Arc<App>) -> Router<Arc<App>> {
+/// Routes whose handlers get a `Principal`.
+fn authenticated_routes(app: &Arc<App>) -> Router<Arc<App>> {
     let route = |class, parameters, routes| authenticated(app, class, takes(parameters, routes));
     let plain = |parameters, routes| route(Class::PLAIN, parameters, routes);
     let write = |routes| route(Class::WRITE, &[], routes);
-    let events = route(Class::STREAM, events::FOLLOWED, get(events::subscribe));
+    let events = route(Class::STREAM, events::STREAM_PARAMETERS, get(events::subscribe));
     let stream = route(Class::PAGE_OR_STREAM, streams::PARAMETERS, get(streams::read));
     Router::new()
-        .route("/", route(Class::ENTRANCE, console::PARAMETERS, get(console::page)))
+        .route("/", route(Class::CONSOLE, console::PARAMETERS, get(console::page)))
         .route(detect::STREAM_PATH, events.merge(write(post(write::publish))))
-        .route("/events/{id}", plain(events::ONE, get(events::one)))
+        .route("/events/{id}", plain(events::ONE_PARAMETERS, get(events::one)))
         .route("/all", route(Class::STREAM_OF_ALL, all::PARAMETERS, get(all::follow)))
         .route("/streams/{stream}", stream.merge(write(post(write::append))))
         .route("/streams/{stream}/{version}", write(post(write::append_at)))
@@ -114,8 +114,8 @@ fn guarded_routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/tickets", plain(tickets::PARAMETERS, post(tickets::give)))
 }
 
-/// Routes that say the same to everybody.
-fn unguarded_routes() -> Router<Arc<App>> {
+/// Routes that need no credentials.
+fn public_routes() -> Router<Arc<App>> {
     let ready = get(health::ready).route_layer(middleware::from_fn(auth::varies_by_caller));
     Router::new()
         .route("/console.css", takes(&[], get(console::style)))
@@ -126,19 +126,19 @@ fn unguarded_routes() -> Router<Arc<App>> {
         .route("/manage/health", takes(&[], get(health::up)))
 }
 
-/// RFC 9112, section 6.1: whoever sends both a length and chunks may be smuggling a second
-/// request past a proxy that believes the other one. hyper goes by the chunks, and forgets the
-/// length; so nothing more is read from a connection that sent chunks.
+/// Refuses requests without exactly one `Host` (RFC 9112, section 3.2), and paths that are not UTF-8.
 ///
-/// Section 3.2: a request is for one host, and says so. And what it is for can be read.
+/// Closes a connection that sent chunks. A request with both a length and chunks may smuggle a second
+/// request past a proxy that uses the length (section 6.1). hyper uses the chunks and drops the
+/// length, so the two cannot be told apart here.
 async fn well_formed(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let hosts = headers.get_all(header::HOST).iter().count();
     let mut response = if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
-        Problem::bad_request("expected the header Host once").into_response()
+        Problem::bad_request("expected exactly one Host header").into_response()
     } else if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
-        Problem::bad_request("the address is not UTF-8").into_response()
+        Problem::bad_request("the path is not UTF-8 in percent-encoding").into_response()
     } else {
         next.run(request).await
     };
@@ -148,32 +148,32 @@ async fn well_formed(request: Request, next: Next) -> Response {
     response
 }
 
-/// In the log a request goes by its path: a query may hold a ticket.
+/// Logs the path without the query, which may hold a ticket.
 fn span(request: &Request) -> tracing::Span {
     tracing::debug_span!("request", method = %request.method(), path = request.uri().path())
 }
 
 async fn not_found(uri: Uri) -> Problem {
-    Problem::not_found(format!("there is nothing at {}", uri.path()))
+    Problem::not_found(format!("there is no resource at {}", uri.path()))
 }
 
 async fn not_allowed() -> Problem {
-    Problem::method_not_allowed("there is something here, but not for this method")
+    Problem::method_not_allowed("this resource exists, but does not support this method")
 }
 
-/// Counts requests by their route's pattern, so that nobody's ids become labels.
+/// Counts requests by the pattern of their route, so that ids in paths do not become metric labels.
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let route = route.unwrap_or("none").to_owned();
-    let method = known(request.method());
+    let method = method_label(request.method());
     let response = next.run(request).await;
     let status = response.status().as_u16();
     app.gateway.metrics().requests.get_or_create(&Route { route, method, status }).inc();
     response
 }
 
-/// A client can invent methods; it shall not invent labels.
-fn known(method: &Method) -> &'static str {
+/// The metric label of a method. Clients can invent methods, and must not create labels with them.
+fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

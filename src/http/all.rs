@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{access::principal::Principal, cursor::Cursor};
 
-/// What the query may say.
+/// Query parameters of `GET /all`.
 pub(super) const PARAMETERS: &[Parameter] =
     &[Parameter::one("lastEventId"), Parameter::one("ticket")];
 
@@ -36,7 +36,7 @@ pub(super) async fn follow(
     let after = after.map(|text| {
         text.parse::<Cursor>().map_err(|_| {
             Problem::bad_request(format!(
-                "{text:?} is no place in the whole log: send back an `id:` that came from here, \
+                "{text:?} is not a cursor of the whole log: send an `id:` that GET /all has sent, \
                  or 0 for the beginning"
             ))
         })

@@ -1,4 +1,4 @@
-//! The bytes of an answer, from before it is made until it was sent.
+//! Memory accounting for responses, from before a response is built until it has been sent.
 
 use std::sync::Arc;
 
@@ -20,10 +20,11 @@ use crate::{
     metrics::{Metrics, Reason},
 };
 
-/// What every answer takes: its head, and what it is made with.
-const LEAST_BYTES: usize = 8 << 10;
+/// Bytes that are counted for every response: its head, and the state of its request.
+const MIN_BYTES: usize = 8 << 10;
 
-/// Room for an answer. A handler that reads much asks for it before it does.
+/// Permission to hold bytes of a response. A handler that reads much data reserves the bytes before it
+/// reads.
 #[derive(Clone)]
 pub(super) struct AnswerPermit {
     share: Arc<Lock<Option<Share>>>,
@@ -31,7 +32,11 @@ pub(super) struct AnswerPermit {
 }
 
 impl AnswerPermit {
-    /// Room for an answer to this request, and puts it into the request for its handler.
+    /// Reserves the bytes that every response needs, and adds the permit to the request for its handler.
+    ///
+    /// # Errors
+    /// 503 when all responses together exceed `--answer-buffer`; 429 when those of this principal exceed
+    /// `--answer-buffer-per-principal`.
     pub(super) fn acquire(
         app: &Arc<App>,
         who: &Principal,
@@ -39,24 +44,25 @@ impl AnswerPermit {
     ) -> Result<Self, Problem> {
         let share = app.answers.share(who);
         let permit = Self { share: Arc::new(Lock::new(Some(share))), app: Arc::clone(app) };
-        permit.reserve(LEAST_BYTES)?;
+        permit.reserve(MIN_BYTES)?;
         request.extensions_mut().insert(permit.clone());
         Ok(permit)
     }
 
-    /// Room for a page of a stream.
+    /// Reserves the bytes of a page of a stream.
     pub(super) fn reserve_page(&self) -> Result<(), Problem> {
         self.reserve(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX))
     }
 
-    /// Room for so many bytes more, of which the answer may be made.
+    /// Reserves more bytes for building the response.
     pub(super) fn reserve(&self, bytes: usize) -> Result<(), Problem> {
         let mut share = self.share.lock();
         let grown = share.as_mut().map_or(Ok(()), |share| share.grow(bytes));
         grown.map_err(|exhausted| refused(self.app.gateway.metrics(), exhausted))
     }
 
-    /// Counts the answer until it was sent. A stream is counted among streams.
+    /// Keeps the bytes of the response reserved until it has been sent. Event streams have a limit of
+    /// their own, so their reservation is released here.
     pub(super) fn hold_until_sent(
         self,
         response: Response,
@@ -65,11 +71,11 @@ impl AnswerPermit {
         let share = self.share.lock().take();
         let progress = SendProgress::current();
         if let (Some(progress), Some(permitted)) = (&progress, permitted) {
-            progress.permitted(permitted);
+            progress.set_permitted(permitted);
         }
         let exact = response.body().size_hint().exact().and_then(|it| usize::try_from(it).ok());
         let share = share.filter(|_| !event_stream::is_stream(&response)).map(|mut share| {
-            share.settle(exact.unwrap_or_default().max(LEAST_BYTES));
+            share.settle(exact.unwrap_or_default().max(MIN_BYTES));
             share
         });
         if share.is_none() && progress.is_none() {
@@ -84,15 +90,15 @@ fn refused(metrics: &Metrics, exhausted: Exhausted) -> Problem {
         Exhausted::InAll => (
             "answer-buffer",
             Problem::unavailable(
-                "too many answers are on their way to clients that have not read them \
-                 (--answer-buffer): try again in a second",
+                "clients have not yet read the responses that fill --answer-buffer: try again in a \
+                 second",
             ),
         ),
         Exhausted::ByPrincipal => (
             "answer-buffer-of-a-principal",
             Problem::too_many_of(
-                "you have too many answers that you have not read \
-                 (--answer-buffer-per-principal): read them, then try again",
+                "you have not yet read the responses that fill --answer-buffer-per-principal: read \
+                 them, then try again",
             ),
         ),
     };

@@ -1,4 +1,4 @@
-//! What the handlers share: the engine, who may do what, and the settings.
+//! State that the handlers share: the engines, access control and the settings.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,55 +8,54 @@ use crate::{
     gateway::Gateway,
 };
 
-/// What an operator can turn on the HTTP side.
+/// Settings of the HTTP interface.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Web origins that may read cross-origin; empty: loopback origins in the open mode,
-    /// none otherwise.
+    /// Web origins that may read across origins. If empty: loopback origins in the open mode, none
+    /// otherwise.
     pub cors_origins: Vec<String>,
-    /// Headers that pages of these origins may send beside the usual ones; `*` for any.
+    /// Request headers that pages of these origins may send in addition to the usual ones; `*` for any.
     pub cors_headers: Vec<String>,
-    /// A quiet stream hears a heartbeat this often.
+    /// The interval between heartbeats on a stream without events.
     pub heartbeat: Duration,
-    /// How long a shutdown may take before open requests are cut. Clients that are sent away come back spread
-    /// over this time.
+    /// How long a shutdown waits for open requests before it cuts them. The reconnects of clients are
+    /// spread over the same time.
     pub drain: Duration,
-    /// How much of everything there may be.
+    /// Upper bounds.
     pub limits: Limits,
-    /// The certificate, where clients are to speak TLS.
+    /// The certificate for TLS. `None`: clients connect in clear text.
     pub tls: Option<Arc<Tls>>,
-    /// Where the predecessor's append service is served as well, if it is: a path.
+    /// The path at which the predecessor's append service is served. `None`: it is not served.
     pub append_path: Option<String>,
 }
 
-/// How much of everything there may be, so that nobody can use it up for the others.
+/// Upper bounds, so that one client cannot use up the resources of the others.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections in all: those beyond are closed at once.
+    /// Open connections. Further ones are closed at once.
     pub connections: usize,
-    /// Streams in all. Who comes beyond that is asked to try again in some seconds.
+    /// Open streams. Further clients are asked to try again in some seconds.
     pub streams: usize,
-    /// Streams that follow one consumer.
+    /// Open streams that follow one consumer.
     pub streams_of_a_consumer: usize,
-    /// A request's head has to arrive within this time, and the next request of a connection
-    /// that is kept alive too: who sends byte by byte, or nothing, is cut off.
+    /// The time within which the head of a request must arrive. On a connection that is kept alive it
+    /// also bounds the wait for the next request. Slower connections are closed.
     pub head_within: Duration,
-    /// The bytes of a request's head.
+    /// Bytes of the head of a request.
     pub head: usize,
-    /// The bytes of a body that is written at once.
+    /// Bytes of a body that is written as a whole.
     pub body: usize,
-    /// The bytes of one event.
+    /// Bytes of one event.
     pub event: usize,
     /// Events in one page of a stream.
     pub page: i64,
-    /// A body has to go on arriving: nothing of it may come for no longer than this.
+    /// The longest pause between two parts of a request body.
     pub body_within: Duration,
-    /// An answer, or a stream that has something to say, has to be taken: a client may take nothing
-    /// of it for no longer than this.
+    /// How long a client may read nothing of a response that has data to send.
     pub write_within: Duration,
-    /// The bytes of answers that are being made or sent.
+    /// Bytes of all responses that are being built or sent.
     pub answers: usize,
-    /// The same of one principal's.
+    /// Bytes of the responses of one principal that are being built or sent.
     pub answers_each: usize,
 }
 
@@ -80,12 +79,12 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Connections beyond the limit of streams that are served all the same: to ask for health
-    /// and metrics, and to be told to come back later.
+    /// Connections in addition to the limit of streams: for health checks and metrics, and to tell
+    /// clients to come back later.
     pub const SPARE: usize = 1024;
 
-    /// As much of it as fits into so many open files. A connection that takes the last one would
-    /// cost everybody: the gateway could not come back to PostgreSQL after a lost connection.
+    /// Lowers the limits of connections and streams to what fits into `files` open files. If connections
+    /// took the last file descriptor, the gateway could not reconnect to PostgreSQL.
     #[must_use]
     pub fn within(self, files: usize) -> Self {
         let connections = self.connections.min(files);
@@ -94,12 +93,12 @@ impl Limits {
     }
 }
 
-/// What the handlers share.
+/// State that the handlers share.
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) gateway: Arc<Gateway>,
     pub(super) access: Arc<Access>,
     pub(super) settings: Settings,
-    /// Answers that are being made or sent.
+    /// The bytes of responses that are being built or sent.
     pub(super) answers: Arc<Budget>,
 }

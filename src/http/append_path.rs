@@ -1,5 +1,5 @@
-//! The predecessor's append service, at a path of the operator's choice (`--append-path`): its
-//! addresses, its statuses, and its reader's answers.
+//! The predecessor's append service at a configurable path (`--append-path`), with the same routes,
+//! statuses and responses.
 
 use std::sync::Arc;
 
@@ -26,16 +26,16 @@ use super::{
 };
 use crate::{access::principal::Principal, item::frame, store::history::StoredEvent};
 
-/// What the query of a page may say. The predecessor takes an empty value for none.
-const PAGE: &[Parameter] =
+/// Query parameters of a page. The predecessor treats an empty value as absent.
+const PAGE_PARAMETERS: &[Parameter] =
     &[Parameter::one("offset").or_empty(), Parameter::one("limit").or_empty()];
 
-/// Its routes below this path: `/` for the root, where the gateway's own routes come first.
+/// The routes of the service below `path`. With `/`, the gateway's own routes take precedence.
 pub(super) fn routes(app: &Arc<App>, path: &str) -> Router<Arc<App>> {
     let base = path.trim_end_matches('/');
     let route = |class, parameters, routes| authenticated(app, class, takes(parameters, routes));
     let write = |routes| route(Class::WRITE, &[], routes);
-    let stream = route(Class::PLAIN, PAGE, get(read)).merge(write(post(write::append)));
+    let stream = route(Class::PLAIN, PAGE_PARAMETERS, get(read)).merge(write(post(write::append)));
     Router::new()
         .route(&format!("{base}/{{stream}}"), stream)
         .route(&format!("{base}/{{stream}}/{{version}}"), write(post(write::append_at)))
@@ -77,12 +77,12 @@ async fn read(
         page(&app, &who, &stream, &PageQuery::of(&Query::of(&uri)?, app.settings.limits.page)?)
             .await?;
     let pagination = Pagination { next_offset: found.next_offset };
-    let payload = found.events.into_iter().map(shown).collect();
+    let payload = found.events.into_iter().map(to_predecessor).collect();
     Ok(Json(Page { pagination, payload }).into_response())
 }
 
-/// What was written by others may be any JSON; that comes as Base64, too.
-fn shown(event: StoredEvent) -> Event {
+/// Converts an event. Payloads of other writers may be any JSON; they are encoded as Base64.
+fn to_predecessor(event: StoredEvent) -> Event {
     let text = serde_json::from_str::<String>(&event.payload).ok();
     let data = text.filter(|text| is_base64(text));
     Event {

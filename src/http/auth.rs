@@ -1,5 +1,5 @@
-//! At the door: finds out who sends a request before anything else looks at it, and writes
-//! down who was refused and why.
+//! Authentication middleware. It determines the principal of a request before anything else examines the
+//! request, and writes the audit log.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,9 +18,9 @@ use super::{
     answer::AnswerPermit,
     app::App,
     authorize,
-    class::{Class, WithoutProof},
+    class::{AnonymousAccess, Class},
     credentials,
-    error::{Problem, Refusal},
+    error::{Problem, RefusalRecord},
     event_stream::{FULL, overloaded},
     send_progress::StillPermitted,
 };
@@ -33,22 +33,22 @@ use crate::{
     metrics::Reason,
 };
 
-/// What these lines are found by: `--log event_piper::audit=info`.
+/// The log target of the audit log: `--log event_piper::audit=info`.
 const AUDIT: &str = "event_piper::audit";
 
-/// These routes of a class, for those who are let in: each finds a [`Principal`] in its request.
+/// Adds authentication to routes of a class. Their handlers find a [`Principal`] in the request.
 pub(super) fn authenticated(
     app: &Arc<App>,
     class: Class,
     routes: MethodRouter<Arc<App>>,
 ) -> MethodRouter<Arc<App>> {
-    // The guard finds the class in the request.
+    // The outer layer adds the class to the request, where `authenticate` finds it.
     routes
         .route_layer(middleware::from_fn_with_state(Arc::clone(app), authenticate))
         .route_layer(Extension(class))
 }
 
-/// Puts a [`Principal`] into the request, or refuses it.
+/// Adds a [`Principal`] to the request, or refuses the request.
 async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let entry = AuditEntry::of(&app, &request);
     let is_read = request.method().is_safe();
@@ -62,89 +62,94 @@ async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: N
                     let response = next.run(request).await;
                     permit.hold_until_sent(response, permitted(&app, &who))
                 }
-                Ok(Err(problem)) if entry.stream => entry.busy(&problem),
+                Ok(Err(problem)) if entry.stream => entry.stream_overloaded(&problem),
                 Err(problem) | Ok(Err(problem)) => problem.into_response(),
             };
-            entry.answered(&app, Some(&who), response).await
+            entry.finish(&app, Some(&who), response).await
         }
-        Err(Refused::Now(problem)) => entry.answered(&app, None, problem.into_response()).await,
-        Err(Refused::Later(wait)) => entry.later(&app, wait),
+        Err(Rejection::Refused(problem)) => entry.finish(&app, None, problem.into_response()).await,
+        Err(Rejection::RetryLater(wait)) => entry.throttled(&app, wait),
     };
-    let mut response = challenged(&app, response);
+    let mut response = with_challenge(&app, response);
     let status = response.status();
-    let lasting = is_read && (status.is_success() || status == StatusCode::NOT_MODIFIED);
-    not_for_others(response.headers_mut(), lasting);
+    let cacheable = is_read && (status.is_success() || status == StatusCode::NOT_MODIFIED);
+    keep_private(response.headers_mut(), cacheable);
     response
 }
 
-/// The same for an address that everybody may ask, and that says more to some.
+/// Marks responses of a public route that show more to some callers than to others.
 pub(super) async fn varies_by_caller(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    not_for_others(response.headers_mut(), false);
+    keep_private(response.headers_mut(), false);
     response
 }
 
-/// What an answer depends on beside the address. A stream is a page or is followed, by `Accept`.
+/// The request headers that a response depends on. `Accept` selects a page or a stream.
 const VARY: &str = "authorization, cookie, x-consumer-id, accept";
 
-/// No cache gives one caller's answer to another one. What was read may be kept by the caller, who
-/// asks each time whether it still holds.
-fn not_for_others(headers: &mut HeaderMap, lasting: bool) {
+/// Forbids shared caches to serve one caller's response to another caller. The caller may cache what it
+/// has read, and must revalidate it each time.
+fn keep_private(headers: &mut HeaderMap, cacheable: bool) {
     headers.append(header::VARY, HeaderValue::from_static(VARY));
-    let kept = HeaderValue::from_static(if lasting { "private, no-cache" } else { "no-store" });
-    headers.entry(header::CACHE_CONTROL).or_insert(kept);
+    let policy = if cacheable { "private, no-cache" } else { "no-store" };
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static(policy));
 }
 
-/// Whether what somebody has shown still counts, where it can end.
+/// A check whether the credentials of the principal are still valid. `None` in the open mode.
 fn permitted(app: &Arc<App>, who: &Principal) -> Option<StillPermitted> {
     let (app, who) = (Arc::clone(app), who.clone());
-    let ends = *who.kind() != Kind::Anybody;
-    ends.then(|| -> StillPermitted { Box::new(move || app.access.holds(&who).is_ok()) })
+    let can_expire = *who.kind() != Kind::Anybody;
+    can_expire.then(|| -> StillPermitted { Box::new(move || app.access.holds(&who).is_ok()) })
 }
 
-enum Refused {
-    Now(Problem),
-    Later(RetryAfter),
+/// Why a request was not admitted.
+enum Rejection {
+    Refused(Problem),
+    /// A stream that may be admitted later, or a rate limit.
+    RetryLater(RetryAfter),
 }
 
-/// Not `async` as a whole: the request, whose body cannot be shared, is not held across a wait.
+/// Determines the principal of the request. The function itself is not `async`, because the future must not
+/// hold the request, whose body is not `Sync`.
 fn admit<'a>(
     app: &'a App,
     entry: &AuditEntry,
     request: &Request,
-) -> impl Future<Output = Result<Principal, Refused>> + Send + use<'a> {
+) -> impl Future<Output = Result<Principal, Rejection>> + Send + use<'a> {
     let access = &app.access;
-    let proof = credentials::extract(access, request).map_err(Refused::Now);
-    let without_proof = without_proof(access, entry.peer, request);
+    let credentials = credentials::extract(access, request).map_err(Rejection::Refused);
+    let anonymous = anonymous(access, entry.peer, request);
     let stream = entry.stream;
     async move {
-        let who = match access.authenticate(&proof?).await {
+        let who = match access.authenticate(&credentials?).await {
             Ok(who) => who,
-            Err(denied) => match (denied.what, without_proof) {
+            Err(denied) => match (denied.what, anonymous) {
                 (Missing::Proof, Some(who)) => return Ok(who),
-                (Missing::Means, _) if stream => return Err(Refused::Later(MEANS_BACK)),
-                _ => return Err(Refused::Now(Problem::denied(denied))),
+                (Missing::Means, _) if stream => {
+                    return Err(Rejection::RetryLater(RETRY_UNVERIFIABLE));
+                }
+                _ => return Err(Rejection::Refused(Problem::denied(denied))),
             },
         };
-        access.request(&who).map_err(Refused::Later)?;
+        access.request(&who).map_err(Rejection::RetryLater)?;
         Ok(who)
     }
 }
 
-/// As whom somebody is let in who shows no proof.
-fn without_proof(access: &Access, peer: Peer, request: &Request) -> Option<Principal> {
+/// The principal of a caller without credentials, if the route admits one.
+fn anonymous(access: &Access, peer: Peer, request: &Request) -> Option<Principal> {
     let modes = access.modes();
-    match Class::of(request).without_proof() {
-        WithoutProof::Nobody => None,
-        WithoutProof::Everybody => (modes.jwt || modes.keys).then(Principal::nobody),
-        WithoutProof::Operators => {
+    match Class::of(request).anonymous() {
+        AnonymousAccess::Denied => None,
+        AnonymousAccess::Allowed => (modes.jwt || modes.keys).then(Principal::nobody),
+        AnonymousAccess::Operators => {
             credentials::is_direct(request).then(|| access.metrics_reader(peer)).flatten()
         }
     }
 }
 
-/// Whether whoever sends this may see what is for operators: by its address, or by what it shows.
-/// Nobody is refused for a proof that is bad: this is asked where everybody gets an answer.
+/// Whether the caller may see the metrics, by its address or by its credentials. Bad credentials count as
+/// none here, because the route answers every caller.
 pub(super) fn may_see_metrics<'a>(
     app: &'a App,
     request: &Request,
@@ -152,23 +157,23 @@ pub(super) fn may_see_metrics<'a>(
     let access = &app.access;
     let peer = credentials::peer(request);
     let listed = credentials::is_direct(request) && access.metrics_reader(peer).is_some();
-    let shows = access.modes().is_open()
+    let authenticates = access.modes().is_open()
         || [header::AUTHORIZATION, header::COOKIE]
             .iter()
             .any(|it| request.headers().contains_key(it));
-    let proof = (!listed && shows).then(|| credentials::extract(access, request));
+    let credentials = (!listed && authenticates).then(|| credentials::extract(access, request));
     async move {
-        let Some(Ok(proof)) = proof else { return listed };
-        let who = access.authenticate(&proof).await;
+        let Some(Ok(credentials)) = credentials else { return listed };
+        let who = access.authenticate(&credentials).await;
         who.is_ok_and(|who| access.request(&who).is_ok() && who.may_see_metrics().is_ok())
     }
 }
 
-/// What no proof can be checked without may be back after this.
-const MEANS_BACK: RetryAfter = RetryAfter(Duration::from_secs(5));
+/// When a stream may retry whose credentials cannot be verified at present, as without the issuer's keys.
+const RETRY_UNVERIFIABLE: RetryAfter = RetryAfter(Duration::from_secs(5));
 
-/// Lets nobody in who asks for somebody else, as a web page does that has made its own name
-/// point to this machine.
+/// Refuses requests for foreign host names. A web page can make its own name resolve to this machine (DNS
+/// rebinding).
 pub(super) async fn check_host(
     State(app): State<Arc<App>>,
     request: Request,
@@ -182,7 +187,10 @@ pub(super) async fn check_host(
     response
 }
 
-/// Takes room for a stream, and uses the ticket that opens it.
+/// Registers a stream of the principal, and redeems the ticket that opens it.
+///
+/// # Errors
+/// The response to send instead: a retry if there are too many streams, 401 if the ticket is not valid.
 pub(super) fn open_stream(app: &App, who: &Principal) -> Result<Option<Ending>, Box<Response>> {
     let full = || {
         let refused = &app.gateway.metrics().refused;
@@ -198,12 +206,15 @@ pub(super) fn open_stream(app: &App, who: &Principal) -> Result<Option<Ending>, 
     })
 }
 
-/// A request, as it is written down: no query, no header that could hold a secret.
+/// A request as the audit log records it: without its query and headers, which may hold secrets.
 struct AuditEntry {
+    /// The other end of the connection.
     peer: Peer,
+    /// The address of the client, as trusted proxies report it.
     from: Peer,
     method: Method,
     path: String,
+    /// The request opens an event stream.
     stream: bool,
 }
 
@@ -218,7 +229,7 @@ impl AuditEntry {
         }
     }
 
-    /// Keys and tickets leave a trace wherever they are used.
+    /// Logs each use of a key or a ticket.
     fn note_use(&self, who: &Principal) {
         let (action, id) = match who.kind() {
             Kind::Key(id) => ("key used", id.to_string()),
@@ -229,15 +240,15 @@ impl AuditEntry {
         info!(target: AUDIT, action, who = &**who.name(), id, %from, %method, path, "audit: {action}");
     }
 
-    /// A refusal is written down, and one of a bad proof waits for its turn: beyond what may
-    /// wait it is not even told apart.
-    async fn answered(&self, app: &App, who: Option<&Principal>, response: Response) -> Response {
-        let refusal = response.extensions().get::<Refusal>();
-        let bad_proof = refusal.is_some_and(|refusal| refusal.bad_proof);
-        match if bad_proof { app.access.failed(self.from) } else { Ok(Duration::ZERO) } {
+    /// Logs a refusal, and delays the response to bad credentials. If too many such responses are already
+    /// delayed for the client's address, the response is a 429, which does not reveal that they were bad.
+    async fn finish(&self, app: &App, who: Option<&Principal>, response: Response) -> Response {
+        let refusal = response.extensions().get::<RefusalRecord>();
+        let bad = refusal.is_some_and(|refusal| refusal.bad_credentials);
+        match if bad { app.access.failed(self.from) } else { Ok(Duration::ZERO) } {
             Ok(wait) => {
                 self.note_refusal(app, who, &response);
-                // Tokio takes a millisecond for no time at all.
+                // Even `sleep(0)` takes a millisecond in tokio.
                 if !wait.is_zero() {
                     sleep(wait).await;
                 }
@@ -251,8 +262,8 @@ impl AuditEntry {
     }
 
     fn note_refusal(&self, app: &App, who: Option<&Principal>, response: &Response) {
-        let Some(refusal) = response.extensions().get::<Refusal>() else { return };
-        let Refusal { reason, detail, .. } = refusal;
+        let Some(refusal) = response.extensions().get::<RefusalRecord>() else { return };
+        let RefusalRecord { reason, detail, .. } = refusal;
         app.access.note(reason);
         let (name, kind) = who.map_or(("", "nobody"), |who| (&**who.name(), who.kind().as_str()));
         let Self { from, method, path, .. } = self;
@@ -264,25 +275,30 @@ impl AuditEntry {
         );
     }
 
-    /// The same where it is not a rate.
-    fn busy(&self, problem: &Problem) -> Response {
-        tracing::debug!(path = ?self.path, why = problem.detail(), "a stream is asked back later");
+    /// Asks the client of a stream to retry, because there is no memory for its response.
+    fn stream_overloaded(&self, problem: &Problem) -> Response {
+        tracing::debug!(
+            path = self.path,
+            why = problem.detail(),
+            "stream refused; the client will retry"
+        );
         overloaded(FULL)
     }
 
-    /// Answers that there is too much of something. An `EventSource` would never come back
-    /// after a 429.
-    fn later(&self, app: &App, RetryAfter(wait): RetryAfter) -> Response {
+    /// Responds to an exceeded rate: with a 429, or with a `retry:` for streams, because an `EventSource`
+    /// never reconnects after a 429.
+    fn throttled(&self, app: &App, RetryAfter(wait): RetryAfter) -> Response {
         app.access.note("throttled");
         if self.stream { overloaded(wait) } else { Problem::too_many(wait).into_response() }
     }
 }
 
-/// RFC 9110, section 11.6.1: a 401 says what would be a proof.
-fn challenged(app: &App, mut response: Response) -> Response {
+/// Adds `WWW-Authenticate` to a 401 (RFC 9110, section 11.6.1).
+fn with_challenge(app: &App, mut response: Response) -> Response {
     let modes = app.access.modes();
     if response.status() == 401 && (modes.jwt || modes.keys) {
-        let bad = response.extensions().get::<Refusal>().is_some_and(|it| it.bad_proof);
+        let bad = response.extensions().get::<RefusalRecord>();
+        let bad = bad.is_some_and(|it| it.bad_credentials);
         let challenge = if bad {
             "Bearer realm=\"event-piper\", error=\"invalid_token\""
         } else {

@@ -1,8 +1,8 @@
-//! Who may write, and read what is not one consumer's alone.
+//! Authorization: the rights and rates of a principal.
 
 use super::{
     app::App,
-    class::{Class, Needs},
+    class::{Class, RequiredRight},
     error::Problem,
 };
 use crate::{
@@ -14,31 +14,35 @@ use crate::{
     write::Writer,
 };
 
-/// What writes, where writing is switched on.
+/// The writer of the gateway.
+///
+/// # Errors
+/// 403 if writing is disabled (`--writing off`).
 pub(super) fn writer(app: &App) -> Result<&Writer, Problem> {
-    app.gateway.writer().ok_or_else(|| Problem::forbidden("writing is switched off (--writing)"))
+    app.gateway.writer().ok_or_else(|| Problem::forbidden("writing is disabled (--writing)"))
 }
 
-/// Whether one may do what the class of a route needs: asked before anything else of the request is looked at.
+/// Checks the right that the class of the route requires. This happens before anything else in the request
+/// is examined.
 pub(super) fn route(app: &App, who: &Principal, class: Class) -> Result<(), Problem> {
-    match class.needs() {
-        Needs::Nothing => {}
-        Needs::ToWrite => {
+    match class.required() {
+        RequiredRight::Nothing => {}
+        RequiredRight::Write => {
             writer(app)?;
             who.may_write_anything()?;
         }
-        Needs::ToReadAll => who.may_read_all()?,
-        Needs::ToSeeMetrics => who.may_see_metrics()?,
+        RequiredRight::ReadAll => who.may_read_all()?,
+        RequiredRight::SeeMetrics => who.may_see_metrics()?,
     }
     Ok(())
 }
 
-/// Whether one may write each of these: for its consumer, and into its stream.
+/// Checks that the principal may write each draft: for its consumer, and into its stream.
 pub(super) fn each(who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
     drafts.iter().try_for_each(|draft| one(who, draft))
 }
 
-/// The same of one.
+/// Checks that the principal may write this draft.
 pub(super) fn one(who: &Principal, draft: &Draft) -> Result<(), Problem> {
     if let Some(subscriber) = &draft.subscriber {
         who.may_write_to(subscriber)?;
@@ -49,36 +53,38 @@ pub(super) fn one(who: &Principal, draft: &Draft) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether one may write these events now.
+/// Counts the drafts against the principal's rates.
+///
+/// # Errors
+/// 429 if a rate is exceeded; 413 if omitted digits alone exceed it, so that waiting cannot help.
 pub(super) fn rate(app: &App, who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
-    let most = app.access.append_bytes();
-    if omitted(drafts).saturating_mul(OMITTED_WEIGHT) > most {
+    let max_bytes = app.access.append_bytes();
+    if omitted_digits(drafts).saturating_mul(OMITTED_DIGIT_BYTES) > max_bytes {
         return Err(Problem::too_large(format!(
-            "the numbers of these events leave out more than {} digits, with which they are kept and \
-             sent: send fewer at once (--max-append-bytes-per-principal)",
-            most / OMITTED_WEIGHT
+            "written out, the numbers of these events have over {} more digits than were sent: send \
+             fewer events at once (--max-append-bytes-per-principal)",
+            max_bytes / OMITTED_DIGIT_BYTES
         )));
     }
     let appended = app.access.append(who, drafts.len(), rated_bytes(who, drafts));
     appended.map_err(|RetryAfter(wait)| Problem::too_many(wait))
 }
 
-/// A few bytes can say a number of a hundred thousand digits. They cost nothing to send, so they
-/// count more than what comes by wire.
-const OMITTED_WEIGHT: usize = 16;
+/// What an omitted digit counts against the rate. A few bytes such as `1e99999` denote a number of a
+/// hundred thousand digits. These cost nothing to send, so they count more than received bytes.
+const OMITTED_DIGIT_BYTES: usize = 16;
 
-/// The digits that are kept and sent, and were not received.
-fn omitted(drafts: &[Draft]) -> usize {
+/// The number of digits that are stored and delivered but were not received.
+fn omitted_digits(drafts: &[Draft]) -> usize {
     let digits = |draft: &Draft| draft.printed_len().saturating_sub(draft.bytes());
     drafts.iter().map(digits).fold(0, usize::saturating_add)
 }
 
-/// The bytes of these that count against the rate of whoever writes them. In the open mode nobody
-/// has a rate, save of digits that do not come by wire.
+/// The bytes that count against the principal's rate. In the open mode only omitted digits count.
 pub(super) fn rated_bytes(who: &Principal, drafts: &[Draft]) -> usize {
     let received = match who.kind() {
         Kind::Anybody => 0,
         _ => drafts.iter().map(Draft::bytes).fold(0, usize::saturating_add),
     };
-    omitted(drafts).saturating_mul(OMITTED_WEIGHT).saturating_add(received)
+    omitted_digits(drafts).saturating_mul(OMITTED_DIGIT_BYTES).saturating_add(received)
 }

@@ -1,7 +1,7 @@
 //! The chunked transfer coding of HTTP/1.1 (RFC 9112, section 7.1).
 //!
-//! An event stream has no length, so each write to it is a chunk. A client passes a chunk on when
-//! it is complete, and knows from the last chunk that the stream has ended and was not cut.
+//! An event stream has no length, so each write is one chunk. Clients deliver a chunk when it is
+//! complete. The last chunk tells them that the stream ended and was not cut.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -15,10 +15,10 @@ pub(super) const LAST: &[u8] = b"0\r\n\r\n";
 
 const END: &[u8] = b"\r\n";
 
-/// The length of a `usize` in hexadecimal digits, and a line end.
+/// The hexadecimal digits of the largest `usize`, and a line end.
 const HEAD_BYTES: usize = size_of::<usize>() * 2 + END.len();
 
-/// Up to this size, copying a chunk costs less than a write of several buffers.
+/// Chunks up to this size are copied into one buffer, which costs less than a vectored write.
 const SMALL_BYTES: usize = 1 << 10;
 
 /// Writes the data as one chunk. Empty data would end the body, so it is skipped.
@@ -43,8 +43,8 @@ pub(super) async fn write(
     stall_limit.socket(socket).write_all_buf(&mut rest).await
 }
 
-/// Writes as much of a small chunk as the socket takes at once. Not in the asynchronous function:
-/// its task would hold the buffer for as long as the stream is open.
+/// Writes as much of a small chunk as the socket takes without waiting. This is not part of the
+/// asynchronous function, because its future would hold the buffer for as long as the stream is open.
 fn try_small(socket: &TcpStream, data: &[u8]) -> io::Result<usize> {
     let mut chunk = [0; HEAD_BYTES + SMALL_BYTES + END.len()];
     let mut rest = &mut chunk[..];
@@ -61,7 +61,7 @@ fn try_small(socket: &TcpStream, data: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// The line before the data: its length in hexadecimal digits.
+/// The line before the data: the length of the data in hexadecimal digits.
 struct Head {
     line: [u8; HEAD_BYTES],
     at: usize,
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_head_is_the_length_in_hexadecimal_digits() {
+    fn chunk_head_is_the_length_in_hex() {
         for (length, line) in [(1, "1\r\n"), (16, "10\r\n"), (0xabc_def0, "abcdef0\r\n")] {
             assert_eq!(Head::of(length).chunk(), line.as_bytes());
         }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn chunks_of_any_size_arrive_at_a_client_that_reads_slowly() {
+    async fn writes_chunks_of_any_size_to_a_slow_client() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let sizes = [1, 15, 16, SMALL_BYTES, SMALL_BYTES + 1, 5 << 20, 0, 300, 300];
@@ -142,6 +142,6 @@ mod tests {
             all
         };
         let ((), all) = tokio::join!(writing, reading);
-        assert!(all == expected, "{} bytes came, {} are expected", all.len(), expected.len());
+        assert!(all == expected, "received {} bytes, expected {}", all.len(), expected.len());
     }
 }

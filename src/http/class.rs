@@ -1,92 +1,95 @@
-//! What a route is: said once, where the route is declared. What stands before the routes reads it there, and
-//! looks at no address.
+//! The class of a route: whether it streams, and what it requires of the caller. The class is declared with
+//! the route. Middleware reads it from the request and never compares paths.
 
 use axum::{
     extract::Request,
     http::{HeaderMap, Method, header},
 };
 
-/// See the module.
+/// What a route does and requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Class {
     streams: Streams,
-    without_proof: WithoutProof,
-    needs: Needs,
+    anonymous: AnonymousAccess,
+    required: RequiredRight,
 }
 
-/// Whether a GET is answered with an event stream.
+/// Whether the response to a GET is an event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Streams {
     Never,
     Always,
-    /// Where the client accepts one.
+    /// If the client accepts `text/event-stream`.
     Accepted,
 }
 
-/// Who is let in without a proof, where one is asked for.
+/// Which callers a route admits without credentials in modes that require them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WithoutProof {
-    /// The route needs a proof.
-    Nobody,
-    /// The route is the page at which people give a proof.
-    Everybody,
-    /// The route shows metrics, which some addresses may see (`--metrics-from`).
+pub(super) enum AnonymousAccess {
+    /// None: the route requires credentials.
+    Denied,
+    /// All: the route is the console, where people enter their credentials.
+    Allowed,
+    /// Callers at the addresses of `--metrics-from`: the route shows metrics.
     Operators,
 }
 
-/// The right that everybody needs who is let in. What a right is needed for that depends on the request, as on
-/// the consumer or the stream that it names, the handler asks.
+/// The right that a route requires of every caller. Rights that depend on the request, such as on its
+/// consumer or stream, are checked by the handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Needs {
+pub(super) enum RequiredRight {
     /// None.
     Nothing,
-    /// To write something, and that writing is switched on.
-    ToWrite,
-    /// To read everything.
-    ToReadAll,
+    /// To write something. Writing must also be enabled.
+    Write,
+    /// To read the whole log.
+    ReadAll,
     /// To see the metrics.
-    ToSeeMetrics,
+    SeeMetrics,
 }
 
 impl Class {
-    /// An answer for those who show a proof.
+    /// A plain response for authenticated callers.
     pub(super) const PLAIN: Self = Self {
         streams: Streams::Never,
-        without_proof: WithoutProof::Nobody,
-        needs: Needs::Nothing,
+        anonymous: AnonymousAccess::Denied,
+        required: RequiredRight::Nothing,
     };
-    /// What writes events.
-    pub(super) const WRITE: Self = Self { needs: Needs::ToWrite, ..Self::PLAIN };
+    /// A route that writes events.
+    pub(super) const WRITE: Self = Self { required: RequiredRight::Write, ..Self::PLAIN };
     /// An event stream.
     pub(super) const STREAM: Self = Self { streams: Streams::Always, ..Self::PLAIN };
     /// An event stream of the whole log.
-    pub(super) const STREAM_OF_ALL: Self = Self { needs: Needs::ToReadAll, ..Self::STREAM };
-    /// An event stream for those who accept one, and a page for others.
+    pub(super) const STREAM_OF_ALL: Self =
+        Self { required: RequiredRight::ReadAll, ..Self::STREAM };
+    /// An event stream for clients that accept one, and a page for others.
     pub(super) const PAGE_OR_STREAM: Self = Self { streams: Streams::Accepted, ..Self::PLAIN };
-    /// The page at which people show a proof.
-    pub(super) const ENTRANCE: Self =
-        Self { without_proof: WithoutProof::Everybody, ..Self::PLAIN };
-    /// What is for operators.
-    pub(super) const OPERATORS: Self =
-        Self { without_proof: WithoutProof::Operators, needs: Needs::ToSeeMetrics, ..Self::PLAIN };
+    /// The console, where people enter their credentials.
+    pub(super) const CONSOLE: Self = Self { anonymous: AnonymousAccess::Allowed, ..Self::PLAIN };
+    /// A route for operators.
+    pub(super) const OPERATORS: Self = Self {
+        anonymous: AnonymousAccess::Operators,
+        required: RequiredRight::SeeMetrics,
+        ..Self::PLAIN
+    };
 
-    /// The class of the route that the request has come to; of one that asks for no proof, plain.
+    /// The class of the route that matched the request. `PLAIN` for routes without a class.
     pub(super) fn of(request: &Request) -> Self {
         request.extensions().get().copied().unwrap_or(Self::PLAIN)
     }
 
-    /// Who is let in without a proof.
-    pub(super) fn without_proof(self) -> WithoutProof {
-        self.without_proof
+    /// Which callers the route admits without credentials.
+    pub(super) fn anonymous(self) -> AnonymousAccess {
+        self.anonymous
     }
 
-    /// The right that everybody needs.
-    pub(super) fn needs(self) -> Needs {
-        self.needs
+    /// The right that every caller needs.
+    pub(super) fn required(self) -> RequiredRight {
+        self.required
     }
 
-    /// The request is for an event stream. Its client takes any status but a 200 for a reason never to
-    /// come back.
+    /// Whether the request opens an event stream. An `EventSource` never reconnects after a status other
+    /// than 200.
     pub(super) fn opens_stream(self, request: &Request) -> bool {
         request.method() == Method::GET
             && match self.streams {
@@ -97,7 +100,7 @@ impl Class {
     }
 }
 
-/// The client reads event streams: a browser's `EventSource` says so.
+/// Whether the client accepts event streams, as a browser's `EventSource` declares.
 pub(super) fn accepts_events(headers: &HeaderMap) -> bool {
     let accept = headers.get_all(header::ACCEPT).iter();
     let mut accept = accept.filter_map(|value| value.to_str().ok());
@@ -111,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_opened_by_a_get_to_a_route_that_streams() {
+    fn only_a_get_to_a_streaming_route_opens_a_stream() {
         let request = |method: &Method, accept: &str| {
             let request = Request::builder().method(method).header(header::ACCEPT, accept);
             request.body(Body::empty()).unwrap()
@@ -119,7 +122,7 @@ mod tests {
         let events = "text/event-stream, */*";
         for (class, method, accept, opens) in [
             (Class::PLAIN, Method::GET, events, false),
-            (Class::ENTRANCE, Method::GET, events, false),
+            (Class::CONSOLE, Method::GET, events, false),
             (Class::STREAM, Method::GET, "*/*", true),
             (Class::STREAM, Method::HEAD, events, false),
             (Class::PAGE_OR_STREAM, Method::GET, "application/json", false),

@@ -1,4 +1,4 @@
-//! The page for people: a page, its style and its script, all out of this binary.
+//! The console: an HTML page with its style and script, all embedded in the program.
 
 use axum::{
     Extension,
@@ -13,14 +13,14 @@ const PAGE: &str = include_str!("console.html");
 const STYLE: &str = include_str!("console.css");
 const SCRIPT: &str = include_str!("console.js");
 
-/// The page brings all that it needs, and speaks to nobody but its own server. What comes
-/// with events can neither become a script nor an element.
+/// The page loads nothing from elsewhere, and connects to its own server only. Text from events can become
+/// neither a script nor an element.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       connect-src 'self'; img-src data:; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// What the query of the page may say. Its script reads it, and leaves out what is empty.
+/// Query parameters of the page. Its script reads them, and ignores empty ones.
 pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::many("consumer").or_empty(),
     Parameter::many("types").or_empty(),
@@ -28,8 +28,8 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::one("lastEventId").or_empty(),
 ];
 
-/// `GET /`. Who shows no proof gets the page too, and is asked for one by it: the page itself
-/// says nothing about anybody.
+/// `GET /`. Callers without credentials get the page too, and it asks for a token. The page itself
+/// contains no data.
 pub(super) async fn page(Extension(who): Extension<Principal>) -> Result<Response, Problem> {
     if *who.kind() != Kind::Nobody {
         who.may_see_console()?;

@@ -1,4 +1,4 @@
-//! Which web origins may read across origins.
+//! Cross-origin resource sharing (CORS): which web origins may read responses.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use super::app::Settings;
 use crate::access::{Modes, hosts};
 
-/// Headers that pages may send: ours, those of tracing, and what the usual client libraries add.
+/// Headers that pages may send: the gateway's, those of tracing, and those that common client libraries
+/// add.
 const REQUEST_HEADERS: &[&str] = &[
     "accept",
     "accept-language",
@@ -36,22 +37,22 @@ const REQUEST_HEADERS: &[&str] = &[
     "x-requested-with",
 ];
 
-/// What answers say beside their bodies, for pages to read: where an event is, its stream's version,
-/// when to come back, what is expected of who asks.
+/// Response headers that pages may read.
 const RESPONSE_HEADERS: [&str; 6] =
     ["allow", "date", "etag", "location", "retry-after", "www-authenticate"];
 
-/// Browsers need not ask again before each request for so long.
-const PREFLIGHT_VALID: Duration = Duration::from_mins(10);
+/// How long browsers may cache a preflight response.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_mins(10);
 
-/// The layer for these settings. Credentials go with exact origins only. In the open mode
-/// pages on this very machine may read, so that a page under development just works.
+/// The CORS layer for these settings. Credentials are allowed for listed origins only, never with `*`. In
+/// the open mode, pages of loopback origins may read, so that a page under development works without
+/// settings.
 pub(super) fn layer(settings: &Settings, modes: Modes) -> CorsLayer {
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::HEAD, Method::POST])
         .allow_headers(request_headers(&settings.cors_headers))
         .expose_headers(RESPONSE_HEADERS.map(HeaderName::from_static))
-        .max_age(PREFLIGHT_VALID);
+        .max_age(PREFLIGHT_MAX_AGE);
     let origins = &settings.cors_origins;
     if origins.iter().any(|origin| origin == "*") {
         layer.allow_origin(AllowOrigin::any())
@@ -67,7 +68,7 @@ pub(super) fn layer(settings: &Settings, modes: Modes) -> CorsLayer {
     }
 }
 
-/// Those that are listed beside the usual ones; with `*`, whatever a page asks for.
+/// The usual headers and the listed ones; with `*`, any header that a page asks for.
 fn request_headers(listed: &[String]) -> AllowHeaders {
     if listed.iter().any(|name| name == "*") {
         return AllowHeaders::mirror_request();
@@ -77,7 +78,7 @@ fn request_headers(listed: &[String]) -> AllowHeaders {
     AllowHeaders::list(names.filter_map(|name| name.parse::<HeaderName>().ok()))
 }
 
-/// An origin on this very machine.
+/// Whether the origin is on a loopback address.
 pub(super) fn is_loopback(origin: &str) -> bool {
     origin.parse::<Uri>().is_ok_and(|origin| origin.host().is_some_and(hosts::is_loopback))
 }

@@ -1,8 +1,7 @@
-//! What a fresh connection is for, found out by looking at its first bytes without taking
-//! them.
+//! Detects the protocol of a new connection by peeking at its first bytes.
 //!
-//! Most connections of a gateway carry one event stream and nothing else, for hours. Those
-//! need no connection machinery behind the first answer, so they are told apart here: see
+//! Most connections of a gateway carry one event stream and nothing else, for hours. They do not need
+//! hyper after the response has begun, so they are detected here and served by
 //! [`raw_stream`](super::raw_stream).
 
 use std::{io, time::Duration};
@@ -10,41 +9,41 @@ use std::{io, time::Duration};
 use axum::{body::Body, http};
 use tokio::{net::TcpStream, time::sleep};
 
-/// What the first bytes say.
+/// The protocol of a connection, by its first bytes.
 pub(super) enum Protocol {
-    /// HTTP/2 without TLS, known beforehand (RFC 9113, section 3.3).
+    /// HTTP/2 in clear text with prior knowledge (RFC 9113, section 3.3).
     Http2,
-    /// One whole request for an event stream, and nothing behind it.
+    /// One complete request for an event stream, and no bytes after it.
     Stream {
         /// The request.
         request: Box<http::Request<Body>>,
-        /// The bytes that it takes.
+        /// The length of the request in bytes.
         len: usize,
     },
-    /// Anything else.
+    /// Everything else, which hyper handles as HTTP/1.1.
     Http1,
 }
 
-/// Where the route is whose streams need no connection machinery.
+/// The path of the route whose streams are served without hyper.
 pub(super) const STREAM_PATH: &str = "/events";
 
-/// The first bytes of an HTTP/2 connection; no method of HTTP/1.1 begins like that.
+/// The first bytes of an HTTP/2 connection. No method of HTTP/1.1 begins with them.
 const PREFACE: &[u8] = b"PRI";
 
-/// A request for a stream is hardly larger; one that is goes the long way.
+/// How many bytes are peeked. Larger requests are left to hyper.
 const PEEK_BYTES: usize = 8 << 10;
 
-/// More headers than a browser sends.
+/// The number of headers that are parsed, more than a browser sends. Requests with more are left to hyper.
 const MAX_HEADERS: usize = 64;
 
-/// The bytes of a beginning that may be HTTP/2 come together, or nearly so: a client that sends `P`
-/// and nothing more is looked at less and less often.
+/// The pauses between peeks at a connection whose first bytes may be HTTP/2. The preface normally arrives
+/// in one piece. A client that sends `P` and nothing more is checked less and less often.
 const FIRST_PEEK_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PEEK_PAUSE: Duration = Duration::from_secs(1);
 
-/// Looks at the socket until it is clear what it is for.
+/// Peeks at the socket until the protocol is known.
 pub(super) async fn protocol(socket: &TcpStream) -> io::Result<Protocol> {
-    // On the heap: what an async function holds over an await, its task holds to the end.
+    // On the heap: a buffer on the stack would become part of the task, for as long as it runs.
     let mut first = vec![0; PEEK_BYTES];
     let mut pauses = peek_pauses();
     loop {
@@ -56,8 +55,8 @@ pub(super) async fn protocol(socket: &TcpStream) -> io::Result<Protocol> {
         if seen.is_empty() || !PREFACE.starts_with(seen) {
             return Ok(stream_request(seen).unwrap_or(Protocol::Http1));
         }
-        // The bytes are left in the socket, which therefore stays readable: nothing tells when more
-        // of them come.
+        // The peeked bytes stay in the socket, which therefore remains readable. So readiness does not
+        // signal that more bytes have arrived.
         sleep(pauses.next().unwrap_or(MAX_PEEK_PAUSE)).await;
     }
 }
@@ -66,7 +65,7 @@ fn peek_pauses() -> impl Iterator<Item = Duration> {
     std::iter::successors(Some(FIRST_PEEK_PAUSE), |pause| Some((2 * *pause).min(MAX_PEEK_PAUSE)))
 }
 
-/// The request, if it is exactly one, for an event stream, whole, and without a body.
+/// The request, if the bytes are exactly one complete request for an event stream, without a body.
 fn stream_request(seen: &[u8]) -> Option<Protocol> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Request::new(&mut headers);
@@ -86,7 +85,7 @@ fn stream_request(seen: &[u8]) -> Option<Protocol> {
         }
         request = request.header(header.name, header.value);
     }
-    // A request without a Host is refused (RFC 9112, section 3.2): the long way does that.
+    // A request without a Host is left to hyper and the router, which refuses it (RFC 9112, section 3.2).
     let hosts = request.headers_ref()?.get_all(http::header::HOST).iter().count();
     let request = request.body(Body::empty()).ok()?;
     (hosts == 1).then(|| Protocol::Stream { request: Box::new(request), len })
@@ -100,7 +99,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic_and_none_behind_the_request_are_taken(
+        fn never_panics_and_takes_nothing_after_the_request(
             head in "(GET|POST) /(events|x)[?=&%a-z0-9]{0,12} HTTP/1\\.[01]\r\n(Host: x\r\n)?",
             rest in proptest::collection::vec(any::<u8>(), 0..80),
         ) {
@@ -113,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_that_stays_unclear_is_looked_at_a_few_times_only() {
+    fn peeks_only_a_few_times_at_an_unclear_beginning() {
         let mut passed = Duration::ZERO;
-        let looks = peek_pauses().take_while(|pause| {
+        let peeks = peek_pauses().take_while(|pause| {
             passed += *pause;
             passed <= Duration::from_secs(10)
         });
-        let looks = looks.count();
-        assert!(looks <= 20, "{looks} looks in ten seconds");
+        let peeks = peeks.count();
+        assert!(peeks <= 20, "{peeks} peeks in ten seconds");
         assert_eq!(
             peek_pauses().next(),
             Some(FIRST_PEEK_PAUSE),
@@ -133,13 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn one_whole_request_for_events_is_told_apart() {
+    fn detects_one_complete_request_for_events() {
         assert!(is_stream("GET /events HTTP/1.1\r\nHost: x\r\nX-Consumer-Id: toto\r\n\r\n"));
         assert!(is_stream("GET /events?consumer=a HTTP/1.1\r\nhost: x\r\n\r\n"));
     }
 
     #[test]
-    fn whatever_else_it_is_goes_the_long_way() {
+    fn leaves_everything_else_to_hyper() {
         for other in [
             "",
             "GET /events HTTP/1.1\r\nHost: x\r\n",

@@ -1,4 +1,4 @@
-//! Events and signals in the event-stream format (WHATWG HTML, section 9.2.6).
+//! Encodes events and signals in the event-stream format (WHATWG HTML, section 9.2.6).
 
 use std::{fmt::Write, time::Duration};
 
@@ -14,20 +14,21 @@ use crate::{
     },
 };
 
-/// What goes to the socket next.
+/// The bytes of the next write.
 ///
-/// Frames that are shared stay shared where one goes alone; several are copied together, which is cheaper
-/// than as many writes.
+/// A single shared frame is sent without a copy. Several frames are copied into one buffer, which costs
+/// less than several writes.
 #[derive(Debug, Default)]
 pub(super) struct Sse {
-    /// Before `own`.
+    /// Complete parts, which precede `own`.
     shared: Vec<Bytes>,
+    /// The part that is being written.
     own: BytesMut,
     len: usize,
 }
 
 impl Sse {
-    /// The bytes; none where nothing was put in.
+    /// The bytes. `None` if there are none.
     pub(super) fn into_bytes(mut self) -> Option<Bytes> {
         self.seal();
         match self.shared.len() {
@@ -37,7 +38,7 @@ impl Sse {
         }
     }
 
-    /// The time after which a client that lost its connection should come back.
+    /// Appends a `retry:` field; see [`put_retry`].
     pub(super) fn retry(&mut self, least: Duration, spread: Duration) {
         let mut text = String::new();
         put_retry(&mut text, least, spread);
@@ -81,7 +82,7 @@ impl Output for Sse {
     }
 }
 
-/// Appends a signal; `cursor` is where the client is after it, where that is known.
+/// Appends a signal. `cursor` is the position of the client after it. `None`: the position is not known.
 fn put(signal: Signal, out: &mut String, cursor: Option<&Cursor>) {
     if let Some(cursor) = cursor {
         writeln!(out, "id: {cursor}").expect("a String takes all");
@@ -105,9 +106,8 @@ fn parts(signal: Signal) -> (&'static str, String) {
     }
 }
 
-/// Appends the time after which a client that lost its connection should come back: some
-/// time up to `spread` behind `least`, drawn anew for every client, so that they do not all
-/// come at once.
+/// Appends a `retry:` field, after which a client that lost its connection reconnects: a random time
+/// between `least` and `least + spread`, so that clients do not reconnect all at once.
 pub(super) fn put_retry(out: &mut String, least: Duration, spread: Duration) {
     let spread = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
     let millis = least.as_millis() + u128::from(fastrand::u64(0..=spread));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_come_back_do_not_come_all_at_once() {
+    fn retry_times_are_spread() {
         let (least, spread) = (Duration::from_secs(1), Duration::from_secs(2));
         let drawn: std::collections::BTreeSet<u64> = (0..100)
             .map(|_| {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_in_comes_out_in_its_order() {
+    fn keeps_the_order_of_frames() {
         let cursor: Cursor = "3".parse().unwrap();
         let frame = Encoder::default().encode(&Row, "b", b"2");
         let mut out = Sse::default();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn one_shared_frame_stays_shared() {
+    fn does_not_copy_a_single_shared_frame() {
         let cursor: Cursor = "3".parse().unwrap();
         let frame = Encoder::default().encode(&Row, "b", b"2");
         let mut out = Sse::default();

@@ -1,4 +1,4 @@
-//! Refusals as people and programs can read them: problem details (RFC 9457).
+//! Errors as problem details (RFC 9457), which both people and programs can read.
 
 mod write;
 
@@ -11,118 +11,121 @@ use axum::{
 
 use crate::access::{Denied, Missing, principal::Refused};
 
-/// A refusal: a status, and a sentence that says what was wrong and what to do.
+/// An error response: a status, and a sentence that says what was wrong and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     status: StatusCode,
     detail: String,
+    /// Seconds for the header `Retry-After`.
     retry_after: Option<u32>,
-    /// The version of the stream that it is about.
+    /// The current version of the stream, after a version conflict.
     current: Option<i64>,
+    /// The reason in the audit log and in metrics, for refusals of a caller.
     reason: Option<&'static str>,
-    bad_proof: bool,
+    bad_credentials: bool,
 }
 
-/// Beside the answer, for whoever writes down who was refused.
+/// What the audit log records about a refusal. An extension of the response.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
-    /// In a word: one of a few.
+pub(super) struct RefusalRecord {
+    /// A metric label: one of a fixed set.
     pub(super) reason: &'static str,
-    /// What says who is asking cannot be believed.
-    pub(super) bad_proof: bool,
-    /// For people.
+    /// The credentials are not valid.
+    pub(super) bad_credentials: bool,
+    /// The detail of the problem.
     pub(super) detail: String,
 }
 
 impl Problem {
-    /// The request cannot be understood.
+    /// 400: the request is malformed.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// Nobody was named.
+    /// 401: the request has no valid credentials, or names no consumer.
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, detail)
     }
 
-    /// Somebody was named who may not.
+    /// 403: the principal lacks the right.
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, detail)
     }
 
-    /// Who is asking was not found out.
+    /// 401 or 503: authentication failed, or was not possible.
     #[must_use]
     pub fn denied(denied: Denied) -> Self {
         let problem = match denied.what {
             Missing::Means => Self::unavailable(denied.detail),
             Missing::Proof | Missing::GoodProof => Self::unauthorized(denied.detail),
         };
-        let bad_proof = denied.what == Missing::GoodProof;
-        Self { reason: Some(denied.reason), bad_proof, ..problem }
+        let bad_credentials = denied.what == Missing::GoodProof;
+        Self { reason: Some(denied.reason), bad_credentials, ..problem }
     }
 
-    /// A foreign page may have made the browser ask.
+    /// 403: a page of a foreign origin may have made the browser send the request.
     #[must_use]
     pub fn forged() -> Self {
-        let detail = "nothing says that a page of ours asks for this: list its origin in \
-                      --cors-origins if it may, or send Authorization: Bearer";
+        let detail = "this request may come from a page of another origin: if that page may write, list \
+                      its origin in --cors-origins; or send Authorization: Bearer";
         Self { reason: Some("cross-site"), ..Self::forbidden(detail) }
     }
 
-    /// It is for somebody else, by the name that it asks for.
+    /// 421: the request is for a host name that is not the gateway's.
     #[must_use]
     pub fn misdirected(host: &str) -> Self {
         let detail = format!(
-            "nothing here answers to the name {host:?}: a web page could have made it point to \
-             this machine (DNS rebinding). Ask for localhost, or list the name in --allowed-hosts"
+            "the gateway does not serve the host name {host:?}, which a web page could have made \
+             resolve to this machine (DNS rebinding): use localhost, or list the name in \
+             --allowed-hosts"
         );
         Self { reason: Some("host"), ..Self::new(StatusCode::MISDIRECTED_REQUEST, detail) }
     }
 
-    /// Too much of it.
+    /// 429: a rate is exceeded. `wait` is rounded up to whole seconds, at least one.
     #[must_use]
     pub fn too_many(wait: Duration) -> Self {
         let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
-        let detail = format!("too much was asked for at once: try again in {seconds} s");
+        let detail = format!("the rate limit is exceeded: try again in {seconds} s");
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, detail);
         Self { retry_after: Some(seconds), ..problem }
     }
 
-    /// The same of something that is not a rate: it says of what.
+    /// 429: a limit other than a rate is exceeded; `detail` names it. `Retry-After` is one second.
     pub fn too_many_of(detail: impl Into<String>) -> Self {
         Self { retry_after: Some(1), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
     }
 
-    /// There is no such thing, or none for the one who asks.
+    /// 404: the resource does not exist, or the principal may not know of it.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// There is such a thing, but not with this method.
+    /// 405: the resource does not support the method.
     pub fn method_not_allowed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
     }
 
-    /// Not now.
+    /// 503: the request may succeed later. `Retry-After` is one second.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         let retry_after = Some(1);
         Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
-    /// A fault of ours.
+    /// 500: the gateway has a bug.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
 
-    /// What is to be written down about it.
-    fn refusal(&self) -> Option<Refusal> {
+    /// What the audit log records. `None` if the caller was not refused for who it is.
+    fn refusal(&self) -> Option<RefusalRecord> {
         let reason = self.reason.or(match self.status {
             StatusCode::UNAUTHORIZED => Some("no-proof"),
             StatusCode::FORBIDDEN => Some("forbidden"),
             _ => None,
         });
-        let (bad_proof, detail) = (self.bad_proof, self.detail.clone());
-        reason.map(|reason| Refusal { reason, bad_proof, detail })
+        let (bad_credentials, detail) = (self.bad_credentials, self.detail.clone());
+        reason.map(|reason| RefusalRecord { reason, bad_credentials, detail })
     }
 
     /// What was wrong, and what to do.
@@ -131,14 +134,14 @@ impl Problem {
         &self.detail
     }
 
-    /// The same, where it is one of several things that this may be about.
+    /// Prefixes the detail with the item that the problem is about, such as `event 3`.
     #[must_use]
     pub fn about(mut self, what: &str) -> Self {
         self.detail = format!("{what}: {}", self.detail);
         self
     }
 
-    /// As programs read it.
+    /// The problem as the JSON object of RFC 9457.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         let mut json = serde_json::json!({
@@ -155,7 +158,14 @@ impl Problem {
 
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self { status, detail, retry_after: None, current: None, reason: None, bad_proof: false }
+        Self {
+            status,
+            detail,
+            retry_after: None,
+            current: None,
+            reason: None,
+            bad_credentials: false,
+        }
     }
 }
 
@@ -184,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asks_for_too_much_comes_back_in_whole_seconds_and_not_at_once() {
+    fn retry_after_is_in_whole_seconds_and_at_least_one() {
         for (wait, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2")] {
             let response = Problem::too_many(Duration::from_millis(wait)).into_response();
             assert_eq!(response.headers()[header::RETRY_AFTER], seconds, "{wait} ms");

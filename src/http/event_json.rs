@@ -1,11 +1,11 @@
-//! A whole event as JSON.
+//! A full event as JSON.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{event::EventId, item::frame, read::amended::Correction, store::history::StoredEvent};
 
-/// An event as JSON. Payload and metadata pass through as they are, every digit of them.
+/// The JSON form of an event. Payload and metadata are passed through unchanged, with every digit.
 #[derive(Serialize)]
 pub(super) struct EventJson<'a> {
     id: i64,
@@ -18,13 +18,13 @@ pub(super) struct EventJson<'a> {
     uid: Option<&'a str>,
     payload: Box<RawValue>,
     metadata: Option<Box<RawValue>>,
-    /// What it amends, where it does.
+    /// The id of the event that this event amends.
     #[serde(skip_serializing_if = "Option::is_none")]
     amends: Option<i64>,
-    /// What corrects the payload, where that was asked for.
+    /// The ids of the amendments of this event, if the client asked for amended events.
     #[serde(skip_serializing_if = "Option::is_none")]
     amendments: Option<Vec<i64>>,
-    /// Why the payload stands as it was written all the same.
+    /// Why the payload is the original one although there are amendments.
     #[serde(skip_serializing_if = "Option::is_none")]
     unamended: Option<String>,
 }
@@ -49,7 +49,7 @@ impl<'a> From<&'a StoredEvent> for EventJson<'a> {
 }
 
 impl EventJson<'_> {
-    /// The same as later events correct it.
+    /// Applies the correction by later events. `None`: the event has no amendments.
     pub(super) fn corrected(mut self, correction: Option<Correction>) -> Self {
         let Some(Correction { amendments, payload }) = correction else {
             self.amendments = Some(Vec::new());
@@ -64,7 +64,7 @@ impl EventJson<'_> {
     }
 }
 
-/// JSON of the log, passed through without its blanks.
+/// JSON from the log, without its whitespace.
 pub(super) fn raw(json: &str) -> Box<RawValue> {
     let null = || RawValue::from_string("null".into()).expect("null is JSON");
     RawValue::from_string(frame::compact(json)).unwrap_or_else(|_| null())

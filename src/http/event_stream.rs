@@ -1,4 +1,4 @@
-//! The head of an answer that is an event stream, and the shortest such answer.
+//! The headers of an event stream, and the response that asks a client to retry.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use axum::{
 
 use super::encode::put_retry;
 
-/// The headers of a stream. Nothing on the way may buffer or change it.
+/// The headers of a stream. They tell proxies not to buffer or transform it.
 pub(super) fn headers() -> [(HeaderName, HeaderValue); 3] {
     [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -18,17 +18,17 @@ pub(super) fn headers() -> [(HeaderName, HeaderValue); 3] {
     ]
 }
 
-/// The answer is an event stream.
+/// Whether the response is an event stream.
 pub(super) fn is_stream(response: &Response) -> bool {
     let kind = response.headers().get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes() == b"text/event-stream")
 }
 
-/// Who found no room may try again after this.
+/// When a client may retry after a limit of streams was reached.
 pub(super) const FULL: Duration = Duration::from_secs(5);
 
-/// Asks the client to try again after so long, or up to twice that. An `EventSource` gives up for good at any
-/// status but 200, so this is one.
+/// Asks the client to retry after `wait` to `2 * wait`. The status is 200, because an `EventSource` never
+/// reconnects after any other status.
 pub(super) fn overloaded(wait: Duration) -> Response {
     let wait = wait.max(Duration::from_secs(1));
     let mut body = String::new();

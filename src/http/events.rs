@@ -1,4 +1,4 @@
-//! `GET /events`: the stream of a consumer's events; `GET /events/{id}`: one of them.
+//! `GET /events`: the stream of a consumer's events. `GET /events/{id}`: one event.
 
 use std::sync::Arc;
 
@@ -35,8 +35,8 @@ use crate::{
     },
 };
 
-/// What the query of `GET /events` may say.
-pub(super) const FOLLOWED: &[Parameter] = &[
+/// Query parameters of `GET /events`.
+pub(super) const STREAM_PARAMETERS: &[Parameter] = &[
     Parameter::many("consumer").or_empty(),
     Parameter::one("lastEventId"),
     Parameter::many("types"),
@@ -44,8 +44,8 @@ pub(super) const FOLLOWED: &[Parameter] = &[
     Parameter::one("ticket"),
 ];
 
-/// What the query of `GET /events/{id}` may say.
-pub(super) const ONE: &[Parameter] =
+/// Query parameters of `GET /events/{id}`.
+pub(super) const ONE_PARAMETERS: &[Parameter] =
     &[Parameter::many("consumer").or_empty(), Parameter::one("amended")];
 
 /// `GET /events`.
@@ -85,7 +85,8 @@ pub(super) async fn subscribe(
     })
 }
 
-/// In whose name history is read. In the open mode nobody has a name but the consumer's.
+/// The name under which queries on history take turns. In the open mode principals have no name, so it is
+/// the consumer's.
 fn caller(who: &Principal, consumers: &[ConsumerId]) -> Arc<str> {
     match (who.kind(), consumers) {
         (Kind::Anybody, [consumer, ..]) => consumer.as_str().into(),
@@ -107,15 +108,16 @@ pub(super) async fn one(
     let consumers = identity::any_consumers(&headers, &query)?;
     consumers.iter().flatten().try_for_each(|consumer| who.may_read(consumer))?;
     let id: EventId = id.parse().map_err(|_| {
-        Problem::bad_request(format!("{id:?} is no event's id: an id is a whole number"))
+        Problem::bad_request(format!("{id:?} is not an event id: an id is a whole number"))
     })?;
     let amended = amended(&query)?;
     let failed = |error: HistoryError| {
         warn!(error = %Chain(&error), %id, "looking up an event failed");
-        Problem::unavailable("PostgreSQL cannot be asked just now; try again")
+        Problem::unavailable("PostgreSQL is not available at present; try again")
     };
     let event = app.gateway.read().history_for(who.name()).event(id).await.map_err(failed)?;
-    let may_see = |event: &StoredEvent| is_of(consumers.as_deref(), event) && may_see(&who, event);
+    let may_see =
+        |event: &StoredEvent| is_for_any_of(consumers.as_deref(), event) && may_see(&who, event);
     let Some(event) = event.filter(may_see) else {
         return Err(Problem::not_found(format!("there is no event {id} for this consumer")));
     };
@@ -126,12 +128,12 @@ pub(super) async fn one(
     Ok(axum::Json(EventJson::from(&event).corrected(correction)).into_response())
 }
 
-/// Whether events are wanted as later ones correct them.
+/// Whether the client wants events as corrected by their amendments.
 fn amended(query: &Query) -> Result<bool, Problem> {
     match query.first("amended") {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),
-        Some(_) => Err(Problem::bad_request("?amended= is true or false")),
+        Some(_) => Err(Problem::bad_request("?amended= must be true or false")),
     }
 }
 
@@ -147,13 +149,14 @@ fn kinds(query: &Query) -> Result<Option<Kinds>, Problem> {
     }
     let kinds: Vec<&str> = lists.flat_map(|list| list.split(',')).collect();
     if kinds.iter().any(|kind| name::check(kind).is_err()) {
-        return Err(Problem::bad_request("?types= is a list of event types: types=insert,update"));
+        return Err(Problem::bad_request(
+            "?types= must be a list of event types, such as types=insert,update",
+        ));
     }
     Ok(Some(kinds.into_iter().collect()))
 }
 
-/// An event is read by its consumer, in its stream, or among all: one of these rights is enough
-/// here, too.
+/// Whether the principal may read the event: as its consumer's, in its stream, or because it may read all.
 pub(super) fn may_see(who: &Principal, event: &StoredEvent) -> bool {
     let consumer = event.subscriber.as_deref().map(ConsumerId::logged);
     consumer.is_some_and(|consumer| who.may_read(&consumer).is_ok())
@@ -161,7 +164,8 @@ pub(super) fn may_see(who: &Principal, event: &StoredEvent) -> bool {
         || who.may_read_all().is_ok()
 }
 
-fn is_of(consumers: Option<&[ConsumerId]>, event: &StoredEvent) -> bool {
-    let its = |consumer: &ConsumerId| Some(consumer.as_str()) == event.subscriber.as_deref();
-    consumers.is_none_or(|consumers| consumers.iter().any(its))
+/// Whether the event is for one of these consumers. `None`: the request names no consumer.
+fn is_for_any_of(consumers: Option<&[ConsumerId]>, event: &StoredEvent) -> bool {
+    let matches = |consumer: &ConsumerId| Some(consumer.as_str()) == event.subscriber.as_deref();
+    consumers.is_none_or(|consumers| consumers.iter().any(matches))
 }

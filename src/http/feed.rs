@@ -1,4 +1,4 @@
-//! Full events as a source of a stream: `GET /all`, and a stream that is followed.
+//! Full events as a source for a session: of `GET /all`, and of one stream that is followed.
 
 use futures::{FutureExt, future::BoxFuture};
 
@@ -18,15 +18,15 @@ use crate::{
     store::history::StoredEvent,
 };
 
-/// Where whole events come from.
+/// The log that a feed reads.
 pub(super) enum Log {
-    /// The whole log; the `id:` is the event's.
+    /// The whole log. The `id:` of a frame is the id of the event.
     All(Box<Strict>),
-    /// One stream; the `id:` is the version.
+    /// One stream. The `id:` of a frame is the version of the event.
     Stream(Box<Versions>),
 }
 
-/// What was read.
+/// The result of one read.
 enum Read {
     Events(Vec<StoredEvent>),
     Signal(Signal),
@@ -51,7 +51,7 @@ impl Log {
         })
     }
 
-    /// How far it has got, where that is known.
+    /// The position of the reader. `None`: it is not known yet.
     fn cursor(&self) -> Option<Cursor> {
         match self {
             Self::All(strict) => strict.owed(),
@@ -59,8 +59,8 @@ impl Log {
         }
     }
 
-    /// What an event's `id:` says.
-    fn place(&self, event: &StoredEvent) -> EventId {
+    /// The `id:` of the event's frame.
+    fn frame_id(&self, event: &StoredEvent) -> EventId {
         match self {
             Self::All(_) => event.id,
             Self::Stream(_) => EventId::new(event.version.unwrap_or_default()),
@@ -70,18 +70,18 @@ impl Log {
     fn put(&self, events: &[StoredEvent], out: &mut impl Output) {
         for event in events {
             let data = serde_json::to_vec(&EventJson::from(event)).unwrap_or_default();
-            let place = self.place(event);
-            out.event(place, &Cursor::behind(place), &event.kind, &data);
+            let id = self.frame_id(event);
+            out.event(id, &Cursor::behind(id), &event.kind, &data);
         }
     }
 }
 
-/// See the module.
+/// A source of full events.
 pub(super) struct Feed {
-    /// It is counted among the streams for as long as this lives.
+    /// Counts the feed among the open streams until it is dropped.
     _registration: Registration,
     cursor: Option<Cursor>,
-    /// The log, being read. It is not given up between two calls: what it had read would be lost.
+    /// The read in progress, kept between two calls of `next`, so that cancelling a call loses no events.
     reading: Option<BoxFuture<'static, (Log, Option<Read>)>>,
 }
 
@@ -106,8 +106,8 @@ impl Source for Feed {
         self.reading = None;
         let Some(what) = what else { return Progress::Ended("shutdown") };
         if self.cursor.is_none() {
-            // A greeting like that of all other streams. Behind it may be events that the client must
-            // not seem to have.
+            // Every stream begins with a heartbeat. It carries the cursor only if no events follow:
+            // otherwise the client would appear to have received them.
             let here = matches!(what, Read::Signal(Signal::CaughtUp));
             let here = log.cursor().filter(|_| here);
             out.signal(Signal::Cursor, here.as_ref());

@@ -1,11 +1,11 @@
-//! Header fields as text, as they were sent.
+//! Header fields as text.
 
 use axum::http::HeaderMap;
 
 use super::error::Problem;
 
-/// What a field says that may be there once. Only spaces and tabs around it are no part of it
-/// (RFC 9110, section 5.5): another blank may be the end of a name.
+/// The value of a field that may occur once. Only surrounding spaces and tabs are removed (RFC 9110,
+/// section 5.5): other whitespace may be part of a name.
 pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Problem> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -15,7 +15,7 @@ pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a 
     let text = std::str::from_utf8(value.as_bytes());
     let text = text.map_err(|_| {
         Problem::bad_request(format!(
-            "the header {name} is not UTF-8: encode it so, or ask in the address"
+            "the header {name} is not UTF-8: encode it as UTF-8, or use the query of the address"
         ))
     })?;
     Ok(Some(text.trim_matches([' ', '\t'])))

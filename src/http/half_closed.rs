@@ -1,10 +1,11 @@
-//! Clients that close their sending side after a request, and still read (RFC 9293, section 3.6).
+//! Supports clients that close their sending side after a request and still read the response (RFC 9293,
+//! section 3.6).
 //!
-//! hyper takes the end of a connection's input for its end, and drops the request that it answers:
-//! a write may be committed, and nobody hears of it. So the end of input is held back from hyper
-//! while a request is answered. Nothing tells such a client from one that has gone, until
-//! something is sent to it: a stream sends comments, and a read is given up after a while. A write
-//! has deadlines of its own.
+//! hyper treats the end of input as the end of the connection, and drops the request that it is handling. A
+//! write could then be committed without a response. So the end of input is hidden from hyper while a
+//! request is being handled. Such a client looks like one that has gone until data is sent to it:
+//! streams send comments, and responses to reads are dropped after a deadline. Writes have deadlines of
+//! their own.
 
 use std::{
     convert::Infallible,
@@ -37,23 +38,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::raw_stream::PROBE;
 
-/// The answer to a read is given up so long after the client's input has ended.
-const READ_ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a read may take to be answered after the end of input.
+const READ_RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The first write to a client that has gone is answered with a reset, and the next one fails.
-const BETWEEN_PROBES: Duration = Duration::from_secs(1);
+/// The time between two probes. The first write to a client that has gone causes a reset, and the next one
+/// fails.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The requests that are being answered on one connection.
+/// The requests that are being handled on one connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exchange(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Requests that are not answered to the end yet.
+    /// Requests whose response has not been sent completely.
     open: AtomicUsize,
-    /// Of them, those whose body has not come to the end yet.
+    /// Of these, the ones whose body has not arrived completely.
     arriving: AtomicUsize,
-    /// Of them, those that are never given up: writes and event streams.
+    /// Of these, the ones without a deadline after the end of input: writes and event streams.
     kept: AtomicUsize,
     input_ended: CancellationToken,
     reader: AtomicWaker,
@@ -61,7 +63,7 @@ struct State {
 
 type Counter = fn(&State) -> &AtomicUsize;
 
-/// Counts one, until it is dropped.
+/// Increments a counter until it is dropped.
 struct Counted(Arc<State>, Counter);
 
 impl Drop for Counted {
@@ -77,7 +79,7 @@ impl Exchange {
         Counted(Arc::clone(&self.0), counter)
     }
 
-    /// Answers a request, and counts it until its answer was sent or given up.
+    /// Handles a request, and counts it until its response has been sent or dropped.
     pub(super) fn during<A, F>(
         &self,
         request: Request<Incoming>,
@@ -107,12 +109,12 @@ impl Exchange {
         }
     }
 
-    /// Comments for a client whose input has ended.
+    /// The comments to send to a client whose input has ended.
     fn probes(&self) -> BoxStream<'static, Bytes> {
         let ended = self.0.input_ended.clone().cancelled_owned();
         let probe = |()| Bytes::from_static(PROBE);
         let first = stream::once(ended).map(probe);
-        let second = stream::once(async { sleep(BETWEEN_PROBES).await }).map(probe);
+        let second = stream::once(async { sleep(PROBE_INTERVAL).await }).map(probe);
         first.chain(second).boxed()
     }
 }
@@ -122,7 +124,7 @@ fn is_event_stream(response: &Response<Body>) -> bool {
     response.headers().get(header::CONTENT_TYPE) == Some(&events)
 }
 
-/// The body, which drops what it holds when it is dropped or at its end.
+/// A body that drops `guard` when it ends or is dropped.
 fn held<T: Send + Unpin + 'static>(body: Body, guard: Option<T>) -> Body {
     match guard {
         None => body,
@@ -191,28 +193,28 @@ impl HttpBody for Probed {
     }
 }
 
-/// A connection that reports the end of its input when no request is being answered any more.
+/// A connection that reports the end of input only when no request is being handled.
 pub(super) struct HalfClosable<S> {
     socket: S,
     exchange: Exchange,
-    /// Ends the wait for the answer, once the input has ended.
-    patience: Option<Pin<Box<Sleep>>>,
+    /// Ends the wait for the response. `None` until the input has ended.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> HalfClosable<S> {
     pub(super) fn new(socket: S, exchange: Exchange) -> Self {
-        Self { socket, exchange, patience: None }
+        Self { socket, exchange, deadline: None }
     }
 
-    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_responded(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let State { open, arriving, kept, reader, .. } = &*self.exchange.0;
         reader.register(cx.waker());
         let count = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
         if count(open) == 0 || count(arriving) > 0 {
             return Poll::Ready(());
         }
-        match &mut self.patience {
-            Some(patience) if count(kept) == 0 => patience.poll_unpin(cx),
+        match &mut self.deadline {
+            Some(deadline) if count(kept) == 0 => deadline.poll_unpin(cx),
             _ => Poll::Pending,
         }
     }
@@ -225,16 +227,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClosable<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.patience.is_none() {
+        if this.deadline.is_none() {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
             if buf.filled().len() > before || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            this.patience = Some(Box::pin(sleep(READ_ANSWERED_WITHIN)));
+            this.deadline = Some(Box::pin(sleep(READ_RESPONSE_DEADLINE)));
             this.exchange.0.input_ended.cancel();
         }
-        this.poll_answered(cx).map(Ok)
+        this.poll_responded(cx).map(Ok)
     }
 }
 

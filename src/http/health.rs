@@ -1,4 +1,4 @@
-//! Alive, ready, and counted.
+//! Health checks and metrics.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use serde_json::{Value, json};
 
 use super::{app::App, auth, error::Problem};
 
-/// `GET /healthz`: the program runs.
+/// `GET /healthz`: the process is running.
 pub(super) async fn alive() -> Json<Value> {
     Json(json!({ "status": "alive" }))
 }
 
-/// `GET /manage/health`, as the predecessor answered it.
+/// `GET /manage/health`, with the response of the predecessor.
 pub(super) async fn up() -> Json<Value> {
     Json(json!({ "status": "UP" }))
 }
 
-/// `GET /readyz`: events move. The reason why not, and the pumps, whose names may be addresses, are
-/// for those who may see the metrics.
+/// `GET /readyz`: events are being delivered. Only callers that may see the metrics get the reason for a
+/// 503, and the states of the pumps, whose names may be addresses.
 pub(super) async fn ready(
     State(app): State<Arc<App>>,
     request: Request,
@@ -32,7 +32,7 @@ pub(super) async fn ready(
     app.gateway.ready().map_err(|reason| {
         Problem::unavailable(if sees_reasons { reason } else { NOT_READY.to_owned() })
     })?;
-    // An aggregator that is away is no reason to send subscribers away.
+    // The gateway stays ready for subscribers while an aggregator is unavailable.
     let pumps = app.gateway.metrics().pumps.states();
     if pumps.is_empty() || !sees_reasons {
         return Ok(Json(json!({ "status": "ready" })));
@@ -40,8 +40,8 @@ pub(super) async fn ready(
     Ok(Json(json!({ "status": "ready", "pumps": pumps })))
 }
 
-const NOT_READY: &str = "events do not move: the reason is in the log, and here for those who may \
-                         see the metrics (--metrics-from, or the right)";
+const NOT_READY: &str = "events are not being delivered: the log has the reason; callers that may see \
+                         the metrics (--metrics-from, or the right) get it here";
 
 /// `GET /metrics`, in the text format that Prometheus reads.
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {

@@ -1,8 +1,8 @@
-//! Whose events a request is about.
+//! The consumers that a request is about.
 //!
-//! The `X-Consumer-Id` header names the consumer, or the query, since a browser's
-//! `EventSource` can set no header; else the token or the key does. A query beside the header
-//! can narrow it, never widen it. Whoever asks must have the right to read what is named.
+//! A request names its consumer in the header `X-Consumer-Id`, or in the query, because a browser's
+//! `EventSource` cannot set headers. Otherwise it is the consumer of the token or key. A query can narrow
+//! the header, but never widen it. The principal must have the right to read each consumer.
 
 use axum::http::HeaderMap;
 
@@ -16,10 +16,10 @@ use crate::{
 /// The header that names the consumer.
 pub(super) const CONSUMER: &str = "x-consumer-id";
 
-/// As many consumers one connection may follow.
-const MOST: usize = 32;
+/// The number of consumers that one connection may follow.
+const MAX_CONSUMERS: usize = 32;
 
-/// The consumers that a request is about: at least one, and all of them may be read.
+/// The consumers that a request is about: at least one, and the principal may read all of them.
 pub(super) fn consumers(
     who: &Principal,
     headers: &HeaderMap,
@@ -33,7 +33,7 @@ pub(super) fn consumers(
     Ok(consumers)
 }
 
-/// The consumers that a request names, if it names any.
+/// The consumers that a request names. `None`: it names none.
 pub(super) fn any_consumers(
     headers: &HeaderMap,
     query: &Query,
@@ -45,14 +45,14 @@ pub(super) fn any_consumers(
     }
 }
 
-/// Whose events those get who name nobody.
+/// The consumer of a request that names none: that of its token or key.
 fn own(who: &Principal) -> Result<ConsumerId, Problem> {
     who.consumer().cloned().ok_or_else(|| match who.kind() {
         Kind::Anybody => Problem::unauthorized(
-            "name the consumer: with the header X-Consumer-Id, or with ?consumer= in the address",
+            "no consumer is named: send the header X-Consumer-Id, or ?consumer= in the address",
         ),
         kind => Problem::bad_request(format!(
-            "this {} names no consumer of its own: expected ?consumer= in the address",
+            "this {} has no consumer of its own: send ?consumer= in the address",
             kind.as_str()
         )),
     })
@@ -71,9 +71,9 @@ pub(super) fn asked(query: &Query) -> Result<Vec<ConsumerId>, Problem> {
         if !asked.contains(&consumer) {
             asked.push(consumer);
         }
-        if asked.len() > MOST {
-            let most = format!("one connection follows at most {MOST} consumers");
-            return Err(Problem::bad_request(most));
+        if asked.len() > MAX_CONSUMERS {
+            let detail = format!("one connection can follow at most {MAX_CONSUMERS} consumers");
+            return Err(Problem::bad_request(detail));
         }
     }
     Ok(asked)
@@ -90,7 +90,7 @@ fn narrowed(named: ConsumerId, asked: &[ConsumerId]) -> Result<Box<[ConsumerId]>
     match asked.iter().find(|asked| **asked != named) {
         None => Ok([named].into()),
         Some(other) => Err(Problem::forbidden(format!(
-            "the header X-Consumer-Id names {:?}, so {:?} cannot be asked for",
+            "the header X-Consumer-Id names {:?}, so ?consumer= cannot name {:?}",
             named.as_str(),
             other.as_str()
         ))),
@@ -123,7 +123,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_is_named_is_one_line_or_refused(
+        fn accepts_only_names_of_one_line(
             header in proptest::option::of("[ -~]{0,20}"),
             query in "[a-z=&%0-9A-F+]{0,40}",
         ) {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_is_named_by_header_or_query() {
+    fn reads_the_consumer_from_header_or_query() {
         assert_eq!(check(&["toto"], ""), Ok("toto".into()));
         assert_eq!(check(&[], "consumer=toto"), Ok("toto".into()));
         assert_eq!(check(&[], "consumer=a&consumer=b&consumer=a"), Ok("a b".into()));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_nobody() {
+    fn rejects_a_request_without_a_consumer() {
         assert_eq!(check(&[], ""), Err(401));
         assert_eq!(check(&[""], ""), Err(401));
         assert_eq!(check(&[], "consumer="), Err(401));
@@ -158,16 +158,16 @@ mod tests {
     }
 
     #[test]
-    fn one_connection_follows_so_many_and_no_more() {
+    fn limits_the_consumers_of_a_connection() {
         let query = |many: usize| {
             (0..many).map(|at| format!("consumer={at}")).collect::<Vec<_>>().join("&")
         };
-        assert!(check(&[], &query(MOST)).is_ok());
-        assert_eq!(check(&[], &query(MOST + 1)), Err(400));
+        assert!(check(&[], &query(MAX_CONSUMERS)).is_ok());
+        assert_eq!(check(&[], &query(MAX_CONSUMERS + 1)), Err(400));
     }
 
     #[test]
-    fn what_is_ambiguous_or_unreadable_is_refused() {
+    fn rejects_ambiguous_and_malformed_names() {
         assert_eq!(check(&["a", "b"], ""), Err(400));
         assert_eq!(check(&["a", "a"], ""), Err(400));
         assert_eq!(check(&[], "consumer=a%0Ab"), Err(400));

@@ -1,4 +1,4 @@
-//! Whether a connection that carries many requests is still of use to anybody.
+//! Detects connections that have carried no request for some time.
 
 use std::{
     convert::Infallible,
@@ -13,7 +13,7 @@ use axum::{body::Body, response::Response};
 use http_body_util::BodyExt;
 use tokio::time::sleep;
 
-/// The requests of one connection.
+/// Counts the requests of one connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct IdleTracker(Arc<Counts>);
 
@@ -23,7 +23,7 @@ struct Counts {
     finished: AtomicUsize,
 }
 
-/// A request that was not answered to the end yet.
+/// A request whose response has not been sent completely. Counted as finished when it is dropped.
 struct OpenRequest(Arc<Counts>);
 
 impl Drop for OpenRequest {
@@ -33,7 +33,7 @@ impl Drop for OpenRequest {
 }
 
 impl IdleTracker {
-    /// Counts a request until its response was sent, or given up.
+    /// Counts a request until its response has been sent or dropped.
     pub(super) fn track<F>(
         &self,
         response: F,
@@ -54,7 +54,7 @@ impl IdleTracker {
         }
     }
 
-    /// Waits until no request has been open for this time, or for up to twice as long.
+    /// Waits until no request has been open for `within`. Returns after at most twice that time.
     pub(super) async fn wait_idle(&self, within: Duration) {
         loop {
             let before = self.0.finished.load(Ordering::SeqCst);

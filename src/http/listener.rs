@@ -1,4 +1,4 @@
-//! Where connections come in: at an address, or at a Unix socket.
+//! Listening sockets: TCP and Unix.
 
 use std::{
     fmt, fs, io,
@@ -14,25 +14,25 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use crate::access::networks::Peer;
 
-/// As many may wait to be accepted as the system allows (`net.core.somaxconn`). Where they are
-/// more than that, the kernel drops their handshakes, and they hang for up to half a minute: a
-/// storm of clients that come back must find room.
+/// The number of connections that may wait to be accepted; the system lowers it to `net.core.somaxconn`. If
+/// the queue is full, the kernel drops handshakes, and clients hang for up to half a minute. The queue must
+/// hold all clients that reconnect at the same time.
 const BACKLOG: u32 = 1 << 16;
 
-/// Who may open the socket: its owner and its group, which the proxy in front is of.
+/// The file mode of the socket: its owner and its group may connect. A proxy in front is in that group.
 const SOCKET_MODE: u32 = 0o660;
 
-/// Where to listen.
+/// The address of a listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// At this address.
+    /// An IP address and a port.
     Tcp(SocketAddr),
-    /// At a Unix socket of this path.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
 impl ListenAddress {
-    /// Only this machine can reach it.
+    /// Whether only this machine can connect.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
@@ -51,25 +51,25 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// What listens there.
+/// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// At an address.
+    /// A TCP socket.
     Tcp(TcpListener),
-    /// At a Unix socket, whose file goes with it.
+    /// A Unix socket, and its file, which is removed with it.
     Unix(UnixListener, SocketFile),
 }
 
-/// A connection that came in.
+/// An accepted connection.
 #[derive(Debug)]
 pub(super) enum Accepted {
-    /// From this address.
+    /// A TCP connection, and the address of its other end.
     Tcp(TcpStream, Peer),
-    /// By the Unix socket.
+    /// A connection to the Unix socket.
     Unix(UnixStream),
 }
 
-/// The file of a socket.
+/// The file of a Unix socket. Removed when it is dropped.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
@@ -96,7 +96,7 @@ impl Listener {
         })
     }
 
-    /// Where it listens: with the port that the system chose, where it was asked to.
+    /// The address that it listens on, with the actual port if port 0 was requested.
     pub fn address(&self) -> io::Result<ListenAddress> {
         Ok(match self {
             Self::Tcp(listener) => ListenAddress::Tcp(listener.local_addr()?),
@@ -105,24 +105,30 @@ impl Listener {
     }
 }
 
-/// A socket that listens there.
-pub fn listen(place: &ListenAddress) -> io::Result<Listener> {
-    match place {
+/// Opens a listening socket.
+///
+/// # Errors
+/// If the address is in use or cannot be bound.
+pub fn listen(address: &ListenAddress) -> io::Result<Listener> {
+    match address {
         ListenAddress::Tcp(address) => tcp(*address).map(Listener::Tcp),
         ListenAddress::Unix(path) => unix(path),
     }
 }
 
-/// A socket that listens at this address.
+/// Opens a listening TCP socket.
+///
+/// # Errors
+/// If the address is in use or cannot be bound.
 pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A gateway that starts again finds its port in use by connections that it closed.
+    // After a restart, connections that the previous process closed still occupy the port.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// A gateway that was killed leaves its socket's file behind.
+/// Opens a listening Unix socket. Replaces the file of a gateway that was killed.
 fn unix(path: &Path) -> io::Result<Listener> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket());
     if is_socket && StdUnixStream::connect(path).is_err() {
@@ -139,17 +145,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not() {
+    async fn replaces_a_stale_socket_but_not_one_in_use() {
         let path = std::env::temp_dir().join(format!("ep-socket-{:016x}", fastrand::u64(..)));
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let place = ListenAddress::Unix(path.clone());
-        let first = listen(&place).unwrap();
-        assert_eq!(listen(&place).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let address = ListenAddress::Unix(path.clone());
+        let first = listen(&address).unwrap();
+        assert_eq!(listen(&address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
         drop(first);
         assert!(!path.exists());
         fs::write(&path, "precious").unwrap();
-        assert!(listen(&place).is_err());
+        assert!(listen(&address).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         fs::remove_file(&path).unwrap();
     }

@@ -1,11 +1,11 @@
-//! `GET /openapi.json`: what there is, for programs.
+//! `GET /openapi.json`: the description of the HTTP interface.
 
 use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
 
-/// `docs/openapi.yaml` as JSON; a test holds them together, and can make it anew.
+/// `docs/openapi.yaml` as JSON. A test compares the two, and can regenerate this file.
 const DOCUMENT: &str = include_str!("openapi.json");
 
 /// `GET /openapi.json`.
@@ -20,9 +20,9 @@ mod tests {
 
     use super::*;
 
-    /// `EVENT_PIPER_WRITE_OPENAPI=1 cargo test --lib openapi` brings the file up to date.
+    /// `EVENT_PIPER_WRITE_OPENAPI=1 cargo test --lib openapi` updates the file.
     #[test]
-    fn the_document_is_the_yaml_that_people_write() {
+    fn the_document_matches_the_yaml_source() {
         let yaml = include_str!("../../docs/openapi.yaml");
         let yaml: Value = serde_saphyr::from_str(yaml).unwrap();
         let json = serde_json::to_string_pretty(&yaml).unwrap() + "\n";
@@ -31,6 +31,6 @@ mod tests {
             std::fs::write(path, json).unwrap();
             return;
         }
-        assert!(json == DOCUMENT, "src/http/openapi.json is not docs/openapi.yaml any more");
+        assert!(json == DOCUMENT, "src/http/openapi.json differs from docs/openapi.yaml");
     }
 }

@@ -1,4 +1,4 @@
-//! What an address names: a refusal of it reads like any other.
+//! An extractor of path parameters, whose rejection is a [`Problem`].
 
 use axum::{
     extract::{FromRequestParts, Path},
@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::Problem;
 
-/// The parts of an address that its route leaves open, percent-decoded.
+/// The parameters of the route's path, percent-decoded.
 pub(super) struct PathParams<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParams<T> {
@@ -16,8 +16,8 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPar
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let params = Path::from_request_parts(parts, state).await;
-        params.map(|Path(params)| Self(params)).map_err(|_| {
-            Problem::bad_request("what the address says in percent-encoding is not UTF-8")
-        })
+        params
+            .map(|Path(params)| Self(params))
+            .map_err(|_| Problem::bad_request("the path is not UTF-8 in percent-encoding"))
     }
 }

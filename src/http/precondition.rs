@@ -1,22 +1,22 @@
-//! What a request expects of a stream, as HTTP says it (RFC 9110, section 13.1).
+//! Preconditions on a stream in headers (RFC 9110, section 13.1).
 //!
-//! A stream's entity tag is its last version: `If-Match: "4"` appends behind version 4 only,
-//! `If-Match: *` if there is anything, `If-None-Match: *` if there is nothing yet. A read with
-//! `If-None-Match: "4"` is answered with 304 while the stream is at version 4.
+//! The entity tag of a stream is its last version. `If-Match: "4"` appends only after version 4,
+//! `If-Match: *` only if the stream has events, `If-None-Match: *` only if it has none. A read with
+//! `If-None-Match: "4"` gets a 304 while the stream is at version 4.
 
 use axum::http::{HeaderMap, HeaderName, header};
 
 use super::error::Problem;
 use crate::event::draft::Expected;
 
-/// The two headers.
+/// The preconditions of a request.
 #[derive(Debug)]
 pub(super) struct Preconditions {
     matching: Tags,
     none_matching: Tags,
 }
 
-/// What one of them lists.
+/// The value of one of the two headers.
 #[derive(Debug, PartialEq, Eq)]
 enum Tags {
     Absent,
@@ -28,11 +28,11 @@ enum Tags {
 #[derive(Debug, PartialEq, Eq)]
 struct Tag {
     weak: bool,
-    /// None: it is a tag, but no stream's.
+    /// `None`: the tag is valid, but is not a version.
     version: Option<i64>,
 }
 
-/// What comes of the preconditions of a read.
+/// The result of evaluating the preconditions of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Holds,
@@ -41,7 +41,7 @@ pub(super) enum Outcome {
 }
 
 impl Preconditions {
-    /// Those of these headers.
+    /// Parses the preconditions in the headers.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         Ok(Self {
             matching: Tags::of(headers, &header::IF_MATCH)?,
@@ -49,12 +49,12 @@ impl Preconditions {
         })
     }
 
-    /// There are none.
+    /// Whether the request has no preconditions.
     pub(super) fn are_absent(&self) -> bool {
         self.matching == Tags::Absent && self.none_matching == Tags::Absent
     }
 
-    /// What they mean for a read of a stream that is at this version.
+    /// Evaluates the preconditions of a read of a stream whose last version is `current`.
     pub(super) fn of_read(&self, current: i64) -> Outcome {
         if !matches!(self.matching, Tags::Absent) && !self.matching.match_strongly(current) {
             Outcome::Fails
@@ -65,9 +65,9 @@ impl Preconditions {
         }
     }
 
-    /// What they mean for an append. `current` looks the stream's version up, which one version
-    /// or a star does not need. A stream that changes after that look is found out when it is
-    /// written to.
+    /// The expectation that the preconditions of an append amount to. `current` looks up the stream's last
+    /// version, and is not called for a single version or `*`. If the stream changes after the lookup, the
+    /// write itself detects the conflict.
     pub(super) async fn of_write<F>(&self, current: impl Fn() -> F) -> Result<Expected, Problem>
     where
         F: Future<Output = Result<i64, Problem>>,
@@ -104,13 +104,14 @@ impl Preconditions {
         both(matching, none_matching)
     }
 
-    /// Refuses them where nothing has an entity tag: what is ignored would be taken for checked.
+    /// Refuses preconditions on resources without an entity tag. If they were ignored, the client would
+    /// take them for checked.
     pub(super) fn refuse(headers: &HeaderMap) -> Result<(), Problem> {
         if Self::of(headers)?.are_absent() {
             return Ok(());
         }
         Err(Problem::bad_request(
-            "If-Match and If-None-Match are about a stream's version: expected POST \
+            "If-Match and If-None-Match refer to the version of a stream: use POST \
              /streams/{stream}",
         ))
     }
@@ -124,13 +125,13 @@ fn never_matches(tags: &[Tag], current: i64) -> Problem {
     let detail = if tags.iter().any(|tag| tag.weak) {
         format!(
             "If-Match compares strongly, so a weak tag (W/\"...\") never matches (RFC 9110, section \
-             13.1.1): expected If-Match: \"{current}\" for the version that the stream is at; \
-             nothing was written"
+             13.1.1): the stream is at version {current}, so send If-Match: \"{current}\"; nothing \
+             was written"
         )
     } else {
         format!(
-            "no tag in If-Match is a version of a stream: expected If-Match: \"{current}\" for the \
-             version that the stream is at; nothing was written"
+            "no tag in If-Match is the version of a stream: the stream is at version {current}, so \
+             send If-Match: \"{current}\"; nothing was written"
         )
     };
     Problem::precondition_failed(detail, current)
@@ -138,27 +139,27 @@ fn never_matches(tags: &[Tag], current: i64) -> Problem {
 
 impl Tags {
     fn of(headers: &HeaderMap, name: &HeaderName) -> Result<Self, Problem> {
-        let unclear = || {
+        let malformed = || {
             Problem::bad_request(format!(
-                "{name} is not understood: expected \"4\" for version 4, several of them separated \
-                 by commas, or * for any"
+                "{name} is malformed: expected a version in quotes such as \"4\", several of them \
+                 separated by commas, or * for any"
             ))
         };
         let mut tags = Vec::new();
         let mut star = false;
         for value in headers.get_all(name) {
-            let value = value.to_str().map_err(|_| unclear())?.trim_matches([' ', '\t']);
+            let value = value.to_str().map_err(|_| malformed())?.trim_matches([' ', '\t']);
             if value == "*" {
                 star = true;
             } else {
-                tags.extend(listed(value).ok_or_else(unclear)?);
+                tags.extend(listed(value).ok_or_else(malformed)?);
             }
         }
         match (star, tags.is_empty()) {
             (true, true) => Ok(Self::Any),
             (false, false) => Ok(Self::Listed(tags)),
             (false, true) if !headers.contains_key(name) => Ok(Self::Absent),
-            _ => Err(unclear()),
+            _ => Err(malformed()),
         }
     }
 
@@ -179,8 +180,8 @@ impl Tags {
     }
 }
 
-/// The tags of a list. Empty elements are skipped (RFC 9110, section 5.6.1), and a version
-/// without its quotes is understood, too.
+/// Parses a list of tags. Skips empty elements (RFC 9110, section 5.6.1), and accepts versions without
+/// quotes. `None`: the list is malformed.
 fn listed(mut rest: &str) -> Option<Vec<Tag>> {
     let mut tags = Vec::new();
     loop {
@@ -211,12 +212,12 @@ fn version(text: &str) -> Option<i64> {
     text.parse().ok().filter(|_| digits)
 }
 
-/// What is said twice holds twice.
+/// The expectation that combines two, or a conflict if both cannot hold.
 pub(super) fn both(one: Expected, other: Expected) -> Result<Expected, Problem> {
     one.and(other).ok_or_else(|| {
         Problem::conflict(
-            "what the address, the headers and the body expect of the stream cannot all be true: \
-             nothing was written",
+            "the versions of the stream that the address, the headers and the body expect exclude \
+             each other: nothing was written",
         )
     })
 }
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_compares_as_the_standard_says() {
+    fn evaluates_the_preconditions_of_reads() {
         for (value, current, fails) in [
             ("\"4\"", 4, false),
             ("\"4\"", 5, true),
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_expects_a_version_or_fails() {
+    async fn evaluates_the_preconditions_of_writes() {
         let write = async |name: &HeaderName, values: &[&str], current: i64| {
             let preconditions = Preconditions::of(&headers(name, values)).ok()?;
             preconditions.of_write(async || Ok(current)).await.ok()
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_tags_is_refused() {
+    fn rejects_malformed_lists_of_tags() {
         for wrong in
             ["", "\"4", "4\"", "W/4", "w/\"4\"", "-1", "\"4\" \"5\"", "*, \"4\"", "\"a b\""]
         {

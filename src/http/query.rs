@@ -1,7 +1,7 @@
-//! The query of a URL: what a route takes, and what a request says.
+//! The query of a request, and the parameters that a route takes.
 //!
-//! Each route declares its parameters. What it does not know is refused: a misspelt parameter that
-//! is ignored would give the client other events than it asked for.
+//! Each route declares its parameters. Unknown ones are refused: if a misspelt parameter were ignored, the
+//! client would get other events than it asked for.
 
 use std::borrow::Cow;
 
@@ -16,12 +16,12 @@ use percent_encoding::percent_decode;
 
 use super::error::Problem;
 
-/// The pairs of a URL's query, decoded, in their order.
+/// The decoded pairs of names and values of a query, in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Reads the query of this address.
+    /// Parses the query of a URI.
     pub(super) fn of(uri: &Uri) -> Result<Self, Problem> {
         let query = uri.query().unwrap_or_default().as_bytes();
         let pairs = query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
@@ -33,41 +33,41 @@ impl Query {
         pairs.collect::<Result<_, Problem>>().map(Self)
     }
 
-    /// All values of this name.
+    /// All values of the parameter.
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let pairs = self.0.iter().filter(move |(key, _)| key == name);
         pairs.map(|(_, value)| value.as_str())
     }
 
-    /// Refuses parameters that mean nothing here, with the reason.
+    /// Refuses parameters that do not apply, with the reason.
     pub(super) fn has_none_of(&self, names: &[&str], why: &str) -> Result<(), Problem> {
         match names.iter().find(|name| self.first(name).is_some()) {
-            Some(name) => Err(Problem::bad_request(format!("?{name}= means nothing here: {why}"))),
+            Some(name) => Err(Problem::bad_request(format!("?{name}= does not apply here: {why}"))),
             None => Ok(()),
         }
     }
 
-    /// The first value of this name.
+    /// The first value of the parameter.
     #[must_use]
     pub(super) fn first(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// As forms are encoded (WHATWG URL, section 5.1), but strictly: replacement characters would make
-/// different names the same.
+/// Decodes form encoding (WHATWG URL, section 5.1), but refuses invalid UTF-8, because replacement
+/// characters would make different names equal.
 fn decoded(text: &[u8]) -> Result<String, Problem> {
     let spaced: Cow<[u8]> = match memchr::memchr(b'+', text) {
         None => text.into(),
         Some(_) => text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect(),
     };
     let decoded = percent_decode(&spaced).decode_utf8();
-    decoded.map(Cow::into_owned).map_err(|_| {
-        Problem::bad_request("the query of the address is not UTF-8 in percent-encoding")
-    })
+    decoded
+        .map(Cow::into_owned)
+        .map_err(|_| Problem::bad_request("the query is not UTF-8 in percent-encoding"))
 }
 
-/// A parameter that a route takes.
+/// A query parameter that a route takes.
 #[derive(Debug)]
 pub(super) struct Parameter {
     name: &'static str,
@@ -76,23 +76,23 @@ pub(super) struct Parameter {
 }
 
 impl Parameter {
-    /// One that comes at most once, with a value.
+    /// A parameter that may occur once, with a value.
     pub(super) const fn one(name: &'static str) -> Self {
         Self { name, repeated: false, empty: false }
     }
 
-    /// One that may come several times.
+    /// A parameter that may be repeated.
     pub(super) const fn many(name: &'static str) -> Self {
         Self { repeated: true, ..Self::one(name) }
     }
 
-    /// The same, whose handler says what an empty value means.
+    /// Allows an empty value, whose meaning the handler determines.
     pub(super) const fn or_empty(self) -> Self {
         Self { empty: true, ..self }
     }
 }
 
-/// The same routes, which take these parameters and no others.
+/// Adds a check to the routes that refuses all query parameters except these.
 pub(super) fn takes<S: Clone + Send + Sync + 'static>(
     parameters: &'static [Parameter],
     routes: MethodRouter<S>,
@@ -112,7 +112,7 @@ fn check(parameters: &[Parameter], uri: &Uri) -> Result<(), Problem> {
             return Err(unknown(parameters, name));
         };
         if !known.repeated && query.0[..at].iter().any(|(earlier, _)| earlier == name) {
-            let detail = format!("?{name}= is given twice: expected it once");
+            let detail = format!("?{name}= is given twice: give it once");
             return Err(Problem::bad_request(detail));
         }
         if value.is_empty() && !known.empty {
@@ -123,24 +123,26 @@ fn check(parameters: &[Parameter], uri: &Uri) -> Result<(), Problem> {
     Ok(())
 }
 
-/// No more of an unknown name is repeated.
-const SHOWN_CHARACTERS: usize = 64;
+/// The number of characters of an unknown name that are repeated in the error.
+const MAX_SHOWN_CHARS: usize = 64;
 
-/// Names that are less alike are not a slip of the same name (from 0 to 1).
-const ALIKE: f64 = 0.75;
+/// The least similarity of a name that is suggested, from 0 to 1.
+const MIN_SIMILARITY: f64 = 0.75;
 
 fn unknown(parameters: &[Parameter], name: &str) -> Problem {
-    let shown: String = name.chars().take(SHOWN_CHARACTERS).collect();
+    let shown: String = name.chars().take(MAX_SHOWN_CHARS).collect();
     let names: Vec<_> = parameters.iter().map(|known| known.name).collect();
     if names.is_empty() {
         let detail = format!("there is no query parameter {shown:?}: this address takes none");
         return Problem::bad_request(detail);
     }
-    let likeness = |known: &str| strsim::jaro_winkler(&plain(known), &plain(&shown));
-    let nearest = names.iter().map(|known| (likeness(known), known));
+    let similarity = |known: &str| strsim::jaro_winkler(&normalized(known), &normalized(&shown));
+    let nearest = names.iter().map(|known| (similarity(known), known));
     let nearest = nearest.max_by(|one, other| one.0.total_cmp(&other.0));
     let meant = match nearest {
-        Some((likeness, known)) if likeness >= ALIKE => format!(", did you mean {known:?}?"),
+        Some((similarity, known)) if similarity >= MIN_SIMILARITY => {
+            format!(", did you mean {known:?}?")
+        }
         _ => ":".to_owned(),
     };
     let all = names.join(", ");
@@ -149,8 +151,8 @@ fn unknown(parameters: &[Parameter], name: &str) -> Problem {
     ))
 }
 
-/// A name without what is easily mistaken: case, and what stands between words.
-fn plain(name: &str) -> String {
+/// The name in lower case and without separators between words.
+fn normalized(name: &str) -> String {
     let letters = name.chars().filter(|char| !matches!(char, '-' | '_' | '.' | ' '));
     letters.flat_map(char::to_lowercase).collect()
 }
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_named_with_what_was_meant() {
+    fn suggests_the_nearest_known_parameter() {
         for (name, meant) in [
             ("lastEventID", "lastEventId"),
             ("last-event-id", "lastEventId"),
@@ -194,19 +196,19 @@ mod tests {
     }
 
     #[test]
-    fn once_is_once_and_empty_is_nothing() {
+    fn rejects_repeated_and_empty_parameters() {
         assert!(checked("consumer=a&consumer=b&lastEventId=1&types=x&types=y").is_ok());
         assert!(checked("lastEventId=1&lastEventId=2").unwrap_err().contains("twice"));
         assert!(checked("lastEventId=1&lastEventId=1").unwrap_err().contains("twice"));
         for empty in ["lastEventId=", "lastEventId", "types=", "types=x&types="] {
             assert!(checked(empty).unwrap_err().contains("empty"), "{empty}");
         }
-        assert!(checked("consumer=").is_ok(), "its handler says what is wrong");
+        assert!(checked("consumer=").is_ok(), "the handler reports the error");
         assert!(checked("").is_ok() && checked("&").is_ok());
     }
 
     #[test]
-    fn a_value_is_decoded_or_refused_and_never_changed() {
+    fn decodes_values_without_changing_them() {
         let value = |query: &str| {
             let query = Query::of(&format!("/?{query}").parse().unwrap());
             query.map(|query| query.first("a").unwrap_or_default().to_owned()).ok()

@@ -1,12 +1,11 @@
-//! An event stream on a bare socket.
+//! An event stream that is served on the socket directly, without hyper.
 //!
-//! The request is routed, authorised and answered by the same router as any other. But when
-//! the answer is a stream, its head is written here, and then its frames, by a task that
-//! holds a socket and a session and nothing more. hyper's connection would hold some
-//! 10 KiB of buffers and state for as long as the stream is open.
+//! The request goes through the same router as every other request. If the response is a stream, this
+//! module writes its head, and a task that holds only the socket and the session writes its frames. A
+//! connection of hyper would hold some 10 KiB of buffers and state for as long as the stream is open.
 //!
-//! Each write is a chunk. A stream that ends on purpose ends with the last chunk; without it, the
-//! client knows that the stream was cut.
+//! Each write is a chunk. A stream that the gateway ends has a last chunk. Without it, the client knows
+//! that the stream was cut.
 
 use std::{
     io::{self, Write},
@@ -34,14 +33,14 @@ use tower::ServiceExt;
 use super::{chunked, event_stream, send_progress::StallLimit, session::Session};
 use crate::{crash::Lock, live::subscription::Subscription};
 
-/// A session that can be handed over to a bare socket.
+/// A session that can be served on a raw socket.
 pub(super) type BoxedSession = Box<Session<Subscription>>;
 
-/// Marks a request whose answer may be [`RawStream`].
+/// Marks a request whose response may be a [`RawStream`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawStreamAllowed;
 
-/// The session that an answer streams, beside an empty body.
+/// The session of a response whose body is empty. An extension of the response.
 #[derive(Clone)]
 pub(super) struct RawStream(Arc<Lock<Option<BoxedSession>>>);
 
@@ -55,13 +54,13 @@ impl RawStream {
     }
 }
 
-/// The answer to a request whose connection is handed over with the session.
+/// The response to a request whose connection will be served by [`run`].
 pub(super) fn response(session: Session<Subscription>) -> Response<Body> {
     (event_stream::headers(), Extension(RawStream::new(session))).into_response()
 }
 
-/// Answers the request, whose head takes `len` bytes that are still in the socket. Answers
-/// the session to go on with, when the answer is a stream.
+/// Reads the `len` bytes of the request's head from the socket, routes the request, and writes the
+/// response. Returns the session to continue with if the response is a stream.
 pub(super) async fn respond(
     socket: &mut TcpStream,
     router: Router,
@@ -75,13 +74,13 @@ pub(super) async fn respond(
     let Ok(mut response) = router.oneshot(request).await;
     let session = response.extensions().get::<RawStream>().and_then(RawStream::take);
     if session.is_some() {
-        // The router measured the empty body that stands in for the stream.
+        // The router measured the empty body, which is a placeholder for the stream.
         response.headers_mut().remove(header::CONTENT_LENGTH);
         let chunked = HeaderValue::from_static("chunked");
         response.headers_mut().insert(header::TRANSFER_ENCODING, chunked);
     }
-    // A stream says nothing of a close that the client has not asked for: Node's fetch takes a cut
-    // for an end behind it.
+    // A stream has `Connection: close` only if the client asked for it: with that header, Node's fetch
+    // takes a cut stream for a complete one.
     let closes = session.is_none() || close_requested;
     let (head, body) = (head(&response, closes)?, response.into_body());
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
@@ -117,11 +116,11 @@ fn head(response: &Response<Body>, closes: bool) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Tells a client that still reads from one that has gone: the operating system of the latter
-/// answers it with a reset. A comment, which clients skip.
+/// A comment, which clients skip. Sent to find out whether the client still reads: if it has gone, its
+/// operating system replies with a reset.
 pub(super) const PROBE: &[u8] = b":\n\n";
 
-/// Writes the stream until it ends, or the client has gone.
+/// Writes the stream until it ends or the client has gone.
 pub(super) async fn run(
     mut socket: TcpStream,
     mut session: BoxedSession,
@@ -152,11 +151,11 @@ pub(super) async fn run(
     }
 }
 
-/// Once the session is to end, a client has so long to take what it is being sent.
+/// How long a write may continue after the session was told to end.
 const CLOSING_GRACE: Duration = Duration::from_secs(5);
 
-/// Writes for as long as the session lasts, and a little longer: a client that takes nothing
-/// does not keep alive what was revoked.
+/// Writes until the session ends, and for [`CLOSING_GRACE`] after that. So a client that stops reading
+/// cannot keep a stream open whose rights were revoked.
 async fn unless_ended(
     session: &mut BoxedSession,
     mut write: Pin<&mut impl Future<Output = io::Result<()>>>,
@@ -166,13 +165,13 @@ async fn unless_ended(
         written = write.as_mut() => return written,
         () = session.ended() => {}
     }
-    let revoked = || Err(io::Error::new(io::ErrorKind::TimedOut, "it ended meanwhile"));
+    let revoked =
+        || Err(io::Error::new(io::ErrorKind::TimedOut, "the session ended during a write"));
     timeout(CLOSING_GRACE, write).await.unwrap_or_else(|_| revoked())
 }
 
-/// Waits until the client sends something, and says whether that is the end of what it sends:
-/// it has gone, or it has closed its sending side and still reads (RFC 9293, section 3.6). What
-/// else it sends behind its request is ignored.
+/// Waits for input, and returns whether the input has ended. If it has, the client has gone, or has closed
+/// its sending side and still reads (RFC 9293, section 3.6). Other input after the request is ignored.
 async fn input_ended(socket: &TcpStream) -> io::Result<bool> {
     socket.readable().await?;
     match socket.try_read(&mut [0; 256]) {

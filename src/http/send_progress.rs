@@ -1,9 +1,9 @@
-//! Answers as their clients take them, where hyper sends them.
+//! Detects clients that stop reading a response which hyper sends.
 //!
-//! hyper asks an answer's body for more when there is room for more on the way. A body that is not
-//! asked for long has a client that takes nothing: over HTTP/2, where it can close the window of one
-//! stream and keep the connection alive, nothing else tells. Such an answer is given up. So is one
-//! that cannot be sent while what its client has shown counts no more.
+//! hyper polls the body of a response when it can send more. If it does not poll for a long time, the client
+//! is not reading. Over HTTP/2 there is no other sign, because a client can close the window of one stream
+//! and keep the connection alive. Such a response is dropped. So is a stalled response whose client's
+//! credentials have become invalid.
 
 use std::{
     pin::Pin,
@@ -24,39 +24,39 @@ use tokio::{select, spawn, task_local, time::sleep};
 use super::write_timeout::WriteTimeout;
 use crate::{access::budget::Share, crash::Lock};
 
-/// A body is handed over in pieces of this size: more is never on the way without being counted.
+/// The size of the pieces that hyper gets, so that at most one piece at a time is not accounted for.
 const PIECE_BYTES: usize = 16 << 10;
 
-/// How often an answer is looked at that is being sent.
-const LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
+/// How often the progress of a response is checked, at least.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 task_local! {
-    /// The answer that the current task sends.
+    /// The response that the current task sends.
     static CURRENT: SendProgress;
 }
 
-/// How far the client is in taking an answer.
+/// The progress of sending a response.
 #[derive(Clone, Default)]
 pub(super) struct SendProgress(Arc<Lock<State>>);
 
 #[derive(Default)]
 struct State {
-    /// Since when the client could have taken more. None: it waits for us.
+    /// Since when the response waits for the client to read. `None`: the client waits for the gateway.
     since: Option<Instant>,
     permitted: Option<StillPermitted>,
 }
 
-/// Whether what the client has shown still counts.
+/// Returns whether the client's credentials are still valid.
 pub(super) type StillPermitted = Box<dyn Fn() -> bool + Send + Sync>;
 
 impl SendProgress {
-    /// The answer that this task sends.
+    /// The progress of the response that this task sends. `None` outside of [`StallLimit::during`].
     pub(super) fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
     }
 
-    /// The answer is for somebody, for as long as this says so.
-    pub(super) fn permitted(&self, permitted: StillPermitted) {
+    /// Sets the check whether the client's credentials are still valid.
+    pub(super) fn set_permitted(&self, permitted: StillPermitted) {
         self.state().permitted = Some(permitted);
     }
 
@@ -68,15 +68,16 @@ impl SendProgress {
         self.0.lock()
     }
 
-    fn is_to_be_cut(&self, within: Duration, tick: Duration) -> bool {
+    fn must_be_cut(&self, within: Duration, tick: Duration) -> bool {
         let state = self.state();
         let Some(since) = state.since else { return false };
-        let waits = since.elapsed();
-        waits >= within || waits >= tick && state.permitted.as_ref().is_some_and(|still| !still())
+        let stalled = since.elapsed();
+        stalled >= within
+            || stalled >= tick && state.permitted.as_ref().is_some_and(|still| !still())
     }
 }
 
-/// How long a client may take nothing, and what counts those who did.
+/// How long a client may read nothing, and the counter of clients that exceeded it.
 #[derive(Clone)]
 pub(super) struct StallLimit {
     pub(super) within: Duration,
@@ -84,17 +85,17 @@ pub(super) struct StallLimit {
 }
 
 impl StallLimit {
-    /// A socket that is written to with this patience.
+    /// Wraps a socket, so that its writes fail after this time without progress.
     pub(super) fn socket<S>(&self, socket: S) -> WriteTimeout<S> {
         WriteTimeout::new(socket, self.within, self.cut.clone())
     }
 
-    /// Does what sends answers, unless a client takes nothing for too long.
+    /// Runs `sending`, and drops it if the client reads nothing for too long.
     pub(super) async fn during(&self, sending: impl Future<Output = ()>) {
         let progress = SendProgress::default();
-        let tick = LOOKED_AT_EVERY.min(self.within / 4).max(Duration::from_millis(1));
+        let tick = CHECK_INTERVAL.min(self.within / 4).max(Duration::from_millis(1));
         let given_up = async {
-            while !progress.is_to_be_cut(self.within, tick) {
+            while !progress.must_be_cut(self.within, tick) {
                 sleep(tick).await;
             }
         };
@@ -107,7 +108,7 @@ impl StallLimit {
     }
 }
 
-/// Runs each stream of an HTTP/2 connection in a task of its own.
+/// Runs each stream of an HTTP/2 connection in its own task, with this limit.
 impl<F> Executor<F> for StallLimit
 where
     F: Future<Output: Send> + Send + 'static,
@@ -118,17 +119,17 @@ where
     }
 }
 
-/// A body that counts while it is on its way.
+/// A body that reports its progress, and keeps its bytes accounted for until they have been sent.
 pub(super) struct TrackedBody {
     body: Body,
-    /// What is left of its last frame.
+    /// The rest of the last frame.
     rest: Bytes,
     progress: Option<SendProgress>,
     _share: Option<Share>,
 }
 
 impl TrackedBody {
-    /// This body, and the bytes that are counted for it.
+    /// Wraps a body. `share` is held until the body is dropped.
     pub(super) fn body(body: Body, progress: Option<SendProgress>, share: Option<Share>) -> Body {
         Body::new(Self { body, rest: Bytes::new(), progress, _share: share })
     }
@@ -139,7 +140,7 @@ impl TrackedBody {
         }
     }
 
-    /// The next piece of the rest, copied: a slice would keep all of it in memory until it is sent.
+    /// The next piece of the rest. Copied, because a slice would keep the whole frame in memory.
     fn piece(&mut self) -> Bytes {
         let piece = self.rest.split_to(PIECE_BYTES.min(self.rest.len()));
         Bytes::copy_from_slice(&piece)
@@ -201,28 +202,28 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_large_body_goes_in_pieces_and_comes_whole() {
+    async fn sends_a_large_body_in_pieces() {
         let text: Vec<u8> = (0..100_000u32).map(|n| n.to_le_bytes()[0]).collect();
         let mut body = TrackedBody::body(Body::from(text.clone()), None, None);
         assert_eq!(body.size_hint().exact(), Some(100_000));
-        let mut came = Vec::new();
+        let mut received = Vec::new();
         while let Some(frame) = body.frame().await {
             let data = frame.unwrap().into_data().unwrap();
             assert!(data.len() <= PIECE_BYTES);
-            came.extend_from_slice(&data);
-            assert_eq!(body.size_hint().exact(), Some((100_000 - came.len()) as u64));
+            received.extend_from_slice(&data);
+            assert_eq!(body.size_hint().exact(), Some((100_000 - received.len()) as u64));
         }
-        assert_eq!(came, text);
+        assert_eq!(received, text);
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_not_taken_is_given_up_and_one_that_has_nothing_to_say_is_not() {
+    async fn drops_a_stalled_response_but_not_a_quiet_one() {
         let stall_limit = StallLimit { within: Duration::from_millis(20), cut: Counter::default() };
         let quiet = async {
             let body = Body::from_stream(futures::stream::pending::<Result<Bytes, axum::Error>>());
             let mut body = TrackedBody::body(body, SendProgress::current(), None);
             select! {
-                _ = body.frame() => unreachable!("it has nothing to say"),
+                _ = body.frame() => unreachable!("the body has no frames"),
                 () = sleep(Duration::from_millis(100)) => {}
             }
         };
@@ -239,15 +240,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_cannot_be_sent_ends_with_the_proof() {
+    async fn drops_a_stalled_response_of_invalid_credentials() {
         let stall_limit = StallLimit { within: Duration::from_mins(10), cut: Counter::default() };
         let full = async {
             let progress = SendProgress::current().unwrap();
-            progress.permitted(Box::new(|| false));
+            progress.set_permitted(Box::new(|| false));
             let mut body =
                 TrackedBody::body(Body::from(vec![0; 50_000]), Some(progress.clone()), None);
             body.frame().await.unwrap().unwrap();
-            progress.state().since = Instant::now().checked_sub(2 * LOOKED_AT_EVERY);
+            progress.state().since = Instant::now().checked_sub(2 * CHECK_INTERVAL);
             std::future::pending::<()>().await;
         };
         stall_limit.during(full).await;

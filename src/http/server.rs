@@ -1,5 +1,4 @@
-//! Sockets: accepts connections, serves HTTP/1.1 and HTTP/2 on them, and lets them end in good
-//! order.
+//! Accepts connections, serves HTTP/1.1 and HTTP/2 on them, and shuts them down gracefully.
 
 use std::{fmt::Display, io, mem, pin::Pin, sync::Arc, time::Duration};
 
@@ -35,14 +34,14 @@ use super::{
 };
 use crate::{access::networks::Peer, metrics::Metrics};
 
-/// What an HTTP/2 stream may buffer. A slow client costs no more; frames that are larger go
-/// through all the same.
-const BUFFER: usize = 16 << 10;
+/// The send buffer of an HTTP/2 stream, which bounds the memory of a slow client. Larger frames are sent in
+/// parts.
+const HTTP2_BUFFER_BYTES: usize = 16 << 10;
 
-/// Vanished clients are found by the kernel: after this silence it asks, a few times.
+/// The idle time after which the kernel, and HTTP/2, probe whether the client is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Serves until `shutdown`, then lets open requests end for as long as the drain may take.
+/// Serves until `shutdown`. Then waits for open requests, for up to the drain time, and cuts the rest.
 pub async fn serve(
     listener: impl Into<Listener>,
     router: Router,
@@ -64,30 +63,30 @@ pub async fn serve(
     let listener = listener.into();
     tokio::select! {
         () = connections.accept(&listener) => {}
-        () = keep(settings.tls.as_deref()) => {}
+        () = watch_certificate(settings.tls.as_deref()) => {}
         () = shutdown.cancelled() => {}
     }
     drop(listener);
     connections.end(settings.drain).await;
 }
 
-/// Keeps the certificate up to date, where there is one.
-async fn keep(tls: Option<&Tls>) {
+/// Reloads the certificate when it changes. Never returns.
+async fn watch_certificate(tls: Option<&Tls>) {
     match tls {
-        Some(tls) => tls.keep().await,
+        Some(tls) => tls.watch().await,
         None => std::future::pending().await,
     }
 }
 
-/// The connections of one server, and what they are served with.
+/// The connections of one server.
 struct Connections {
     router: Router,
     limits: Limits,
-    /// With clients that take nothing of what they are sent.
+    /// For clients that stop reading.
     stall_limit: StallLimit,
     tls: Option<TlsAcceptor>,
     open: TaskTracker,
-    /// Ends those that did not end in time.
+    /// Ends the connections that are still open after the drain time.
     cut: CancellationToken,
     shutdown: CancellationToken,
 }
@@ -102,18 +101,18 @@ impl Connections {
                     drop(socket);
                 }
                 Ok(socket) => {
-                    self.take(socket);
+                    self.serve(socket);
                     if mem::take(&mut exhausted) {
                         info!("connections are accepted again");
                     }
                 }
-                // The peer has left before it was its turn.
+                // The client has gone before its connection was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                // Out of file descriptors or memory: those who leave make room.
+                // Out of file descriptors or memory, until connections close.
                 Err(error) => {
                     if !mem::replace(&mut exhausted, true) {
                         let open = self.open.len();
-                        warn!(%error, open, "no connection can be accepted; it is tried again until one can");
+                        warn!(%error, open, "connections cannot be accepted; retrying every 100 ms");
                     }
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -121,11 +120,11 @@ impl Connections {
         }
     }
 
-    fn take(self: &Arc<Self>, socket: Accepted) {
+    fn serve(self: &Arc<Self>, socket: Accepted) {
         match (socket, &self.tls) {
             (Accepted::Tcp(socket, peer), tls) => {
                 if let Err(error) = prepare(&socket) {
-                    debug!(%error, "a socket takes no options");
+                    debug!(%error, "setting options of a socket failed");
                 }
                 match tls {
                     None => self.spawn(serve_one(Arc::clone(self), socket, peer)),
@@ -136,29 +135,30 @@ impl Connections {
         }
     }
 
-    /// Runs a task that ends at the latest when the drain is over.
+    /// Spawns a task that is cancelled if it is still running after the drain time.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let cut = self.cut.clone();
-        // An async block keeps the room of what it captured and moved on: a task that is not boxed takes
-        // three times its size.
+        // Boxed, because an async block reserves space both for a captured future and for its copy in a
+        // callee: without the box, the task would take three times the size of the future.
         let task = Box::pin(task);
         self.open.spawn(async move {
             cut.run_until_cancelled(task).await;
         });
     }
 
-    /// Waits until all have ended; cuts those that have not by then.
+    /// Waits until all connections have ended, and cuts those that are still open after `drain`.
     async fn end(&self, drain: Duration) {
         self.open.close();
         if timeout(drain, self.open.wait()).await.is_err() {
-            warn!(open = self.open.len(), "cutting connections that did not end in time");
+            warn!(open = self.open.len(), "cutting connections that did not end within --drain");
             self.cut.cancel();
             self.open.wait().await;
         }
     }
 }
 
-/// Boxes what is large: a task takes the room of its largest state for as long as it lives.
+/// Serves one TCP connection. Large futures are boxed, because a task has the size of its largest state for
+/// as long as it runs.
 async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: Peer) {
     let limits = &connections.limits;
     let protocol = timeout(limits.head_within, Box::pin(detect::protocol(&socket))).await;
@@ -180,22 +180,22 @@ async fn serve_one(connections: Arc<Connections>, mut socket: TcpStream, peer: P
     match Box::pin(raw_stream::respond(&mut socket, router, request, len, &connections.stall_limit))
         .await
     {
-        // Streams live long: they get a task of their own, which knows no other state.
+        // A stream is open for long, so it gets its own task, which holds no other state.
         Ok(Some(session)) => {
             connections.spawn(stream(socket, session, connections.stall_limit.clone()));
         }
         Ok(None) => drop(socket.shutdown().await),
-        Err(error) => debug!(%error, "a stream could not be opened"),
+        Err(error) => debug!(%error, "opening a stream failed"),
     }
 }
 
-/// Streams stay with hyper here: the encryption alone holds more than it does.
+/// Serves one TLS connection. hyper serves its streams, too, because the state of TLS is larger than hyper's.
 async fn serve_tls(connections: Arc<Connections>, tls: TlsAcceptor, socket: TcpStream, peer: Peer) {
     let within = connections.limits.head_within;
     let socket =
         match timeout(within, Box::pin(tls.accept(connections.stall_limit.socket(socket)))).await {
             Ok(Ok(socket)) => socket,
-            Ok(Err(error)) => return debug!(%error, %peer, "no TLS handshake"),
+            Ok(Err(error)) => return debug!(%error, %peer, "the TLS handshake failed"),
             Err(_) => return,
         };
     if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -205,7 +205,8 @@ async fn serve_tls(connections: Arc<Connections>, tls: TlsAcceptor, socket: TcpS
     }
 }
 
-/// A proxy on this machine keeps its connections, and sends all sorts of requests on them.
+/// Serves one connection to the Unix socket. A proxy keeps such connections open, and sends requests of all
+/// kinds on them.
 async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
     let limits = &connections.limits;
     let socket = connections.stall_limit.socket(socket);
@@ -215,7 +216,7 @@ async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_within)
         .max_buf_size(limits.head);
-    builder.http2().timer(TokioTimer::new()).max_send_buf_size(BUFFER);
+    builder.http2().timer(TokioTimer::new()).max_send_buf_size(HTTP2_BUFFER_BYTES);
     let (answer, exchange) = (answer(&connections, Peer::Unix), Exchange::default());
     let requests = exchange.clone();
     let service = service_fn(move |request| requests.during(request, &answer));
@@ -233,7 +234,7 @@ async fn serve_unix(connections: Arc<Connections>, socket: UnixStream) {
 
 async fn stream(socket: TcpStream, session: BoxedSession, stall_limit: StallLimit) {
     if let Err(error) = raw_stream::run(socket, session, stall_limit).await {
-        debug!(%error, "a stream broke");
+        debug!(%error, "a stream failed");
     }
 }
 
@@ -275,7 +276,7 @@ where
     let connection = http2::Builder::new(connections.stall_limit.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE)
-        .max_send_buf_size(BUFFER)
+        .max_send_buf_size(HTTP2_BUFFER_BYTES)
         .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
         .serve_connection(
             TokioIo::new(socket),
@@ -288,14 +289,14 @@ where
         () = serving.as_mut() => return,
         () = tracker.wait_idle(limits.head_within) => leave.cancel(),
     }
-    // Whoever does not take leave is left.
+    // If the client does not close the idle connection, it is dropped.
     let _ = timeout(limits.head_within, serving).await;
 }
 
-/// Serves a connection; after the shutdown, what is open on it and no more.
+/// Serves a connection. After `shutdown`, serves only the requests that are open on it.
 async fn until_ended<C, E>(
     connection: C,
-    take_no_more: impl FnOnce(Pin<&mut C>),
+    graceful_shutdown: impl FnOnce(Pin<&mut C>),
     shutdown: &CancellationToken,
 ) where
     C: Future<Output = Result<(), E>>,
@@ -305,16 +306,16 @@ async fn until_ended<C, E>(
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shutdown.cancelled() => {
-            take_no_more(connection.as_mut());
+            graceful_shutdown(connection.as_mut());
             connection.await
         }
     };
     if let Err(error) = ended {
-        debug!(%error, "a connection broke");
+        debug!(%error, "a connection failed");
     }
 }
 
-/// The router as it is called for the requests of one peer.
+/// A function that calls the router for requests of one peer.
 fn answer(
     connections: &Connections,
     peer: Peer,
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_may_be_upgraded_and_knows_when_the_client_has_ended_its_input() {
+    async fn an_upgraded_connection_sees_the_end_of_input() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/echo", get(echo));
@@ -389,7 +390,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_asked_for_a_sign_of_life_and_keeps_no_frame_back() {
+    async fn connections_have_keepalive_and_nodelay() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         prepare(&socket).unwrap();

@@ -1,8 +1,7 @@
-//! One client's stream, from the greeting to the good-bye: the only one that there is, whatever the events
-//! come from.
+//! The session of one client's stream. Every stream uses it, whatever the source of its events is.
 //!
-//! It greets the client with its cursor, hands over what its source has, says that it lives while the
-//! source is quiet, and says good-bye when the gateway closes or the client's rights end.
+//! A session sends the client its cursor first, then the events of its source. It sends heartbeats while the
+//! source has none, and `$closing` when the gateway shuts down or the client's rights end.
 
 use std::{convert::Infallible, mem, pin::Pin, time::Duration};
 
@@ -28,50 +27,50 @@ use crate::{
     },
 };
 
-/// See the module.
+/// The stream of one client.
 pub(super) struct Session<S> {
     source: S,
-    /// Answers why, when the stream is to end before its time.
+    /// Resolves to a reason when the stream must end. `None`: the source alone ends the stream.
     ending: Option<Ending>,
     heartbeat: Pin<Box<Sleep>>,
     interval: Duration,
     drain: Duration,
     stage: Stage,
-    /// The reason why it ends was noted: what goes wrong behind that is no other one.
-    noted: bool,
+    /// The reason for the end has been recorded. Later errors are consequences of it.
+    end_noted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     New,
     Open,
-    Over,
+    Closed,
 }
 
-/// Clients that lose the connection come back after this, and up to as much later again.
-const RETRY: Duration = Duration::from_secs(1);
+/// Clients reconnect one to two times this long after they lost the connection.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 impl<S: Source> Session<S> {
-    /// A session that ends when `ending` does.
+    /// A session that ends with its source, or when `ending` resolves.
     pub(super) fn new(settings: &Settings, source: S, ending: Option<Ending>) -> Self {
         let (interval, drain) = (settings.heartbeat, settings.drain);
         let heartbeat = Box::pin(sleep(interval));
-        Self { source, ending, heartbeat, interval, drain, stage: Stage::New, noted: false }
+        Self { source, ending, heartbeat, interval, drain, stage: Stage::New, end_noted: false }
     }
 
-    /// The next bytes for the client; none after the last.
+    /// The next bytes for the client. `None`: the session has ended.
     ///
     /// # Cancel safety
-    /// Nothing is lost.
+    /// Cancel safe: no bytes are lost.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         loop {
             let mut out = Sse::default();
             match self.stage {
                 Stage::New => self.greet(&mut out),
-                Stage::Open => self.go_on(&mut out).await,
-                Stage::Over => return None,
+                Stage::Open => self.advance(&mut out).await,
+                Stage::Closed => return None,
             }
-            // A page can turn out to be empty: that is no end.
+            // The source may have made progress without an event for this client.
             if let Some(bytes) = out.into_bytes() {
                 self.heartbeat.as_mut().reset(Instant::now() + self.interval);
                 return Some(bytes);
@@ -79,36 +78,36 @@ impl<S: Source> Session<S> {
         }
     }
 
-    /// Waits until the stream is to end before its time; [`next`](Self::next) says good-bye then. For
-    /// those who are busy with a client that does not take what it is sent.
+    /// Waits until the stream must end; [`next`](Self::next) then returns `$closing`. This is for callers
+    /// that are blocked in a write to the client.
     ///
     /// # Cancel safety
-    /// Nothing is lost.
+    /// Cancel safe.
     pub(super) async fn ended(&mut self) {
         let reason = ended(&mut self.ending).await;
         self.note_end(reason);
         self.ending = Some(Box::pin(std::future::ready(reason)));
     }
 
-    /// Notes that the client was cut off, for it took nothing.
+    /// Records that the client was disconnected because it stopped reading.
     pub(super) fn stalled(&mut self) {
         self.note_end("stalled");
     }
 
     fn note_end(&mut self, reason: &'static str) {
-        if !mem::replace(&mut self.noted, true) {
+        if !mem::replace(&mut self.end_noted, true) {
             self.source.note_end(reason);
         }
     }
 
-    /// The client hears at once when to come back after a loss, and where it is.
+    /// Sends the reconnect delay and the cursor at once.
     fn greet(&mut self, out: &mut Sse) {
         self.stage = Stage::Open;
-        out.retry(RETRY, RETRY);
+        out.retry(RECONNECT_DELAY, RECONNECT_DELAY);
         if let Some(cursor) = self.source.cursor() {
             return out.signal(Signal::Cursor, Some(&cursor));
         }
-        // Without a cursor of its own, it is where the source begins.
+        // Without a cursor from the client, the session takes the position at which the source begins.
         match self.source.next(out).now_or_never() {
             Some(Progress::Produced) => {}
             Some(Progress::Ended(reason)) => self.close(reason, out),
@@ -116,8 +115,8 @@ impl<S: Source> Session<S> {
         }
     }
 
-    async fn go_on(&mut self, out: &mut Sse) {
-        // A stream that always has something to say never waits.
+    async fn advance(&mut self, out: &mut Sse) {
+        // The `select!` below polls the source first, so a busy source would hide the end.
         if let Some(reason) = self.ending.as_mut().and_then(FutureExt::now_or_never) {
             return self.close(reason, out);
         }
@@ -127,7 +126,7 @@ impl<S: Source> Session<S> {
             reason = ended(&mut self.ending) => Some(Progress::Ended(reason)),
             () = &mut self.heartbeat => None,
         };
-        // The source looks once more before a heartbeat: the cursor of a quiet client follows the log.
+        // Poll the source again before a heartbeat, so that the cursor of a quiet client follows the log.
         let progress = progress.or_else(|| self.source.next(out).now_or_never());
         match progress {
             Some(Progress::Produced) => {}
@@ -136,9 +135,9 @@ impl<S: Source> Session<S> {
         }
     }
 
-    /// Says good-bye. Clients come back spread over the time in which this gateway drains.
+    /// Sends `$closing`. The reconnects of clients are spread over the time in which this gateway drains.
     fn close(&mut self, reason: &'static str, out: &mut Sse) {
-        self.stage = Stage::Over;
+        self.stage = Stage::Closed;
         self.note_end(reason);
         out.retry(Duration::ZERO, self.drain);
         out.signal(Signal::Closing { reason }, self.source.cursor().as_ref());
@@ -152,7 +151,7 @@ async fn ended(ending: &mut Option<Ending>) -> &'static str {
     }
 }
 
-/// The session as an answer that nothing on the way may buffer.
+/// The session as a response that hyper sends.
 pub(super) fn streamed<S: Source + 'static>(session: Session<S>) -> Response {
     let frames = stream::unfold(session, async |mut session| {
         let bytes = session.next().await?;

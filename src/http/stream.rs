@@ -1,5 +1,5 @@
-//! What reading and writing a stream have in common: how a request names it and its versions, and the last
-//! version of it.
+//! Parts that reads and writes of a stream share: parsing its name and versions, and looking up its last
+//! version.
 
 use tracing::warn;
 
@@ -10,7 +10,7 @@ use crate::{
     store::{error::Chain, history::HistoryError},
 };
 
-/// A page is cut here, so that nobody holds much in memory; the next one goes on.
+/// The size at which a page is cut, which bounds its memory. The next page continues there.
 pub(super) const PAGE_BYTES: i64 = 4 << 20;
 
 pub(super) fn stream_name(name: &str) -> Result<StreamName, Problem> {
@@ -23,11 +23,11 @@ pub(super) fn version_number(text: &str) -> Result<i64, Problem> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let version = text.parse().ok().filter(|version| digits && *version >= 1);
     version.ok_or_else(|| {
-        Problem::bad_request(format!("{text:?} is no version: versions count from 1"))
+        Problem::bad_request(format!("{text:?} is not a version: versions count from 1"))
     })
 }
 
-/// The stream's last version; 0 while it has none.
+/// The stream's last version. 0: it has no events.
 pub(super) async fn last_version(
     app: &App,
     who: &Principal,
@@ -39,5 +39,5 @@ pub(super) async fn last_version(
 
 pub(super) fn failed(error: &HistoryError, stream: &StreamName) -> Problem {
     warn!(error = %Chain(error), %stream, "reading a stream failed");
-    Problem::unavailable("PostgreSQL cannot be asked just now; try again")
+    Problem::unavailable("PostgreSQL is not available at present; try again")
 }

@@ -1,4 +1,4 @@
-//! `GET /streams/{stream}`: a stream's events, a page at a time, or followed live.
+//! `GET /streams/{stream}`: a page of the stream's events, or the stream as it grows.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// What the query of `GET /streams/{stream}` may say.
+/// Query parameters of `GET /streams/{stream}`.
 pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::one("offset"),
     Parameter::one("limit"),
@@ -45,31 +45,35 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::one("ticket"),
 ];
 
-/// Of these, what is for pages only, and what is for a stream that is followed only.
-const OF_PAGES: [&str; 2] = ["limit", "direction"];
-const OF_FOLLOWERS: [&str; 1] = ["lastEventId"];
+/// Parameters that apply to pages only, and to followed streams only.
+const PAGE_ONLY: [&str; 2] = ["limit", "direction"];
+const FOLLOW_ONLY: [&str; 1] = ["lastEventId"];
 
-/// A page of a stream, as it was asked for.
+/// The page that a client asks for.
 pub(super) struct PageQuery {
-    /// From this version on; none: from the end.
+    /// The version at which the page begins. `None`: at the first one, or backward at the last one.
     pub(super) offset: Option<u64>,
+    /// The greatest number of events.
     pub(super) limit: i64,
+    /// In descending order of versions.
     pub(super) backward: bool,
 }
 
 /// A page of a stream.
 pub(super) struct PageResult {
     pub(super) events: Vec<StoredEvent>,
-    /// The stream's last version; 0 while it has none.
+    /// The stream's last version. 0: it has no events.
     pub(super) version: i64,
-    /// Where the next page begins.
+    /// The offset of the next page.
     pub(super) next_offset: u64,
 }
 
-/// Where the page behind the greatest version begins.
-const BEHIND_ALL: u64 = 1 << 63;
+/// The offset of the page after the greatest possible version.
+const AFTER_LAST_VERSION: u64 = 1 << 63;
 
-const USUAL: i64 = 20;
+/// The number of events in a page if the client does not ask for another.
+const DEFAULT_LIMIT: i64 = 20;
+
 /// `GET /streams/{stream}`.
 pub(super) async fn read(
     State(app): State<Arc<App>>,
@@ -83,12 +87,12 @@ pub(super) async fn read(
     who.may_read_stream(stream.as_str())?;
     let after = after(&headers, &query)?;
     if accepts_events(&headers) {
-        query.has_none_of(&OF_PAGES, "a stream that is followed has no pages")?;
+        query.has_none_of(&PAGE_ONLY, "a stream that is followed has no pages")?;
         return follow((&app, &who), stream, after, &query);
     }
-    let of_followers = "it is for a stream that is followed (Accept: text/event-stream); a page \
-                        begins at ?offset=";
-    query.has_none_of(&OF_FOLLOWERS, of_followers)?;
+    let follow_only = "it is for following a stream (Accept: text/event-stream); a page begins at \
+                       ?offset=";
+    query.has_none_of(&FOLLOW_ONLY, follow_only)?;
     let asked = PageQuery::of(&query, app.settings.limits.page)?;
     let preconditions = Preconditions::of(&headers)?;
     if !preconditions.are_absent() {
@@ -107,7 +111,7 @@ pub(super) async fn read(
     }
     permit.reserve_page()?;
     let found = page(&app, &who, &stream, &asked).await?;
-    Ok(shown(stream, found).await)
+    Ok(respond(stream, found).await)
 }
 
 /// The stream's entity tag: its last version.
@@ -115,7 +119,7 @@ fn tag(version: i64) -> [(HeaderName, String); 1] {
     [(header::ETAG, format!("\"{version}\""))]
 }
 
-/// A page of the stream.
+/// Reads a page of the stream.
 pub(super) async fn page(
     app: &App,
     who: &Principal,
@@ -148,30 +152,32 @@ pub(super) async fn page(
 }
 
 impl PageQuery {
-    /// What the query says.
-    pub(super) fn of(query: &Query, most: i64) -> Result<Self, Problem> {
+    /// Parses the query. `max_limit` bounds the number of events.
+    pub(super) fn of(query: &Query, max_limit: i64) -> Result<Self, Problem> {
         let backward = match query.first("direction") {
             None | Some("forward") => false,
             Some("backward") => true,
-            Some(_) => return Err(Problem::bad_request("direction is forward or backward")),
+            Some(_) => return Err(Problem::bad_request("?direction= must be forward or backward")),
         };
         let offset = query.first("offset").filter(|text| !text.is_empty());
-        // Before the beginning: where a page backward has told that there is nothing left.
+        // 0 is before the first version: the `nextOffset` of the last page backward.
         let offset = match offset {
             Some("0") => Some(0),
-            Some(text) if text.parse() == Ok(BEHIND_ALL) => Some(BEHIND_ALL),
+            Some(text) if text.parse() == Ok(AFTER_LAST_VERSION) => Some(AFTER_LAST_VERSION),
             offset => offset.map(version_number).transpose()?.map(i64::unsigned_abs),
         };
         let limit = query.first("limit").filter(|text| !text.is_empty());
-        let limit = limit.map_or(Some(USUAL.min(most)), |text| text.parse().ok());
-        let limit = limit.filter(|limit| (1..=most).contains(limit)).ok_or_else(|| {
-            Problem::bad_request(format!("limit is a number of events from 1 to {most}"))
+        let limit = limit.map_or(Some(DEFAULT_LIMIT.min(max_limit)), |text| text.parse().ok());
+        let limit = limit.filter(|limit| (1..=max_limit).contains(limit)).ok_or_else(|| {
+            Problem::bad_request(format!(
+                "?limit= must be a number of events from 1 to {max_limit}"
+            ))
         })?;
         Ok(Self { offset, limit, backward })
     }
 }
 
-/// The version that a client says it has got to.
+/// The version after which a client resumes. `None`: it sends none.
 fn after(headers: &HeaderMap, query: &Query) -> Result<Option<i64>, Problem> {
     match last_event_id(headers, query)? {
         Some(text) if text == "0" => Ok(Some(0)),
@@ -205,19 +211,19 @@ fn follow(
     Ok(session::streamed(Session::new(&app.settings, feed, ending)))
 }
 
-/// A page of more bytes is made into text beside the threads that serve everybody.
-const LARGE: usize = 64 << 10;
+/// Larger pages are serialized on a blocking thread, so that they do not delay other requests.
+const LARGE_PAGE_BYTES: usize = 64 << 10;
 
-async fn shown(stream: StreamName, found: PageResult) -> Response {
+async fn respond(stream: StreamName, found: PageResult) -> Response {
     let tag = tag(found.version);
     let bytes: usize = found.events.iter().map(StoredEvent::bytes).sum();
-    let text = if bytes > LARGE {
+    let text = if bytes > LARGE_PAGE_BYTES {
         spawn_blocking(move || text(&stream, &found)).await.unwrap_or(None)
     } else {
         text(&stream, &found)
     };
     let Some(text) = text else {
-        return Problem::internal("a page cannot be shown").into_response();
+        return Problem::internal("the page cannot be encoded as JSON").into_response();
     };
     (tag, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }

@@ -22,17 +22,19 @@ use crate::access::{
     ticket::USE_WITHIN,
 };
 
-/// What the query may say.
+/// Query parameters of `POST /tickets`.
 pub(super) const PARAMETERS: &[Parameter] = &[Parameter::many("consumer").or_empty()];
 
-/// `POST /tickets`, for what the token may read, or with `?consumer=` for some of it.
+/// `POST /tickets`: a ticket for everything that the token may read, or for the consumers of `?consumer=`.
 pub(super) async fn give(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     if *who.kind() == Kind::Anybody {
-        return Err(Problem::conflict("in the open mode nobody needs a ticket"));
+        return Err(Problem::conflict(
+            "tickets do not exist in the open mode: open the stream without one",
+        ));
     }
     let asked = identity::asked(&Query::of(&uri)?)?;
     asked.iter().try_for_each(|consumer| who.may_read(consumer))?;

@@ -1,5 +1,4 @@
-//! TLS for clients: the certificate and its key come from files, and are read again when these
-//! change.
+//! TLS for clients. The certificate and its key are files, which are reloaded when they change.
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,16 +15,16 @@ use tracing::{info, warn};
 
 use crate::{crash::Lock, store::error::Chain};
 
-/// The files.
+/// The files of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
-    /// The certificate, and those between it and its root, as PEM.
+    /// The certificate and its intermediate certificates, as PEM.
     pub certificate: PathBuf,
     /// The private key, as PEM.
     pub key: PathBuf,
 }
 
-/// Why the files cannot be used.
+/// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -33,31 +32,31 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What happened.
+        /// The cause.
         source: std::io::Error,
     },
-    /// It is no PEM, or has not in it what it should.
+    /// A file is not PEM, or does not contain a certificate or key.
     #[error("reading {} as PEM", path.display())]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: pem::Error,
     },
-    /// The certificate and the key do not belong together, or are of a kind that is not known.
+    /// The certificate and the key do not match, or are of an unsupported type.
     #[error("using {} with {}", certificate.display(), key.display())]
     Unfit {
         /// The certificate.
         certificate: PathBuf,
         /// The key.
         key: PathBuf,
-        /// What is wrong with them.
+        /// The cause.
         source: rustls::Error,
     },
 }
 
-/// Clients see this within so long after the files have changed.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often the files are checked for changes.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A certificate that can be replaced while connections are open.
 #[derive(Debug)]
@@ -69,29 +68,33 @@ pub struct Tls {
 #[derive(Debug)]
 struct Current {
     certified: Arc<CertifiedKey>,
-    /// The files as they were last looked at, whether they could be used or not.
-    seen: Texts,
-    /// How many times running they could not be read.
-    unread: u32,
+    /// The contents of the files at the last check, whether they were usable or not.
+    seen: Contents,
+    /// How many consecutive times the files could not be read.
+    read_failures: u32,
 }
 
-type Texts = [Vec<u8>; 2];
+/// The contents of the certificate file and of the key file.
+type Contents = [Vec<u8>; 2];
 
 impl Tls {
-    /// Reads the files.
+    /// Loads the certificate.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is not PEM, or the key does not match the certificate.
     pub fn load(files: Files) -> Result<Arc<Self>, TlsError> {
         let seen = files.read()?;
         let certified = Arc::new(files.parse(&seen)?);
-        Ok(Arc::new(Self { files, current: Lock::new(Current { certified, seen, unread: 0 }) }))
+        Ok(Arc::new(Self {
+            files,
+            current: Lock::new(Current { certified, seen, read_failures: 0 }),
+        }))
     }
 
-    /// What accepts connections, over HTTP/2 or HTTP/1.1, as the client prefers.
-    ///
-    /// # Panics
-    /// Never: `ring` offers rustls' own protocol versions.
+    /// An acceptor that offers HTTP/2 and HTTP/1.1.
     #[must_use]
     pub(super) fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
-        // PathParams here, so that no process-wide default is needed, nor any order of set-up.
+        // An explicit provider, so that no process-wide default must be installed first.
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring offers rustls' own protocol versions")
@@ -101,46 +104,52 @@ impl Tls {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// Looks at the files from time to time, and never returns. What cannot be used changes
-    /// nothing, and is told once.
-    pub(super) async fn keep(&self) {
-        let mut ticks = interval(LOOK);
+    /// Reloads the certificate when its files change. Never returns. An unusable certificate is logged once,
+    /// and the old one stays in use.
+    pub(super) async fn watch(&self) {
+        let mut ticks = interval(RELOAD_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.look();
+            self.reload_if_changed();
         }
     }
 
-    /// The files are small, and on a disk of ours.
-    fn look(&self) {
+    /// Reads the files with blocking calls, because they are small and local.
+    fn reload_if_changed(&self) {
         let read = self.files.read();
         let mut current = self.current.lock();
-        let texts = match read {
-            Ok(texts) => texts,
+        let contents = match read {
+            Ok(contents) => contents,
             Err(error) => {
-                current.unread += 1;
-                // Between the removal of a file and its replacement there is none.
-                if current.unread == 2 {
-                    warn!("the certificate cannot be read, the old one stays: {}", Chain(&error));
+                current.read_failures += 1;
+                // A file that is being replaced may be missing for a moment.
+                if current.read_failures == 2 {
+                    warn!(
+                        "the certificate cannot be read; the old one stays in use: {}",
+                        Chain(&error)
+                    );
                 }
                 return;
             }
         };
-        current.unread = 0;
-        if texts == current.seen {
+        current.read_failures = 0;
+        if contents == current.seen {
             return;
         }
-        match self.files.parse(&texts) {
+        match self.files.parse(&contents) {
             Ok(certified) => {
                 current.certified = Arc::new(certified);
-                info!("the certificate was read again from {}", self.files.certificate.display());
+                info!("reloaded the certificate from {}", self.files.certificate.display());
             }
             Err(error) => {
-                warn!("a new certificate cannot be used, the old one stays: {}", Chain(&error));
+                warn!(
+                    "the new certificate cannot be used; the old one stays in use: {}",
+                    Chain(&error)
+                );
             }
         }
-        current.seen = texts;
+        current.seen = contents;
     }
 }
 
@@ -152,14 +161,14 @@ impl ResolvesServerCert for Tls {
 }
 
 impl Files {
-    fn read(&self) -> Result<Texts, TlsError> {
+    fn read(&self) -> Result<Contents, TlsError> {
         let read = |path: &PathBuf| {
             fs::read(path).map_err(|source| TlsError::Read { path: path.clone(), source })
         };
         Ok([read(&self.certificate)?, read(&self.key)?])
     }
 
-    fn parse(&self, [certificate, key]: &Texts) -> Result<CertifiedKey, TlsError> {
+    fn parse(&self, [certificate, key]: &Contents) -> Result<CertifiedKey, TlsError> {
         let wrong = |path: &PathBuf| {
             let path = path.clone();
             move |source| TlsError::Pem { path, source }
@@ -176,7 +185,7 @@ impl Files {
             key: self.key.clone(),
             source,
         };
-        // Whether they belong together is checked as well.
+        // This also checks that the key matches the certificate.
         CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(unfit)
     }
 }

@@ -1,8 +1,8 @@
-//! A socket whose other end has to take something now and then.
+//! A socket whose writes fail if the client stops reading.
 //!
-//! A client may be as slow as it likes: each byte that it takes counts. One that takes nothing for
-//! long keeps memory, a place and an open file for nothing, and is cut off. It comes back with its
-//! cursor and has lost nothing.
+//! A client may be slow: each byte that it reads restarts the timeout. A client that reads nothing occupies
+//! memory and a file descriptor to no purpose, and is disconnected. It can reconnect with its cursor, and
+//! loses nothing.
 
 use std::{
     io,
@@ -17,37 +17,37 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// See the module.
+/// A socket with a timeout for writes.
 pub(super) struct WriteTimeout<S> {
     socket: S,
     within: Duration,
     cut: Counter,
-    /// Since a write took nothing: when it is to be given up.
-    stuck: Option<Pin<Box<Sleep>>>,
+    /// The timeout of the write in progress. `None` while writes make progress.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> WriteTimeout<S> {
-    /// Writes that take nothing for so long fail, and are counted.
+    /// Writes without progress for `within` fail with `TimedOut`, and increment `cut`.
     pub(super) fn new(socket: S, within: Duration, cut: Counter) -> Self {
-        Self { socket, within, cut, stuck: None }
+        Self { socket, within, cut, stalled: None }
     }
 
-    fn judged(
+    fn check_progress(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
-            self.stuck = None;
+            self.stalled = None;
             return written;
         }
         let within = self.within;
-        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(within)));
-        if stuck.as_mut().poll(cx).is_pending() {
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(within)));
+        if stalled.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
         self.cut.inc();
-        let why = "the client took nothing for too long (--write-timeout)";
+        let why = "the client read nothing for too long (--write-timeout)";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
     }
 }
@@ -59,7 +59,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
-        self.judged(cx, written)
+        self.check_progress(cx, written)
     }
 
     fn poll_write_vectored(
@@ -68,7 +68,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, pieces);
-        self.judged(cx, written)
+        self.check_progress(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_takes_nothing_is_cut_off_and_who_takes_a_byte_now_and_then_is_not() {
+    async fn times_out_a_stalled_client_but_not_a_slow_one() {
         let (socket, mut client) = duplex(16);
         let cut = Counter::default();
         let within = Duration::from_millis(50);
@@ -109,7 +109,7 @@ mod tests {
         let reading = async {
             let mut read = Vec::new();
             while read.len() < 64 {
-                // Together longer than the deadline, each by itself shorter.
+                // All pauses together exceed the timeout; each one is shorter.
                 sleep(within / 10).await;
                 read.push(client.read_u8().await.unwrap());
             }

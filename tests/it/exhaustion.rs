@@ -140,10 +140,10 @@ async fn without_files_nobody_is_let_in_and_when_they_are_back_all_is_well() {
     administrator.batch_execute(INSERT).await.unwrap();
     becomes(&gateway, false).await;
     eventually("it says so", async || {
-        gateway.log().contains("no connection can be accepted").then_some(())
+        gateway.log().contains("connections cannot be accepted").then_some(())
     })
     .await;
-    let said = gateway.log().matches("no connection can be accepted").count();
+    let said = gateway.log().matches("connections cannot be accepted").count();
     assert_eq!(said, 1, "once: {}", gateway.log());
 
     limit(&gateway, "--nofile=4096:4096");

@@ -1,4 +1,4 @@
-//! Refusals of those who write.
+//! Errors of requests that write.
 
 use axum::http::StatusCode;
 
@@ -6,39 +6,39 @@ use super::Problem;
 use crate::write::Refusal;
 
 impl Problem {
-    /// It cannot be, as things are.
+    /// 409: the request conflicts with the current state.
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
-    /// It is understood, and refused for what it says.
+    /// 422: the request is well-formed, but its content is refused.
     pub fn unprocessable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
 
-    /// It is larger than it may be.
+    /// 413: the content is larger than allowed.
     pub fn too_large(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     }
 
-    /// The body is of a kind that is not understood.
+    /// 415: the media type or coding of the body is not supported.
     pub fn unsupported(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
     }
 
-    /// It took too long to arrive.
+    /// 408: the body took too long to arrive.
     pub fn too_slow(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, detail)
     }
 
-    /// A precondition in a header fails: the stream is at this version.
+    /// 412: a precondition in a header failed. `current` is the version of the stream.
     pub fn precondition_failed(detail: impl Into<String>, current: i64) -> Self {
         let failed = Self::new(StatusCode::PRECONDITION_FAILED, detail);
         Self { current: Some(current), ..failed }
     }
 
-    /// The same as the failure of a precondition in a header, where the stream was not where
-    /// it was expected (RFC 9110, section 13.1).
+    /// Turns a version conflict into a failed precondition, for requests that state the expected version in
+    /// a header (RFC 9110, section 13.1).
     #[must_use]
     pub fn as_precondition(mut self) -> Self {
         if self.current.is_some() {
@@ -50,49 +50,49 @@ impl Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let said = refusal.to_string();
-        let again = |status, seconds| Self { retry_after: Some(seconds), ..Self::new(status, "") };
+        let text = refusal.to_string();
+        let retry = |status, seconds| Self { retry_after: Some(seconds), ..Self::new(status, "") };
         match refusal {
             Refusal::Version { current, .. } => Self {
                 current: Some(current),
                 ..Self::new(
                     StatusCode::CONFLICT,
-                    format!("{said}: look at what is there, and decide again; nothing was written"),
+                    format!("{text}: read the stream, then decide again; nothing was written"),
                 )
             },
             Refusal::Uid { .. } => Self::new(
                 StatusCode::CONFLICT,
-                format!("{said}: a uid is for one event; nothing was written"),
+                format!("{text}: a uid identifies one event; nothing was written"),
             ),
             Refusal::Refused(_) | Refusal::Unusable { passing: false, .. } => {
-                Self::unprocessable(said)
+                Self::unprocessable(text)
             }
             Refusal::Swallowed | Refusal::Redirected { .. } => {
-                Self::unprocessable(format!("{said}; nothing was written"))
+                Self::unprocessable(format!("{text}; nothing was written"))
             }
-            Refusal::Misfit(_) => Self::conflict(said),
-            Refusal::Conflict(_) => Self::conflict(format!("{said}; nothing was written")),
+            Refusal::Misfit(_) => Self::conflict(text),
+            Refusal::Conflict(_) => Self::conflict(format!("{text}; nothing was written")),
             Refusal::Forbidden(_) => Self::new(
                 StatusCode::FORBIDDEN,
-                format!("{said}: grant it event_piper_writer, or start with --writing off"),
+                format!("{text}: grant it event_piper_writer, or start with --writing off"),
             ),
             Refusal::Full => Self {
-                detail: format!("{said} already: nothing was written; try again in a second"),
-                ..again(StatusCode::TOO_MANY_REQUESTS, 1)
+                detail: format!("{text} already: nothing was written; try again in a second"),
+                ..retry(StatusCode::TOO_MANY_REQUESTS, 1)
             },
             Refusal::Contended
             | Refusal::Hindered(_)
             | Refusal::Unusable { .. }
             | Refusal::Away => Self {
-                detail: format!("{said}: nothing was written; try again"),
-                ..again(StatusCode::SERVICE_UNAVAILABLE, 1)
+                detail: format!("{text}: nothing was written; try again"),
+                ..retry(StatusCode::SERVICE_UNAVAILABLE, 1)
             },
             Refusal::Unknown => Self {
                 detail: format!(
-                    "{said}; ask again with the same uid (or Idempotency-Key), which writes it \
-                     once; without one, look first"
+                    "{text}; send it again with the same uid or Idempotency-Key, which writes it \
+                     once; without one, check first whether it was written"
                 ),
-                ..again(StatusCode::SERVICE_UNAVAILABLE, 1)
+                ..retry(StatusCode::SERVICE_UNAVAILABLE, 1)
             },
         }
     }

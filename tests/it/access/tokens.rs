@@ -138,7 +138,7 @@ async fn without_any_proof_there_is_nothing() {
     let address = format!("/events?access_token={token}");
     let answer = app.get(&address, &[]).await;
     assert_eq!(answer.status, 401);
-    assert!(answer.json()["detail"].as_str().unwrap().contains("does not belong into an address"));
+    assert!(answer.json()["detail"].as_str().unwrap().contains("must not be sent in the address"));
     for basic in ["Basic dG90bzp0b3Rv", "toto", "Bearer", "bearer  "] {
         assert_eq!(app.get("/events", &[("Authorization", basic)]).await.status, 401, "{basic}");
     }
