@@ -1,4 +1,4 @@
-//! Writing over HTTP: `POST /events`, `POST /streams/{stream}`, `POST /streams/{stream}/{version}`.
+//! Writing over HTTP: `POST /events`, `POST /streams/{stream}` and `POST /streams/{stream}/{version}`.
 
 mod accept;
 mod amendment;
@@ -59,11 +59,11 @@ pub(super) async fn publish(
         let key = Key::of((&headers, uri.path()), &who)?;
         return Ok(import::import(Arc::clone(&app), who, writer, key, body));
     }
-    let read = body::read(writer.bytes_permit(&who), &app.settings.limits, &headers, body).await?;
-    let (mut given, _room) = parse(&app, read, None).await?;
-    key::apply((&headers, uri.path()), &who, &mut given.drafts)?;
-    let written = write(&app, &who, writer, &mut given).await?;
-    Ok(published(&given.places(&written), given.one))
+    let read = body::read(writer.room(&who), &app.settings.limits, &headers, body).await?;
+    let (mut parsed, _room) = parse(&app, read, None).await?;
+    key::apply((&headers, uri.path()), &who, &mut parsed.drafts)?;
+    let written = write(&app, &who, writer, &mut parsed).await?;
+    Ok(published(&parsed.results(&written), parsed.one))
 }
 
 /// `POST /streams/{stream}`.
@@ -76,10 +76,10 @@ pub(super) async fn append(
     body: Body,
 ) -> Result<Response, Problem> {
     let stream = stream_name(&stream)?;
-    let expected = expected_by(&headers, &app, &who, &stream).await?;
-    let by_header = expected != Expected::Any;
+    let expected = expected_by_headers(&headers, &app, &who, &stream).await?;
+    let in_header = expected != Expected::Any;
     let appended = append_to((&app, &who), &stream, expected, &uri, &headers, body).await;
-    appended.map_err(|problem| if by_header { problem.as_precondition() } else { problem })
+    appended.map_err(|problem| if in_header { problem.as_precondition() } else { problem })
 }
 
 /// `POST /streams/{stream}/{version}`.
@@ -92,13 +92,13 @@ pub(super) async fn append_at(
     body: Body,
 ) -> Result<Response, Problem> {
     let (stream, version) = (stream_name(&stream)?, version_number(&version)?);
-    let by_headers = expected_by(&headers, &app, &who, &stream).await?;
+    let by_headers = expected_by_headers(&headers, &app, &who, &stream).await?;
     let expected = both(Expected::Version(version), by_headers)?;
     append_to((&app, &who), &stream, expected, &uri, &headers, body).await
 }
 
-/// What the headers expect of the stream, for one who may write to it.
-async fn expected_by(
+/// What the headers expect of the stream, after checking that the principal may write to it.
+async fn expected_by_headers(
     headers: &HeaderMap,
     app: &App,
     who: &Principal,
@@ -119,20 +119,20 @@ async fn append_to(
     let writer = authorize::writer(app)?;
     who.may_write_stream(stream.as_str())?;
     if Kind::of(headers)? == Kind::Lines {
-        return Err(Problem::unsupported("lines of JSON are taken by POST /events"));
+        return Err(Problem::unsupported("only POST /events accepts application/x-ndjson"));
     }
-    let read = body::read(writer.bytes_permit(who), &app.settings.limits, headers, body).await?;
-    let (mut given, _room) = parse(app, read, Some(stream)).await?;
-    expect(&mut given.drafts, expected)?;
-    key::apply((headers, uri.path()), who, &mut given.drafts)?;
-    let written = write(app, who, writer, &mut given).await?;
-    Ok(appended(stream, &given.places(&written), given.one))
+    let read = body::read(writer.room(who), &app.settings.limits, headers, body).await?;
+    let (mut parsed, _room) = parse(app, read, Some(stream)).await?;
+    expect(&mut parsed.drafts, expected)?;
+    key::apply((headers, uri.path()), who, &mut parsed.drafts)?;
+    let written = write(app, who, writer, &mut parsed).await?;
+    Ok(appended(stream, &parsed.results(&written), parsed.one))
 }
 
-/// A larger body is parsed on a thread of its own.
+/// Larger bodies are parsed on a blocking thread.
 const LARGE_BYTES: usize = 64 << 10;
 
-/// What a body says; the room that it takes is kept until it has been parsed.
+/// Parses a body. Returns its memory permit too, so that the permit is held until the body has been parsed.
 async fn parse(
     app: &Arc<App>,
     (text, room): (String, BytesPermit),
@@ -145,30 +145,56 @@ async fn parse(
     let parsing = spawn_blocking(move || {
         Ok((event::parse(&text, form(stream.as_ref()), &app.settings.limits)?, room))
     });
-    parsing.await.expect("a body is parsed without a panic")
+    parsing.await.expect("parsing a body does not panic")
 }
 
 fn form(stream: Option<&StreamName>) -> Form<'_> {
     stream.map_or(Form::Event, Form::Appended)
 }
 
-/// Writes the events of a body, all or none.
+/// Writes all events of a body, or none.
 async fn write(
     app: &App,
     who: &Principal,
     writer: &Writer,
-    given: &mut ParsedBody,
+    parsed: &mut ParsedBody,
 ) -> Result<Vec<Written>, Problem> {
-    authorize::each(who, &given.drafts)?;
-    authorize::rate(app, who, &given.drafts)?;
-    let accepted = accept(app, who, writer, std::mem::take(&mut given.drafts)).await;
+    authorize::each(who, &parsed.drafts)?;
+    authorize::rate(app, who, &parsed.drafts)?;
+    let accepted = accept(app, who, writer, std::mem::take(&mut parsed.drafts)).await;
     accepted.map_err(|(at, problem)| match at {
-        Some(at) if !given.one => problem.about(&format!("event {}", given.first_of(at))),
+        Some(at) if !parsed.one => problem.about(&format!("event {}", parsed.first_of(at))),
         _ => problem,
     })
 }
 
-/// What the address or a header expects holds for the first event; the others follow it.
+/// Writes events whose rights and rates have been checked. All requests that write, in any format, end here.
+/// A problem comes with the index of the draft that it is about, if it is about one.
+async fn accept(
+    app: &App,
+    who: &Principal,
+    writer: &Writer,
+    drafts: Vec<Draft>,
+) -> Result<Vec<Written>, (Option<usize>, Problem)> {
+    let checked = amendment::check(app, who, &drafts).await;
+    checked.map_err(|(at, problem)| (Some(at), problem))?;
+    let amended = drafts.iter().find_map(|draft| draft.amends).unwrap_or_default();
+    writer.append(drafts).await.map_err(|refusal| {
+        let is_misfit = matches!(refusal, Refusal::Misfit(_));
+        let problem = Problem::from(refusal);
+        (
+            None,
+            if is_misfit {
+                amendment::conceal_unless_readable(who, amended, problem)
+            } else {
+                problem
+            },
+        )
+    })
+}
+
+/// Adds the version that the address or a header expects to the first event. Later events expect the
+/// versions that follow.
 fn expect(drafts: &mut [Draft], mut expected: Expected) -> Result<(), Problem> {
     for Place { expected: own, .. } in drafts.iter_mut().filter_map(|draft| draft.place.as_mut()) {
         *own = both(*own, expected)?;
@@ -182,13 +208,13 @@ fn published(written: &[Written], one: bool) -> Response {
     match (one, ids.first()) {
         (true, Some(&id)) => {
             let location = [(header::LOCATION, format!("/events/{id}"))];
-            (StatusCode::CREATED, location, named("id", &id)).into_response()
+            (StatusCode::CREATED, location, object("id", &id)).into_response()
         }
-        _ => (StatusCode::CREATED, named("ids", &ids)).into_response(),
+        _ => (StatusCode::CREATED, object("ids", &ids)).into_response(),
     }
 }
 
-fn named(name: &str, value: &impl Serialize) -> Json<serde_json::Value> {
+fn object(name: &str, value: &impl Serialize) -> Json<serde_json::Value> {
     Json(serde_json::json!({ name: value }))
 }
 

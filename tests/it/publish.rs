@@ -209,13 +209,13 @@ async fn what_is_too_large_or_of_another_kind_is_refused() {
     let xml = post(app.address, "/events", &[("Content-Type", "text/xml")], "<a/>").await;
     refused(&xml, 415, "application/json");
     refused(&app.post("/events", "[]").await, 400, "1 to");
-    refused(&app.post("/events", "{").await, 400, "no event in JSON");
+    refused(&app.post("/events", "{").await, 400, "not a valid event in JSON");
     let listed = r#"[["t","a",1]]"#;
     refused(&app.post("/events", listed).await, 400, "event 0: an event is an object");
     let short = json!({ "type": "t", "subscriber": "a", "payload": 0 }).to_string();
     refused(&app.post("/events", &short.replace('0', "1e600")).await, 413, "written out");
     for (name, value, says) in [
-        ("Content-Encoding", "gzip", "send it as it is"),
+        ("Content-Encoding", "gzip", "send the body without it"),
         ("Content-Type", "application/json; charset=iso-8859-1", "UTF-8"),
     ] {
         refused(&post(app.address, "/events", &[(name, value)], &event(1)).await, 415, says);

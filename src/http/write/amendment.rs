@@ -1,11 +1,12 @@
-//! Amendments are tried before they are written: one that cannot be applied would only leave the
-//! event that it corrects to be shown as it was.
+//! Checks amendments before they are written. An amendment that cannot be applied would have no effect: the
+//! event would be shown as it was.
 //!
-//! The database has the last word, also where two are written at the same moment.
+//! The database makes the final decision, also when two amendments are written at the same time.
 //!
-//! Who amends an event changes what its readers see, so it takes the right to write what that event is
-//! of. And who may not read it learns nothing from a refusal: there is one for all reasons, and a JSON
-//! Patch, which applies or not by what the event says, is not tried.
+//! An amendment changes what readers of an event see, so it requires the right to write for the consumer and
+//! the stream of that event. A refusal must reveal nothing to a principal that may not read the event.
+//! So it gives the same reason in all cases, and a JSON Patch, whose success depends on the content of the
+//! event, is not tried.
 
 use std::collections::BTreeMap;
 
@@ -22,30 +23,34 @@ use crate::{
     },
 };
 
-/// An event that cannot be written, by its place in the request, and why.
-pub(super) type Unfit = (usize, Problem);
+/// The index of a draft that cannot be written, and the reason.
+pub(super) type RefusedDraft = (usize, Problem);
 
-/// Refuses what does not fit the event that it amends.
-pub(super) async fn check(app: &App, who: &Principal, drafts: &[Draft]) -> Result<(), Unfit> {
+/// Refuses amendments that do not apply to the event that they amend.
+pub(super) async fn check(
+    app: &App,
+    who: &Principal,
+    drafts: &[Draft],
+) -> Result<(), RefusedDraft> {
     let mut amendments: BTreeMap<EventId, Vec<usize>> = BTreeMap::new();
     for (at, draft) in drafts.iter().enumerate() {
         draft.amends.inspect(|target| amendments.entry(*target).or_default().push(at));
     }
-    for (target, places) in amendments {
-        of_one_event(app, who, target, drafts, &places).await?;
+    for (target, indexes) in amendments {
+        check_target(app, who, target, drafts, &indexes).await?;
     }
     Ok(())
 }
 
-/// All amendments of one event are tried together: each applies behind those before it.
-async fn of_one_event(
+/// Checks all amendments of one event together, because each applies to the result of the previous ones.
+async fn check_target(
     app: &App,
     who: &Principal,
     target: EventId,
     drafts: &[Draft],
-    places: &[usize],
-) -> Result<(), Unfit> {
-    let first = places[0];
+    indexes: &[usize],
+) -> Result<(), RefusedDraft> {
+    let first = indexes[0];
     let history = app.gateway.read().history_for(who.name());
     let event = history.event(target).await.map_err(|error| (first, failed(target, &error)))?;
     let Some(event) = event else {
@@ -56,20 +61,20 @@ async fn of_one_event(
         |at: usize, problem: Problem| (at, if visible { problem } else { concealed(target) });
     may_write(who, &event).map_err(|refused| refuse(first, refused.into()))?;
     if event.amends.is_some() {
-        return Err(refuse(first, misfit(target, "it is an amendment itself")));
+        return Err(refuse(first, not_applicable(target, "it is an amendment itself")));
     }
     let (mut patches, mut tried) = (Vec::new(), Vec::new());
-    for &at in places {
+    for &at in indexes {
         let draft = &drafts[at];
         if !is_related(draft, &event) {
-            let why = "it is of another subscriber and another stream";
-            return Err(refuse(at, misfit(target, why)));
+            let why = "it has another subscriber and another stream";
+            return Err(refuse(at, not_applicable(target, why)));
         }
         let patch = draft.payload.as_str();
         if !visible && patch.starts_with('[') {
             return Err((at, concealed(target)));
         }
-        // What was written already fitted then.
+        // A draft that was already written was applicable then.
         if !is_written(&history, draft).await.map_err(|error| (at, failed(target, &error)))? {
             patches.push(patch.to_owned());
             tried.push(at);
@@ -78,13 +83,13 @@ async fn of_one_event(
     if patches.is_empty() {
         return Ok(());
     }
-    let fits = app
+    let tried_patches = app
         .gateway
         .read()
         .try_patches(who.name(), &event, patches, app.settings.limits.event)
         .await;
-    let fits = fits.map_err(|error| (first, failed(target, &error)))?;
-    fits.map_err(|(patch, why)| refuse(tried[patch], misfit(target, &why)))
+    let applied = tried_patches.map_err(|error| (first, failed(target, &error)))?;
+    applied.map_err(|(patch, why)| refuse(tried[patch], not_applicable(target, &why)))
 }
 
 async fn is_written(history: &History, draft: &Draft) -> Result<bool, HistoryError> {
@@ -94,7 +99,7 @@ async fn is_written(history: &History, draft: &Draft) -> Result<bool, HistoryErr
     }
 }
 
-/// What the target is of, its amendment changes.
+/// Checks that the principal may write for the consumer and into the stream of the target.
 fn may_write(who: &Principal, event: &StoredEvent) -> Result<(), Refused> {
     if let Some(subscriber) = &event.subscriber {
         who.may_write_to(&ConsumerId::logged(subscriber))?;
@@ -112,29 +117,33 @@ fn is_related(draft: &Draft, event: &StoredEvent) -> bool {
     related(&event.subscriber, subscriber) || related(&event.stream, stream)
 }
 
-/// What the database says of an amendment, as this writer may hear it.
-pub(super) fn as_told_to(who: &Principal, target: EventId, problem: Problem) -> Problem {
+/// The database's refusal of an amendment, concealed unless the principal may read everything.
+pub(super) fn conceal_unless_readable(
+    who: &Principal,
+    target: EventId,
+    problem: Problem,
+) -> Problem {
     if who.may_read_all().is_ok() { problem } else { concealed(target) }
 }
 
-/// The one answer for all that must not be told apart.
+/// The same response for all reasons that must not be distinguishable.
 fn concealed(target: EventId) -> Problem {
     Problem::forbidden(format!(
-        "this does not amend {target}: there is no such event, or it is not one that you may amend in \
-         this way (who may not read an event amends it by a merge patch)"
+        "this does not amend {target}: there is no such event, or you may not amend it in this way \
+         (without the right to read an event, amend it by a merge patch)"
     ))
 }
 
 fn missing(who: &Principal, target: EventId) -> Problem {
     let everything = who.may_read_all().is_ok();
-    if everything { misfit(target, "there is no such event") } else { concealed(target) }
+    if everything { not_applicable(target, "there is no such event") } else { concealed(target) }
 }
 
-fn misfit(target: EventId, why: &str) -> Problem {
+fn not_applicable(target: EventId, why: &str) -> Problem {
     Problem::conflict(format!("this does not amend {target}: {why}"))
 }
 
 fn failed(target: EventId, error: &HistoryError) -> Problem {
-    warn!(error = %Chain(error), %target, "looking up what is amended failed");
-    Problem::unavailable("PostgreSQL cannot be asked just now; try again")
+    warn!(error = %Chain(error), %target, "looking up the event to amend failed");
+    Problem::unavailable("PostgreSQL is not available at present; try again")
 }

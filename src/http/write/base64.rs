@@ -1,4 +1,4 @@
-//! Base64 as the predecessor took it: the standard alphabet, padded; line breaks are ignored.
+//! Base64 as the predecessor accepted it: the standard alphabet with padding. Line breaks are ignored.
 
 use base64::{
     Engine,
@@ -6,19 +6,19 @@ use base64::{
     engine::{GeneralPurpose, GeneralPurposeConfig},
 };
 
-/// The predecessor did not look at the bits that the last symbol has to spare.
+/// Accepts nonzero trailing bits in the last symbol, as the predecessor did.
 const ENGINE: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// Whether the text is that.
+/// Whether the text is Base64.
 pub(in crate::http) fn is_base64(text: &str) -> bool {
     let symbols: Vec<u8> = text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
     ENGINE.decode(symbols).is_ok()
 }
 
-/// Bytes as such a text.
+/// Encodes bytes as Base64.
 pub(in crate::http) fn encode(bytes: &[u8]) -> String {
     ENGINE.encode(bytes)
 }
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_become_base64() {
+    fn encodes_bytes() {
         for (bytes, text) in
             [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob\u{ff}", "Zm9vYsO/")]
         {
@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn standard_and_padded() {
+    fn accepts_only_the_standard_alphabet_with_padding() {
         for right in
             ["", "aGVsbG8=", "aGVsbG9=", "aGVsbG8h", "/+8=", "AA==", "AB==", "aGVs\r\nbG8=\n"]
         {
@@ -58,7 +58,7 @@ mod tests {
             "é===",
             "{}",
         ] {
-            assert!(!is_base64(wrong), "{wrong:?} was taken");
+            assert!(!is_base64(wrong), "{wrong:?} was accepted");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Events of one request that bear the same `uid` are one event that was said more than once.
+//! Removes duplicate events from a request: events with the same `uid`.
 
 use std::collections::HashMap;
 
@@ -10,31 +10,34 @@ use crate::{
     http::error::Problem,
 };
 
-/// Leaves each `uid` once among these, and answers which of those that are left each of them is.
-/// Those that say different things are refused, with the place of the second.
+/// Keeps the first draft of each `uid`. Returns, for each draft before, the index of the one that was kept
+/// for it.
+///
+/// # Errors
+/// The index of a draft whose content differs from an earlier one with the same `uid`, and the problem.
 pub(super) fn by_uid(drafts: &mut Vec<Draft>) -> Result<Vec<usize>, (usize, Problem)> {
     let mut kept: Vec<Draft> = Vec::with_capacity(drafts.len());
-    let (mut kept_by_uid, mut places) = (HashMap::<Uuid, usize>::new(), Vec::new());
+    let (mut kept_by_uid, mut indexes) = (HashMap::<Uuid, usize>::new(), Vec::new());
     let mut canonical_by_draft: HashMap<usize, CanonicalJson> = HashMap::new();
     for (at, draft) in drafts.drain(..).enumerate() {
         let next = kept.len();
-        let place = draft.uid.map_or(next, |uid| *kept_by_uid.entry(uid).or_insert(next));
-        if place == next {
+        let index = draft.uid.map_or(next, |uid| *kept_by_uid.entry(uid).or_insert(next));
+        if index == next {
             kept.push(draft);
         } else {
             let first =
-                canonical_by_draft.entry(place).or_insert_with(|| CanonicalJson::of(&kept[place]));
-            if !same_apart_from_json(&kept[place], &draft) || *first != CanonicalJson::of(&draft) {
+                canonical_by_draft.entry(index).or_insert_with(|| CanonicalJson::of(&kept[index]));
+            if !same_apart_from_json(&kept[index], &draft) || *first != CanonicalJson::of(&draft) {
                 return Err((at, different_content(draft.uid.unwrap_or_default())));
             }
         }
-        places.push(place);
+        indexes.push(index);
     }
     *drafts = kept;
-    Ok(places)
+    Ok(indexes)
 }
 
-/// The payload and metadata as PostgreSQL compares them: each event is read for that once.
+/// The payload and metadata in the form in which PostgreSQL compares them.
 #[derive(PartialEq, Eq)]
 struct CanonicalJson {
     payload: String,
@@ -59,7 +62,7 @@ fn same_apart_from_json(one: &Draft, other: &Draft) -> bool {
 
 fn different_content(uid: Uuid) -> Problem {
     Problem::conflict(format!(
-        "an event before it has the same uid, {uid}, and says something else: a uid is for one \
-         event; nothing was written"
+        "an earlier event of the request has the same uid, {uid}, and different content: a uid \
+         identifies one event; nothing was written"
     ))
 }

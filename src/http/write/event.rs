@@ -1,4 +1,4 @@
-//! Events as writers send them: JSON, checked as a whole before anything is written.
+//! Parses events from JSON. All events of a body are checked before any is written.
 
 use std::borrow::Cow;
 
@@ -17,33 +17,32 @@ use crate::{
     store::append::Written,
 };
 
-/// What is expected of a body.
+/// The form of the events in a body.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::http) enum Form<'a> {
     /// Events for consumers or streams, with `payload`.
     Event,
-    /// Events of this stream, with `data` as the predecessor had it, or `payload`.
+    /// Events of this stream, with `data` as in the predecessor, or `payload`.
     Appended(&'a StreamName),
 }
 
 /// The events of a body.
 pub(in crate::http) struct ParsedBody {
-    /// Each `uid` once.
+    /// The drafts to write, each `uid` once.
     pub(in crate::http) drafts: Vec<Draft>,
-    /// Of each event of the body, which of these it is.
-    places: Vec<usize>,
-    /// It was one event, not an array.
+    /// For each event of the body, the index of its draft.
+    draft_indexes: Vec<usize>,
+    /// The body is one event, not an array.
     pub(in crate::http) one: bool,
 }
 
-/// What some programs put before any text. RFC 8259 lets a reader ignore it.
+/// Some programs write this before any text. RFC 8259 allows a parser to ignore it.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// As many events are written at once, all or nothing.
-const MOST: usize = 10_000;
+/// The number of events in an array, which is written atomically.
+const MAX_EVENTS: usize = 10_000;
 
-/// An event as it is sent. What is not known is refused: a field that is misspelt would
-/// otherwise be missing in silence.
+/// An event as a client sends it. Unknown fields are refused: a misspelt field would otherwise be ignored.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 struct EventInput<'a> {
@@ -69,7 +68,7 @@ struct EventInput<'a> {
     amends: Option<&'a RawValue>,
 }
 
-/// `null` is not the same as nothing: it is a payload, too, and no name.
+/// Distinguishes `null` from an absent field: `null` is a valid payload, but not a valid name.
 fn present<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -78,27 +77,30 @@ where
     T::deserialize(from).map(Some)
 }
 
-/// Reads one event or an array of them. Each has its limit, and so have all together, as they are
-/// kept and sent.
+/// Parses one event or an array of events.
+///
+/// # Errors
+/// A problem that names the event, such as for an event larger than `limits.event` or events that together
+/// exceed `limits.body` with their numbers written out.
 pub(in crate::http) fn parse(
     text: &str,
     form: Form,
     limits: &Limits,
 ) -> Result<ParsedBody, Problem> {
-    let most = limits.event;
+    let max_bytes = limits.event;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim_start();
     if !text.starts_with('[') {
-        let draft = one(text, form, most)?;
-        return Ok(ParsedBody { drafts: vec![draft], places: vec![0], one: true });
+        let draft = one(text, form, max_bytes)?;
+        return Ok(ParsedBody { drafts: vec![draft], draft_indexes: vec![0], one: true });
     }
-    let events: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| no_json(&error))?;
-    if events.is_empty() || events.len() > MOST {
-        let detail =
-            format!("an array of 1 to {MOST} events is expected: this has {}", events.len());
+    let events: Vec<&RawValue> =
+        serde_json::from_str(text).map_err(|error| invalid_json(&error))?;
+    if events.is_empty() || events.len() > MAX_EVENTS {
+        let detail = format!("the array has {} events: expected 1 to {MAX_EVENTS}", events.len());
         return Err(Problem::bad_request(detail));
     }
     let numbered = |(at, event): (usize, &&RawValue)| {
-        one(event.get(), form, most).map_err(|problem| problem.about(&format!("event {at}")))
+        one(event.get(), form, max_bytes).map_err(|problem| problem.about(&format!("event {at}")))
     };
     let mut drafts = Vec::with_capacity(events.len());
     let mut printed = 0_usize;
@@ -110,65 +112,66 @@ pub(in crate::http) fn parse(
         }
         drafts.push(draft);
     }
-    let places = dedup::by_uid(&mut drafts);
-    let places = places.map_err(|(at, problem)| problem.about(&format!("event {at}")))?;
-    Ok(ParsedBody { drafts, places, one: false })
+    let draft_indexes = dedup::by_uid(&mut drafts);
+    let draft_indexes =
+        draft_indexes.map_err(|(at, problem)| problem.about(&format!("event {at}")))?;
+    Ok(ParsedBody { drafts, draft_indexes, one: false })
 }
 
 impl ParsedBody {
-    /// The first event of the body that is this one of the drafts.
+    /// The index of the first event of the body that became this draft.
     pub(in crate::http) fn first_of(&self, draft: usize) -> usize {
-        self.places.iter().position(|place| *place == draft).unwrap_or(draft)
+        self.draft_indexes.iter().position(|index| *index == draft).unwrap_or(draft)
     }
 
-    /// Where each event of the body stands, by where its drafts do.
-    pub(in crate::http) fn places(&self, written: &[Written]) -> Vec<Written> {
-        self.places.iter().map(|place| written[*place]).collect()
+    /// The results for the events of the body, from those for the drafts.
+    pub(in crate::http) fn results(&self, written: &[Written]) -> Vec<Written> {
+        self.draft_indexes.iter().map(|index| written[*index]).collect()
     }
 }
 
-/// Reads one event.
-pub(in crate::http) fn one(text: &str, form: Form, most: usize) -> Result<Draft, Problem> {
+/// Parses one event of at most `max_bytes`, both as sent and with its numbers written out.
+pub(in crate::http) fn one(text: &str, form: Form, max_bytes: usize) -> Result<Draft, Problem> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim();
-    if text.len() > most {
-        let detail = format!("the event is larger than {most} bytes (--max-event)");
+    if text.len() > max_bytes {
+        let detail = format!("the event is larger than {max_bytes} bytes (--max-event)");
         return Err(Problem::too_large(detail));
     }
-    let sent = EventInput::of(text)?;
+    let input = EventInput::parse(text)?;
     let payload = match form {
-        Form::Event => sent.payload.map(|payload| json("payload", payload)),
-        Form::Appended(_) => sent.data().or(sent.payload.map(|it| json("payload", it))),
+        Form::Event => input.payload.map(|payload| json("payload", payload)),
+        Form::Appended(_) => input.data().or(input.payload.map(|it| json("payload", it))),
     };
     let draft = Draft {
-        kind: sent.kind.parse().map_err(|e| wrong("type", &e))?,
-        subscriber: sent.subscriber.as_deref().map(|name| read("subscriber", name)).transpose()?,
-        payload: payload.unwrap_or_else(|| Err(missing(form)))?,
-        timestamp: sent.timestamp.as_deref().map(|text| read("timestamp", text)).transpose()?,
-        uid: sent.uid.as_deref().map(|text| read("uid", text)).transpose()?,
-        metadata: sent.metadata.map(|metadata| json("metadata", metadata)).transpose()?,
-        place: sent.place(form)?,
-        amends: sent.amends.map(|id| amended(id.get())).transpose()?,
+        kind: input.kind.parse().map_err(|e| invalid_field("type", &e))?,
+        subscriber: input.subscriber.as_deref().map(|it| field("subscriber", it)).transpose()?,
+        payload: payload.unwrap_or_else(|| Err(missing_payload(form)))?,
+        timestamp: input.timestamp.as_deref().map(|text| field("timestamp", text)).transpose()?,
+        uid: input.uid.as_deref().map(|text| field("uid", text)).transpose()?,
+        metadata: input.metadata.map(|metadata| json("metadata", metadata)).transpose()?,
+        place: input.place(form)?,
+        amends: input.amends.map(|id| amended(id.get())).transpose()?,
     };
-    sent.check(form, &draft)?;
-    if draft.printed_len() > most {
+    input.check(form, &draft)?;
+    if draft.printed_len() > max_bytes {
         return Err(Problem::too_large(format!(
-            "the event is larger than {most} bytes (--max-event) with its numbers written out, as \
-             they are kept and sent"
+            "the event is larger than {max_bytes} bytes (--max-event) with its numbers written out, \
+             as they are stored and delivered"
         )));
     }
     Ok(draft)
 }
 
 impl<'a> EventInput<'a> {
-    /// Only an object names what it says; of an array serde would take the members in order.
-    fn of(text: &'a str) -> Result<Self, Problem> {
+    /// Parses an object. Refuses arrays, whose items serde would take for the fields in order.
+    fn parse(text: &'a str) -> Result<Self, Problem> {
         if text.trim_start().starts_with('[') {
-            return Err(Problem::bad_request("an event is an object, and this is an array"));
+            return Err(Problem::bad_request("an event is an object, not an array"));
         }
-        serde_json::from_str(text).map_err(|error| no_json(&error))
+        serde_json::from_str(text).map_err(|error| invalid_json(&error))
     }
 
-    /// `data` is Base64 text, as in the predecessor, or an object or array.
+    /// `data` as a payload: Base64 text, as in the predecessor, or an object or array.
     fn data(&self) -> Option<Result<Json, Problem>> {
         let data = self.data?;
         let text = match data.get().as_bytes().first() {
@@ -179,8 +182,8 @@ impl<'a> EventInput<'a> {
         let text = text.filter(|text| is_base64(text));
         Some(text.map(|text| Json::string(&text)).ok_or_else(|| {
             Problem::bad_request(
-                "data is neither Base64 (the standard alphabet, padded) nor an object or array; \
-                 any other JSON goes into payload",
+                "data is neither Base64 (the standard alphabet, padded) nor an object or array: send \
+                 other JSON as payload",
             )
         }))
     }
@@ -189,10 +192,12 @@ impl<'a> EventInput<'a> {
         let stream = match (form, &self.stream) {
             (Form::Appended(stream), None) => Some(stream.clone()),
             (Form::Appended(_), Some(_)) => {
-                return Err(Problem::bad_request("the stream is named by the address alone"));
+                return Err(Problem::bad_request(
+                    "the address names the stream: leave out the field stream",
+                ));
             }
             (Form::Event, stream) => {
-                stream.as_deref().map(|name| read("stream", name)).transpose()?
+                stream.as_deref().map(|name| field("stream", name)).transpose()?
             }
         };
         let expected = self.expected.map(|expected| expectation(expected.get())).transpose()?;
@@ -201,27 +206,28 @@ impl<'a> EventInput<'a> {
                 Ok(Some(Place { stream, expected: expected.unwrap_or(Expected::Any) }))
             }
             (None, None) => Ok(None),
-            (None, Some(_)) => Err(Problem::bad_request("expected is said of a stream: name one")),
+            (None, Some(_)) => Err(Problem::bad_request("expected refers to a stream: name one")),
         }
     }
 
     fn check(&self, form: Form, draft: &Draft) -> Result<(), Problem> {
         match form {
             Form::Event if self.data.is_some() => {
-                Err(Problem::bad_request("data is for streams: here it is called payload"))
+                Err(Problem::bad_request("data is for streams: send payload here"))
             }
             Form::Appended(_) if self.data.is_some() && self.payload.is_some() => {
-                Err(Problem::bad_request("data and payload are two names of one thing"))
+                Err(Problem::bad_request("data and payload mean the same: send one of them"))
             }
             _ if draft.subscriber.is_none() && draft.place.is_none() => Err(Problem::bad_request(
-                "say who the event is for (subscriber), or which stream it is of (stream)",
+                "the event has no subscriber and no stream: name who the event is for (subscriber), \
+                 or its stream (stream)",
             )),
             _ => Ok(()),
         }
     }
 }
 
-/// The version that the stream is at, or a word.
+/// Parses `expected`: the stream's last version, or a word.
 fn expectation(text: &str) -> Result<Expected, Problem> {
     let current = || whole_number(text).filter(|current| *current >= 0)?.checked_add(1);
     match text {
@@ -230,74 +236,74 @@ fn expectation(text: &str) -> Result<Expected, Problem> {
         r#""stream-exists""# => Ok(Expected::Exists),
         _ => current().map(Expected::Version).ok_or_else(|| {
             Problem::bad_request(
-                "expected is the stream's last version (0: it has none), \"any\", \"no-stream\" or \
-                 \"stream-exists\"",
+                "expected must be the stream's last version (0: it has none), \"any\", \"no-stream\" \
+                 or \"stream-exists\"",
             )
         }),
     }
 }
 
-/// The id of an event that is corrected.
+/// Parses `amends`: the id of the event to correct.
 fn amended(text: &str) -> Result<EventId, Problem> {
     let id = whole_number(text).filter(|id| *id > 0).map(EventId::new);
-    id.ok_or_else(|| Problem::bad_request("amends is the id of an earlier event"))
+    id.ok_or_else(|| Problem::bad_request("amends must be the id of an earlier event"))
 }
 
-/// 4.0 is a whole number in JSON, too.
+/// Parses an integer in any notation of JSON, such as `4`, `4.0` or `1e2`.
 fn whole_number(text: &str) -> Option<i64> {
-    let spelt_otherwise = || {
+    let other_notation = || {
         let number: f64 = text.parse().ok()?;
         (number.fract() == 0.0).then(|| format!("{number:.0}").parse().ok())?
     };
-    text.parse().ok().or_else(spelt_otherwise)
+    text.parse().ok().or_else(other_notation)
 }
 
-fn read<T: std::str::FromStr<Err: std::fmt::Display>>(
-    field: &str,
+fn field<T: std::str::FromStr<Err: std::fmt::Display>>(
+    name: &str,
     text: &str,
 ) -> Result<T, Problem> {
-    text.parse().map_err(|invalid| wrong(field, &invalid))
+    text.parse().map_err(|invalid| invalid_field(name, &invalid))
 }
 
-fn json(field: &str, value: &RawValue) -> Result<Json, Problem> {
-    Json::examine(value.get()).map_err(|invalid| wrong(field, &invalid))
+fn json(name: &str, value: &RawValue) -> Result<Json, Problem> {
+    Json::examine(value.get()).map_err(|invalid| invalid_field(name, &invalid))
 }
 
-fn wrong(field: &str, invalid: &impl std::fmt::Display) -> Problem {
-    Problem::bad_request(format!("{field}: {invalid}"))
+fn invalid_field(name: &str, invalid: &impl std::fmt::Display) -> Problem {
+    Problem::bad_request(format!("{name}: {invalid}"))
 }
 
-fn missing(form: Form) -> Problem {
+fn missing_payload(form: Form) -> Problem {
     Problem::bad_request(match form {
-        Form::Event => "payload is missing: any JSON, null too",
-        Form::Appended(_) => "data is missing: Base64 text, an object or an array",
+        Form::Event => "payload is missing: send any JSON value, also null",
+        Form::Appended(_) => "data is missing: send Base64 text, an object or an array",
     })
 }
 
-fn no_json(error: &serde_json::Error) -> Problem {
-    Problem::bad_request(format!("this is no event in JSON: {error}"))
+fn invalid_json(error: &serde_json::Error) -> Problem {
+    Problem::bad_request(format!("the body is not a valid event in JSON: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MOST_BYTES: usize = 10_000;
+    const MAX_BYTES: usize = 10_000;
 
     fn limits() -> Limits {
-        Limits { event: MOST_BYTES, body: 3 * MOST_BYTES, ..Limits::default() }
+        Limits { event: MAX_BYTES, body: 3 * MAX_BYTES, ..Limits::default() }
     }
 
     fn published(text: &str) -> Result<Draft, Problem> {
-        one(text, Form::Event, MOST_BYTES)
+        one(text, Form::Event, MAX_BYTES)
     }
 
     fn appended(text: &str) -> Result<Draft, Problem> {
-        one(text, Form::Appended(&"s".parse().unwrap()), MOST_BYTES)
+        one(text, Form::Appended(&"s".parse().unwrap()), MAX_BYTES)
     }
 
     #[test]
-    fn an_event_is_read_with_all_that_it_says() {
+    fn parses_all_fields_of_an_event() {
         let draft = published(
             r#"{"type":"a","subscriber":"toto","payload":null,"timestamp":"2024-05-01T12:00:00Z",
                 "uid":"e5a2c0de-0000-4000-8000-000000000001","metadata":{"by":1.50},
@@ -321,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_large_once_it_is_written_out_is_too_large() {
+    fn limits_an_event_with_its_numbers_written_out() {
         let event = |count: usize| {
             let numbers = vec!["1e1000"; count].join(",");
             published(&format!(r#"{{"type":"a","subscriber":"a","payload":[{numbers}]}}"#))
@@ -332,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_bounded_by_what_all_its_events_are_written_out() {
+    fn limits_a_body_with_its_numbers_written_out() {
         let event = r#"{"type":"a","subscriber":"a","payload":[1e4000,1e4000]}"#;
         let parsed = |many| {
             let events = vec![event; many].join(",");
@@ -345,25 +351,25 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_it() {
+    fn ignores_a_byte_order_mark() {
         let text = "\u{feff} {\"type\":\"a\",\"subscriber\":\"a\",\"payload\":1}";
         assert!(parse(text, Form::Event, &limits()).is_ok());
         assert!(published(text).is_ok(), "a line, too");
     }
 
     #[test]
-    fn an_array_has_so_many_events_and_not_none() {
+    fn limits_the_events_of_an_array() {
         let array = |many| {
             let events = vec![r#"{"type":"a","subscriber":"b","payload":1}"#; many].join(",");
             parse(&format!("[{events}]"), Form::Event, &Limits::default())
         };
-        assert_eq!(array(MOST).unwrap().drafts.len(), MOST);
-        assert!(array(MOST + 1).is_err());
+        assert_eq!(array(MAX_EVENTS).unwrap().drafts.len(), MAX_EVENTS);
+        assert!(array(MAX_EVENTS + 1).is_err());
         assert!(array(0).is_err());
     }
 
     #[test]
-    fn data_is_base64_or_an_object_or_an_array() {
+    fn accepts_data_as_base64_object_or_array() {
         let payload = |data: &str| {
             let draft = appended(&format!(r#"{{"type":"a","data":{data}}}"#));
             draft.map(|draft| draft.payload.as_str().to_owned()).ok()
@@ -372,15 +378,15 @@ mod tests {
         assert_eq!(payload(r#"{"a":1.0}"#).as_deref(), Some(r#"{"a":1.0}"#));
         assert_eq!(payload("[]").as_deref(), Some("[]"));
         for wrong in [r#""hello""#, "1", "null", "true", r#"{"a":1,"a":2}"#] {
-            assert_eq!(payload(wrong), None, "{wrong} was taken");
+            assert_eq!(payload(wrong), None, "{wrong} was accepted");
         }
         assert!(appended(r#"{"type":"a","payload":"any text"}"#).is_ok());
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn names_what_is_wrong_with_an_event() {
         for (text, says) in [
-            ("", "no event"),
+            ("", "not a valid event"),
             ("{}", "type"),
             (r#"["a","b",1]"#, "an event is an object"),
             (r#""a""#, "expected an object"),

@@ -1,10 +1,10 @@
-//! Many events, a line each, as long as they come: written in batches, in their order, with a
-//! word on the progress now and then.
+//! Imports a body of any length with one event per line. The events are written in batches, in order, and
+//! the response reports the progress.
 //!
-//! Each batch is written whole or not at all. The answer is lines of JSON: after how many lines
-//! all is in the log. It ends with `done`, or with the problem and the line that it is about;
-//! everything before that line's batch is written. Lines with a `uid`, and all of a request with an
-//! `Idempotency-Key`, can be sent again.
+//! Each batch is written atomically. The response consists of lines of JSON, which contain the number of
+//! lines that have been written. The last one contains `done`, or the problem and the line that it is about;
+//! all batches before that line's batch have been written. Lines with a `uid`, and all lines of a
+//! request with an `Idempotency-Key`, can safely be sent again.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -24,8 +24,7 @@ use tokio::{
 };
 
 use super::{
-    accept::accept,
-    body::{ARRIVING, no_room},
+    body::{ARRIVAL_DEADLINE, no_room},
     dedup, event,
     key::Key,
 };
@@ -36,19 +35,19 @@ use crate::{
     write::{BytesPermit, Writer},
 };
 
-/// A batch: large enough that the wait for the disk is nothing, small enough that readers do
-/// not wait for it.
-const MOST_EVENTS: usize = 500;
-const MOST_BYTES: usize = 256 << 10;
+/// The limits of a batch: large enough to make the cost of a commit small, and small enough not to delay
+/// readers.
+const MAX_BATCH_EVENTS: usize = 500;
+const MAX_BATCH_BYTES: usize = 256 << 10;
 
-/// A line that comes slowly goes on, as long as this much of it comes in time.
+/// Each time this many bytes of a long line have arrived, the deadline for the line starts again.
 const PROGRESS_BYTES: usize = 64 << 10;
 
-/// Progress is told no more often, so that it does not fill the way to a client that listens
-/// only once it has sent all.
-const TELL: Duration = Duration::from_secs(1);
+/// The least interval between two reports, so that they do not fill the buffers of a connection whose client
+/// reads only after it has sent everything.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The answer to a body of lines.
+/// The response to a body of lines.
 pub(super) fn import(
     app: Arc<App>,
     who: Principal,
@@ -73,8 +72,8 @@ pub(super) fn import(
         room,
     };
     let progress = stream::unfold(import, async |mut import| {
-        let told = import.next().await?;
-        Some((Ok::<_, Infallible>(Frame::data(told)), import))
+        let report = import.next().await?;
+        Some((Ok::<_, Infallible>(Frame::data(report)), import))
     });
     let headers =
         [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
@@ -86,17 +85,18 @@ struct Import {
     who: Principal,
     key: Option<Key>,
     body: BodyDataStream,
-    /// What has come and was not read as lines yet.
+    /// Bytes that have arrived and were not yet read as lines.
     rest: BytesMut,
-    /// Lines that were read.
+    /// The number of lines that were read.
     lines: u64,
-    /// Lines up to which all is written.
+    /// The number of lines that were written, from the first one on.
     written: u64,
+    /// The id of the last event that was written.
     last: Option<i64>,
     state: State,
-    /// When it last said something: a blank line says nothing.
+    /// When the client last made progress. Blank lines are not progress.
     progress: Instant,
-    /// Ends when what its sender has shown counts no more.
+    /// Resolves when the client's credentials become invalid.
     ended: BoxFuture<'static, ()>,
     room: BytesPermit,
 }
@@ -106,27 +106,27 @@ enum State {
     Reading,
     /// The body has ended; there may be lines left in `rest`.
     Read,
-    /// The last word was said.
-    Over,
+    /// The last report was sent.
+    Done,
 }
 
 impl Import {
-    /// The next word on the progress.
+    /// The next report. `None`: the last one was sent.
     async fn next(&mut self) -> Option<Bytes> {
-        if self.state == State::Over {
+        if self.state == State::Done {
             return None;
         }
-        let tell = Instant::now() + TELL;
-        let told = loop {
+        let due = Instant::now() + REPORT_INTERVAL;
+        let report = loop {
             match self.batch().await {
-                Ok(true) if Instant::now() < tell => {}
+                Ok(true) if Instant::now() < due => {}
                 Ok(true) => break json!({ "lines": self.written, "id": self.last }),
                 Ok(false) => {
-                    self.state = State::Over;
+                    self.state = State::Done;
                     break json!({ "lines": self.written, "id": self.last, "done": true });
                 }
                 Err((line, problem)) => {
-                    self.state = State::Over;
+                    self.state = State::Done;
                     let error = problem.json();
                     break json!({
                         "lines": self.written, "id": self.last, "line": line, "error": error
@@ -134,16 +134,16 @@ impl Import {
                 }
             }
         };
-        Some(format!("{told}\n").into())
+        Some(format!("{report}\n").into())
     }
 
-    /// Reads and writes a batch; answers whether there may be more. A problem comes with the
-    /// line that it is about.
+    /// Reads and writes a batch. Returns whether there may be more. A problem comes with the number of the line
+    /// that it is about.
     async fn batch(&mut self) -> Result<bool, (u64, Problem)> {
         let app = Arc::clone(&self.app);
-        let writer = app.gateway.writer().expect("the caller has asked it");
+        let writer = app.gateway.writer().expect("the caller has checked that writing is enabled");
         let (mut drafts, mut numbers, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while drafts.len() < MOST_EVENTS && bytes < MOST_BYTES {
+        while drafts.len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
             let line = self.line().await.map_err(|problem| (self.lines + 1, problem))?;
             let Some(line) = line else { break };
             self.lines += 1;
@@ -161,17 +161,17 @@ impl Import {
             self.written = self.lines;
             return Ok(false);
         }
-        let places = dedup::by_uid(&mut drafts);
-        let places = places.map_err(|(at, problem)| (numbers[at], problem))?;
+        let draft_indexes = dedup::by_uid(&mut drafts);
+        let draft_indexes = draft_indexes.map_err(|(at, problem)| (numbers[at], problem))?;
         admit(&app, &self.who, &drafts).await.map_err(|problem| (self.written + 1, problem))?;
         let written = accept(&app, &self.who, writer, drafts).await;
         let written = written.map_err(|(at, problem)| {
-            let line = at.and_then(|at| places.iter().position(|place| *place == at));
+            let line = at.and_then(|at| draft_indexes.iter().position(|index| *index == at));
             (line.map_or(self.written + 1, |line| numbers[line]), problem)
         })?;
         self.room.keep(self.rest.len());
         self.progress = Instant::now();
-        self.last = places.last().map(|place| written[*place].id.get());
+        self.last = draft_indexes.last().map(|index| written[*index].id.get());
         self.written = self.lines;
         Ok(true)
     }
@@ -185,9 +185,9 @@ impl Import {
         authorize::one(&self.who, &draft).map(|()| draft)
     }
 
-    /// The next line, without its end; none behind the last.
+    /// The next line, without its line break. `None`: there are no more.
     async fn line(&mut self) -> Result<Option<Bytes>, Problem> {
-        let most = self.app.settings.limits.event;
+        let max_bytes = self.app.settings.limits.event;
         let mut searched = 0;
         loop {
             if let Some(at) = memchr::memchr(b'\n', &self.rest[searched..]) {
@@ -196,21 +196,22 @@ impl Import {
                 return Ok(Some(line.freeze()));
             }
             searched = self.rest.len();
-            if searched > most {
-                let detail = format!("the event is larger than {most} bytes (--max-event)");
+            if searched > max_bytes {
+                let detail = format!("the event is larger than {max_bytes} bytes (--max-event)");
                 return Err(Problem::too_large(detail));
             }
             if self.state == State::Read {
                 let line = self.rest.split().freeze();
                 return Ok((!line.is_empty()).then_some(line));
             }
-            self.more().await?;
+            self.receive().await?;
         }
     }
 
-    async fn more(&mut self) -> Result<(), Problem> {
+    /// Appends the next part of the body to `rest`.
+    async fn receive(&mut self) -> Result<(), Problem> {
         let part = select! {
-            part = timeout_at(self.progress + ARRIVING, self.body.next()) => part,
+            part = timeout_at(self.progress + ARRIVAL_DEADLINE, self.body.next()) => part,
             () = &mut self.ended => {
                 let holds = self.app.access.holds(&self.who);
                 return Err(holds.map_or_else(Problem::denied, |()| ended()));
@@ -225,10 +226,10 @@ impl Import {
                     self.progress = Instant::now();
                 }
             }
-            Ok(Some(Err(_))) => return Err(Problem::bad_request("the body broke off")),
+            Ok(Some(Err(_))) => return Err(Problem::bad_request("the body is incomplete")),
             Ok(None) => self.state = State::Read,
             Err(_) => {
-                let detail = format!("no event came for {} s", ARRIVING.as_secs());
+                let detail = format!("no event arrived for {} s", ARRIVAL_DEADLINE.as_secs());
                 return Err(Problem::too_slow(detail));
             }
         }
@@ -236,8 +237,8 @@ impl Import {
     }
 }
 
-/// Waits until so many events may be written: who sends without end is slowed, not refused. A
-/// proof that has ended meanwhile ends this, too.
+/// Waits until the rates of the principal allow these events. An import is slowed down, not refused, unless
+/// the credentials become invalid meanwhile.
 async fn admit(app: &App, who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
     let bytes = authorize::rated_bytes(who, drafts);
     while let Err(RetryAfter(wait)) = app.access.append(who, drafts.len(), bytes) {
@@ -248,5 +249,5 @@ async fn admit(app: &App, who: &Principal, drafts: &[Draft]) -> Result<(), Probl
 }
 
 fn ended() -> Problem {
-    Problem::unauthorized("the token or key counts no more")
+    Problem::unauthorized("the token or key is no longer valid")
 }

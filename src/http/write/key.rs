@@ -1,8 +1,8 @@
-//! `Idempotency-Key`: a name for a whole request, out of which its events get their uids.
+//! `Idempotency-Key`: identifies a request, and determines the uids of its events.
 //!
-//! A key that is a UUID names its one event itself. Of any other, and for several events or
-//! lines, the uids are derived: the same key of the same principal at the same address gives the same
-//! ones. Keys of two principals never meet: neither can take, or guess at, what the other writes.
+//! A key that is a UUID is the uid of a single event. For other keys, and for several events or lines, the
+//! uids are derived: the same key of the same principal at the same path gives the same uids. The keys of
+//! two principals never give the same uids, so neither can take or guess those of the other.
 
 use axum::http::HeaderMap;
 use sha2::{Digest, Sha256};
@@ -14,46 +14,48 @@ use crate::{
     http::error::Problem,
 };
 
-/// The header's name.
-const KEY: &str = "idempotency-key";
-/// As long as a key may be.
-const LONGEST: usize = 256;
+/// The name of the header.
+const HEADER: &str = "idempotency-key";
+/// The greatest length of a key.
+const MAX_KEY_BYTES: usize = 256;
 
-/// A request's key, at the address that it was sent to.
+/// The key of a request, with its owner and path.
 #[derive(Debug)]
 pub(super) struct Key {
-    /// Whose it is; empty in the open mode, where nobody is told from anybody else.
+    /// The principal. Empty in the open mode, which has only one.
     owner: Box<str>,
     path: Box<str>,
     text: Box<str>,
 }
 
 impl Key {
-    /// The one that the headers have, if they have one.
+    /// The key in the headers. `None`: there is none.
     pub(super) fn of(
         (headers, path): (&HeaderMap, &str),
         who: &Principal,
     ) -> Result<Option<Self>, Problem> {
-        let mut keys = headers.get_all(KEY).iter();
+        let mut keys = headers.get_all(HEADER).iter();
         let Some(key) = keys.next() else { return Ok(None) };
         let text = key.to_str().unwrap_or_default().trim().trim_matches('"');
-        if text.is_empty() || text.len() > LONGEST || keys.next().is_some() {
-            let detail =
-                format!("Idempotency-Key is one text of 1 to {LONGEST} printable characters");
+        if text.is_empty() || text.len() > MAX_KEY_BYTES || keys.next().is_some() {
+            let detail = format!(
+                "expected one Idempotency-Key of 1 to {MAX_KEY_BYTES} printable characters"
+            );
             return Err(Problem::bad_request(detail));
         }
         Ok(Some(Self { owner: owner(who), path: path.into(), text: text.into() }))
     }
 
-    /// The `uid` that it makes for the event in this place of the request.
+    /// The `uid` of the event at this index of the request.
     pub(super) fn uid(&self, at: u64) -> Uuid {
-        // None of these has a line break: addresses and headers cannot, and names are quoted.
+        // Line breaks separate the parts unambiguously: paths and headers contain none, and names are quoted.
         let digest = Sha256::digest(format!("{}{}\n{}\n{at}", self.owner, self.path, self.text));
         Uuid::new_v8(std::array::from_fn(|at| digest[at]))
     }
 }
 
-/// A name is of its kind: that of a key is not that of a token's subject.
+/// Identifies the principal. It includes the kind, because a key and the subject of a token may have the
+/// same name.
 fn owner(who: &Principal) -> Box<str> {
     match who.kind() {
         Kind::Anybody => "".into(),
@@ -61,7 +63,7 @@ fn owner(who: &Principal) -> Box<str> {
     }
 }
 
-/// Gives events without a `uid` the one that the request's key makes.
+/// Sets the `uid` of drafts that have none from the key of the request, if it has one.
 pub(super) fn apply(
     request: (&HeaderMap, &str),
     who: &Principal,
@@ -80,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_owner_address_key_or_place_is_another_event() {
+    fn uids_depend_on_owner_path_key_and_index() {
         let key = |owner: &str, path: &str, text: &str| Key {
             owner: owner.into(),
             path: path.into(),
