@@ -1,32 +1,31 @@
-// The page at /: follows one stream of events, and shows what is going on.
+// The page at /: follows one stream of events and shows its state.
 //
-// Why not EventSource? It hands over only the types of events that somebody has listened
-// for by name, and here writers make up types as they like. So this page reads the stream
-// with fetch() and does itself what an EventSource does (WHATWG HTML, section 9.2): takes
-// the frames apart, remembers the last `id:`, comes back when the connection is lost after
-// the time that the server's `retry:` asks for, and says in `Last-Event-ID` how far it got.
+// The page does not use EventSource, which delivers only events whose types have a listener;
+// writers of events choose their types freely. It reads the stream with fetch() and does what
+// an EventSource does (WHATWG HTML, section 9.2): parses the frames, remembers the last `id:`,
+// reconnects after the time in the server's `retry:`, and resumes with `Last-Event-ID`.
 //
-// What comes from events goes into the page as text only, never as HTML, and payloads are
-// shown digit by digit as they came: JSON.parse would round large numbers.
+// Text from events is added to the page as text, never as HTML. Payloads are shown with every
+// digit as received: JSON.parse would round large numbers.
 
-/** As many events are kept on the page. */
-const KEPT = 500;
-/** Of a collapsed payload as much is shown. */
-const PREVIEW = 300;
-/** A payload of more tokens is indented, but not coloured. */
-const COLOURED = 20_000;
-/** Before a server has said when to come back. */
-const RETRY = 1_000;
-/** A server that is not there is asked at least this often. */
-const LONGEST_PAUSE = 15_000;
-/** A connection without even a heartbeat for this long is dead. */
-const SILENCE = 90_000;
-/** The rate is counted over this time. */
-const RATE_WINDOW = 5_000;
+/** The number of events that are kept on the page. */
+const MAX_EVENTS = 500;
+/** The number of characters of a collapsed payload that are shown. */
+const PREVIEW_CHARS = 300;
+/** Payloads with more tokens are indented but not coloured. */
+const MAX_COLOURED_TOKENS = 20_000;
+/** The reconnect delay in ms until a server has sent a `retry:`. */
+const DEFAULT_RETRY_MS = 1_000;
+/** The longest reconnect delay in ms while the server is not reachable. */
+const MAX_RETRY_MS = 15_000;
+/** A connection is dead after this time in ms without any data, not even a heartbeat. */
+const SILENCE_MS = 90_000;
+/** The time in ms over which the rate of events is measured. */
+const RATE_WINDOW_MS = 5_000;
 
 // --- The stream ---------------------------------------------------------------------------
 
-/** Takes an event stream apart, in whatever pieces its text comes. */
+/** Parses an event stream, whose text may arrive in pieces of any size. */
 class Parser {
   #rest = "";
   #afterReturn = false;
@@ -35,7 +34,7 @@ class Parser {
   #id;
   #on;
 
-  /** `id` is the last one of the connection before: a frame without an `id:` keeps it. */
+  /** `id` is the last one of the previous connection. A frame without an `id:` keeps it. */
   constructor(id, on) {
     this.#id = id;
     this.#on = on;
@@ -43,7 +42,7 @@ class Parser {
 
   push(text) {
     if (text === "") return;
-    // A line feed that belongs to the carriage return of the piece before.
+    // A line feed that belongs to a carriage return at the end of the previous piece.
     if (this.#afterReturn && text.startsWith("\n")) text = text.slice(1);
     this.#afterReturn = text.endsWith("\r");
     const lines = text.split(/\r\n|\n|\r/);
@@ -72,32 +71,32 @@ class Parser {
   }
 }
 
-/** The server does not want us to come back. */
+/** The server refuses the stream. The page does not retry. */
 class Refused extends Error {}
 
-/** The server wants to know who is asking, or does not believe it. */
-class Unproven extends Refused {}
+/** The server requires credentials, or those that were sent are not valid. */
+class Unauthorized extends Refused {}
 
 /**
- * What shows who is asking, where the gateway wants to know. It is kept nowhere but in the
- * field that it was pasted into, and goes into a header, never into an address.
+ * The token or key of the user. It is stored only in its field, and sent only in a header,
+ * never in an address.
  */
-const proof = () => document.getElementById("token").value.trim();
-const authorization = () => (proof() === "" ? {} : { authorization: `Bearer ${proof()}` });
+const token = () => document.getElementById("token").value.trim();
+const authorization = () => (token() === "" ? {} : { authorization: `Bearer ${token()}` });
 
 /**
- * Follows a stream through lost connections until it is stopped or refused.
+ * Follows a stream, and reconnects until it is stopped or refused.
  *
- * `on` hears: `connecting()`, `opened(cursor)`, `event({id, type, data})`, `lost(why, pause)`,
- * `refused(why)`.
+ * Calls these functions of `on`: `connecting()`, `opened(cursor)`, `event({id, type, data})`,
+ * `lost(why, pause)` and `refused(why)`.
  */
 class Follower {
   cursor;
   #address;
   #on;
-  #retry = RETRY;
+  #retry = DEFAULT_RETRY_MS;
   #failures = 0;
-  #silence = SILENCE;
+  #silence = SILENCE_MS;
   #stopped = false;
   #admitted = false;
   #connection = null;
@@ -130,24 +129,24 @@ class Follower {
     }
   }
 
-  /** Ends it. Whatever arrives later is dropped. */
+  /** Stops following. Frames that arrive later are dropped. */
   stop() {
     this.#stopped = true;
     this.#connection?.abort();
     this.#wake();
   }
 
-  /** Does not wait any longer for the next attempt. */
-  hurry() {
+  /** Reconnects now, without waiting for the rest of the delay. */
+  reconnectNow() {
     this.#wake();
   }
 
-  /** The server's own time at first, longer while there is no server. */
+  /** The reconnect delay: first the server's `retry:`, then longer with each failure. */
   #pause() {
     const failures = this.#failures++;
     if (failures === 0) return this.#retry;
-    const longest = Math.max(LONGEST_PAUSE, this.#retry);
-    const pause = Math.min(Math.max(this.#retry, RETRY / 2) * 2 ** failures, longest);
+    const longest = Math.max(MAX_RETRY_MS, this.#retry);
+    const pause = Math.min(Math.max(this.#retry, DEFAULT_RETRY_MS / 2) * 2 ** failures, longest);
     return pause * (0.75 + Math.random() / 4);
   }
 
@@ -156,7 +155,7 @@ class Follower {
     this.#connection = connection;
     const headers = { accept: "text/event-stream", ...authorization() };
     if (this.cursor !== "") headers["last-event-id"] = this.cursor;
-    const watch = new Watch(this.#silence, () => connection.abort());
+    const watchdog = new Watchdog(this.#silence, () => connection.abort());
     try {
       const init = { headers, cache: "no-store", signal: connection.signal };
       await this.#admit(init);
@@ -164,23 +163,23 @@ class Follower {
       await this.#check(answer);
       this.#failures = 0;
       this.#on.opened(this.cursor);
-      await this.#read(answer.body.getReader(), watch);
+      await this.#read(answer.body.getReader(), watchdog);
     } catch (error) {
-      if (watch.barked) {
-        // Perhaps this server's heartbeat is slow, and not the network.
-        this.#silence = Math.min(this.#silence * 2, 10 * SILENCE);
-        throw new Error("nothing came, not even a heartbeat");
+      if (watchdog.expired) {
+        // The server may have a longer heartbeat interval.
+        this.#silence = Math.min(this.#silence * 2, 10 * SILENCE_MS);
+        throw new Error("no data arrived, not even a heartbeat");
       }
       throw error instanceof TypeError ? new Error("the gateway cannot be reached") : error;
     } finally {
-      watch.end();
+      watchdog.end();
       connection.abort();
     }
   }
 
-  /** A token opens this page only if it has the right to: the page's own address says so. */
+  /** Checks, by loading this page with the token, that the token has the right to use it. */
   async #admit(init) {
-    if (this.#admitted || proof() === "") return;
+    if (this.#admitted || token() === "") return;
     await this.#check(await fetch("./", init), "text/html");
     this.#admitted = true;
   }
@@ -192,19 +191,19 @@ class Follower {
     if (status === 204) throw new Refused("The gateway has nothing more to send.");
     const detail = await answer.json().then(({ detail }) => detail, () => null);
     const why = detail ?? `The gateway answered ${status} ${answer.statusText}`.trim();
-    if (status === 401) throw new Unproven(why);
-    const passing = status === 429 || status === 408 || status >= 500;
-    throw passing ? new Error(why) : new Refused(why);
+    if (status === 401) throw new Unauthorized(why);
+    const transient = status === 429 || status === 408 || status >= 500;
+    throw transient ? new Error(why) : new Refused(why);
   }
 
-  async #read(reader, watch) {
-    // It also takes away a byte order mark, as it has to be.
+  async #read(reader, watchdog) {
+    // The decoder also removes a byte order mark, as the format requires.
     const decoder = new TextDecoder();
     const parser = new Parser(this.cursor, {
       retry: (millis) => (this.#retry = millis),
       frame: ({ id, type, data }) => {
         if (this.#stopped) return;
-        // Only a whole frame moves the cursor: what was cut off in its middle comes again.
+        // Only a complete frame moves the cursor. One that was cut off is sent again.
         this.cursor = id;
         if (data !== null) this.#on.event({ id, type, data });
       },
@@ -212,28 +211,28 @@ class Follower {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      watch.pat();
+      watchdog.reset();
       parser.push(decoder.decode(value, { stream: true }));
     }
   }
 }
 
-/** Barks when nothing was heard for too long. */
-class Watch {
-  barked = false;
-  #heard = Date.now();
+/** Calls `expire` when it was not reset for `timeout` ms. */
+class Watchdog {
+  expired = false;
+  #lastReset = Date.now();
   #timer;
 
-  constructor(patience, bark) {
+  constructor(timeout, expire) {
     this.#timer = setInterval(() => {
-      if (Date.now() - this.#heard < patience) return;
-      this.barked = true;
-      bark();
+      if (Date.now() - this.#lastReset < timeout) return;
+      this.expired = true;
+      expire();
     }, 1_000);
   }
 
-  pat() {
-    this.#heard = Date.now();
+  reset() {
+    this.#lastReset = Date.now();
   }
 
   end() {
@@ -245,7 +244,7 @@ class Watch {
 
 const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
 
-/** Compact JSON, indented: pairs of a kind of token and its text. */
+/** Indents compact JSON. Yields pairs of the kind of a token and its text. */
 function* indented(tokens) {
   let depth = 0;
   const newline = () => `\n${"  ".repeat(Math.min(depth, 40))}`;
@@ -266,12 +265,12 @@ function* indented(tokens) {
   }
 }
 
-/** A payload for reading: indented and coloured, but every character of it as it came. */
-function printed(json) {
+/** A payload, indented and coloured, with all its characters unchanged. */
+function formatted(json) {
   const tokens = json.match(TOKENS) ?? [];
-  // Not the compact JSON that it should be? Then better as it is.
+  // Text that is not compact JSON is shown as received.
   if (tokens.join("") !== json) return document.createTextNode(json);
-  if (tokens.length > COLOURED) {
+  if (tokens.length > MAX_COLOURED_TOKENS) {
     return document.createTextNode(Array.from(indented(tokens), ([, text]) => text).join(""));
   }
   const out = document.createDocumentFragment();
@@ -294,23 +293,24 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
-/** What is followed: `from` is "" for now, or an id or cursor. */
+/** What the user follows. `from` is "" for now, or an id or cursor. */
 let choice = { consumers: [], types: "", from: "" };
 let follower = null;
-/** Whether everything until now has been sent. */
+/** Whether the stream has caught up with the log. */
 let live = false;
-/** Rows that are not on the page yet, oldest first. */
+/** Rows that are not on the page yet, oldest first. Held back while paused. */
 let pending = [];
 let paused = false;
 let received = 0;
 let lastHeartbeat = null;
 let lost = 0;
-let comeback = null;
+/** When the next attempt to reconnect starts, or null. */
+let reconnectAt = null;
 let unannounced = 0;
-/** When events came, for the rate: pairs of a time and a count. */
+/** The times at which events arrived, for the rate. */
 let arrivals = [];
 
-/** Names are separated by commas, in the form and nowhere else. */
+/** The names in a field of the form, where commas separate them. */
 const names = (text) => text.split(",").map((name) => name.trim()).filter((name) => name !== "");
 
 function query({ consumers, types }) {
@@ -358,12 +358,12 @@ function showAfter() {
   form.elements.after.required = wanted;
 }
 
-/** `state` is for the eyes and for tests, `text` for people. */
+/** Shows a state. `state` selects the style, and is read by tests; `text` is what people read. */
 function show(state, text) {
   root.dataset.state = state;
   if (at("status").textContent !== text) at("status").textContent = text;
   const going = follower !== null;
-  at("follow").textContent = going ? "Follow anew" : "Follow";
+  at("follow").textContent = going ? "Restart" : "Follow";
   at("stop").hidden = !going;
   const who = choice.consumers.join(", ");
   document.title = going ? `${who} · ${text} · EventPiper` : "EventPiper";
@@ -374,16 +374,16 @@ function showEmpty() {
   at("empty").hidden = list.childElementCount > 0;
   const who = choice.consumers.join(", ");
   const [title, text] = root.dataset.state === "failed"
-    ? ["The gateway refuses this stream", "Above is what it says about it."]
+    ? ["The gateway refuses this stream", "See the reason above."]
     : follower === null
     ? ["Whose events would you like to see?",
-       "Type a consumer’s name above, for instance toto, and press Follow. Events are rows of the table events; a consumer is whom their column subscriber names."]
+       "Type the name of a consumer above, for instance toto, and press Follow. Events are rows of the table events; their column subscriber names the consumer."]
     : received > 0
-      ? ["Nothing on the page", "The next event will show here."]
+      ? ["No events on the page", "The next event will appear here."]
       : live
-        ? [`No event for ${who} yet`,
-           "The stream is open. Insert a row with the line above, in psql or from your program, and it shows here at once."]
-        : [`Waiting for the stream of ${who}`, "It goes on by itself as soon as the gateway answers."];
+        ? [`No events for ${who} yet`,
+           "The stream is open. Insert a row with the statement above, in psql or from your program, and it appears here at once."]
+        : [`Waiting for the stream of ${who}`, "It continues automatically as soon as the gateway answers."];
   at("empty-title").textContent = title;
   at("empty-text").textContent = text;
 }
@@ -414,7 +414,7 @@ function reset() {
   [received, lost, lastHeartbeat, live] = [0, 0, null, false];
   list.replaceChildren();
   at("problem").hidden = true;
-  comeback = null;
+  reconnectAt = null;
   pause(false);
   showFacts();
 }
@@ -422,16 +422,16 @@ function reset() {
 function stop() {
   follower?.stop();
   follower = null;
-  comeback = null;
+  reconnectAt = null;
   show("idle", "Not following");
   showCountdown();
 }
 
 function opened(cursor) {
-  comeback = null;
+  reconnectAt = null;
   live = false;
   at("problem").hidden = true;
-  if (lost > 0) note(`reconnected, going on after ${cursor || "now"}`);
+  if (lost > 0) note(cursor === "" ? "reconnected" : `reconnected, resuming after ${cursor}`);
   if (cursor === "") show("waiting", "Connected, waiting for the log");
   else show("replaying", "Replaying");
   showCountdown();
@@ -443,23 +443,23 @@ function disconnected(why, pause) {
   else if (!["connecting", "reconnecting"].includes(state)) note(`connection lost: ${why}`);
   live = false;
   lost += 1;
-  comeback = Date.now() + pause;
+  reconnectAt = Date.now() + pause;
   show("reconnecting", "Reconnecting");
   showCountdown();
 }
 
 function refused(error) {
   follower = null;
-  comeback = null;
-  if (error instanceof Unproven) askForProof();
+  reconnectAt = null;
+  if (error instanceof Unauthorized) askForToken();
   at("problem").textContent = error.message;
   at("problem").hidden = false;
   show("failed", "Refused");
 }
 
-/** The field for a token is for gateways that ask for one. */
-function askForProof() {
-  at("proof").hidden = false;
+/** Shows the field for a token, which is hidden until a gateway requires one. */
+function askForToken() {
+  at("token-field").hidden = false;
   at("token").focus();
 }
 
@@ -469,10 +469,10 @@ function wentLive() {
 }
 
 function receive(event) {
-  // The payload of an event is JSON, which this is not: only the gateway can say it.
+  // "thump" is not JSON, so it cannot be the payload of an event with the type "heartbeat".
   if (event.type === "heartbeat" && event.data === "thump") {
     lastHeartbeat = Date.now();
-    // Who begins now is live as soon as there is a cursor; who resumes, once caught up.
+    // A stream that begins now is live as soon as it has a cursor. One that resumes must catch up first.
     if (root.dataset.state === "waiting" && event.id !== "") wentLive();
   } else if (event.type === "$caught-up") wentLive();
   else if (event.type === "$gap") gap(event.data);
@@ -488,9 +488,9 @@ function receive(event) {
 function gap(data) {
   const { from, to, reason } = JSON.parse(data);
   const why = { pruned: "they were pruned", reset: "the log was replaced" }[reason] ?? reason;
-  const text = to > from ? `events after ${from} up to ${to} cannot be sent any more: ${why}` : `not everything after ${from} can be sent: ${why}`;
+  const text = to > from ? `events after ${from} up to ${to} are no longer available: ${why}` : `some events after ${from} are not available: ${why}`;
   queue({ note: text, bad: true });
-  // Of another log nothing is replayed: it goes on from that log's end.
+  // After a reset nothing is replayed: the stream continues at the end of the new log.
   if (reason === "reset") wentLive();
 }
 
@@ -500,12 +500,12 @@ const note = (text) => queue({ note: `${clock(new Date())} · ${text}` });
 
 function queue(row) {
   pending.push(row);
-  if (pending.length > 2 * KEPT) pending = pending.slice(-KEPT);
+  if (pending.length > 2 * MAX_EVENTS) pending = pending.slice(-MAX_EVENTS);
   drawSoon();
 }
 
-/** Once a frame of the display at most, and not at all while nobody can see it. */
-function once(work) {
+/** Runs `work` at most once per frame of the display, and not while the page is hidden. */
+function oncePerFrame(work) {
   let planned = false;
   return () => {
     if (planned) return;
@@ -517,18 +517,18 @@ function once(work) {
   };
 }
 
-const drawSoon = once(draw);
-const showFactsSoon = once(showFacts);
+const drawSoon = oncePerFrame(draw);
+const showFactsSoon = oncePerFrame(showFacts);
 
 function draw() {
   showWaiting();
   if (paused || pending.length === 0) return;
-  const rows = pending.slice(-KEPT).map(rowOf).reverse();
+  const rows = pending.slice(-MAX_EVENTS).map(rowOf).reverse();
   unannounced += pending.length;
   pending = [];
   if (!commandsTouched) at("commands").open = false;
   list.prepend(...rows);
-  while (list.childElementCount > KEPT) list.lastElementChild.remove();
+  while (list.childElementCount > MAX_EVENTS) list.lastElementChild.remove();
   showEmpty();
   showShown();
 }
@@ -546,7 +546,8 @@ function noteRow({ note, bad = false }) {
 }
 
 function eventRow({ id, type, data, time }) {
-  // A cursor is opaque to every other client; this page may know that it begins with the row's id.
+  // Cursors are opaque to other clients. This page is part of the gateway, and knows that a cursor begins
+  // with the id of the row.
   const row = id.split(/[@~]/)[0];
   const kind = element("span", { className: "type", textContent: type, title: type });
   kind.style.setProperty("--hue", hue(type));
@@ -554,11 +555,11 @@ function eventRow({ id, type, data, time }) {
     "summary", {},
     element("span", { className: "id", textContent: row }),
     kind,
-    element("span", { className: "preview", textContent: data.slice(0, PREVIEW) }),
-    element("span", { className: "time", textContent: clock(time), title: "when it arrived here" }),
+    element("span", { className: "preview", textContent: data.slice(0, PREVIEW_CHARS) }),
+    element("span", { className: "time", textContent: clock(time), title: "time of arrival on this page" }),
   );
   const details = element("details", {}, summary);
-  // Most are never opened: what is inside is made when it is.
+  // Most rows are never opened, so the body is created when one is.
   details.addEventListener("toggle", () => details.append(bodyOf(id, row, data)), { once: true });
   const made = element("li", { className: "event new" }, details);
   made.dataset.id = row;
@@ -569,13 +570,13 @@ function eventRow({ id, type, data, time }) {
 function bodyOf(id, row, data) {
   const where = query({ consumers: choice.consumers, types: "" });
   const whole = element("a", {
-    href: `events/${row}?${where}`, target: "_blank", rel: "noopener", textContent: "the whole row",
+    href: `events/${row}?${where}`, target: "_blank", rel: "noopener", textContent: "Full event",
   });
-  const code = element("code", {}, printed(data));
+  const code = element("code", {}, formatted(data));
   const bar = element(
     "div", { className: "row" },
     element("span", {}, "cursor ", element("code", { textContent: id })),
-    ...(proof() === "" ? [whole] : []), // a link shows no token
+    ...(token() === "" ? [whole] : []), // a link cannot send a token
     copyButton("Copy cursor", () => id),
     copyButton("Copy payload", () => data),
   );
@@ -586,7 +587,7 @@ function bodyOf(id, row, data) {
 const clock = (time) =>
   `${time.toTimeString().slice(0, 8)}.${String(time.getMilliseconds()).padStart(3, "0")}`;
 
-/** The same type has the same colour, today and tomorrow. */
+/** The colour of a type, which depends on its name only. */
 function hue(type) {
   let hash = 7;
   for (const char of type) hash = (hash * 31 + char.codePointAt(0)) % 3_600_007;
@@ -613,12 +614,12 @@ function showShown() {
 function pause(wanted) {
   paused = wanted;
   at("pause").setAttribute("aria-pressed", String(paused));
-  at("pause").textContent = paused ? "Go on" : "Pause";
+  at("pause").textContent = paused ? "Resume" : "Pause";
   drawSoon();
 }
 
 function showWaiting() {
-  const count = Math.min(pending.length, KEPT);
+  const count = Math.min(pending.length, MAX_EVENTS);
   at("waiting").hidden = !paused || count === 0;
   at("waiting").textContent = `${count} new · show`;
 }
@@ -643,23 +644,23 @@ function showFacts() {
 }
 
 function showRate() {
-  const since = Date.now() - RATE_WINDOW;
+  const since = Date.now() - RATE_WINDOW_MS;
   const first = arrivals.findIndex((time) => time >= since);
   arrivals = first < 0 ? [] : first === 0 ? arrivals : arrivals.slice(first);
-  const rate = arrivals.length / (RATE_WINDOW / 1_000);
+  const rate = arrivals.length / (RATE_WINDOW_MS / 1_000);
   at("rate").textContent = rate >= 10 ? Math.round(rate).toLocaleString("en") : rate.toFixed(1);
 }
 
 function showCountdown() {
-  const seconds = comeback === null ? 0 : Math.ceil((comeback - Date.now()) / 1_000);
+  const seconds = reconnectAt === null ? 0 : Math.ceil((reconnectAt - Date.now()) / 1_000);
   at("countdown").textContent = seconds > 0 ? `in ${seconds} s` : "";
   at("at-once").hidden = seconds <= 0;
 }
 
-/** Who listens to the page hears a number now and then, not every event. */
+/** Announces the number of new events to screen readers, instead of every event. */
 function announce() {
   if (unannounced > 0) {
-    at("announcement").textContent = unannounced === 1 ? "one new event" : `${unannounced} new events`;
+    at("announcement").textContent = unannounced === 1 ? "1 new event" : `${unannounced} new events`;
   }
   unannounced = 0;
 }
@@ -674,13 +675,13 @@ function showCommands() {
   const address = new URL("events", document.baseURI);
   address.search = "";
   const headers = [];
-  // One plain name goes into the header; several, or what a header cannot hold, into the query.
+  // A single ASCII name is sent in the header. Several names, or other characters, go into the query.
   const plain = consumers.length === 1 && /^[\x21-\x7e]+$/.test(consumers[0]);
   if (plain) headers.push(`X-Consumer-Id: ${consumers[0]}`);
   else for (const name of consumers) address.searchParams.append("consumer", name);
   if (types !== "") address.searchParams.set("types", types);
   if (from !== "") headers.push(`Last-Event-ID: ${from}`);
-  if (proof() !== "") headers.push("Authorization: Bearer …");
+  if (token() !== "") headers.push("Authorization: Bearer …");
   const options = headers.map((header) => `-H ${shell(header)}`);
   at("curl").textContent = ["curl -N", ...options, shell(address.href)].join(" ");
   const type = names(types)[0] ?? "insert";
@@ -707,7 +708,7 @@ async function copied(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Without TLS, and not on this machine: browsers have only the old way.
+    // Browsers have no clipboard API on pages without TLS, except on this machine.
     const field = element("textarea", { value: text, className: "unseen" });
     document.body.append(field);
     field.select();
@@ -717,13 +718,13 @@ async function copied(text) {
   }
 }
 
-// --- What is remembered -------------------------------------------------------------------
+// --- Recent consumers ---------------------------------------------------------------------
 
-const MEMORY = "event-piper.consumers";
+const STORAGE_KEY = "event-piper.consumers";
 
 function remembered() {
   try {
-    const read = JSON.parse(localStorage.getItem(MEMORY) ?? "[]");
+    const read = JSON.parse(localStorage.getItem(STORAGE_KEY) ?? "[]");
     return Array.isArray(read) ? read.filter((name) => typeof name === "string") : [];
   } catch {
     return [];
@@ -733,9 +734,9 @@ function remembered() {
 function remember(consumers) {
   const all = [...new Set([...consumers, ...remembered()])].slice(0, 10);
   try {
-    localStorage.setItem(MEMORY, JSON.stringify(all));
+    localStorage.setItem(STORAGE_KEY, JSON.stringify(all));
   } catch {
-    // Some browsers keep nothing; it is only a convenience.
+    // Some browsers have no storage. The names are only a convenience.
   }
   suggest(all);
 }
@@ -744,7 +745,7 @@ function suggest(all) {
   at("consumers").replaceChildren(...all.map((value) => element("option", { value })));
 }
 
-// --- Everything together ------------------------------------------------------------------
+// --- Set-up -------------------------------------------------------------------------------
 
 let commandsTouched = false;
 
@@ -759,12 +760,12 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", () => copy(button, at(button.dataset.copy).textContent));
 }
 at("stop").addEventListener("click", stop);
-at("at-once").addEventListener("click", () => follower?.hurry());
+at("at-once").addEventListener("click", () => follower?.reconnectNow());
 at("pause").addEventListener("click", () => pause(!paused));
 at("waiting").addEventListener("click", () => pause(false));
 at("clear").addEventListener("click", clear);
 at("filter").addEventListener("input", filter);
-addEventListener("online", () => follower?.hurry());
+addEventListener("online", () => follower?.reconnectNow());
 setInterval(() => {
   showFacts();
   showCountdown();

@@ -17,7 +17,7 @@ async fn the_page_takes_a_token_and_shows_it_to_the_gateway_alone() {
     let operator = signer.token(&claims_with("operator", &rights));
     browser.goto(&format!("http://{}/?consumer=toto", app.address)).await;
     browser.until(STATE, json!("failed")).await;
-    browser.until("return document.querySelector('#proof').hidden", json!(false)).await;
+    browser.until("return document.querySelector('#token-field').hidden", json!(false)).await;
 
     browser.fill("#token", &plain).await;
     browser.click("#follow").await;
