@@ -111,7 +111,7 @@ fn authenticated_routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/streams/{stream}", stream.merge(write(post(write::append))))
         .route("/streams/{stream}/{version}", write(post(write::append_at)))
         .route("/metrics", route(Class::OPERATORS, &[], get(health::metrics)))
-        .route("/tickets", plain(tickets::PARAMETERS, post(tickets::give)))
+        .route("/tickets", plain(tickets::PARAMETERS, post(tickets::issue)))
 }
 
 /// Routes that need no credentials.

@@ -43,7 +43,7 @@ pub(super) async fn follow(
     });
     let after = after.transpose()?;
     if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
-        return Ok(event_stream::overloaded(event_stream::FULL));
+        return Ok(event_stream::overloaded(event_stream::RETRY_WHEN_FULL));
     }
     let ending = match auth::open_stream(&app, &who) {
         Ok(ending) => ending,

@@ -21,7 +21,7 @@ use super::{
     class::{AnonymousAccess, Class},
     credentials,
     error::{Problem, RefusalRecord},
-    event_stream::{FULL, overloaded},
+    event_stream::{RETRY_WHEN_FULL, overloaded},
     send_progress::StillPermitted,
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The log target of the audit log: `--log event_piper::audit=info`.
-const AUDIT: &str = "event_piper::audit";
+const AUDIT_TARGET: &str = "event_piper::audit";
 
 /// Adds authentication to routes of a class. Their handlers find a [`Principal`] in the request.
 pub(super) fn authenticated(
@@ -195,7 +195,7 @@ pub(super) fn open_stream(app: &App, who: &Principal) -> Result<Option<Ending>, 
     let full = || {
         let refused = &app.gateway.metrics().refused;
         refused.get_or_create(&Reason { reason: "streams-of-a-principal" }).inc();
-        overloaded(FULL)
+        overloaded(RETRY_WHEN_FULL)
     };
     let opened = app.access.open_stream(who);
     opened.map_err(|no| {
@@ -237,7 +237,7 @@ impl AuditEntry {
             _ => return,
         };
         let Self { from, method, path, .. } = self;
-        info!(target: AUDIT, action, who = &**who.name(), id, %from, %method, path, "audit: {action}");
+        info!(target: AUDIT_TARGET, action, who = &**who.name(), id, %from, %method, path, "audit: {action}");
     }
 
     /// Logs a refusal, and delays the response to bad credentials. If too many such responses are already
@@ -269,7 +269,7 @@ impl AuditEntry {
         let Self { from, method, path, .. } = self;
         let status = response.status().as_u16();
         info!(
-            target: AUDIT,
+            target: AUDIT_TARGET,
             action = "refused", who = name, kind, %from, %method, path, status, reason, why = detail.as_str(),
             "audit: refused"
         );
@@ -282,7 +282,7 @@ impl AuditEntry {
             why = problem.detail(),
             "stream refused; the client will retry"
         );
-        overloaded(FULL)
+        overloaded(RETRY_WHEN_FULL)
     }
 
     /// Responds to an exceeded rate: with a 429, or with a `retry:` for streams, because an `EventSource`

@@ -38,12 +38,12 @@ pub(super) fn route(app: &App, who: &Principal, class: Class) -> Result<(), Prob
 }
 
 /// Checks that the principal may write each draft: for its consumer, and into its stream.
-pub(super) fn each(who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
-    drafts.iter().try_for_each(|draft| one(who, draft))
+pub(super) fn drafts(who: &Principal, drafts: &[Draft]) -> Result<(), Problem> {
+    drafts.iter().try_for_each(|draft| self::draft(who, draft))
 }
 
 /// Checks that the principal may write this draft.
-pub(super) fn one(who: &Principal, draft: &Draft) -> Result<(), Problem> {
+pub(super) fn draft(who: &Principal, draft: &Draft) -> Result<(), Problem> {
     if let Some(subscriber) = &draft.subscriber {
         who.may_write_to(subscriber)?;
     }

@@ -11,12 +11,12 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use super::send_progress::StallLimit;
 
 /// The chunk that ends a body.
-pub(super) const LAST: &[u8] = b"0\r\n\r\n";
+pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-const END: &[u8] = b"\r\n";
+const CRLF: &[u8] = b"\r\n";
 
 /// The hexadecimal digits of the largest `usize`, and a line end.
-const HEAD_BYTES: usize = size_of::<usize>() * 2 + END.len();
+const HEAD_BYTES: usize = size_of::<usize>() * 2 + CRLF.len();
 
 /// Chunks up to this size are copied into one buffer, which costs less than a vectored write.
 const SMALL_BYTES: usize = 1 << 10;
@@ -35,10 +35,10 @@ pub(super) async fn write(
     }
     let written = if data.len() <= SMALL_BYTES { try_small(socket, &data)? } else { 0 };
     let head = Head::of(data.len());
-    if written == head.len() + data.len() + END.len() {
+    if written == head.len() + data.len() + CRLF.len() {
         return Ok(());
     }
-    let mut rest = head.chain(data).chain(END);
+    let mut rest = head.chain(data).chain(CRLF);
     rest.advance(written);
     stall_limit.socket(socket).write_all_buf(&mut rest).await
 }
@@ -46,9 +46,9 @@ pub(super) async fn write(
 /// Writes as much of a small chunk as the socket takes without waiting. This is not part of the
 /// asynchronous function, because its future would hold the buffer for as long as the stream is open.
 fn try_small(socket: &TcpStream, data: &[u8]) -> io::Result<usize> {
-    let mut chunk = [0; HEAD_BYTES + SMALL_BYTES + END.len()];
+    let mut chunk = [0; HEAD_BYTES + SMALL_BYTES + CRLF.len()];
     let mut rest = &mut chunk[..];
-    for part in [Head::of(data.len()).chunk(), data, END] {
+    for part in [Head::of(data.len()).chunk(), data, CRLF] {
         rest.write_all(part)?;
     }
     let left = rest.len();
@@ -70,8 +70,8 @@ struct Head {
 impl Head {
     fn of(mut length: usize) -> Self {
         let mut line = [0; HEAD_BYTES];
-        let mut at = HEAD_BYTES - END.len();
-        line[at..].copy_from_slice(END);
+        let mut at = HEAD_BYTES - CRLF.len();
+        line[at..].copy_from_slice(CRLF);
         while length > 0 {
             at -= 1;
             line[at] = b"0123456789abcdef"[length & 0xf];

@@ -9,7 +9,7 @@ use axum::{
 use super::{error::Problem, query::Parameter};
 use crate::access::principal::{Kind, Principal};
 
-const PAGE: &str = include_str!("console.html");
+const HTML: &str = include_str!("console.html");
 const STYLE: &str = include_str!("console.css");
 const SCRIPT: &str = include_str!("console.js");
 
@@ -34,7 +34,7 @@ pub(super) async fn page(Extension(who): Extension<Principal>) -> Result<Respons
     if *who.kind() != Kind::Nobody {
         who.may_see_console()?;
     }
-    Ok(served("text/html; charset=utf-8", PAGE))
+    Ok(served("text/html; charset=utf-8", HTML))
 }
 
 /// `GET /console.css`.

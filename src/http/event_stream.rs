@@ -25,7 +25,7 @@ pub(super) fn is_stream(response: &Response) -> bool {
 }
 
 /// When a client may retry after a limit of streams was reached.
-pub(super) const FULL: Duration = Duration::from_secs(5);
+pub(super) const RETRY_WHEN_FULL: Duration = Duration::from_secs(5);
 
 /// Asks the client to retry after `wait` to `2 * wait`. The status is 200, because an `EventSource` never
 /// reconnects after any other status.

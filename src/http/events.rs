@@ -69,7 +69,7 @@ pub(super) async fn subscribe(
         limits.streams,
         limits.streams_of_a_consumer,
     ) {
-        return Ok(event_stream::overloaded(event_stream::FULL));
+        return Ok(event_stream::overloaded(event_stream::RETRY_WHEN_FULL));
     }
     let ending = match auth::open_stream(&app, &who) {
         Ok(ending) => ending,

@@ -65,9 +65,9 @@ impl Preconditions {
         }
     }
 
-    /// The expectation that the preconditions of an append amount to. `current` looks up the stream's last
-    /// version, and is not called for a single version or `*`. If the stream changes after the lookup, the
-    /// write itself detects the conflict.
+    /// What the preconditions of an append expect of the stream. `current` looks up the stream's last version.
+    /// It is not called for `*`, nor for a single version in `If-Match`. If the stream changes after the
+    /// lookup, the write itself detects the conflict.
     pub(super) async fn of_write<F>(&self, current: impl Fn() -> F) -> Result<Expected, Problem>
     where
         F: Future<Output = Result<i64, Problem>>,
@@ -101,7 +101,7 @@ impl Preconditions {
                 behind(current)
             }
         };
-        both(matching, none_matching)
+        combine(matching, none_matching)
     }
 
     /// Refuses preconditions on resources without an entity tag. If they were ignored, the client would
@@ -213,7 +213,7 @@ fn version(text: &str) -> Option<i64> {
 }
 
 /// The expectation that combines two, or a conflict if both cannot hold.
-pub(super) fn both(one: Expected, other: Expected) -> Result<Expected, Problem> {
+pub(super) fn combine(one: Expected, other: Expected) -> Result<Expected, Problem> {
     one.and(other).ok_or_else(|| {
         Problem::conflict(
             "the versions of the stream that the address, the headers and the body expect exclude \

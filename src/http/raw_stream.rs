@@ -131,7 +131,7 @@ pub(super) async fn run(
         select! {
             bytes = session.next() => {
                 let Some(bytes) = bytes else {
-                    stall_limit.socket(&mut socket).write_all(chunked::LAST).await?;
+                    stall_limit.socket(&mut socket).write_all(chunked::LAST_CHUNK).await?;
                     return socket.shutdown().await;
                 };
                 let write = pin!(chunked::write(&mut socket, bytes, &stall_limit));

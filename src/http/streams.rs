@@ -90,8 +90,8 @@ pub(super) async fn read(
         query.has_none_of(&PAGE_ONLY, "a stream that is followed has no pages")?;
         return follow((&app, &who), stream, after, &query);
     }
-    let follow_only = "it is for following a stream (Accept: text/event-stream); a page begins at \
-                       ?offset=";
+    let follow_only = "it is for streams that are followed (Accept: text/event-stream); a page \
+                       begins at ?offset=";
     query.has_none_of(&FOLLOW_ONLY, follow_only)?;
     let asked = PageQuery::of(&query, app.settings.limits.page)?;
     let preconditions = Preconditions::of(&headers)?;
@@ -199,7 +199,7 @@ fn follow(
         i64::try_from(first.saturating_sub(1)).unwrap_or(i64::MAX)
     };
     if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
-        return Ok(event_stream::overloaded(event_stream::FULL));
+        return Ok(event_stream::overloaded(event_stream::RETRY_WHEN_FULL));
     }
     let ending = match auth::open_stream(app, who) {
         Ok(ending) => ending,

@@ -26,7 +26,7 @@ use crate::access::{
 pub(super) const PARAMETERS: &[Parameter] = &[Parameter::many("consumer").or_empty()];
 
 /// `POST /tickets`: a ticket for everything that the token may read, or for the consumers of `?consumer=`.
-pub(super) async fn give(
+pub(super) async fn issue(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Principal>,
     uri: Uri,

@@ -32,7 +32,7 @@ use super::{
     authorize,
     error::Problem,
     path_params::PathParams,
-    precondition::{Preconditions, both},
+    precondition::{Preconditions, combine},
     stream::{last_version, stream_name, version_number},
 };
 use crate::{
@@ -63,7 +63,7 @@ pub(super) async fn publish(
     let (mut parsed, _room) = parse(&app, read, None).await?;
     key::apply((&headers, uri.path()), &who, &mut parsed.drafts)?;
     let written = write(&app, &who, writer, &mut parsed).await?;
-    Ok(published(&parsed.results(&written), parsed.one))
+    Ok(published(&parsed.results(&written), parsed.is_single))
 }
 
 /// `POST /streams/{stream}`.
@@ -93,7 +93,7 @@ pub(super) async fn append_at(
 ) -> Result<Response, Problem> {
     let (stream, version) = (stream_name(&stream)?, version_number(&version)?);
     let by_headers = expected_by_headers(&headers, &app, &who, &stream).await?;
-    let expected = both(Expected::Version(version), by_headers)?;
+    let expected = combine(Expected::Version(version), by_headers)?;
     append_to((&app, &who), &stream, expected, &uri, &headers, body).await
 }
 
@@ -126,7 +126,7 @@ async fn append_to(
     expect(&mut parsed.drafts, expected)?;
     key::apply((headers, uri.path()), who, &mut parsed.drafts)?;
     let written = write(app, who, writer, &mut parsed).await?;
-    Ok(appended(stream, &parsed.results(&written), parsed.one))
+    Ok(appended(stream, &parsed.results(&written), parsed.is_single))
 }
 
 /// Larger bodies are parsed on a blocking thread.
@@ -159,11 +159,11 @@ async fn write(
     writer: &Writer,
     parsed: &mut ParsedBody,
 ) -> Result<Vec<Written>, Problem> {
-    authorize::each(who, &parsed.drafts)?;
+    authorize::drafts(who, &parsed.drafts)?;
     authorize::rate(app, who, &parsed.drafts)?;
     let accepted = accept(app, who, writer, std::mem::take(&mut parsed.drafts)).await;
     accepted.map_err(|(at, problem)| match at {
-        Some(at) if !parsed.one => problem.about(&format!("event {}", parsed.first_of(at))),
+        Some(at) if !parsed.is_single => problem.about(&format!("event {}", parsed.first_of(at))),
         _ => problem,
     })
 }
@@ -197,15 +197,15 @@ async fn accept(
 /// versions that follow.
 fn expect(drafts: &mut [Draft], mut expected: Expected) -> Result<(), Problem> {
     for Place { expected: own, .. } in drafts.iter_mut().filter_map(|draft| draft.place.as_mut()) {
-        *own = both(*own, expected)?;
+        *own = combine(*own, expected)?;
         expected = expected.following();
     }
     Ok(())
 }
 
-fn published(written: &[Written], one: bool) -> Response {
+fn published(written: &[Written], is_single: bool) -> Response {
     let ids = ids(written);
-    match (one, ids.first()) {
+    match (is_single, ids.first()) {
         (true, Some(&id)) => {
             let location = [(header::LOCATION, format!("/events/{id}"))];
             (StatusCode::CREATED, location, object("id", &id)).into_response()
@@ -218,7 +218,7 @@ fn object(name: &str, value: &impl Serialize) -> Json<serde_json::Value> {
     Json(serde_json::json!({ name: value }))
 }
 
-fn appended(stream: &StreamName, written: &[Written], one: bool) -> Response {
+fn appended(stream: &StreamName, written: &[Written], is_single: bool) -> Response {
     #[derive(Serialize)]
     struct One<'a> {
         stream: &'a str,
@@ -234,7 +234,7 @@ fn appended(stream: &StreamName, written: &[Written], one: bool) -> Response {
     let version = written.iter().filter_map(|written| written.version).max().unwrap_or_default();
     let (stream, ids) = (stream.as_str(), ids(written));
     let tag = [(header::ETAG, format!("\"{version}\""))];
-    match (one, ids.first()) {
+    match (is_single, ids.first()) {
         (true, Some(&id)) => (tag, Json(One { stream, version, id })).into_response(),
         _ => (tag, Json(Several { stream, version, ids })).into_response(),
     }

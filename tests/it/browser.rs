@@ -162,7 +162,9 @@ async fn a_gap_is_shown_and_the_stream_goes_on() {
     insert(&database, 1).await;
     browser.goto(&format!("http://{}/?consumer=toto&from=1000", app.address)).await;
     let note = "return document.querySelector('.note.bad')?.textContent";
-    browser.until(note, json!("some events after 1000 are not available: the log was replaced")).await;
+    browser
+        .until(note, json!("some events after 1000 are not available: the log was replaced"))
+        .await;
     browser.until(STATE, json!("live")).await;
     insert(&database, 1).await;
     browser.until(ROWS, json!([2])).await;

@@ -33,7 +33,7 @@ pub(in crate::http) struct ParsedBody {
     /// For each event of the body, the index of its draft.
     draft_indexes: Vec<usize>,
     /// The body is one event, not an array.
-    pub(in crate::http) one: bool,
+    pub(in crate::http) is_single: bool,
 }
 
 /// Some programs write this before any text. RFC 8259 allows a parser to ignore it.
@@ -90,8 +90,8 @@ pub(in crate::http) fn parse(
     let max_bytes = limits.event;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim_start();
     if !text.starts_with('[') {
-        let draft = one(text, form, max_bytes)?;
-        return Ok(ParsedBody { drafts: vec![draft], draft_indexes: vec![0], one: true });
+        let draft = parse_one(text, form, max_bytes)?;
+        return Ok(ParsedBody { drafts: vec![draft], draft_indexes: vec![0], is_single: true });
     }
     let events: Vec<&RawValue> =
         serde_json::from_str(text).map_err(|error| invalid_json(&error))?;
@@ -100,7 +100,8 @@ pub(in crate::http) fn parse(
         return Err(Problem::bad_request(detail));
     }
     let numbered = |(at, event): (usize, &&RawValue)| {
-        one(event.get(), form, max_bytes).map_err(|problem| problem.about(&format!("event {at}")))
+        parse_one(event.get(), form, max_bytes)
+            .map_err(|problem| problem.about(&format!("event {at}")))
     };
     let mut drafts = Vec::with_capacity(events.len());
     let mut printed = 0_usize;
@@ -115,7 +116,7 @@ pub(in crate::http) fn parse(
     let draft_indexes = dedup::by_uid(&mut drafts);
     let draft_indexes =
         draft_indexes.map_err(|(at, problem)| problem.about(&format!("event {at}")))?;
-    Ok(ParsedBody { drafts, draft_indexes, one: false })
+    Ok(ParsedBody { drafts, draft_indexes, is_single: false })
 }
 
 impl ParsedBody {
@@ -131,7 +132,11 @@ impl ParsedBody {
 }
 
 /// Parses one event of at most `max_bytes`, both as sent and with its numbers written out.
-pub(in crate::http) fn one(text: &str, form: Form, max_bytes: usize) -> Result<Draft, Problem> {
+pub(in crate::http) fn parse_one(
+    text: &str,
+    form: Form,
+    max_bytes: usize,
+) -> Result<Draft, Problem> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim();
     if text.len() > max_bytes {
         let detail = format!("the event is larger than {max_bytes} bytes (--max-event)");
@@ -295,11 +300,11 @@ mod tests {
     }
 
     fn published(text: &str) -> Result<Draft, Problem> {
-        one(text, Form::Event, MAX_BYTES)
+        parse_one(text, Form::Event, MAX_BYTES)
     }
 
     fn appended(text: &str) -> Result<Draft, Problem> {
-        one(text, Form::Appended(&"s".parse().unwrap()), MAX_BYTES)
+        parse_one(text, Form::Appended(&"s".parse().unwrap()), MAX_BYTES)
     }
 
     #[test]

@@ -179,10 +179,10 @@ impl Import {
     fn read(&self, line: &[u8]) -> Result<Draft, Problem> {
         let text = std::str::from_utf8(line);
         let text = text.map_err(|_| Problem::bad_request("the line is not UTF-8"))?;
-        let mut draft = event::one(text, Form::Event, self.app.settings.limits.event)?;
+        let mut draft = event::parse_one(text, Form::Event, self.app.settings.limits.event)?;
         let key = self.key.as_ref();
         draft.uid = draft.uid.or_else(|| key.map(|key| key.uid(self.lines - 1)));
-        authorize::one(&self.who, &draft).map(|()| draft)
+        authorize::draft(&self.who, &draft).map(|()| draft)
     }
 
     /// The next line, without its line break. `None`: there are no more.
