@@ -1,4 +1,4 @@
-//! `GET /all`, and streams that are followed.
+//! `GET /all`, and following one stream.
 
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn whole(frame: &Frame) -> Value {
 }
 
 #[tokio::test]
-async fn a_stream_is_followed_from_its_history_into_the_present() {
+async fn follows_a_stream_from_its_history_to_live_events() {
     let (database, app) = app().await;
     append(&app, "s", 3).await;
     append(&app, "t", 2).await;
@@ -56,7 +56,7 @@ async fn a_stream_is_followed_from_its_history_into_the_present() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_beside_a_long_transaction_and_waits_only_at_a_missing_version() {
+async fn a_stream_waits_only_for_missing_versions() {
     let (database, app) = app().await;
     append(&app, "s", 1).await;
     let mut s = follow(&app, "s", "1").await;
@@ -66,7 +66,7 @@ async fn a_stream_goes_on_beside_a_long_transaction_and_waits_only_at_a_missing_
     let slow_writes = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
     slow.batch_execute(slow_writes).await.unwrap();
     append(&app, "s", 2).await;
-    assert_eq!(s.rows(2).await, [2, 3], "nothing can come between");
+    assert_eq!(s.rows(2).await, [2, 3], "no version can be missing between these");
     let client = database.connect().await;
     let sql = "insert into events (type, payload, stream, version) values ('sql', '1', 's', 9)";
     client.batch_execute(sql).await.unwrap();
@@ -79,9 +79,9 @@ async fn a_stream_goes_on_beside_a_long_transaction_and_waits_only_at_a_missing_
     assert_eq!(ahead.rows(1).await, [10]);
 }
 
-/// What is missing is not there only when nobody can write it any more.
+/// A version is missing only once no open transaction can still write it.
 #[tokio::test]
-async fn a_version_is_not_given_up_while_its_transaction_is_open() {
+async fn waits_for_a_version_while_its_transaction_is_open() {
     let (database, app) = app().await;
     append(&app, "s", 3).await;
     let mut s = follow(&app, "s", "3").await;
@@ -96,7 +96,7 @@ async fn a_version_is_not_given_up_while_its_transaction_is_open() {
     quick.batch_execute(&write(5)).await.unwrap();
     let passed = async || (app.metric("head").await == 5).then_some(());
     eventually("the reader has passed both", passed).await;
-    // It has looked by then, and looked again.
+    // By the second heartbeat the follower has polled at least twice.
     s.signal("heartbeat").await;
     s.signal("heartbeat").await;
     slow.batch_execute("commit").await.unwrap();
@@ -105,10 +105,11 @@ async fn a_version_is_not_given_up_while_its_transaction_is_open() {
 }
 
 #[tokio::test]
-async fn everything_is_followed_in_strict_order() {
+async fn follows_the_whole_log_in_strict_order() {
     let (database, app) = app().await;
     append(&app, "s", 2).await;
-    eventually("both are read", async || (app.metric("head").await == 2).then_some(())).await;
+    eventually("the reader has read both", async || (app.metric("head").await == 2).then_some(()))
+        .await;
     let mut now = Stream::open(app.address, "/all", &[]).await;
     now.signal("$caught-up").await;
     let mut all = Stream::open(app.address, "/all?lastEventId=0", &[]).await;
@@ -120,13 +121,13 @@ async fn everything_is_followed_in_strict_order() {
     slow.batch_execute(insert).await.unwrap();
     quick.batch_execute(insert).await.unwrap();
     let mut toto = app.resume("toto", "0").await;
-    assert_eq!(toto.rows(1).await, [4], "a consumer does not wait");
-    let mut amid = Stream::open(app.address, "/all", &[]).await;
-    amid.signal("$caught-up").await;
+    assert_eq!(toto.rows(1).await, [4], "a consumer's stream does not wait");
+    let mut during = Stream::open(app.address, "/all", &[]).await;
+    during.signal("$caught-up").await;
     slow.batch_execute("commit").await.unwrap();
     assert_eq!(now.rows(2).await, [3, 4]);
     quick.batch_execute(insert).await.unwrap();
-    assert_eq!(amid.rows(2).await, [3, 5], "what is open when it begins, not what was visible");
+    assert_eq!(during.rows(2).await, [3, 5], "events of transactions that were open at its start");
     let third = all.event().await;
     assert_eq!((third.row(), whole(&third)["subscriber"].as_str()), (3, Some("toto")));
     assert_eq!(all.rows(2).await, [4, 5]);
@@ -134,20 +135,21 @@ async fn everything_is_followed_in_strict_order() {
     assert_eq!(wrong.status, 400, "{}", wrong.body);
 }
 
-/// A client that is cut off behind the greeting sends back what the greeting said: not the beginning.
+/// A client that is disconnected after the first heartbeat resumes with its cursor, so that must not be 0.
 #[tokio::test]
-async fn who_follows_everything_from_now_on_is_not_greeted_at_the_beginning() {
+async fn following_the_log_from_now_does_not_start_at_0() {
     let (_database, app) = app().await;
     append(&app, "s", 2).await;
-    eventually("both are read", async || (app.metric("head").await == 2).then_some(())).await;
+    eventually("the reader has read both", async || (app.metric("head").await == 2).then_some(()))
+        .await;
     let mut now = Stream::open(app.address, "/all", &[]).await;
     let greeting = now.signal("heartbeat").await;
-    assert!(greeting.id.is_none_or(|id| id == "2"), "it begins at the end");
+    assert!(greeting.id.is_none_or(|id| id == "2"), "the stream begins at the end of the log");
     assert_eq!(now.signal("$caught-up").await.id.as_deref(), Some("2"));
 }
 
 #[tokio::test]
-async fn a_quiet_feed_beats_and_says_good_bye() {
+async fn a_quiet_feed_sends_heartbeats_and_closing() {
     let (_database, app) = app().await;
     append(&app, "s", 1).await;
     let mut all = Stream::open(app.address, "/all?lastEventId=0", &[]).await;
@@ -164,9 +166,9 @@ async fn a_quiet_feed_beats_and_says_good_bye() {
     stopped.await.unwrap();
 }
 
-/// More than is taken into memory of what a late transaction wrote at once.
+/// A late transaction whose events do not fit into one page.
 #[tokio::test]
-async fn what_a_late_transaction_wrote_is_followed_however_much_it_is() {
+async fn follows_a_large_late_transaction() {
     let (database, app) = app().await;
     let mut s = follow(&app, "s", "").await;
     s.signal("$caught-up").await;
@@ -178,8 +180,10 @@ async fn what_a_late_transaction_wrote_is_followed_however_much_it_is() {
     late.batch_execute(much).await.unwrap();
     append(&app, "other", 1).await;
     assert_eq!(other.rows(1).await, [1]);
-    eventually("it is late", async || (app.metric("late_transactions").await == 1).then_some(()))
-        .await;
+    eventually("the transaction is late", async || {
+        (app.metric("late_transactions").await == 1).then_some(())
+    })
+    .await;
     late.batch_execute("commit").await.unwrap();
     assert!(s.rows(100).await.into_iter().eq(1..=100));
 }

@@ -1,4 +1,4 @@
-//! What is on the wire beside the events themselves.
+//! The HTTP interface apart from the events themselves: errors, health, CORS and HTTP/2.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::support::{
     sse_client::ask,
 };
 
-/// Path, headers; status, and what the detail says.
+/// Path and headers, expected status, and a part of the expected detail.
 type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
 
 const TOTO: (&str, &str) = ("X-Consumer-Id", "toto");
@@ -23,7 +23,7 @@ async fn app() -> (Database, App) {
 }
 
 #[tokio::test]
-async fn a_refusal_says_what_was_wrong() {
+async fn errors_say_what_was_wrong() {
     let (_database, app) = app().await;
     let cases: [Case; 12] = [
         ("/events", &[], 401, "X-Consumer-Id"),
@@ -52,7 +52,7 @@ async fn a_refusal_says_what_was_wrong() {
 }
 
 #[tokio::test]
-async fn behind_a_proxy_only_the_header_counts() {
+async fn trusted_header_mode_ignores_the_query() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.access.modes = Modes::TRUSTED_HEADER;
@@ -64,7 +64,7 @@ async fn behind_a_proxy_only_the_header_counts() {
 }
 
 #[tokio::test]
-async fn one_event_whole_for_whom_it_is() {
+async fn serves_one_event_to_its_consumer_only() {
     let (database, app) = app().await;
     let insert = r#"insert into events (type, "timestamp", subscriber, payload, uid, metadata)
         values ('insert', '2026-01-02 03:04:05.678901+00', 'toto', '{"n": 1.50}',
@@ -72,7 +72,11 @@ async fn one_event_whole_for_whom_it_is() {
     database.connect().await.batch_execute(insert).await.unwrap();
     let answer = app.get("/events/1", &[TOTO]).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    assert!(answer.body.contains(r#""payload":{"n":1.50}"#), "digits stay: {}", answer.body);
+    assert!(
+        answer.body.contains(r#""payload":{"n":1.50}"#),
+        "every digit is kept: {}",
+        answer.body
+    );
     let expected = json!({
         "id": 1, "type": "insert", "timestamp": "2026-01-02T03:04:05.678901Z",
         "subscriber": "toto", "stream": null, "version": null,
@@ -84,7 +88,7 @@ async fn one_event_whole_for_whom_it_is() {
 }
 
 #[tokio::test]
-async fn health_is_told_in_three_ways() {
+async fn serves_health_checks_and_metrics() {
     let (_database, app) = app().await;
     assert_eq!(app.get("/healthz", &[]).await.status, 200);
     assert_eq!(app.get("/readyz", &[]).await.json(), json!({"status": "ready"}));
@@ -98,7 +102,7 @@ async fn health_is_told_in_three_ways() {
 }
 
 #[tokio::test]
-async fn while_postgresql_is_not_there_a_stream_is_accepted_and_readiness_says_why() {
+async fn accepts_streams_while_postgresql_is_unavailable() {
     let url = "postgres://nobody@127.0.0.1:1/nothing";
     let app = App::launch(url, Settings::default()).await;
     let mut toto = app.resume("toto", "7").await;
@@ -111,16 +115,16 @@ async fn while_postgresql_is_not_there_a_stream_is_accepted_and_readiness_says_w
     assert_eq!((answer.status, answer.headers["retry-after"].as_str()), (503, "1"));
 }
 
-/// Whoever keeps answers has to know of when they are (RFC 9110, section 6.6.1).
+/// Caches need the date of a response (RFC 9110, section 6.6.1).
 #[tokio::test]
-async fn every_answer_is_dated_a_stream_as_well() {
+async fn every_response_has_a_date() {
     let (_database, app) = app().await;
     assert!(app.get("/healthz", &[]).await.headers.contains_key("date"));
     assert!(app.follow("toto").await.headers.contains_key("date"));
 }
 
 #[tokio::test]
-async fn pages_of_this_machine_may_read_and_others_may_not() {
+async fn open_mode_allows_loopback_origins_only() {
     let (_database, app) = app().await;
     let allowed = async |origin: &str| {
         let answer = app.get("/healthz", &[("Origin", origin)]).await;
@@ -184,7 +188,7 @@ async fn listed_origins_may_read_with_credentials() {
 }
 
 #[tokio::test]
-async fn with_a_star_pages_may_send_whatever_header_they_ask_for() {
+async fn cors_headers_star_allows_any_header() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.http.cors_origins = vec!["https://app.example".into()];
@@ -200,7 +204,7 @@ async fn with_a_star_pages_may_send_whatever_header_they_ask_for() {
 }
 
 #[tokio::test]
-async fn http2_in_clear_text_carries_many_streams_on_one_connection() {
+async fn clear_text_http2_carries_many_streams() {
     use http_body_util::{BodyExt, Empty};
     use hyper_util::rt::{TokioExecutor, TokioIo};
 

@@ -1,4 +1,4 @@
-//! Lines of JSON, as many as come.
+//! Imports of lines of JSON.
 
 use std::{fmt::Write, net::SocketAddr};
 
@@ -28,11 +28,11 @@ fn last(answer: &Answer) -> Value {
     serde_json::from_str(answer.body.lines().last().unwrap()).unwrap()
 }
 
-/// Half an import by who shows this: a batch of it has been sent; and another one.
-pub(crate) async fn begin(address: SocketAddr, proof: &str) -> (TcpStream, String) {
+/// Begins an import of two batches with these credentials. Sends the first batch, and returns the second one.
+pub(crate) async fn begin(address: SocketAddr, credentials: &str) -> (TcpStream, String) {
     let batch = "{\"type\":\"t\",\"subscriber\":\"toto\",\"payload\":1}\n".repeat(500);
     let head = format!(
-        "POST /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: {proof}\r\n\
+        "POST /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: {credentials}\r\n\
          Content-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
         2 * batch.len()
     );
@@ -41,7 +41,7 @@ pub(crate) async fn begin(address: SocketAddr, proof: &str) -> (TcpStream, Strin
     (import, batch)
 }
 
-/// What it says at last.
+/// Reads the last report of the import.
 pub(crate) async fn end(import: TcpStream) -> Value {
     last(&whole(import).await.unwrap())
 }
@@ -53,7 +53,7 @@ async fn payloads(database: &Database) -> Vec<i32> {
 }
 
 #[tokio::test]
-async fn lines_are_written_in_their_order_and_can_be_sent_again() {
+async fn imports_lines_in_order_and_idempotently() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let answer = post(app.address, "/events", &LINES, &lines(0..3000)).await;
@@ -66,7 +66,7 @@ async fn lines_are_written_in_their_order_and_can_be_sent_again() {
 }
 
 #[tokio::test]
-async fn a_wrong_line_ends_it_and_what_was_written_is_told() {
+async fn an_invalid_line_ends_the_import_with_a_report() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let body = lines(0..700) + "{\"type\":\"\"}\n" + &lines(700..800);
@@ -80,7 +80,7 @@ async fn a_wrong_line_ends_it_and_what_was_written_is_told() {
 }
 
 #[tokio::test]
-async fn whoever_breaks_off_has_written_whole_batches_and_goes_on_later() {
+async fn an_aborted_import_has_written_whole_batches() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut socket = TcpStream::connect(app.address).await.unwrap();
@@ -101,7 +101,7 @@ async fn whoever_breaks_off_has_written_whole_batches_and_goes_on_later() {
 }
 
 #[tokio::test]
-async fn lines_that_say_the_same_are_one_event_and_a_key_names_them_all() {
+async fn imports_duplicate_lines_once_and_accepts_a_key() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let twice = lines(0..2) + &lines(0..1);
@@ -121,16 +121,16 @@ async fn lines_that_say_the_same_are_one_event_and_a_key_names_them_all() {
     assert_eq!(payloads(&database).await, [0, 1, 8, 8]);
 }
 
-/// Nobody waits for the end of a line that is too long already.
+/// The gateway refuses a line that is already too long without waiting for its end.
 #[tokio::test]
-async fn a_line_without_an_end_is_refused() {
+async fn rejects_a_line_without_an_end() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut socket = TcpStream::connect(app.address).await.unwrap();
     let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n\
                 Content-Length: 100000000\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
-    // As long as it is listened to.
+    // Until the gateway stops reading.
     while socket.write_all(&[b'x'; 8 << 10]).await.is_ok() {}
     let told = last(&whole(socket).await.unwrap());
     assert_eq!((&told["line"], &told["error"]["status"]), (&json!(1), &json!(413)), "{told}");

@@ -1,4 +1,4 @@
-//! How much of everything there may be.
+//! Limits of connections, streams and request heads.
 
 use std::time::Duration;
 
@@ -27,19 +27,19 @@ async fn limited(turn: impl FnOnce(&mut event_piper::http::Limits)) -> (Database
 }
 
 #[tokio::test]
-async fn who_comes_beyond_the_limit_is_asked_back_later_and_finds_room_then() {
+async fn clients_beyond_the_stream_limit_retry_later() {
     let (_database, app) = limited(|limits| limits.streams = 2).await;
     let first = app.follow("a").await.joined().await;
     let _second = app.follow("b").await.joined().await;
     let mut third = app.follow("c").await;
     let retry = third.next().await.unwrap();
     assert!((5000..=10_000).contains(&retry.retry.unwrap()), "{retry:?}");
-    assert_eq!(third.next().await, None, "a 200 that ends: an EventSource comes back");
-    assert_eq!(app.get("/healthz", &[]).await.status, 200, "health is told all the same");
+    assert_eq!(third.next().await, None, "the response with the retry must end");
+    assert_eq!(app.get("/healthz", &[]).await.status, 200, "health checks are still served");
     assert_eq!(app.metric("refused_total{reason=\"streams\"}").await, 1);
 
     drop(first);
-    eventually("there is room again", async || {
+    eventually("another stream is admitted", async || {
         let mut stream = app.follow("c").await;
         stream.next().await;
         stream.next().await
@@ -48,7 +48,7 @@ async fn who_comes_beyond_the_limit_is_asked_back_later_and_finds_room_then() {
 }
 
 #[tokio::test]
-async fn whatever_is_followed_takes_room() {
+async fn every_kind_of_stream_counts_against_the_limit() {
     let (_database, app) = limited(|limits| limits.streams = 1).await;
     let first = app.follow("a").await.joined().await;
     let stream = [("Accept", "text/event-stream")];
@@ -58,7 +58,7 @@ async fn whatever_is_followed_takes_room() {
         assert_eq!(second.next().await, None);
     }
     drop(first);
-    let all = eventually("there is room again", async || {
+    let all = eventually("another stream is admitted", async || {
         let mut all = Stream::open(app.address, "/all", &[]).await;
         all.next().await;
         all.next().await.map(|_| all)
@@ -71,7 +71,7 @@ async fn whatever_is_followed_takes_room() {
 }
 
 #[tokio::test]
-async fn one_consumer_cannot_take_all_the_room() {
+async fn one_consumer_cannot_use_all_streams() {
     let (_database, app) = limited(|limits| limits.streams_of_a_consumer = 1).await;
     let _first = app.follow("a").await.joined().await;
     let mut second = app.follow("a").await;
@@ -85,7 +85,7 @@ async fn one_consumer_cannot_take_all_the_room() {
 }
 
 #[tokio::test]
-async fn a_connection_beyond_the_limit_is_closed_until_there_is_room() {
+async fn closes_connections_beyond_the_limit() {
     let (_database, app) = limited(|limits| limits.connections = 2).await;
     let first = app.follow("a").await.joined().await;
     let _second = app.follow("b").await.joined().await;
@@ -93,26 +93,26 @@ async fn a_connection_beyond_the_limit_is_closed_until_there_is_room() {
     let closed = timeout(Duration::from_mins(2), third.read(&mut [0])).await.unwrap();
     assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
     drop(first);
-    eventually("there is room again", async || {
+    eventually("another stream is admitted", async || {
         sse_client::try_ask(app.address, "GET", "/healthz", &[]).await.ok()
     })
     .await;
 }
 
 #[tokio::test]
-async fn who_sends_a_head_byte_by_byte_is_cut_off() {
+async fn closes_connections_with_a_slow_head() {
     let (_database, app) = limited(|limits| limits.head_within = Duration::from_millis(200)).await;
     for beginning in ["", "G", "P", "GET /events HTTP/1.1\r\nHost: localhost\r\nX-Slow: "] {
         let mut slow = TcpStream::connect(app.address).await.unwrap();
         slow.write_all(beginning.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         let cut = timeout(Duration::from_mins(2), slow.read_to_end(&mut answer)).await;
-        assert!(cut.is_ok(), "{beginning:?} keeps a connection");
+        assert!(cut.is_ok(), "the connection stays open after {beginning:?}");
     }
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_refused() {
+async fn rejects_a_head_that_is_too_large() {
     let (_database, app) = limited(|limits| limits.head = 8 << 10).await;
     let large = "x".repeat(20_000);
     let answer = app.get("/events", &[("X-Consumer-Id", "toto"), ("X-Large", &large)]).await;
@@ -130,7 +130,7 @@ async fn a_head_that_is_too_large_is_refused() {
 }
 
 #[test]
-fn as_many_streams_as_open_files_allow_and_room_beside_them() {
+fn limits_fit_into_the_number_of_open_files() {
     let limits = event_piper::http::Limits::default();
     let many = limits.clone().within(1 << 20);
     assert_eq!((many.connections, many.streams), (limits.connections, limits.streams));

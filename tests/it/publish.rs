@@ -1,4 +1,4 @@
-//! `POST /events`: one event or several, all or nothing, once.
+//! `POST /events`: writes one or several events atomically, and once.
 
 use event_piper::{access::Modes, write};
 use serde_json::json;
@@ -32,20 +32,20 @@ fn refused(answer: &Answer, status: u16, says: &str) {
 }
 
 #[tokio::test]
-async fn an_event_is_written_and_heard() {
+async fn an_event_is_written_and_delivered() {
     let (_database, app) = app().await;
     let mut toto = app.follow("toto").await.joined().await;
     let body = r#"{"type":"insert","subscriber":"toto","payload":{"foo":"bar"}}"#;
     let answer = app.post("/events", body).await;
     assert_eq!((answer.status, answer.body.as_str()), (201, r#"{"id":1}"#));
     assert_eq!(answer.headers["location"], "/events/1");
-    let heard = toto.event().await;
-    assert_eq!((heard.row(), heard.event.as_str()), (1, "insert"));
-    assert_eq!(heard.data, r#"{"foo":"bar"}"#);
+    let event = toto.event().await;
+    assert_eq!((event.row(), event.event.as_str()), (1, "insert"));
+    assert_eq!(event.data, r#"{"foo":"bar"}"#);
 }
 
 #[tokio::test]
-async fn several_are_written_in_their_order_or_none_is() {
+async fn writes_all_events_of_an_array_in_order_or_none() {
     let (database, app) = app().await;
     let events: Vec<_> = (0..1000)
         .map(|n| json!({ "type": "t", "subscriber": "toto", "payload": n, "metadata": { "n": n } }))
@@ -69,7 +69,7 @@ async fn several_are_written_in_their_order_or_none_is() {
 }
 
 #[tokio::test]
-async fn everything_said_is_kept_every_digit_of_it() {
+async fn keeps_every_field_and_digit_of_an_event() {
     let (_database, app) = app().await;
     let body = format!(
         r#"{{"type":"t","subscriber":"é","payload":[1e400,12345678901234567890.000000000000000000001,
@@ -93,7 +93,7 @@ async fn everything_said_is_kept_every_digit_of_it() {
 }
 
 #[tokio::test]
-async fn a_uid_written_twice_is_written_once_and_answers_as_the_first_time() {
+async fn a_repeated_uid_is_written_once_with_the_same_response() {
     let (database, app) = app().await;
     let body = |payload: &str| {
         format!(r#"{{"type":"t","subscriber":"toto","payload":{payload},"uid":"{UID}"}}"#)
@@ -109,7 +109,7 @@ async fn a_uid_written_twice_is_written_once_and_answers_as_the_first_time() {
 }
 
 #[tokio::test]
-async fn what_is_said_twice_in_one_request_is_written_once() {
+async fn duplicates_in_one_request_are_written_once() {
     let (database, app) = app().await;
     let event = |n: u8, payload: u8| {
         let uid = UID.replace('1', &n.to_string());
@@ -130,7 +130,7 @@ async fn what_is_said_twice_in_one_request_is_written_once() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_stands_for_the_uids_of_a_request() {
+async fn an_idempotency_key_determines_the_uids() {
     let (database, app) = app().await;
     let two =
         r#"[{"type":"t","subscriber":"a","payload":1},{"type":"t","subscriber":"a","payload":1}]"#;
@@ -149,7 +149,7 @@ async fn an_idempotency_key_stands_for_the_uids_of_a_request() {
 }
 
 #[tokio::test]
-async fn a_uid_raced_for_by_many_is_written_once_and_all_hear_the_same() {
+async fn concurrent_writes_of_a_uid_write_it_once() {
     let (database, app) = app().await;
     let other = App::start(&database.url()).await;
     for round in 1..=5 {
@@ -173,10 +173,10 @@ async fn a_uid_raced_for_by_many_is_written_once_and_all_hear_the_same() {
 }
 
 #[tokio::test]
-async fn what_postgresql_refuses_fails_alone() {
+async fn an_event_that_postgresql_refuses_fails_alone() {
     let (database, app) = app().await;
     let client = database.connect().await;
-    // A rule that the gateway cannot know of.
+    // A constraint that the gateway does not know.
     let rule = "alter table events add constraint no_thirteen check (payload <> '13')";
     client.batch_execute(rule).await.unwrap();
     let ask = |n: usize| {
@@ -192,7 +192,7 @@ async fn what_postgresql_refuses_fails_alone() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_or_of_another_kind_is_refused() {
+async fn rejects_bodies_that_are_too_large_or_of_another_type() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     (settings.http.limits.body, settings.http.limits.event) = (1000, 500);
@@ -220,13 +220,13 @@ async fn what_is_too_large_or_of_another_kind_is_refused() {
     ] {
         refused(&post(app.address, "/events", &[(name, value)], &event(1)).await, 415, says);
     }
-    let said = [("Content-Type", "application/json; charset=UTF-8")];
-    assert_eq!(post(app.address, "/events", &said, &event(1)).await.status, 201);
+    let utf_8 = [("Content-Type", "application/json; charset=UTF-8")];
+    assert_eq!(post(app.address, "/events", &utf_8, &event(1)).await.status, 201);
     refused(&app.post("/streams/%ff", "{}").await, 400, "UTF-8");
     assert_eq!(app.post("/events", &event(100)).await.status, 201);
 }
 
-/// A request whose body is not what its headers make of it.
+/// Sends a body as it is, with these headers.
 async fn post_raw(app: &App, headers: &[(&str, &str)], body: &str) -> Answer {
     use tokio::io::AsyncWriteExt;
     let mut request =
@@ -240,7 +240,7 @@ async fn post_raw(app: &App, headers: &[(&str, &str)], body: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_full_queue_is_said_at_once_and_nothing_of_it_is_written() {
+async fn a_full_write_queue_refuses_at_once() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.gateway.writer =
@@ -254,7 +254,7 @@ async fn a_full_queue_is_said_at_once_and_nothing_of_it_is_written() {
         tokio::spawn(async move { post(address, "/events", &[], &body).await })
     };
     let waiting: Vec<_> = (0..4).map(ask).collect();
-    // One of them is on its way, and waits for the lock.
+    // A fourth one has left the queue, and waits for the lock.
     eventually("the queue is full", async || (app.metric("write_queue").await == 3).then_some(()))
         .await;
     let full = app.post("/events", &body(9)).await;
@@ -273,7 +273,7 @@ async fn a_full_queue_is_said_at_once_and_nothing_of_it_is_written() {
 }
 
 #[tokio::test]
-async fn writing_is_for_the_open_mode_and_can_be_switched_off() {
+async fn writing_needs_a_right_and_can_be_disabled() {
     let database = Database::create().await;
     let body = r#"{"type":"t","subscriber":"a","payload":1}"#;
     let mut settings = Settings::default();
@@ -306,9 +306,9 @@ async fn a_foreign_page_cannot_make_a_browser_write() {
     assert_eq!(count(&database).await, 2);
 }
 
-/// What was checked may fail all the same, when it commits.
+/// A statement that succeeded may still fail at commit.
 #[tokio::test]
-async fn what_fails_at_the_commit_is_not_called_written() {
+async fn a_failure_at_commit_is_reported() {
     let (database, app) = app().await;
     let trigger = "create function no() returns trigger language plpgsql
                    as $no$ begin raise exception 'no' using errcode = '23514'; end $no$;
@@ -323,10 +323,10 @@ async fn what_fails_at_the_commit_is_not_called_written() {
     assert_eq!(count(&database).await, 0);
 }
 
-/// Neither that it was written nor that it was not can be said of what has no answer, whether
-/// PostgreSQL says good-bye or not; and what has no `uid` is not sent again.
+/// If PostgreSQL does not answer, it is not known whether the event was written, whether the session was
+/// terminated or the connection was cut. An event without a `uid` is not sent again.
 #[tokio::test]
-async fn what_has_no_answer_is_called_unknown() {
+async fn a_write_without_an_answer_is_reported_as_unknown() {
     let database = Database::create().await;
     let (network, url) = ChaosProxy::before(&database).await;
     let app = App::start(&url).await;
@@ -339,13 +339,13 @@ async fn what_has_no_answer_is_called_unknown() {
     let body = r#"{"type":"t","subscriber":"a","payload":1}"#;
     let writer = "from pg_stat_activity where datname = current_database()
                   and application_name = 'event-piper writer' and wait_event = 'PgSleep'";
-    for says_good_bye in [true, false] {
+    for terminates in [true, false] {
         let interrupt = async {
-            eventually("it is being written", async || {
+            eventually("the event is being written", async || {
                 client.query_opt(&format!("select {writer}"), &[]).await.unwrap()
             })
             .await;
-            if says_good_bye {
+            if terminates {
                 let end = format!("select pg_terminate_backend(pid) {writer}");
                 client.query_one(&end, &[]).await.unwrap();
             } else {
@@ -355,13 +355,13 @@ async fn what_has_no_answer_is_called_unknown() {
         let (answer, ()) = tokio::join!(app.post("/events", body), interrupt);
         refused(&answer, 503, "it is not known what was written");
     }
-    // PostgreSQL notices only then that nobody waits any more.
+    // PostgreSQL does not notice that the client has gone until the statement ends.
     client.execute(&format!("select pg_terminate_backend(pid) {writer}"), &[]).await.unwrap();
-    assert_eq!(count(&database).await, 0, "nothing was sent again");
+    assert_eq!(count(&database).await, 0, "the event was sent again");
 }
 
 #[tokio::test]
-async fn a_role_that_may_not_write_is_told_so() {
+async fn reports_a_role_without_the_right_to_write() {
     let (database, _app) = app().await;
     let client = database.connect().await;
     let name = database.name();
@@ -377,14 +377,14 @@ async fn a_role_that_may_not_write_is_told_so() {
 }
 
 #[tokio::test]
-async fn while_postgresql_is_away_nothing_is_written_and_that_is_said() {
+async fn reports_that_nothing_was_written_during_an_outage() {
     let server = TestServer::start_own("").await;
     let database = Database::create_on_own(&server).await;
     let app = App::start(&database.url()).await;
     let body = r#"{"type":"t","subscriber":"a","payload":1}"#;
     assert_eq!(app.post("/events", body).await.status, 201);
     server.stop(Stop::Fast).await;
-    let away = eventually("it is known to be away", async || {
+    let away = eventually("the gateway notices the outage", async || {
         let answer = app.post("/events", body).await;
         assert_eq!(answer.status, 503, "{}", answer.body);
         answer.body.contains("nothing was written").then_some(answer)
@@ -392,7 +392,7 @@ async fn while_postgresql_is_away_nothing_is_written_and_that_is_said() {
     .await;
     refused(&away, 503, "try again");
     server.start().await;
-    eventually("it is written again", async || {
+    eventually("writing works again", async || {
         (app.post("/events", body).await.status == 201).then_some(())
     })
     .await;

@@ -1,5 +1,5 @@
-//! What a request says is understood as it stands, or refused with words: never ignored, never
-//! changed into something else.
+//! Every part of a request is either applied as sent, or refused with a reason. Nothing is ignored or
+//! changed.
 
 use event_piper::access::Modes;
 use serde_json::Value;
@@ -33,7 +33,7 @@ fn detail(answer: &Answer) -> String {
     answer.json()["detail"].as_str().unwrap_or_else(|| panic!("{}", answer.body)).to_owned()
 }
 
-/// Every path and method of the API's description, and the query parameters that it names.
+/// Every path and method of the API description, with its query parameters.
 async fn described(app: &App) -> Vec<(String, String, Vec<String>)> {
     let description = app.get("/openapi.json", &[]).await.json();
     let mut all = Vec::new();
@@ -55,7 +55,7 @@ async fn described(app: &App) -> Vec<(String, String, Vec<String>)> {
 }
 
 #[tokio::test]
-async fn an_unknown_query_parameter_is_refused_at_every_address() {
+async fn every_route_rejects_unknown_query_parameters() {
     let (_database, app) = app().await;
     let mut all = described(&app).await;
     assert!(all.len() > 12, "{all:?}");
@@ -74,12 +74,12 @@ async fn an_unknown_query_parameter_is_refused_at_every_address() {
 }
 
 #[tokio::test]
-async fn every_query_parameter_that_is_described_is_known() {
+async fn accepts_every_documented_query_parameter() {
     let (_database, app) = app().await;
     let mut count = 0;
     for (path, method, names) in described(&app).await {
         for name in names {
-            // Twice, so that streams do not open; what may be there twice has no such value.
+            // Given twice, so that no stream opens. Repeatable parameters refuse the value.
             let path = format!("{path}?{name}=%01&{name}=%01");
             let answer = ask(app.address, &method, &path, &[("Content-Length", "0")]).await;
             assert!((400..500).contains(&answer.status), "{method} {path}: {}", answer.body);
@@ -91,7 +91,7 @@ async fn every_query_parameter_that_is_described_is_known() {
 }
 
 #[tokio::test]
-async fn a_misspelt_query_parameter_is_named_with_what_was_meant() {
+async fn suggests_the_query_parameter_that_was_meant() {
     let (_database, app) = app().await;
     for (path, says) in [
         ("/events?consumer=toto&lastEventID=0", "did you mean \"lastEventId\""),
@@ -121,7 +121,7 @@ async fn a_misspelt_query_parameter_is_named_with_what_was_meant() {
 }
 
 #[tokio::test]
-async fn a_name_is_taken_as_it_is_whatever_blanks_it_ends_with() {
+async fn keeps_unicode_whitespace_of_consumer_names() {
     let (database, app) = app_with(|settings| {
         settings.access.modes = Modes::TRUSTED_HEADER;
     })
@@ -138,7 +138,7 @@ async fn a_name_is_taken_as_it_is_whatever_blanks_it_ends_with() {
             }
         }
     };
-    // A replay ends where the reader is, so the reader has to have passed the event first.
+    // A replay ends at the position of the reader, so wait until the reader has passed the event.
     eventually("the event is replayed", async || (first("alice").await == "t").then_some(())).await;
     assert_eq!(first(" alice\t").await, "t");
     for blank in ["\u{a0}", "\u{1680}", "\u{2003}", "\u{2028}", "\u{202f}", "\u{205f}", "\u{3000}"]
@@ -151,7 +151,7 @@ async fn a_name_is_taken_as_it_is_whatever_blanks_it_ends_with() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_utf_8_is_refused() {
+async fn rejects_names_that_are_not_utf_8() {
     let (_database, app) = app().await;
     for name in [&b"alice\xa0"[..], b"\xff", b"ali\xc3\x28ce"] {
         for path in ["/events", "/events/1"] {
@@ -180,10 +180,10 @@ async fn a_name_that_is_not_utf_8_is_refused() {
 }
 
 #[tokio::test]
-async fn a_page_is_sent_once_for_each_version_of_its_stream() {
+async fn a_page_has_the_stream_version_as_its_etag() {
     let (_database, app) = app().await;
     let get = async |headers: &[(&str, &str)]| app.get("/streams/s", headers).await;
-    assert_eq!(get(&[("If-None-Match", "*")]).await.status, 200, "nothing is there yet");
+    assert_eq!(get(&[("If-None-Match", "*")]).await.status, 200, "the stream has no events");
     assert_eq!(get(&[("If-Match", "*")]).await.status, 412);
     let appended = app.post("/streams/s", r#"{"type":"t","data":{}}"#).await;
     assert_eq!(appended.headers["etag"], "\"1\"", "{}", appended.body);
@@ -212,7 +212,7 @@ async fn a_page_is_sent_once_for_each_version_of_its_stream() {
 }
 
 #[tokio::test]
-async fn an_append_takes_lists_of_tags_and_says_what_a_weak_one_is_worth() {
+async fn an_append_accepts_lists_of_etags_but_no_weak_ones() {
     let (_database, app) = app().await;
     let event = r#"{"type":"t","data":{}}"#;
     let append = async |name: &str, value: &str| {
@@ -237,11 +237,11 @@ async fn an_append_takes_lists_of_tags_and_says_what_a_weak_one_is_worth() {
     assert_eq!(append("If-Match", "\"2\"").await.json()["version"], 3);
     let elsewhere = [("If-Match", "*"), ("Content-Type", "application/json")];
     let answer = post(app.address, "/events", &elsewhere, EVENT).await;
-    assert_eq!(answer.status, 400, "it would be ignored: {}", answer.body);
+    assert_eq!(answer.status, 400, "the precondition was ignored: {}", answer.body);
 }
 
 #[tokio::test]
-async fn a_foreign_page_writes_nothing_by_way_of_a_proxy_that_knows_the_browser() {
+async fn a_foreign_page_cannot_write_through_a_proxy() {
     let (database, app) = app_with(|settings| {
         settings.access.modes = Modes::TRUSTED_HEADER;
         settings.access.header_rights =
@@ -301,7 +301,7 @@ async fn a_foreign_page_writes_nothing_by_way_of_a_proxy_that_knows_the_browser(
 }
 
 #[tokio::test]
-async fn who_names_several_consumers_needs_the_right_to_each() {
+async fn reading_several_consumers_requires_the_right_to_each() {
     let (database, app, signer) = issuer::app_with(|_| {}).await;
     let insert = "insert into events (type, subscriber, payload) values ('t', 'a', '1')";
     database.connect().await.batch_execute(insert).await.unwrap();
@@ -323,7 +323,7 @@ async fn who_names_several_consumers_needs_the_right_to_each() {
 }
 
 #[tokio::test]
-async fn no_cache_gives_one_callers_answer_to_another() {
+async fn responses_are_private_to_their_caller() {
     let (_database, app) = app().await;
     assert_eq!(app.post("/events", EVENT).await.status, 201);
     let appended = app.post("/streams/s", r#"{"type":"t","data":{}}"#).await;

@@ -1,4 +1,4 @@
-//! What HTTP/1.1 says about an answer beside its bytes: where it ends, and whether it was cut.
+//! The framing of HTTP/1.1: where a response ends, and whether it was cut.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 const INSERT: &str = "insert into events (type, stream, version, subscriber, payload) values ('t', 's', 1, 'toto', '1')";
 
-/// The streams that there are: one is written by the gateway itself, the others by hyper.
+/// One path per kind of stream. The gateway writes the first one itself, hyper writes the others.
 const STREAMS: [&str; 3] = ["/events?consumer=toto", "/all", "/streams/s"];
 
 async fn app() -> (Database, App) {
@@ -29,7 +29,7 @@ async fn app() -> (Database, App) {
     (database, app)
 }
 
-/// A connection on which this was sent.
+/// Opens a connection and sends the request.
 async fn sent(app: &App, request: &str) -> TcpStream {
     let mut socket = TcpStream::connect(app.address).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
@@ -41,12 +41,12 @@ fn follow(path: &str, version: &str) -> String {
     format!("GET {path} HTTP/{version}\r\n{head}")
 }
 
-/// What comes until this has come.
+/// Reads until `wanted` has arrived, and returns everything read.
 async fn until(socket: &mut TcpStream, wanted: &str) -> String {
     let mut all = Vec::new();
     let reading = async {
         while memchr::memmem::find(&all, wanted.as_bytes()).is_none() {
-            assert!(socket.read_buf(&mut all).await.unwrap() > 0, "the stream goes on");
+            assert!(socket.read_buf(&mut all).await.unwrap() > 0, "the stream ended");
         }
     };
     let read = timeout(DEADLINE, reading).await;
@@ -56,7 +56,7 @@ async fn until(socket: &mut TcpStream, wanted: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_comes_in_chunks_and_ends_with_the_last_chunk() {
+async fn a_stream_is_chunked_and_ends_with_the_last_chunk() {
     for path in STREAMS {
         let (database, app) = app().await;
         let mut stream = Stream::open(app.address, path, &[("Accept", "text/event-stream")])
@@ -70,12 +70,12 @@ async fn a_stream_comes_in_chunks_and_ends_with_the_last_chunk() {
         app.stop().await;
         stream.signal("$closing").await;
         assert_eq!(stream.next().await, None, "{path}");
-        assert!(stream.complete, "{path}: the end is no cut");
+        assert!(stream.complete, "{path}: there is no last chunk");
     }
 }
 
 #[tokio::test]
-async fn a_frame_that_comes_alone_is_one_chunk() {
+async fn a_single_frame_is_one_chunk() {
     let (database, app) = app().await;
     let mut socket = sent(&app, &follow("/events?consumer=toto", "1.1")).await;
     until(&mut socket, "$caught-up").await;
@@ -84,7 +84,7 @@ async fn a_frame_that_comes_alone_is_one_chunk() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_cut_has_no_last_chunk() {
+async fn a_cut_stream_has_no_last_chunk() {
     let database = Database::create().await;
     let mut process = Process::launch(&database.url(), &[]);
     process.ready().await;
@@ -97,12 +97,12 @@ async fn a_stream_that_is_cut_has_no_last_chunk() {
     process.ended(DEADLINE).await.unwrap();
     for mut stream in streams {
         while stream.next().await.is_some() {}
-        assert!(!stream.complete, "nobody has ended it");
+        assert!(!stream.complete, "the killed process sent a last chunk");
     }
 }
 
 #[tokio::test]
-async fn a_client_of_http_1_0_gets_a_stream_that_ends_with_its_connection() {
+async fn an_http_1_0_stream_ends_with_its_connection() {
     for path in STREAMS {
         for keep_alive in ["", "Connection: keep-alive\r\n"] {
             let (database, app) = app().await;
@@ -113,19 +113,22 @@ async fn a_client_of_http_1_0_gets_a_stream_that_ends_with_its_connection() {
             assert!(!head.to_ascii_lowercase().contains("transfer-encoding"), "{path}: {head}");
             app.stop().await;
             let mut rest = String::new();
-            timeout(DEADLINE, socket.read_to_string(&mut rest)).await.expect("it ends").unwrap();
+            timeout(DEADLINE, socket.read_to_string(&mut rest))
+                .await
+                .expect("the stream ends")
+                .unwrap();
             assert!(rest.ends_with("data: {\"reason\":\"shutdown\"}\n\n"), "{path}: {rest:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_for_a_client_that_has_closed_its_sending_side() {
+async fn a_half_closed_client_still_gets_its_stream() {
     for path in STREAMS {
         let (database, app) = app().await;
         let mut socket = sent(&app, &follow(path, "1.1")).await;
         socket.shutdown().await.unwrap();
-        // Long enough for more than the comments that find out who has gone.
+        // Long enough for more than the probes that detect a closed connection.
         for _ in 0..4 {
             until(&mut socket, "event: heartbeat").await;
         }
@@ -137,7 +140,7 @@ async fn a_stream_goes_on_for_a_client_that_has_closed_its_sending_side() {
 }
 
 #[tokio::test]
-async fn a_request_is_answered_to_a_client_that_has_closed_its_sending_side() {
+async fn a_half_closed_client_still_gets_its_response() {
     let (_database, app) = app().await;
     let body = r#"{"type":"t","subscriber":"toto","payload":1}"#;
     let (length, lines) = (body.len(), format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
@@ -168,7 +171,7 @@ async fn a_request_is_answered_to_a_client_that_has_closed_its_sending_side() {
 }
 
 #[tokio::test]
-async fn a_write_that_waits_for_the_database_is_answered_to_a_half_closed_client() {
+async fn a_half_closed_client_gets_the_response_to_a_slow_write() {
     let (database, app) = app().await;
     let mut other = database.connect().await;
     let lock = other.transaction().await.unwrap();
@@ -193,7 +196,7 @@ async fn a_write_that_waits_for_the_database_is_answered_to_a_half_closed_client
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_answered_at_once() {
+async fn rejects_an_incomplete_body_at_once() {
     let (_database, app) = app().await;
     let request =
         "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"type\"";
@@ -204,7 +207,7 @@ async fn a_body_that_breaks_off_is_answered_at_once() {
 }
 
 #[tokio::test]
-async fn the_place_of_a_client_that_has_gone_is_free_though_no_heartbeat_is_due() {
+async fn a_closed_client_frees_its_slot_before_a_heartbeat() {
     for path in STREAMS {
         let database = Database::create().await;
         let mut settings = Settings::default();
@@ -213,7 +216,7 @@ async fn the_place_of_a_client_that_has_gone_is_free_though_no_heartbeat_is_due(
         let app = App::start_with(&database.url(), settings).await;
         let headers = [("Accept", "text/event-stream")];
         drop(Stream::open(app.address, path, &headers).await.joined().await);
-        eventually("there is a place again", async || {
+        eventually("another stream is admitted", async || {
             let mut stream = Stream::open(app.address, path, &headers).await;
             while let Some(frame) = stream.next().await {
                 if frame.event == "heartbeat" {
