@@ -59,7 +59,7 @@ pub(super) async fn publish(
         let key = Key::of((&headers, uri.path()), &who)?;
         return Ok(import::import(Arc::clone(&app), who, writer, key, body));
     }
-    let read = body::read(writer.room(&who), &app.settings.limits, &headers, body).await?;
+    let read = body::read(writer.bytes_permit(&who), &app.settings.limits, &headers, body).await?;
     let (mut parsed, _room) = parse(&app, read, None).await?;
     key::apply((&headers, uri.path()), &who, &mut parsed.drafts)?;
     let written = write(&app, &who, writer, &mut parsed).await?;
@@ -121,7 +121,7 @@ async fn append_to(
     if Kind::of(headers)? == Kind::Lines {
         return Err(Problem::unsupported("only POST /events accepts application/x-ndjson"));
     }
-    let read = body::read(writer.room(who), &app.settings.limits, headers, body).await?;
+    let read = body::read(writer.bytes_permit(who), &app.settings.limits, headers, body).await?;
     let (mut parsed, _room) = parse(app, read, Some(stream)).await?;
     expect(&mut parsed.drafts, expected)?;
     key::apply((headers, uri.path()), who, &mut parsed.drafts)?;
@@ -165,31 +165,6 @@ async fn write(
     accepted.map_err(|(at, problem)| match at {
         Some(at) if !parsed.is_single => problem.about(&format!("event {}", parsed.first_of(at))),
         _ => problem,
-    })
-}
-
-/// Writes events whose rights and rates have been checked. All requests that write, in any format, end here.
-/// A problem comes with the index of the draft that it is about, if it is about one.
-async fn accept(
-    app: &App,
-    who: &Principal,
-    writer: &Writer,
-    drafts: Vec<Draft>,
-) -> Result<Vec<Written>, (Option<usize>, Problem)> {
-    let checked = amendment::check(app, who, &drafts).await;
-    checked.map_err(|(at, problem)| (Some(at), problem))?;
-    let amended = drafts.iter().find_map(|draft| draft.amends).unwrap_or_default();
-    writer.append(drafts).await.map_err(|refusal| {
-        let is_misfit = matches!(refusal, Refusal::Misfit(_));
-        let problem = Problem::from(refusal);
-        (
-            None,
-            if is_misfit {
-                amendment::conceal_unless_readable(who, amended, problem)
-            } else {
-                problem
-            },
-        )
     })
 }
 

@@ -9,8 +9,8 @@ use crate::{
     write::{Refusal, Writer},
 };
 
-/// Writes events whose writer may write them. A problem comes with the position of the event that it is about,
-/// where it is about one.
+/// Writes events whose rights and rates have been checked. All requests that write, in any format, end here.
+/// A problem comes with the index of the draft that it is about, if it is about one.
 pub(super) async fn accept(
     app: &App,
     who: &Principal,
@@ -23,6 +23,13 @@ pub(super) async fn accept(
     writer.append(drafts).await.map_err(|refusal| {
         let is_misfit = matches!(refusal, Refusal::Misfit(_));
         let problem = Problem::from(refusal);
-        (None, if is_misfit { amendment::as_told_to(who, amended, problem) } else { problem })
+        (
+            None,
+            if is_misfit {
+                amendment::conceal_unless_readable(who, amended, problem)
+            } else {
+                problem
+            },
+        )
     })
 }

@@ -81,7 +81,7 @@ pub(super) async fn read(
     limits: &Limits,
     headers: &HeaderMap,
     body: Body,
-) -> Result<(String, Room), Problem> {
+) -> Result<(String, BytesPermit), Problem> {
     let declared = declared_length(headers);
     if declared.is_some_and(|length| length > limits.body) {
         return Err(larger_than(limits.body));
@@ -100,7 +100,7 @@ pub(super) async fn read(
 const BLOCK_BYTES: usize = 64 << 10;
 
 async fn collect(
-    room: &mut Room,
+    room: &mut BytesPermit,
     limits: &Limits,
     declared: usize,
     body: Body,

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use super::{
+    accept::accept,
     body::{ARRIVAL_DEADLINE, no_room},
     dedup, event,
     key::Key,
