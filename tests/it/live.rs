@@ -14,7 +14,7 @@ const README: &str = "insert into events (type, timestamp, subscriber, payload) 
                       values ('insert', now(), 'toto', '{\"foo\": \"bar\"}')";
 
 #[tokio::test]
-async fn delivers_the_insert_of_the_readme() {
+async fn an_insert_arrives_as_the_readme_shows() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -29,7 +29,7 @@ async fn delivers_the_insert_of_the_readme() {
 }
 
 #[tokio::test]
-async fn a_stream_begins_with_a_retry_and_a_cursor() {
+async fn a_stream_starts_with_a_retry_and_a_cursor() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     database.connect().await.batch_execute(README).await.unwrap();
@@ -43,13 +43,13 @@ async fn a_stream_begins_with_a_retry_and_a_cursor() {
     assert_eq!(toto.headers["x-accel-buffering"], "no");
     let retry = toto.next().await.unwrap();
     assert!((1000..=2000).contains(&retry.retry.unwrap()), "{retry:?}");
-    let hello = toto.next().await.unwrap();
-    assert_eq!((hello.event.as_str(), hello.data.as_str()), ("heartbeat", "thump"));
-    assert_eq!(hello.id.as_deref(), Some("1"), "a stream from now on begins after existing events");
+    let greeting = toto.next().await.unwrap();
+    assert_eq!((greeting.event.as_str(), greeting.data.as_str()), ("heartbeat", "thump"));
+    assert_eq!(greeting.id.as_deref(), Some("1"), "the stream starts after existing events");
 }
 
 #[tokio::test]
-async fn every_session_gets_all_events_of_its_consumer() {
+async fn every_stream_of_a_consumer_gets_all_of_its_events() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut first = app.follow("toto").await.joined().await;
@@ -66,7 +66,7 @@ async fn every_session_gets_all_events_of_its_consumer() {
 }
 
 #[tokio::test]
-async fn heartbeats_carry_the_current_cursor() {
+async fn heartbeats_advance_the_cursor_of_a_quiet_stream() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut quiet = app.follow("quiet").await.joined().await;
@@ -75,23 +75,24 @@ async fn heartbeats_carry_the_current_cursor() {
     assert_eq!((heartbeat.id.as_deref(), heartbeat.data.as_str()), (Some("1"), "thump"));
 }
 
-/// The reader adapts its queries to small rows, which must not hold back a large one.
+/// When rows are small, the reader queries them without measuring their size first. A large one among them
+/// must still be delivered.
 #[tokio::test]
-async fn delivers_a_large_event_among_small_ones_in_order() {
+async fn a_large_event_among_small_ones_keeps_its_place() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
     let writer = database.connect().await;
     writer.batch_execute(README).await.unwrap();
-    assert_eq!(toto.rows(1).await, [1], "the reader has seen a small row");
-    // Random text, because PostgreSQL would compress repeated text.
+    assert_eq!(toto.rows(1).await, [1], "now the reader expects small rows");
+    // A random payload cannot be compressed, so it is large in the table, too.
     let insert = "insert into events (type, subscriber, payload)
                   select 't', 'toto', to_jsonb(case when n = $1 then (
                       select string_agg(md5(random()::text), '') from generate_series(1, 1000)
                   ) else 'small' end) from generate_series(1, $2) n";
     let (mut row, large) = (1, 32_002);
-    // A large row alone, a small row that makes the reader expect small ones again, and a large row between
-    // two small ones.
+    // A large event alone; a small one, after which the reader expects small rows again; a large event
+    // between two small ones.
     for (which, of, lengths) in
         [(1, 1, &[large][..]), (0, 1, &[7]), (2, 3, &[7, large, 7]), (0, 1, &[7])]
     {
@@ -104,7 +105,7 @@ async fn delivers_a_large_event_among_small_ones_in_order() {
     }
 }
 
-/// A heartbeat is sent only after a time without events.
+/// An event shows that the stream works, so the next heartbeat is due only a whole interval after it.
 #[tokio::test]
 async fn an_event_postpones_the_heartbeat() {
     let database = Database::create().await;
@@ -114,7 +115,8 @@ async fn an_event_postpones_the_heartbeat() {
     let app = App::start_with(&database.url(), settings).await;
     let mut toto = app.follow("toto").await.joined().await;
     let writer = database.connect().await;
-    // The gateway was silent at most since the previous event was written, however slow the machine is.
+    // The gateway cannot have been silent for longer than the time since the previous event was written, no
+    // matter how slow the machine is.
     let (begun, mut before) = (Instant::now(), Instant::now());
     while begun.elapsed() < 3 * heartbeat {
         let now = Instant::now();
@@ -124,10 +126,7 @@ async fn an_event_postpones_the_heartbeat() {
             if frame.is_logged() {
                 break;
             }
-            assert!(
-                quiet > heartbeat / 2,
-                "{frame:?} although the stream was silent for at most {quiet:?}"
-            );
+            assert!(quiet > heartbeat / 2, "{frame:?} after at most {quiet:?} of silence");
         }
         before = now;
         sleep(heartbeat / 10).await;
@@ -135,7 +134,7 @@ async fn an_event_postpones_the_heartbeat() {
 }
 
 #[tokio::test]
-async fn an_open_transaction_delays_events_by_the_hold_at_most() {
+async fn an_open_transaction_delays_events_for_the_hold_only() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -154,11 +153,11 @@ async fn an_open_transaction_delays_events_by_the_hold_at_most() {
     assert_eq!(late.row(), 1);
     assert!(late.id.unwrap().starts_with("1@2~"));
     quick.batch_execute(README).await.unwrap();
-    assert_eq!(toto.event().await.id.as_deref(), Some("3"), "the cursor is a plain id again");
+    assert_eq!(toto.event().await.id.as_deref(), Some("3"), "the cursor is plain again");
 }
 
 #[tokio::test]
-async fn another_instance_delivers_a_late_event_once() {
+async fn another_instance_sends_a_late_event_once() {
     let database = Database::create().await;
     let (here, there) = (App::start(&database.url()).await, App::start(&database.tcp_url()).await);
     let (a, b) = (database.connect().await, database.connect().await);
@@ -184,7 +183,7 @@ async fn another_instance_delivers_a_late_event_once() {
 }
 
 #[tokio::test]
-async fn rollbacks_cause_no_delay_and_no_event() {
+async fn rollbacks_cause_neither_delay_nor_events() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -201,7 +200,7 @@ async fn rollbacks_cause_no_delay_and_no_event() {
 }
 
 #[tokio::test]
-async fn filters_by_types_and_several_consumers() {
+async fn a_stream_selects_types_and_several_consumers() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let path = "/events?consumer=a&consumer=b&types=x,y";
@@ -219,7 +218,7 @@ async fn filters_by_types_and_several_consumers() {
 }
 
 #[tokio::test]
-async fn delivers_no_events_of_other_consumers() {
+async fn a_stream_gets_no_events_of_other_consumers() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -233,7 +232,7 @@ async fn delivers_no_events_of_other_consumers() {
 }
 
 #[tokio::test]
-async fn a_truncated_log_sends_a_gap() {
+async fn a_truncated_log_is_a_gap_and_continues() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let writer = database.connect().await;
