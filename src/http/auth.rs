@@ -169,7 +169,8 @@ pub(super) fn may_see_metrics<'a>(
     }
 }
 
-/// When a stream may retry whose credentials cannot be verified at present, as without the issuer's keys.
+/// The retry delay of a stream whose credentials cannot be verified at present, for instance because the
+/// issuer's keys cannot be fetched.
 const RETRY_UNVERIFIABLE: RetryAfter = RetryAfter(Duration::from_secs(5));
 
 /// Refuses requests for foreign host names. A web page can make its own name resolve to this machine (DNS

@@ -79,7 +79,8 @@ pub(super) fn extract(access: &Access, request: &Request) -> Result<Credentials,
         // URIs are written to logs (RFC 6750, section 5.3).
         return Err(Problem::denied(Denied::bad(
             "token-in-address",
-            "a token must not be sent in the address: send Authorization: Bearer, or ?ticket= with a ticket of POST /tickets",
+            "a token must not be sent in the address: send Authorization: Bearer, or ?ticket= with a \
+             ticket of POST /tickets",
         )));
     }
     let credentials = Credentials {

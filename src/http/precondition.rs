@@ -65,9 +65,9 @@ impl Preconditions {
         }
     }
 
-    /// What the preconditions of an append expect of the stream. `current` looks up the stream's last version.
-    /// It is not called for `*`, nor for a single version in `If-Match`. If the stream changes after the
-    /// lookup, the write itself detects the conflict.
+    /// What the preconditions of an append expect of the stream. `current` looks up its last version, and is
+    /// not called for `*`, nor for a single version in `If-Match`. If the stream changes after the lookup,
+    /// the write itself detects the conflict.
     pub(super) async fn of_write<F>(&self, current: impl Fn() -> F) -> Result<Expected, Problem>
     where
         F: Future<Output = Result<i64, Problem>>,
@@ -212,7 +212,7 @@ fn version(text: &str) -> Option<i64> {
     text.parse().ok().filter(|_| digits)
 }
 
-/// The expectation that combines two, or a conflict if both cannot hold.
+/// Combines two expectations. A conflict if both cannot hold.
 pub(super) fn combine(one: Expected, other: Expected) -> Result<Expected, Problem> {
     one.and(other).ok_or_else(|| {
         Problem::conflict(

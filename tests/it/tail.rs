@@ -177,11 +177,8 @@ async fn a_refusal_is_told_in_the_gateways_words() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     for (args, expected) in [
-        (
-            &["-c", "toto", "--from", "yesterday"][..],
-            "400 Bad Request: \"yesterday\" is not a cursor",
-        ),
-        (&[], "401 Unauthorized: name the consumer"),
+        (&["-c", "toto", "--from", "yesterday"][..], "400 Bad Request: \"yesterday\" is no cursor"),
+        (&[], "401 Unauthorized: no consumer is named"),
     ] {
         let (code, said) = Tail::start(&app, args).end().await;
         assert_eq!(code, Some(1), "{said}");
@@ -190,7 +187,7 @@ async fn a_refusal_is_told_in_the_gateways_words() {
     }
     let (code, said) = Tail::at(&format!("http://{}/console.js?", app.address), &[]).end().await;
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("there is nothing at /console.js/events"), "{said}");
+    assert!(said.contains("there is no resource at /console.js/events"), "{said}");
     app.stop().await;
 
     for (url, from) in [("ftp://127.0.0.1/", "0"), ("http://127.0.0.1:1/", "a\nb")] {

@@ -138,8 +138,8 @@ impl Import {
         Some(format!("{report}\n").into())
     }
 
-    /// Reads and writes a batch. Returns whether there may be more. A problem comes with the number of the line
-    /// that it is about.
+    /// Reads and writes a batch. Returns whether there may be more. A problem comes with the number of the
+    /// line that it is about.
     async fn batch(&mut self) -> Result<bool, (u64, Problem)> {
         let app = Arc::clone(&self.app);
         let writer = app.gateway.writer().expect("the caller has checked that writing is enabled");
