@@ -1,4 +1,4 @@
-//! What people see, in a real browser.
+//! The console and the README's example page in a real browser.
 
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
@@ -16,14 +16,14 @@ const STATE: &str = "return document.documentElement.dataset.state";
 const STATUS: &str = "return document.querySelector('#status').textContent";
 
 #[test]
-fn the_readme_shows_the_example_as_it_is() {
+fn the_readme_contains_the_example() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let Ok(readme) = fs::read_to_string(root.join("README.md")) else { return };
     assert!(readme.contains(EXAMPLE.trim_end()), "README.md and examples/browser.html differ");
 }
 
 #[tokio::test]
-async fn the_page_of_the_readme_shows_an_event() {
+async fn the_example_of_the_readme_shows_an_event() {
     let Some(browser) = Browser::open().await else { return };
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
@@ -38,7 +38,7 @@ async fn the_page_of_the_readme_shows_an_event() {
 }
 
 #[tokio::test]
-async fn nothing_is_missing_on_the_page_and_nothing_twice_when_the_gateway_restarts() {
+async fn the_page_gets_every_event_once_across_restarts() {
     let Some(browser) = Browser::open().await else { return };
     let database = Database::create().await;
     let mut app = App::start(&database.url()).await;
@@ -48,7 +48,7 @@ async fn nothing_is_missing_on_the_page_and_nothing_twice_when_the_gateway_resta
     insert(&database, 3).await;
     browser.until(ROWS, json!([1, 2, 3])).await;
 
-    let writing = write_on(&database, 150);
+    let writing = write_in_background(&database, 150);
     for _ in 0..2 {
         app.stop().await;
         browser.until(STATE, json!("reconnecting")).await;
@@ -65,7 +65,7 @@ async fn nothing_is_missing_on_the_page_and_nothing_twice_when_the_gateway_resta
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_killed_costs_the_page_no_event_and_doubles_none() {
+async fn the_page_gets_every_event_once_across_crashes() {
     let Some(browser) = Browser::open().await else { return };
     let database = Database::create().await;
     let mut gateway = Killable::start(&database.url(), None).await;
@@ -88,7 +88,7 @@ async fn a_gateway_that_is_killed_costs_the_page_no_event_and_doubles_none() {
 }
 
 #[tokio::test]
-async fn a_newcomer_finds_the_way_and_replays_from_the_beginning() {
+async fn the_form_follows_and_replays() {
     let Some(browser) = Browser::open().await else { return };
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
@@ -118,7 +118,7 @@ async fn a_newcomer_finds_the_way_and_replays_from_the_beginning() {
 }
 
 #[tokio::test]
-async fn every_type_is_shown_and_every_payload_as_it_is() {
+async fn the_page_shows_every_type_and_payload_unchanged() {
     let Some(browser) = Browser::open().await else { return };
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
@@ -143,7 +143,7 @@ async fn every_type_is_shown_and_every_payload_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_shown_in_the_gateways_words() {
+async fn the_page_shows_the_reason_of_a_refusal() {
     let Some(browser) = Browser::open().await else { return };
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
@@ -155,7 +155,7 @@ async fn a_refusal_is_shown_in_the_gateways_words() {
 }
 
 #[tokio::test]
-async fn a_gap_is_shown_and_the_stream_goes_on() {
+async fn the_page_shows_a_gap_and_continues() {
     let Some(browser) = Browser::open().await else { return };
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
@@ -171,7 +171,7 @@ async fn a_gap_is_shown_and_the_stream_goes_on() {
     app.stop().await;
 }
 
-/// A page from another origin than the gateway's.
+/// Serves a page from an origin other than the gateway's.
 async fn serve(page: String) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -186,8 +186,8 @@ async fn insert(database: &Database, count: i64) {
     database.connect().await.execute(insert, &[&count]).await.unwrap();
 }
 
-/// So many events, one after the other, for about as long as the gateway's restarts take.
-fn write_on(database: &Database, count: u32) -> tokio::task::JoinHandle<()> {
+/// Writes events one after the other, for about as long as the restarts of the gateway take.
+fn write_in_background(database: &Database, count: u32) -> tokio::task::JoinHandle<()> {
     let connecting = database.url();
     tokio::spawn(async move {
         let writer = crate::support::postgres::connect(&connecting).await;

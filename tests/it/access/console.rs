@@ -1,4 +1,4 @@
-//! The page for people, where the gateway asks who they are.
+//! The console of a gateway that requires credentials.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ const STATE: &str = "return document.documentElement.dataset.state";
 const PROBLEM: &str = "return document.querySelector('#problem').textContent.includes(";
 
 #[tokio::test]
-async fn the_page_takes_a_token_and_shows_it_to_the_gateway_alone() {
+async fn the_console_sends_the_token_to_the_gateway_only() {
     let Some(browser) = Browser::open().await else { return };
     let (database, app, signer) = app_with(|_| {}).await;
     let plain = signer.token(&claims("toto"));
