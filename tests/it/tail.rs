@@ -177,7 +177,10 @@ async fn a_refusal_is_told_in_the_gateways_words() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     for (args, expected) in [
-        (&["-c", "toto", "--from", "yesterday"][..], "400 Bad Request: \"yesterday\" is no cursor"),
+        (
+            &["-c", "toto", "--from", "yesterday"][..],
+            "400 Bad Request: \"yesterday\" is not a cursor",
+        ),
         (&[], "401 Unauthorized: no consumer is named"),
     ] {
         let (code, said) = Tail::start(&app, args).end().await;
