@@ -298,7 +298,7 @@ async fn transient_errors_are_retried_with_pauses() {
            raise exception 'never' using errcode = '40001'; end $$";
     world.client.batch_execute("alter sequence tries restart").await.unwrap();
     world.client.batch_execute(never).await.unwrap();
-    refused(&world.app.post("/events", &event("t", 1).to_string()).await, 503, "in the way");
+    refused(&world.app.post("/events", &event("t", 1).to_string()).await, 503, "blocked the write");
     let tries = world.number("select nextval('tries')").await;
     assert!(tries < 200, "{tries} tries: there are pauses between them");
 }
