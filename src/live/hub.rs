@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::recent::{Past, Recent};
+use super::recent::{HistoryPage, Recent};
 use crate::{
     consumer::ConsumerId,
     crash::Lock,
@@ -44,7 +44,7 @@ pub struct State {
 impl State {
     /// Adds history of the log of this epoch: see [`Recent::warm_up`]. Ignores it and returns false if the
     /// log was replaced in the meantime.
-    pub fn warm_up(&mut self, epoch: u64, past: Past) -> bool {
+    pub fn warm_up(&mut self, epoch: u64, past: HistoryPage) -> bool {
         self.epoch == epoch && self.recent.warm_up(past)
     }
 
@@ -215,7 +215,7 @@ mod tests {
     fn ignores_history_of_a_log_that_was_replaced() {
         let hub = Hub::new(10_000, Arc::default());
         let at = |head| Position { head: EventId::new(head), ..Position::default() };
-        let past = || Past { upto: EventId::new(5), after: EventId::ZERO, rows: Vec::new() };
+        let past = || HistoryPage { upto: EventId::new(5), after: EventId::ZERO, rows: Vec::new() };
         let first = hub.restart(&at(5), String::new());
         let second = hub.restart(&at(5), String::new());
         assert!(!hub.state().warm_up(first, past()));

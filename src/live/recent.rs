@@ -16,7 +16,7 @@ mod memory;
 mod reach;
 
 pub use self::{
-    entry::{Entry, Past, Sequence},
+    entry::{Entry, HistoryPage, Sequence},
     memory::Recent,
     reach::Reach,
 };

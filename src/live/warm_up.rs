@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::{
     hub::Hub,
-    recent::{Past, Reach},
+    recent::{HistoryPage, Reach},
 };
 use crate::{
     consumer::ConsumerId,
@@ -44,7 +44,7 @@ async fn read_back(
         // Must be queried after the rows were read: see `Reach::of`.
         let pruned = history.ever_pruned().await?;
         let Reach { after, next } = Reach::of(&page.rows, page.last, upto, pruned);
-        let past = Past { upto, after, rows: encoded(&page.rows, after) };
+        let past = HistoryPage { upto, after, rows: encoded(&page.rows, after) };
         let wants_more = hub.state().warm_up(epoch, past);
         let Some(next) = next.filter(|_| wants_more) else { break };
         upto = next;

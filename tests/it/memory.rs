@@ -20,7 +20,7 @@ use event_piper::{
     live::{
         follower::{Follower, Live},
         hub::{Hub, Registration},
-        recent::Past,
+        recent::HistoryPage,
     },
     order::{Late, LateTransaction, Position},
 };
@@ -35,7 +35,7 @@ struct Gateway {
     /// The greatest id of the next page of history, while there is more.
     warming_up: Option<EventId>,
     /// A page of history that was read and is not in memory yet, and its epoch.
-    page_in_flight: Option<(u64, Past)>,
+    page_in_flight: Option<(u64, HistoryPage)>,
     page_rows: usize,
 }
 
@@ -84,7 +84,7 @@ impl Gateway {
             let after = read.max(EventId::new(world.pruned_upto())).min(upto);
             let rows = rows.into_iter().filter(|row| row.id() > after);
             let rows = rows.map(|row| (row.consumer(), row.frame())).collect();
-            self.page_in_flight = Some((self.epoch, Past { upto, after, rows }));
+            self.page_in_flight = Some((self.epoch, HistoryPage { upto, after, rows }));
         }
         self.check();
     }

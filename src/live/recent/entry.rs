@@ -24,7 +24,7 @@ pub struct Entry {
 /// A page of history to [load](Recent::warm_up). It has every event above `after` and up to `upto` that is
 /// for a consumer.
 #[derive(Debug)]
-pub struct Past {
+pub struct HistoryPage {
     /// The greatest id that the page covers.
     pub upto: EventId,
     /// The page covers ids above this one.

@@ -10,7 +10,7 @@ use std::{
 use super::{
     backlog::{Backlog, Backlogs},
     claim::Claim,
-    entry::{Entry, Past, Sequence},
+    entry::{Entry, HistoryPage, Sequence},
 };
 use crate::{
     consumer::ConsumerId,
@@ -99,8 +99,8 @@ impl Recent {
     /// Adds history from before the reader started, so that clients which reconnect after a restart need no
     /// query. Pages must come in descending order, each ending where the one before it begins. Returns
     /// whether there is space for the next page.
-    pub fn warm_up(&mut self, past: Past) -> bool {
-        let Past { upto, mut after, rows } = past;
+    pub fn warm_up(&mut self, past: HistoryPage) -> bool {
+        let HistoryPage { upto, mut after, rows } = past;
         // An event that was evicted, or changed since this page was read, would be missing between the page
         // and the log.
         if !self.warming_up || upto != self.claim.after().head {

@@ -15,7 +15,7 @@ use event_piper::{
     item::frame::{Encoder, Frame},
     live::{
         hub::Hub,
-        recent::{Past, Reach},
+        recent::{HistoryPage, Reach},
     },
     order::Hold,
     reader::{Origin, Publication, Reader, SafetyPollResult, Step},
@@ -343,7 +343,7 @@ impl Gateway {
         let Reach { after, next } = Reach::of(&rows, last, upto, world.pruned_upto());
         let kept = rows.iter().filter(|row| row.id() > after);
         let rows = kept.map(|row| (consumer(row.consumer), frame(row))).collect();
-        let wants_more = self.hub.state().warm_up(epoch, Past { upto, after, rows });
+        let wants_more = self.hub.state().warm_up(epoch, HistoryPage { upto, after, rows });
         self.warming_up = next.filter(|_| wants_more).map(|next| (epoch, next));
     }
 }

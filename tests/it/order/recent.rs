@@ -8,7 +8,7 @@ use event_piper::{
     item::frame::{Encoder, Frame},
     live::{
         follower::{Follower, Live},
-        recent::{Past, Recent},
+        recent::{HistoryPage, Recent},
     },
     order::{Late, LateTransaction, Position},
 };
@@ -16,8 +16,8 @@ use event_piper::{
 use super::{gateway::consumer, world::Row};
 
 /// All rows between this id and event 10.
-fn past(after: i64, rows: Vec<(ConsumerId, Frame)>) -> Past {
-    Past { upto: EventId::new(10), after: EventId::new(after), rows }
+fn past(after: i64, rows: Vec<(ConsumerId, Frame)>) -> HistoryPage {
+    HistoryPage { upto: EventId::new(10), after: EventId::new(after), rows }
 }
 
 /// A consumer that a client followed before the reader started is treated like all others.

@@ -124,13 +124,13 @@ fn followers_are_notified_once_a_round() {
 }
 
 /// The events 10 to 1, newest first.
-fn history() -> Past {
+fn history() -> HistoryPage {
     let mut encoder = Encoder::default();
     let rows = (1..=10)
         .rev()
         .map(|id| ("toto".parse().unwrap(), encoder.encode(&Row(id), "t", b"{}")))
         .collect();
-    Past { upto: EventId::new(10), after: EventId::ZERO, rows }
+    HistoryPage { upto: EventId::new(10), after: EventId::ZERO, rows }
 }
 
 #[test]
