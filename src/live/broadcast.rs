@@ -62,7 +62,7 @@ impl Destination for Broadcast {
     }
 
     fn restart(&mut self, position: &Position, as_of: String, origin: EventId) {
-        let epoch = self.hub.restart_behind(origin, position, as_of);
+        let epoch = self.hub.restart_after(origin, position, as_of);
         self.streams.notify_all();
         let (history, hub) = (Arc::clone(&self.history), Arc::clone(&self.hub));
         let warm_up = warm_up(history, hub, position.head, epoch);

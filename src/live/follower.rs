@@ -92,7 +92,7 @@ impl Scan {
 
 impl Replay {
     /// The scan after this page; `None` after the last one.
-    fn behind<E: Logged>(&self, rows: &[E], last_page: bool) -> Option<Scan> {
+    fn scan_after<E: Logged>(&self, rows: &[E], last_page: bool) -> Option<Scan> {
         match &self.scan {
             Scan::Marked { upto, .. } if last_page => {
                 Some(Scan::Rows { after: *upto, upto: self.joined.head })
@@ -194,9 +194,9 @@ impl Follower {
 
     /// What to read from the table after this [`page`](Self::page).
     #[must_use]
-    pub fn wants_behind<E: Logged>(&self, rows: &[E], last_page: bool) -> Option<Scan> {
+    pub fn wants_after<E: Logged>(&self, rows: &[E], last_page: bool) -> Option<Scan> {
         match &self.stage {
-            Stage::Replaying(replay) => replay.behind(rows, last_page),
+            Stage::Replaying(replay) => replay.scan_after(rows, last_page),
             Stage::Live { .. } => None,
         }
     }
@@ -218,7 +218,7 @@ impl Follower {
                 deliver(row, &self.cursor);
             }
         }
-        if let Some(scan) = replay.behind(rows, last_page) {
+        if let Some(scan) = replay.scan_after(rows, last_page) {
             replay.scan = scan;
         } else {
             let (next, replayed) = (replay.next, Some(replay.next));

@@ -80,11 +80,11 @@ impl Hub {
     /// The reader starts at `position`, for the first time or because the log was replaced. It reads
     /// nothing older than the snapshot `as_of`. Returns the new epoch.
     pub fn restart(&self, position: &Position, as_of: String) -> u64 {
-        self.restart_behind(position.head, position, as_of)
+        self.restart_after(position.head, position, as_of)
     }
 
     /// Like [`restart`](Self::restart). Existing subscriptions continue after `origin`.
-    pub fn restart_behind(&self, origin: EventId, position: &Position, as_of: String) -> u64 {
+    pub fn restart_after(&self, origin: EventId, position: &Position, as_of: String) -> u64 {
         let mut state = self.state();
         state.origin = origin.min(position.head);
         state.recent.reset(position);

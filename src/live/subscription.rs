@@ -343,7 +343,7 @@ impl Subscription {
         let ReadPage { page, pruned, corrections, share } = read;
         self.paging.learn(&page);
         if self.paging.are_small() {
-            let next = follower.wants_behind(&page.rows, page.last);
+            let next = follower.wants_after(&page.rows, page.last);
             self.reading = next.map(|scan| self.read_ahead(scan, &follower));
         }
         let from = follower.complete_upto();

@@ -78,7 +78,11 @@ impl Backlogs {
     }
 
     /// Like [`of`](Self::of), and adds the consumer's followers to those to notify.
-    pub(super) fn with_news(&mut self, consumer: &ConsumerId, everybody: &Claim) -> &mut Backlog {
+    pub(super) fn with_new_event(
+        &mut self,
+        consumer: &ConsumerId,
+        everybody: &Claim,
+    ) -> &mut Backlog {
         let backlog = of(&mut self.each, consumer, everybody);
         if backlog.notified_in.replace(self.round) != Some(self.round) {
             self.to_notify.extend(backlog.followers.iter().map(|(_, waiter)| Arc::clone(waiter)));

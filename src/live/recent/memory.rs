@@ -90,7 +90,7 @@ impl Recent {
     ) {
         self.bytes += frame.len() + Self::OVERHEAD;
         let (sequence, position) = (self.end(), position.clone());
-        let backlog = self.backlogs.with_news(consumer, &self.claim);
+        let backlog = self.backlogs.with_new_event(consumer, &self.claim);
         backlog.places.push_back(sequence);
         let consumer = backlog.consumer.clone();
         self.log.push_back(Some(Entry { sequence, position, frame, found, consumer }));
@@ -177,7 +177,7 @@ impl Recent {
         self.log.push_back(None);
         self.position.clone_from(position);
         for consumer in consumers {
-            self.backlogs.with_news(consumer, &self.claim);
+            self.backlogs.with_new_event(consumer, &self.claim);
         }
         self.drop_entries(consumers.iter());
         self.check_if_cheap();
@@ -301,11 +301,11 @@ impl Recent {
         if !cursor.marks().is_empty() {
             return consumers.iter().map(|consumer| self.claim_of(consumer).from()).max();
         }
-        Some(self.first_behind(cursor.head(), consumers).unwrap_or(self.end()))
+        Some(self.first_after(cursor.head(), consumers).unwrap_or(self.end()))
     }
 
     /// The place of the first entry of these consumers that was delivered at a head above `head`.
-    fn first_behind(&self, head: EventId, consumers: &[ConsumerId]) -> Option<Sequence> {
+    fn first_after(&self, head: EventId, consumers: &[ConsumerId]) -> Option<Sequence> {
         let first = |consumer: &ConsumerId| {
             let places = &self.backlogs.get(consumer)?.places;
             let first = places.partition_point(|&place| self.kept(place).position.head <= head);

@@ -154,7 +154,7 @@ impl Gateway {
             match self.reader.next(world.now) {
                 Step::Publish(publication) => self.publish(&publication, world),
                 Step::Restart { position, origin, .. } => {
-                    let epoch = self.hub.restart_behind(origin, &position, String::new());
+                    let epoch = self.hub.restart_after(origin, &position, String::new());
                     self.warming_up = Some((epoch, position.head));
                     self.started = true;
                     self.log.set(world.log);
