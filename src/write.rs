@@ -135,7 +135,7 @@ impl Writer {
         let (answer, answered) = oneshot::channel();
         let write = PendingWrite::new(drafts, answer, slot);
         // The dispatcher ends only after everything that could send to it.
-        self.inbox.send(write).map_err(|_| Refusal::Away)?;
+        self.inbox.send(write).map_err(|_| Refusal::Unavailable)?;
         let answer = answered.await.unwrap_or(Err(Refusal::Unknown));
         if answer.is_ok() {
             self.metrics.writing.requests.get_or_create(&Outcome { outcome: "written" }).inc();

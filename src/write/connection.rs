@@ -189,7 +189,7 @@ impl Connection {
         let neighbours = self.appender.as_ref().is_some_and(Appender::has_neighbours);
         for mut write in self.judge(writes).await {
             if how == How::Certain {
-                write.refuse(Refusal::Swallowed);
+                write.refuse(Refusal::DroppedByTrigger);
                 continue;
             }
             write.count_unexplained();
@@ -312,7 +312,7 @@ fn failed(writes: Vec<PendingWrite>, failure: &Failure) -> Vec<PendingWrite> {
         Failure::Forbidden(why) => Refusal::Forbidden(why.clone()),
         Failure::Hindered { reason, .. } => {
             warn!(%failure, requests = writes.len(), "PostgreSQL could not write events");
-            Refusal::Hindered(reason.clone())
+            Refusal::Failed(reason.clone())
         }
         Failure::Unusable { message, passing } => {
             warn!(%failure, requests = writes.len(), "events cannot be written");
@@ -320,7 +320,7 @@ fn failed(writes: Vec<PendingWrite>, failure: &Failure) -> Vec<PendingWrite> {
         }
         Failure::Away(_) => {
             warn!(%failure, requests = writes.len(), "events cannot be written");
-            Refusal::Away
+            Refusal::Unavailable
         }
     };
     refuse(writes, &refusal);
@@ -382,7 +382,7 @@ fn sort(writes: Vec<PendingWrite>, appended: &Appended) -> Sorted {
                 .inspect(|column| warn!(column, "a trigger of the table changed a written event"));
             write.written(its.iter().filter_map(Row::written));
         } else if let Some(column) = changed {
-            write.refuse(Refusal::Redirected { column });
+            write.refuse(Refusal::ChangedByTrigger { column });
         } else {
             sorted.kept.push(write);
         }

@@ -33,10 +33,10 @@ pub enum Refusal {
         "a trigger of the table dropped the event: it was not inserted, and PostgreSQL reported no \
          error (a trigger that returns NULL has this effect)"
     )]
-    Swallowed,
+    DroppedByTrigger,
     /// A trigger of the table changed a column of the row that the answer contains.
     #[error("a trigger of the table changed the event's {column}")]
-    Redirected {
+    ChangedByTrigger {
         /// The column.
         column: &'static str,
     },
@@ -54,7 +54,7 @@ pub enum Refusal {
     Contended,
     /// PostgreSQL is available, and could not write.
     #[error("PostgreSQL could not write: {0}")]
-    Hindered(String),
+    Failed(String),
     /// The table cannot be written to as it is.
     #[error("nothing can be written to the table events: {message}")]
     Unusable {
@@ -65,7 +65,7 @@ pub enum Refusal {
     },
     /// PostgreSQL is not available.
     #[error("PostgreSQL is not available")]
-    Away,
+    Unavailable,
     /// The events may or may not have been written.
     #[error(
         "the connection to PostgreSQL was lost before it answered: it is not known what was written"
@@ -84,14 +84,14 @@ impl Refusal {
             Self::Uid { .. } => "uid-conflict",
             Self::Refused(_)
             | Self::Conflict(_)
-            | Self::Swallowed
-            | Self::Redirected { .. }
+            | Self::DroppedByTrigger
+            | Self::ChangedByTrigger { .. }
             | Self::Misfit(_) => "refused",
             Self::Forbidden(_) => "forbidden",
             Self::Full => "full",
             Self::Contended => "contended",
-            Self::Hindered(_) | Self::Unusable { .. } => "failed",
-            Self::Away => "away",
+            Self::Failed(_) | Self::Unusable { .. } => "failed",
+            Self::Unavailable => "away",
             Self::Unknown => "unknown",
         }
     }

@@ -152,7 +152,7 @@ impl PendingWrite {
 
     pub(super) fn refuse(self, refusal: Refusal) {
         let refusal = match refusal {
-            Refusal::Away | Refusal::Contended if self.maybe_committed => Refusal::Unknown,
+            Refusal::Unavailable | Refusal::Contended if self.maybe_committed => Refusal::Unknown,
             refusal => refusal,
         };
         // The caller may have stopped waiting.
@@ -278,7 +278,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_write_that_may_be_committed_is_refused_as_unknown() {
-        for refusal in [Refusal::Away, Refusal::Contended] {
+        for refusal in [Refusal::Unavailable, Refusal::Contended] {
             let (mut request, mut waits) = pending_write(&["a"], Expected::Any);
             request.maybe_committed = true;
             request.refuse(refusal);

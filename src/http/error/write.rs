@@ -67,8 +67,8 @@ impl From<Refusal> for Problem {
             Refusal::Refused(_) | Refusal::Unusable { passing: false, .. } => {
                 Self::unprocessable(text)
             }
-            Refusal::Swallowed | Refusal::Redirected { .. } => {
-                Self::unprocessable(format!("{text}; nothing was written"))
+            Refusal::DroppedByTrigger | Refusal::ChangedByTrigger { .. } => {
+                Self::unprocessable(format!("{said}; nothing was written"))
             }
             Refusal::Misfit(_) => Self::conflict(text),
             Refusal::Conflict(_) => Self::conflict(format!("{text}; nothing was written")),
@@ -81,11 +81,11 @@ impl From<Refusal> for Problem {
                 ..retry(StatusCode::TOO_MANY_REQUESTS, 1)
             },
             Refusal::Contended
-            | Refusal::Hindered(_)
+            | Refusal::Failed(_)
             | Refusal::Unusable { .. }
-            | Refusal::Away => Self {
-                detail: format!("{text}: nothing was written; try again"),
-                ..retry(StatusCode::SERVICE_UNAVAILABLE, 1)
+            | Refusal::Unavailable => Self {
+                detail: format!("{said}: nothing was written; try again"),
+                ..again(StatusCode::SERVICE_UNAVAILABLE, 1)
             },
             Refusal::Unknown => Self {
                 detail: format!(
