@@ -75,8 +75,7 @@ impl PendingWrite {
         }
     }
 
-    /// Schedules the next attempt, which is isolated, after a pause. Each pause is longer than the one
-    /// before.
+    /// Schedules the next attempt, which is isolated, after a pause. The pauses grow with each retry.
     pub(super) fn backed_off(mut self) -> Self {
         self.retry_at = Some(Instant::now() + Self::RETRY_BACKOFF.after(self.retries));
         self.retries += 1;
