@@ -68,7 +68,7 @@ impl From<Refusal> for Problem {
                 Self::unprocessable(text)
             }
             Refusal::DroppedByTrigger | Refusal::ChangedByTrigger { .. } => {
-                Self::unprocessable(format!("{said}; nothing was written"))
+                Self::unprocessable(format!("{text}; nothing was written"))
             }
             Refusal::Misfit(_) => Self::conflict(text),
             Refusal::Conflict(_) => Self::conflict(format!("{text}; nothing was written")),
@@ -84,8 +84,8 @@ impl From<Refusal> for Problem {
             | Refusal::Failed(_)
             | Refusal::Unusable { .. }
             | Refusal::Unavailable => Self {
-                detail: format!("{said}: nothing was written; try again"),
-                ..again(StatusCode::SERVICE_UNAVAILABLE, 1)
+                detail: format!("{text}: nothing was written; try again"),
+                ..retry(StatusCode::SERVICE_UNAVAILABLE, 1)
             },
             Refusal::Unknown => Self {
                 detail: format!(
