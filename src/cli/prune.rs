@@ -9,7 +9,7 @@ use super::{
     upkeep::{self, Work, counted},
 };
 use crate::store::{
-    prune::{Prune, What},
+    prune::{Prune, PrunePolicy},
     server::Server,
 };
 
@@ -38,7 +38,7 @@ pub(super) async fn run(server: &Server, args: Args) -> anyhow::Result<ExitCode>
     if args.older_than.is_none() && args.keep.is_none() {
         bail!("--older-than (such as 90d) or --keep (such as 1000, for each stream) is required");
     }
-    let what = What {
+    let what = PrunePolicy {
         older_than: args.older_than,
         keep: args.keep.unwrap_or(NonZeroU32::MIN),
         except: args.except,

@@ -7,7 +7,7 @@ use event_piper::store::{
     erase::{Erase, EraseTarget},
     error::Chain,
     migrate::migrate,
-    prune::{Prune, What},
+    prune::{Prune, PrunePolicy},
     server::Server,
 };
 use tokio::sync::Mutex;
@@ -228,7 +228,8 @@ async fn a_pruner_can_only_prune() {
     let url = url_of(&database, "event_piper_pruner").await;
     let server = Server::parse(&url).unwrap();
     let older_than = Some(Duration::from_hours(24));
-    let what = What { older_than, keep: NonZeroU32::MIN, except: Vec::new(), whole_log: false };
+    let what =
+        PrunePolicy { older_than, keep: NonZeroU32::MIN, except: Vec::new(), whole_log: false };
     let step = Prune::begin(&server, what, false).await.unwrap().step().await.unwrap();
     assert_eq!(step.changed, 8);
     let pruner = connect_as(&database, "event_piper_pruner").await;

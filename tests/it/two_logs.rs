@@ -8,7 +8,7 @@ use event_piper::{
         doctor::{Severity, examine},
         error::Chain,
         migrate::migrate,
-        prune::{Prune, PruneError, What},
+        prune::{Prune, PruneError, PrunePolicy},
         pumps::Candidate,
         server::Server,
     },
@@ -22,8 +22,8 @@ use crate::support::{
 };
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
-const EVERYTHING: What =
-    What { older_than: None, keep: NonZeroU32::MIN, except: Vec::new(), whole_log: false };
+const EVERYTHING: PrunePolicy =
+    PrunePolicy { older_than: None, keep: NonZeroU32::MIN, except: Vec::new(), whole_log: false };
 
 /// The URL of the log in a schema.
 fn url_of(database: &Database, schema: &str) -> String {

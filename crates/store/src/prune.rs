@@ -26,7 +26,7 @@ use crate::{
 
 /// What to prune: events that are old enough, and not among the newest of their stream.
 #[derive(Clone, Debug)]
-pub struct What {
+pub struct PrunePolicy {
     /// Prune only events whose time is further back than this.
     pub older_than: Option<Duration>,
     /// Keep this many of the newest events of each stream, so that its versions continue. Without an age,
@@ -65,7 +65,7 @@ pub enum PruneError {
 #[derive(Debug)]
 pub struct Prune {
     client: Client,
-    what: What,
+    policy: PrunePolicy,
     dry: bool,
     cutoff: Option<SystemTime>,
     /// What was visible when the run began. Nothing else is deleted.
@@ -145,7 +145,11 @@ select (select max(page.id)::int8 from page), (select count(*) from page),
 
 impl Prune {
     /// Connects and takes the lock; then waits a moment, until readers have what may be deleted.
-    pub async fn begin(server: &Server, what: What, dry: bool) -> Result<Self, PruneError> {
+    pub async fn begin(
+        server: &Server,
+        policy: PrunePolicy,
+        dry: bool,
+    ) -> Result<Self, PruneError> {
         let client = server.named("event-piper prune").client_for(Purpose::Change).await;
         let client = client.map_err(PruneError::Connect)?;
         shape::find(&client).await?;
@@ -155,19 +159,19 @@ impl Prune {
                 client.query_opt(&LOCK_HOLDER.replace("LOCKS", LOCKS), &[&PRUNE_OID]).await?;
             return Err(PruneError::Busy { backend: holder.map(|row| row.get(0)) });
         }
-        let age = what.older_than.map(|age| age.as_secs_f64());
+        let age = policy.older_than.map(|age| age.as_secs_f64());
         let row = client.query_one(BEGIN, &[&age]).await?;
         let (snapshot, newest, after) = (row.get(0), row.get(1), row.get(2));
         let cutoff: Option<SystemTime> = row.get(3);
         if !dry {
             sleep(READ_BY_READERS).await;
         }
-        let old_until = if what.whole_log || cutoff.is_none() {
+        let old_until = if policy.whole_log || cutoff.is_none() {
             newest
         } else {
             client.query_one(OLD_UNTIL, &[&after, &newest, &cutoff]).await?.get(0)
         };
-        Ok(Self { client, what, dry, cutoff, snapshot, newest, after, old_until })
+        Ok(Self { client, policy, dry, cutoff, snapshot, newest, after, old_until })
     }
 
     /// The last id that the run reads.
@@ -185,12 +189,12 @@ impl Prune {
 
     async fn page(&mut self) -> Result<Step, tokio_postgres::Error> {
         let query = format!("{OLD}{}", if self.dry { COUNT } else { DELETE });
-        let keep = i64::from(self.what.keep.get());
+        let keep = i64::from(self.policy.keep.get());
         let values: [&(dyn ToSql + Sync); 7] = [
             &self.after,
             &self.newest,
             &PAGE_ROWS,
-            &self.what.except,
+            &self.policy.except,
             &keep,
             &self.cutoff,
             &self.snapshot,

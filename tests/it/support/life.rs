@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use event_piper::store::{
     erase::{Erase, EraseTarget},
-    prune::{Prune, What},
+    prune::{Prune, PrunePolicy},
     server::Server,
 };
 use tokio_postgres::Client;
@@ -106,7 +106,7 @@ impl Life {
 
     async fn is_pruned(&self) {
         let server = Server::parse(&self.url).unwrap();
-        let what = What {
+        let what = PrunePolicy {
             older_than: Some(Duration::from_hours(24)),
             keep: NonZeroU32::MIN,
             except: vec!["kept_%\\*".into()],
