@@ -34,7 +34,7 @@ use crate::{
     metrics::Metrics,
     order::Hold,
     reader::Reader,
-    store::{error::Chain, event_log::EventRow, server::Server},
+    store::{error::ErrorChain, event_log::EventRow, server::Server},
 };
 
 /// Follows one log.
@@ -82,14 +82,14 @@ impl Tail {
             let since = Instant::now();
             let lost = self.session(&mut reader, &mut *destination).await;
             let what = if lost.is_refusal() { "refuses a query" } else { "is not available" };
-            health.waiting(format!("PostgreSQL {what}: {}", Chain(&lost)));
+            health.waiting(format!("PostgreSQL {what}: {}", ErrorChain(&lost)));
             if since.elapsed() > STABLE_CONNECTION {
                 backoff.succeeded();
             }
             let pause = backoff.pause();
             metrics.reconnects.inc();
             warn!(
-                error = %Chain(&lost),
+                error = %ErrorChain(&lost),
                 pause_ms = pause.as_millis(),
                 "lost the listening connection; connecting again after a pause"
             );

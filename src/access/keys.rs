@@ -23,7 +23,7 @@ use super::{
     rights::Rights,
 };
 use crate::store::{
-    error::Chain,
+    error::ErrorChain,
     keys::{KeyTable, KeysError, StoredKey},
 };
 
@@ -173,7 +173,7 @@ impl KeyRing {
             return;
         }
         if let Some(error) = error {
-            warn!("cannot read event_piper_keys; using the cached keys: {}", Chain(&error));
+            warn!("cannot read event_piper_keys; using the cached keys: {}", ErrorChain(&error));
         } else {
             info!("event_piper_keys can be read again");
         }

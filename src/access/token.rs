@@ -20,7 +20,7 @@ use super::{
     principal::{Kind, Principal},
     rights::{Rights, what_is_wrong},
 };
-use crate::{consumer::ConsumerId, store::error::Chain};
+use crate::{consumer::ConsumerId, store::error::ErrorChain};
 
 /// Longer tokens are refused without parsing.
 pub const MAX_TOKEN_BYTES: usize = 8 << 10;
@@ -184,7 +184,7 @@ impl Trusted {
     fn warn(&self, error: &KeysError) {
         let known =
             if self.keys.are_known() { "using the cached keys" } else { "no keys are known" };
-        let (issuer, error) = (&self.issuer.name, Chain(error));
+        let (issuer, error) = (&self.issuer.name, ErrorChain(error));
         warn!(issuer, %error, "cannot fetch the keys of an issuer; {known}");
     }
 

@@ -19,7 +19,7 @@ use crate::{
         feed::{BatchSize, EventFormat, Filter},
         tls::{self, TlsError},
     },
-    store::error::Chain,
+    store::error::ErrorChain,
 };
 
 /// The values from flags and, where they are not given, from the environment. `None` if there are none.
@@ -158,7 +158,7 @@ fn tls(from: &mut Values) -> Option<Option<Arc<rustls::ClientConfig>>> {
                 TlsError::NoRoots => ca,
             };
             let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
-            from.wrong(format!("{place}TLS to an aggregator: {}", Chain(&error)));
+            from.wrong(format!("{place}TLS to an aggregator: {}", ErrorChain(&error)));
             None
         }
     }

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use crate::{
     http::ListenAddress,
     order::Hold,
-    store::{error::Chain, server::Server},
+    store::{error::ErrorChain, server::Server},
     tail::safety::Checks,
     telemetry::{Filter, Format},
 };
@@ -159,7 +159,7 @@ pub(super) fn filter(text: &str) -> Parsed<Filter> {
 /// The error contains the reason, since the value is a secret.
 pub(super) fn database(text: &str) -> Parsed<(Server, SecretString)> {
     let server = Server::parse(text).map_err(|e| {
-        format!("a URL such as postgres://user:password@host:5432/database ({})", Chain(&e))
+        format!("a URL such as postgres://user:password@host:5432/database ({})", ErrorChain(&e))
     })?;
     Ok((server, text.into()))
 }

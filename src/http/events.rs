@@ -30,7 +30,7 @@ use crate::{
     event::{EventId, name},
     live::subscription::{Kinds, Request},
     store::{
-        error::Chain,
+        error::ErrorChain,
         history::{HistoryError, StoredEvent},
     },
 };
@@ -112,7 +112,7 @@ pub(super) async fn one(
     })?;
     let amended = amended(&query)?;
     let failed = |error: HistoryError| {
-        warn!(error = %Chain(&error), %id, "looking up an event failed");
+        warn!(error = %ErrorChain(&error), %id, "looking up an event failed");
         Problem::unavailable("PostgreSQL is not available at present; try again")
     };
     let event = app.gateway.read().history_for(who.name()).event(id).await.map_err(failed)?;

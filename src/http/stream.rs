@@ -7,7 +7,7 @@ use super::{app::App, error::Problem};
 use crate::{
     access::principal::Principal,
     event::name::{InvalidName, StreamName},
-    store::{error::Chain, history::HistoryError},
+    store::{error::ErrorChain, history::HistoryError},
 };
 
 /// The size at which a page is cut, which bounds its memory. The next page continues there.
@@ -38,6 +38,6 @@ pub(super) async fn last_version(
 }
 
 pub(super) fn failed(error: &HistoryError, stream: &StreamName) -> Problem {
-    warn!(error = %Chain(error), %stream, "reading a stream failed");
+    warn!(error = %ErrorChain(error), %stream, "reading a stream failed");
     Problem::unavailable("PostgreSQL is not available at present; try again")
 }

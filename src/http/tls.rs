@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
-use crate::{crash::Lock, store::error::Chain};
+use crate::{crash::Lock, store::error::ErrorChain};
 
 /// The files of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Tls {
                 if current.read_failures == 2 {
                     warn!(
                         "the certificate cannot be read; the old one stays in use: {}",
-                        Chain(&error)
+                        ErrorChain(&error)
                     );
                 }
                 return;
@@ -145,7 +145,7 @@ impl Tls {
             Err(error) => {
                 warn!(
                     "the new certificate cannot be used; the old one stays in use: {}",
-                    Chain(&error)
+                    ErrorChain(&error)
                 );
             }
         }

@@ -14,7 +14,7 @@ use crate::{
     event::{EventId, Logged},
     item::frame::{self, Encoder, Frame},
     store::{
-        error::Chain,
+        error::ErrorChain,
         event_log::{EventRow, PageSize, Paging},
         history::{History, HistoryError},
     },
@@ -27,7 +27,7 @@ const WARM_UP_PAGE: PageSize = PageSize { rows: 2000, bytes: 1 << 20 };
 /// optimization: if it fails, clients read from the table.
 pub(super) async fn warm_up(history: Arc<History>, hub: Arc<Hub>, start: EventId, epoch: u64) {
     if let Err(error) = read_back(&history, &hub, start, epoch).await {
-        debug!(error = %Chain(&error), "cannot load recent events into memory");
+        debug!(error = %ErrorChain(&error), "cannot load recent events into memory");
     }
 }
 

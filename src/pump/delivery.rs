@@ -33,7 +33,7 @@ use crate::{
     cursor::Cursor,
     event::EventId,
     read::Read,
-    store::{error::Chain, history::HistoryError, pumps::Checkpoint},
+    store::{error::ErrorChain, history::HistoryError, pumps::Checkpoint},
 };
 
 /// How often an idle aggregator is asked for its latest event.
@@ -122,7 +122,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
     /// Delivers events until the lease is lost or the program shuts down.
     pub(super) async fn run(mut self) {
         let Err(error) = self.run_until_lost().await else { return };
-        warn!(aggregator = %self.settings.name, error = %Chain(&error),
+        warn!(aggregator = %self.settings.name, error = %ErrorChain(&error),
             "delivery ends without the lease");
     }
 
@@ -169,9 +169,9 @@ impl<'a, S: Sink> Delivery<'a, S> {
         self.status.enter(state);
         let (name, failures) = (&self.settings.name, self.backoff.failures());
         if state == State::Stopped {
-            error!(aggregator = %name, error = %Chain(interrupt), "delivery has stopped");
+            error!(aggregator = %name, error = %ErrorChain(interrupt), "delivery has stopped");
         } else {
-            warn!(aggregator = %name, error = %Chain(interrupt), failures,
+            warn!(aggregator = %name, error = %ErrorChain(interrupt), failures,
                 "delivery failed; retrying in {pause:?}");
         }
         pause

@@ -27,7 +27,7 @@ use crate::{
     crash::{Lock, vital},
     event::EventId,
     store::{
-        error::Chain,
+        error::ErrorChain,
         pumps::{Candidate, Checkpoint, LeaseSession},
         server::Server,
     },
@@ -106,7 +106,7 @@ pub(super) async fn acquire(server: &Server, name: &str, status: &Status) -> Lea
         match try_acquire(server, name, status).await {
             Ok(lease) => return lease,
             Err(error) => {
-                warn!(aggregator = name, error = %Chain(&error), "cannot acquire the lease; retrying");
+                warn!(aggregator = name, error = %ErrorChain(&error), "cannot acquire the lease; retrying");
                 backoff.wait().await;
             }
         }
@@ -197,7 +197,7 @@ impl Lease {
     /// Writes the checkpoint, and gives the lease up.
     pub(super) async fn release(self) {
         if let Err(error) = self.save().await {
-            warn!(error = %Chain(&error), "cannot write the last checkpoint");
+            warn!(error = %ErrorChain(&error), "cannot write the last checkpoint");
         }
     }
 }
@@ -210,7 +210,7 @@ impl Shared {
 
 async fn maintain(session: Arc<LeaseSession>, shared: Arc<Shared>) {
     let Err(error) = maintain_until_lost(&session, &shared).await;
-    warn!(error = %Chain(&error), "lost the lease");
+    warn!(error = %ErrorChain(&error), "lost the lease");
     shared.lost.cancel();
 }
 

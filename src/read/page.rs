@@ -7,7 +7,7 @@ use tracing::debug;
 use crate::{
     access::budget::{Account, Share},
     backoff::Policy,
-    store::{error::Chain, event_log::PageSize, history::HistoryError},
+    store::{error::ErrorChain, event_log::PageSize, history::HistoryError},
 };
 
 /// The pauses between attempts while PostgreSQL is not available.
@@ -32,7 +32,7 @@ pub(crate) async fn with_retries<T, F: Future<Output = Result<T, HistoryError>>>
         match ask().await {
             Ok(answer) => return answer,
             Err(error) => {
-                debug!(error = %Chain(&error), "a read of the table failed; trying again");
+                debug!(error = %ErrorChain(&error), "a read of the table failed; trying again");
             }
         }
         backoff.wait().await;

@@ -19,7 +19,7 @@ use tracing::debug;
 
 use crate::{
     crash::vital,
-    store::{doorbell, error::Chain, server::Server},
+    store::{doorbell, error::ErrorChain, server::Server},
 };
 
 /// Sends notifications, one at a time. Any number of requests during one are merged into one more.
@@ -59,7 +59,7 @@ impl Ringer {
 async fn keep_ringing(server: Server, own: Arc<AtomicI32>, due: Arc<Notify>) {
     loop {
         let Err(error) = ring_when_due(&server, &own, &due).await;
-        debug!(error = %Chain(&error), "cannot wake the other readers");
+        debug!(error = %ErrorChain(&error), "cannot wake the other readers");
         sleep(RETRY_PAUSE).await;
         due.notify_one();
     }

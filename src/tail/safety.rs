@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tracing::{debug, error, info};
 
 use super::health::Health;
-use crate::store::{doctor::Finding, error::Chain, history::History};
+use crate::store::{doctor::Finding, error::ErrorChain, history::History};
 
 /// What to do if a check fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,9 @@ pub async fn watch(history: Arc<History>, health: Arc<Health>, checks: Checks) {
                 known = found;
             }
             // The tail reports that PostgreSQL is not available.
-            Err(error) => debug!(error = %Chain(&error), "cannot check what delivery relies on"),
+            Err(error) => {
+                debug!(error = %ErrorChain(&error), "cannot check what delivery relies on")
+            }
         }
         sleep(CHECK_INTERVAL).await;
     }

@@ -16,7 +16,7 @@ use crate::{
     event::draft::Draft,
     metrics::Metrics,
     store::{
-        append::{Appended, Appender, Failure, Found, How, Row},
+        append::{AppendError, Appended, Appender, Found, How, Row},
         server::Server,
     },
 };
@@ -144,7 +144,7 @@ impl Connection {
                 Err(failure) if failure.is_of_a_request() && writes.len() > 1 => {
                     work.extend(halves(writes));
                 }
-                Err(failure @ Failure::Conflict { .. }) => {
+                Err(failure @ AppendError::Conflict { .. }) => {
                     again.extend(self.conflicted(writes, &failure).await);
                 }
                 Err(failure) => again.extend(failed(writes, &failure)),
@@ -154,7 +154,7 @@ impl Connection {
 
     /// The way in which these requests are written together.
     fn how(&self, writes: &[PendingWrite]) -> How {
-        let neighbours = self.appender.as_ref().is_some_and(Appender::has_neighbours);
+        let neighbours = self.appender.as_ref().is_some_and(Appender::has_foreign_triggers);
         match writes {
             [one] if one.wants_certainty(neighbours) => How::Certain,
             writes if must_be_whole(writes) => How::Whole,
@@ -163,7 +163,11 @@ impl Connection {
     }
 
     /// Writes these requests in one transaction.
-    async fn attempt(&mut self, writes: &[PendingWrite], how: How) -> Result<Appended, Failure> {
+    async fn attempt(
+        &mut self,
+        writes: &[PendingWrite],
+        how: How,
+    ) -> Result<Appended, AppendError> {
         let drafts: Vec<&Draft> = writes.iter().flat_map(PendingWrite::missing).collect();
         let metrics = Arc::clone(&self.metrics);
         let appender = self.appender().await?;
@@ -171,7 +175,7 @@ impl Connection {
         let appended = appender.append(&drafts, how).await;
         metrics.writing.seconds.observe(begun.elapsed().as_secs_f64());
         metrics.writing.batch.observe(u32::try_from(drafts.len()).map_or(0.0, f64::from));
-        if appended.as_ref().is_err_and(Failure::is_lost) {
+        if appended.as_ref().is_err_and(AppendError::is_lost) {
             self.appender = None;
         }
         appended
@@ -186,7 +190,7 @@ impl Connection {
         how: How,
     ) -> (Vec<PendingWrite>, Vec<PendingWrite>) {
         let (mut certain, mut raced) = (Vec::new(), Vec::new());
-        let neighbours = self.appender.as_ref().is_some_and(Appender::has_neighbours);
+        let neighbours = self.appender.as_ref().is_some_and(Appender::has_foreign_triggers);
         for mut write in self.judge(writes).await {
             if how == How::Certain {
                 write.refuse(Refusal::DroppedByTrigger);
@@ -208,7 +212,7 @@ impl Connection {
     async fn conflicted(
         &mut self,
         writes: Vec<PendingWrite>,
-        failure: &Failure,
+        failure: &AppendError,
     ) -> Vec<PendingWrite> {
         let mut again = Vec::new();
         for mut write in self.judge(writes).await {
@@ -226,7 +230,7 @@ impl Connection {
         again
     }
 
-    async fn appender(&mut self) -> Result<&mut Appender, Failure> {
+    async fn appender(&mut self) -> Result<&mut Appender, AppendError> {
         if self.appender.as_ref().is_none_or(Appender::is_closed) {
             self.appender = None;
             let connected = Appender::connect(&self.server).await?;
@@ -269,9 +273,9 @@ impl Connection {
 
 /// Looks up what the log has where these events were to be written. If the table has triggers of others, an
 /// event that a trigger changed counts as the same if the trigger would change the draft in the same way.
-async fn find(appender: &Appender, drafts: &[&Draft]) -> Result<Vec<Found>, Failure> {
+async fn find(appender: &Appender, drafts: &[&Draft]) -> Result<Vec<Found>, AppendError> {
     let mut found = appender.find(drafts).await?;
-    if appender.has_neighbours() {
+    if appender.has_foreign_triggers() {
         for (draft, found) in drafts.iter().zip(&mut found) {
             if let Some(written) = found.written.filter(|_| found.in_place && !found.same) {
                 match appender.would_be_same(draft, written.id).await {
@@ -289,13 +293,13 @@ async fn find(appender: &Appender, drafts: &[&Draft]) -> Result<Vec<Found>, Fail
 
 /// Handles requests of which nothing was written, or of which that is not known. Answers them with the
 /// reason, and returns those to try again.
-fn failed(writes: Vec<PendingWrite>, failure: &Failure) -> Vec<PendingWrite> {
+fn failed(writes: Vec<PendingWrite>, failure: &AppendError) -> Vec<PendingWrite> {
     debug!(%failure, requests = writes.len(), "a write failed");
     let refusal = match failure {
-        Failure::Contended(_) => {
+        AppendError::Contended(_) => {
             return writes.into_iter().map(PendingWrite::backed_off).collect();
         }
-        Failure::Unknown(_) => {
+        AppendError::Unknown(_) => {
             let (again, lost): (Vec<_>, Vec<_>) =
                 writes.into_iter().partition(|write| write.is_idempotent() && !write.isolated);
             warn!(
@@ -306,19 +310,19 @@ fn failed(writes: Vec<PendingWrite>, failure: &Failure) -> Vec<PendingWrite> {
             refuse(lost, &Refusal::Unknown);
             return again.into_iter().map(retry_maybe_committed).collect();
         }
-        Failure::Refused { message, .. } => Refusal::Refused(message.clone()),
-        Failure::Conflict { message, .. } => Refusal::Conflict(message.clone()),
-        Failure::Misfit(why) => Refusal::Misfit(why.clone()),
-        Failure::Forbidden(why) => Refusal::Forbidden(why.clone()),
-        Failure::Hindered { reason, .. } => {
+        AppendError::Refused { message, .. } => Refusal::Refused(message.clone()),
+        AppendError::Conflict { message, .. } => Refusal::Conflict(message.clone()),
+        AppendError::Misfit(why) => Refusal::Misfit(why.clone()),
+        AppendError::Forbidden(why) => Refusal::Forbidden(why.clone()),
+        AppendError::Hindered { reason, .. } => {
             warn!(%failure, requests = writes.len(), "PostgreSQL could not write events");
             Refusal::Failed(reason.clone())
         }
-        Failure::Unusable { message, passing } => {
+        AppendError::Unusable { message, passing } => {
             warn!(%failure, requests = writes.len(), "events cannot be written");
             Refusal::Unusable { message: message.clone(), passing: *passing }
         }
-        Failure::Away(_) => {
+        AppendError::Away(_) => {
             warn!(%failure, requests = writes.len(), "events cannot be written");
             Refusal::Unavailable
         }

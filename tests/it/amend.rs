@@ -9,7 +9,7 @@ use crate::support::{
     program::run,
     sse_client::{Frame, Stream},
 };
-use event_piper::store::error::Chain;
+use event_piper::store::error::ErrorChain;
 
 async fn log() -> (Database, Client) {
     let database = Database::create().await;
@@ -70,7 +70,11 @@ async fn what_corrects_nothing_is_refused_with_the_reason() {
               '{payload}', {amends})"
         );
         let refused = client.batch_execute(&insert).await.unwrap_err();
-        assert!(Chain(&refused).to_string().contains(reason), "{insert}: {}", Chain(&refused));
+        assert!(
+            ErrorChain(&refused).to_string().contains(reason),
+            "{insert}: {}",
+            ErrorChain(&refused)
+        );
         assert_eq!(refused.as_db_error().unwrap().constraint(), Some("events_amends_an_event"));
         // The refused one has drawn its id; the next shall draw the same.
         let back = "select setval('events_id_seq', 3)";
@@ -270,7 +274,7 @@ async fn an_event_can_be_amended_a_thousand_times_and_no_more() {
     };
     client.batch_execute(&amend(1000)).await.unwrap();
     let refused = client.batch_execute(&amend(1)).await.unwrap_err();
-    let refused = Chain(&refused).to_string();
+    let refused = ErrorChain(&refused).to_string();
     assert!(refused.contains("there are 1000 amendments of event 1"), "{refused}");
     let app = App::start(&database.url()).await;
     let shown = app.get("/events/1?consumer=toto&amended=true", &[]).await.json();

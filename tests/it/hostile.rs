@@ -1,7 +1,7 @@
 //! The SQL side in sessions whose settings are not what one expects: what is promised to writers, to those
 //! who prune and to readers holds in each of them.
 
-use event_piper::store::error::Chain;
+use event_piper::store::error::ErrorChain;
 use tokio_postgres::Client;
 
 use crate::support::postgres::Database;
@@ -63,12 +63,16 @@ async fn live(database: &Database, session: &Client, setting: &str) {
         session
             .batch_execute(&all)
             .await
-            .unwrap_or_else(|error| panic!("{setting}: {sql}: {}", Chain(&error)));
+            .unwrap_or_else(|error| panic!("{setting}: {sql}: {}", ErrorChain(&error)));
     };
     let refused = async |sql: &str, words: &str| {
         let all = format!("{WRITE} {sql}; commit");
         let error = session.batch_execute(&all).await.expect_err(&format!("{setting}: {sql}"));
-        assert!(Chain(&error).to_string().contains(words), "{setting}: {sql}: {}", Chain(&error));
+        assert!(
+            ErrorChain(&error).to_string().contains(words),
+            "{setting}: {sql}: {}",
+            ErrorChain(&error)
+        );
         session.batch_execute("rollback").await.unwrap();
     };
     ok("insert into public.events (type, subscriber, payload) values ('a', 'toto', '{\"a\": 1}')")
@@ -161,7 +165,7 @@ async fn the_log_is_the_same_under_any_setting_of_a_session() {
         session
             .batch_execute(&setting)
             .await
-            .unwrap_or_else(|error| panic!("{setting}: {}", Chain(&error)));
+            .unwrap_or_else(|error| panic!("{setting}: {}", ErrorChain(&error)));
         live(&database, &session, &setting).await;
         let clear = "delete from events_pruned; delete from events_erased";
         client.batch_execute(clear).await.unwrap();

@@ -2,7 +2,7 @@
 
 use event_piper::store::{
     doctor::{Severity, examine},
-    error::Chain,
+    error::ErrorChain,
     migrate::{MigrateError, Status, check, migrate},
     restored::Restored,
     server::Server,
@@ -152,7 +152,11 @@ async fn ids_continue_and_new_rows_are_checked() {
     let id: i64 = client.query_one(insert, &[&"new"]).await.unwrap().get(0);
     assert_eq!(id, 5, "4 was given out, and may have been seen");
     let refused = client.query_one(insert, &[&"$new"]).await.unwrap_err();
-    assert!(Chain(&refused).to_string().contains("type begins with $"), "{}", Chain(&refused));
+    assert!(
+        ErrorChain(&refused).to_string().contains("type begins with $"),
+        "{}",
+        ErrorChain(&refused)
+    );
 }
 
 #[tokio::test]
@@ -220,7 +224,7 @@ async fn a_failed_migration_is_rolled_back_and_can_be_repeated() {
     let error = migrate(&server).await.unwrap_err();
     let MigrateError::Apply { name, .. } = &error else { panic!("{error:?}") };
     assert_eq!(*name, "0005_events_pruned");
-    assert!(Chain(&error).to_string().contains("already exists"), "{}", Chain(&error));
+    assert!(ErrorChain(&error).to_string().contains("already exists"), "{}", ErrorChain(&error));
     client.batch_execute("drop table events_pruned").await.unwrap();
     assert_eq!(migrate(&server).await.unwrap().applied[0], "0005_events_pruned");
 }

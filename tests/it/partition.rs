@@ -2,7 +2,7 @@
 
 use event_piper::store::{
     doctor::{Severity, examine},
-    error::Chain,
+    error::ErrorChain,
     server::Server,
 };
 use tokio_postgres::{Client, error::SqlState};
@@ -30,7 +30,10 @@ async fn partition(client: &Client) {
         "call event_piper_partition()",
         "call event_piper_add_partitions(3)",
     ] {
-        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {}", Chain(&error)));
+        client
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {}", ErrorChain(&error)));
     }
 }
 
@@ -199,7 +202,7 @@ async fn a_partitioned_log_is_pruned_erased_and_amended() {
     assert!(erased.out.starts_with("91 events erased, 91 examined\n"), "{erased:?}");
     let direct = "delete from events_before_500";
     let refused = client.batch_execute(direct).await.unwrap_err();
-    assert!(Chain(&refused).to_string().contains("append-only"), "{}", Chain(&refused));
+    assert!(ErrorChain(&refused).to_string().contains("append-only"), "{}", ErrorChain(&refused));
 }
 
 #[tokio::test]
@@ -222,12 +225,12 @@ async fn partitioning_keeps_rights_and_roles() {
     client.batch_execute(&as_writer).await.unwrap();
     for forbidden in ["select * from events", "insert into events_before_200 default values"] {
         let refused = client.batch_execute(forbidden).await.unwrap_err();
-        assert!(Chain(&refused).to_string().contains("permission denied"), "{forbidden}");
+        assert!(ErrorChain(&refused).to_string().contains("permission denied"), "{forbidden}");
     }
 }
 
 async fn refused(client: &Client, sql: &str) -> String {
-    Chain(&client.batch_execute(sql).await.expect_err(sql)).to_string()
+    ErrorChain(&client.batch_execute(sql).await.expect_err(sql)).to_string()
 }
 
 #[tokio::test]

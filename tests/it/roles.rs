@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use event_piper::store::{
     doctor::{Severity, examine},
     erase::{Erase, EraseTarget},
-    error::Chain,
+    error::ErrorChain,
     migrate::migrate,
     prune::{Prune, PrunePolicy},
     server::Server,
@@ -43,7 +43,10 @@ async fn connect_as(database: &Database, role: &str) -> Client {
 async fn assert_refused(client: &Client, statements: &[&str]) {
     for sql in statements {
         let refused = client.batch_execute(sql).await.expect_err(sql);
-        assert!(Chain(&refused).to_string().contains("permission denied"), "{sql}: {refused:?}");
+        assert!(
+            ErrorChain(&refused).to_string().contains("permission denied"),
+            "{sql}: {refused:?}"
+        );
     }
 }
 
@@ -129,7 +132,9 @@ async fn a_pump_can_only_change_its_own_tables() {
         "insert into event_piper_dead_letters values ('p', 1, 'retry', '')",
         "delete from event_piper_dead_letters",
     ] {
-        pump.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {}", Chain(&error)));
+        pump.batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {}", ErrorChain(&error)));
     }
     assert_refused(
         &pump,
@@ -349,7 +354,7 @@ async fn an_eraser_can_erase_amendments() {
     let eraser = connect_as(&database, "event_piper_eraser").await;
     let erase = "begin; set local event_piper.prune = 'on';
         update events set payload = '{\"erased\": true}' where subscriber = 'toto'; commit";
-    eraser.batch_execute(erase).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
+    eraser.batch_execute(erase).await.unwrap_or_else(|error| panic!("{}", ErrorChain(&error)));
 }
 
 /// Everybody can set `event_piper.prune`.
@@ -364,7 +369,7 @@ async fn a_writer_cannot_avoid_the_check_of_amendments() {
     let writer = connect_as(&database, "event_piper_writer").await;
     writer.batch_execute("set event_piper.prune = 'on'").await.unwrap();
     let refused = writer.batch_execute(amend).await.unwrap_err();
-    assert!(Chain(&refused).to_string().contains("another subscriber"), "{refused:?}");
+    assert!(ErrorChain(&refused).to_string().contains("another subscriber"), "{refused:?}");
     // A restore of a backup, in any order, sets it.
     client.batch_execute("set event_piper.prune = 'on'").await.unwrap();
     client.batch_execute(amend).await.unwrap();
@@ -385,5 +390,5 @@ async fn a_backup_with_amendments_is_restored_by_set_role() {
     let restore = "set role event_piper_owner;
         insert into events (id, type, subscriber, payload, amends) overriding system value
         values (2, 'a', 'toto', '{}', 1)";
-    restorer.batch_execute(restore).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
+    restorer.batch_execute(restore).await.unwrap_or_else(|error| panic!("{}", ErrorChain(&error)));
 }

@@ -2,7 +2,7 @@
 
 mod doorbell;
 
-use event_piper::store::error::Chain;
+use event_piper::store::error::ErrorChain;
 use tokio_postgres::{Client, error::SqlState};
 
 use crate::support::postgres::Database;
@@ -18,7 +18,7 @@ async fn text(client: &Client, sql: &str) -> Option<String> {
 }
 
 async fn refusal(client: &Client, sql: &str) -> String {
-    Chain(&client.batch_execute(sql).await.unwrap_err()).to_string()
+    ErrorChain(&client.batch_execute(sql).await.unwrap_err()).to_string()
 }
 
 const EVENT: &str = "insert into events (type, subscriber, payload) values ('insert', 'toto', '1')";

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use event_piper::store::{error::Chain, server::Server};
+use event_piper::store::{error::ErrorChain, server::Server};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::support::postgres::{Database, TestServer};
@@ -48,8 +48,8 @@ async fn encrypted(authority: &Authority, host: &str) -> TestServer {
 
 /// Whether the connection is encrypted, or why there is none.
 async fn attempt(url: &str) -> Result<bool, String> {
-    let server = Server::parse(url).map_err(|error| Chain(&error).to_string())?;
-    let client = server.client().await.map_err(|error| Chain(&error).to_string())?;
+    let server = Server::parse(url).map_err(|error| ErrorChain(&error).to_string())?;
+    let client = server.client().await.map_err(|error| ErrorChain(&error).to_string())?;
     let encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
     Ok(client.query_one(encrypted, &[]).await.unwrap().get(0))
 }
@@ -142,5 +142,5 @@ async fn errors_show_the_servers_message() {
     let database = Database::create_empty().await;
     let client = database.connect().await;
     let error = client.batch_execute("select 1/0").await.unwrap_err();
-    assert_eq!(Chain(&error).to_string(), "db error: ERROR: division by zero");
+    assert_eq!(ErrorChain(&error).to_string(), "db error: ERROR: division by zero");
 }

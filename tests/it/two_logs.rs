@@ -6,7 +6,7 @@ use event_piper::{
     order::Hold,
     store::{
         doctor::{Severity, examine},
-        error::Chain,
+        error::ErrorChain,
         migrate::migrate,
         prune::{Prune, PruneError, PrunePolicy},
         pumps::Candidate,
@@ -80,7 +80,7 @@ async fn each_log_has_its_own_keeper_pump_and_pruning() {
         assert!(!second.try_lock().await.unwrap(), "one pump for each log");
         let prune = Prune::begin(&server, EVERYTHING, true).await.unwrap();
         let busy = Prune::begin(&server, EVERYTHING, true).await.unwrap_err();
-        assert!(matches!(busy, PruneError::Busy { backend: Some(_) }), "{}", Chain(&busy));
+        assert!(matches!(busy, PruneError::Busy { backend: Some(_) }), "{}", ErrorChain(&busy));
         held.push((app, pump, prune));
     }
     let client = database.connect().await;
@@ -168,7 +168,7 @@ async fn migrating_gives_a_log_locks_of_its_own() {
 
     let choose = include_str!("../../migrations/0011_any_session.sql");
     let app = App::start(&two).await;
-    let refused = Chain(&client.batch_execute(choose).await.unwrap_err()).to_string();
+    let refused = ErrorChain(&client.batch_execute(choose).await.unwrap_err()).to_string();
     assert!(refused.contains("gateways or pumps are connected"), "{refused}");
     app.stop().await;
     eventually("the gateway is gone", async || client.batch_execute(choose).await.ok()).await;

@@ -20,7 +20,7 @@ use tokio_postgres::{Client, Row as DatabaseRow, Statement};
 use uuid::Uuid;
 
 pub use self::{
-    failure::Failure,
+    failure::AppendError,
     neighbours::Constraint,
     row::{Row, Written},
 };
@@ -218,7 +218,7 @@ select one.type = other.type
        and one.stream is not distinct from other.stream
 from events one, events other where one.id = $1 and other.id = $2";
 
-type Result<T> = std::result::Result<T, Failure>;
+type Result<T> = std::result::Result<T, AppendError>;
 
 impl Appender {
     /// Connects, and prepares the statements.
@@ -237,8 +237,8 @@ impl Appender {
             Ok(Self { client, lone, plain, placed, find, neighbours })
         };
         match timeout(STATEMENT_DEADLINE, connecting).await {
-            Ok(connected) => connected.map_err(|error| Failure::of_connecting(&error)),
-            Err(_) => Err(Failure::Away("PostgreSQL did not answer in time".into())),
+            Ok(connected) => connected.map_err(|error| AppendError::of_connecting(&error)),
+            Err(_) => Err(AppendError::Away("PostgreSQL did not answer in time".into())),
         }
     }
 
@@ -250,15 +250,16 @@ impl Appender {
 
     /// Whether a foreign trigger may change or drop a row before it is written, as of the last survey.
     #[must_use]
-    pub fn has_neighbours(&self) -> bool {
+    pub fn has_foreign_triggers(&self) -> bool {
         self.neighbours.may_change_rows()
     }
 
     /// Writes events in their order.
     pub async fn append(&mut self, drafts: &[&Draft], how: How) -> Result<Appended> {
         if self.neighbours.are_of_old() {
-            self.neighbours =
-                within(Neighbours::survey(&self.client)).await.map_err(Failure::before_commit)?;
+            self.neighbours = within(Neighbours::survey(&self.client))
+                .await
+                .map_err(AppendError::before_commit)?;
         }
         if how == How::Each && !self.neighbours.are_in_the_way() {
             let rows = within(self.insert(drafts, how)).await?;
@@ -305,7 +306,7 @@ impl Appender {
     pub async fn find(&self, drafts: &[&Draft]) -> Result<Vec<Found>> {
         let values = Values::of(drafts);
         let rows = within(self.client.query(&self.find, &values.placed())).await;
-        let rows = rows.map_err(Failure::before_commit)?;
+        let rows = rows.map_err(AppendError::before_commit)?;
         Ok(rows.iter().map(found).collect())
     }
 
@@ -332,16 +333,16 @@ impl Appender {
             Err(failure) if failure.is_lost() => return Err(failure.before_commit()),
             _ => self.rollback().await?,
         }
-        tried.map_err(Failure::before_commit)
+        tried.map_err(AppendError::before_commit)
     }
 
     /// Whether a conflict is about what identifies events: their `uid`, or their place in a stream.
-    pub async fn is_of_ours(&self, failure: &Failure) -> Result<bool> {
-        let Failure::Conflict { constraint: Some(constraint), .. } = failure else {
+    pub async fn is_of_ours(&self, failure: &AppendError) -> Result<bool> {
+        let AppendError::Conflict { constraint: Some(constraint), .. } = failure else {
             return Ok(false);
         };
         let ours = within(neighbours::is_of_ours(&self.client, constraint));
-        ours.await.map_err(Failure::before_commit)
+        ours.await.map_err(AppendError::before_commit)
     }
 
     async fn insert(
@@ -362,7 +363,7 @@ impl Appender {
     }
 
     async fn rollback(&self) -> Result<()> {
-        within(self.client.batch_execute("rollback")).await.map_err(Failure::before_commit)
+        within(self.client.batch_execute("rollback")).await.map_err(AppendError::before_commit)
     }
 }
 
@@ -378,7 +379,7 @@ async fn within<T>(
     statement: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
 ) -> Result<T> {
     match timeout(STATEMENT_DEADLINE, statement).await {
-        Ok(answer) => answer.map_err(|error| Failure::of(&error)),
-        Err(_) => Err(Failure::Unknown("PostgreSQL did not answer in time".into())),
+        Ok(answer) => answer.map_err(|error| AppendError::of(&error)),
+        Err(_) => Err(AppendError::Unknown("PostgreSQL did not answer in time".into())),
     }
 }

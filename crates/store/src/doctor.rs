@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use self::finding::Examined;
 pub use self::finding::{Finding, Severity};
 use crate::{
-    error::Chain,
+    error::ErrorChain,
     server::Server,
     session::{Purpose, settle},
     shape::{self, NoLog},
@@ -84,7 +84,7 @@ async fn examine_log(client: &Client) -> Vec<Finding> {
 fn unreachable(server: &Server, error: &tokio_postgres::Error) -> Finding {
     Finding::fatal(
         "server",
-        format!("{server} cannot be reached: {}", Chain(error)),
+        format!("{server} cannot be reached: {}", ErrorChain(error)),
         "Start it, or correct the database URL.",
     )
 }
@@ -93,7 +93,7 @@ fn judge(subject: &'static str, examined: Examined) -> Finding {
     examined.unwrap_or_else(|error| {
         Finding::warning(
             subject,
-            format!("could not be examined: {}", Chain(&error)),
+            format!("could not be examined: {}", ErrorChain(&error)),
             "Run doctor with the gateway's role, which needs the rights of postgresql/roles.sql.",
         )
     })

@@ -37,9 +37,9 @@ pub fn is_of_connection(error: &tokio_postgres::Error) -> bool {
 /// `tokio_postgres::Error` alone shows only the kind of the error ("db error"). What the server said is its
 /// cause.
 #[derive(Clone, Copy, Debug)]
-pub struct Chain<'a>(pub &'a (dyn Error + 'static));
+pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 
-impl Display for Chain<'_> {
+impl Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let causes = std::iter::successors(Some(self.0), |error| (*error).source());
         for (depth, error) in causes.enumerate() {

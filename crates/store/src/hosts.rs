@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Config, Socket, config::Host, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
-use crate::error::Chain;
+use crate::error::ErrorChain;
 
 /// The future that drives one connection. See [`Server::connect`](crate::server::Server::connect).
 pub type Connection =
@@ -38,7 +38,7 @@ pub(super) async fn connect(
             Ok((client, connection, false)) => return Ok((client, connection)),
             Ok((client, connection, true)) => standby = standby.or(Some((client, connection))),
             Err(error) => {
-                debug!(host = shown(host), error = %Chain(&error), "a host does not answer");
+                debug!(host = shown(host), error = %ErrorChain(&error), "a host does not answer");
                 failed = Some(error);
             }
         }

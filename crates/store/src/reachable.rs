@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 use tracing::warn;
 
 use crate::backoff::Policy;
-use crate::{error::Chain, server::Server};
+use crate::{error::ErrorChain, server::Server};
 
 /// The pauses between attempts.
 const RETRY_PAUSES: Policy = Policy::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -30,7 +30,7 @@ pub async fn wait_for_server(server: &Server) -> Result<(), tokio_postgres::Erro
             Ok(Err(e)) => {
                 warn!(
                     "PostgreSQL at {server} cannot be reached; trying again in {pause:.1?}: {}",
-                    Chain(&e)
+                    ErrorChain(&e)
                 );
             }
             Err(_) => warn!(

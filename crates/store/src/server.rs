@@ -253,10 +253,10 @@ fn set_defaults(config: &mut Config, given: &ConnectionString) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Chain;
+    use crate::error::ErrorChain;
 
     fn refusal(url: &str) -> String {
-        Chain(&Server::parse(url).unwrap_err()).to_string()
+        ErrorChain(&Server::parse(url).unwrap_err()).to_string()
     }
 
     #[test]

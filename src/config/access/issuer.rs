@@ -14,7 +14,7 @@ use crate::{
         token::Issuer,
     },
     config::value::Expected,
-    store::error::Chain,
+    store::error::ErrorChain,
 };
 
 type Parsed<T> = Result<T, Expected>;
@@ -106,7 +106,7 @@ impl Written {
                 .map_err(|wrong| format!("{}{wrong}", self.places.jwks_url)),
             (None, Some(path), None) => jwks::check_file(&path)
                 .map(|()| Source::File(path))
-                .map_err(|error| format!("{}{}", self.places.key_file, Chain(&error))),
+                .map_err(|error| format!("{}{}", self.places.key_file, ErrorChain(&error))),
             (None, None, Some(secret)) => Ok(Source::Secret(secret)),
             (None, None, None) => Err(format!(
                 "the issuer {:?} has no keys: expected one of jwks-url, key-file, secret-file",

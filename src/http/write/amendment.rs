@@ -18,7 +18,7 @@ use crate::{
     event::{EventId, draft::Draft, name::StreamName},
     http::{app::App, error::Problem, events::may_see},
     store::{
-        error::Chain,
+        error::ErrorChain,
         history::{History, HistoryError, StoredEvent},
     },
 };
@@ -144,6 +144,6 @@ fn not_applicable(target: EventId, why: &str) -> Problem {
 }
 
 fn failed(target: EventId, error: &HistoryError) -> Problem {
-    warn!(error = %Chain(error), %target, "looking up the event to amend failed");
+    warn!(error = %ErrorChain(error), %target, "looking up the event to amend failed");
     Problem::unavailable("PostgreSQL is not available at present; try again")
 }

@@ -1,6 +1,6 @@
 //! What a role can do with these functions that may call them, or attach them to its own tables.
 
-use event_piper::store::error::Chain;
+use event_piper::store::error::ErrorChain;
 
 use super::world::{CALLS, attackers, login, refusal, text, whole_log};
 
@@ -176,7 +176,7 @@ async fn who_may_write_may_amend() {
         writer
             .batch_execute(statement)
             .await
-            .unwrap_or_else(|error| panic!("{name}: {}", Chain(&error)));
+            .unwrap_or_else(|error| panic!("{name}: {}", ErrorChain(&error)));
         let wrong = statement.replace("'{}', 1", "'{}', 77");
         if wrong != statement {
             let refused = refusal(&writer, &wrong).await;

@@ -1,6 +1,6 @@
 //! Functions, operators, types and tables that are named like PostgreSQL's own, or like those of the log.
 
-use event_piper::store::error::Chain;
+use event_piper::store::error::ErrorChain;
 
 use super::world::{CALLS, login, text, whole_log};
 
@@ -80,7 +80,10 @@ const LIFE: &str = "
 async fn nothing_that_is_named_like_postgresqls_own_is_called() {
     for partitioned in [false, true] {
         let (database, client) = whole_log().await;
-        client.batch_execute(IMPOSTORS).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
+        client
+            .batch_execute(IMPOSTORS)
+            .await
+            .unwrap_or_else(|error| panic!("{}", ErrorChain(&error)));
         if partitioned {
             for call in ["prepare_partitions(100)", "partition()", "add_partitions(3)"] {
                 client.batch_execute(&format!("call event_piper_{call}")).await.unwrap();
@@ -95,7 +98,10 @@ async fn nothing_that_is_named_like_postgresqls_own_is_called() {
         // The owner, too: what it has in its own temporary schema changes nothing.
         for session in [attacker, database.connect().await] {
             session.batch_execute(TEMPORARY_IMPOSTORS).await.unwrap();
-            session.batch_execute(LIFE).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
+            session
+                .batch_execute(LIFE)
+                .await
+                .unwrap_or_else(|error| panic!("{}", ErrorChain(&error)));
             assert_eq!(text(&client, CALLS).await, "");
             let kept = "select count(*) || ' ' || string_agg(distinct coalesce(subscriber, 'everybody'), ' ')
                 from events_pruned";
@@ -106,7 +112,7 @@ async fn nothing_that_is_named_like_postgresqls_own_is_called() {
             let bad = session.batch_execute(
                 "insert into public.events (type, subscriber, payload) values ('$gap', 'toto', '1')",
             );
-            assert!(Chain(&bad.await.unwrap_err()).to_string().contains("type begins with $"));
+            assert!(ErrorChain(&bad.await.unwrap_err()).to_string().contains("type begins with $"));
             let clear =
                 "delete from events_pruned; delete from events_erased; truncate mallory.calls;
                 delete from events_uids; delete from events_streams";

@@ -1,6 +1,6 @@
 //! What `migrate` mends: databases of earlier versions, and schemas that were renamed.
 
-use event_piper::store::{doctor::Severity, error::Chain, migrate::migrate, server::Server};
+use event_piper::store::{doctor::Severity, error::ErrorChain, migrate::migrate, server::Server};
 use tokio_postgres::Client;
 
 use super::world::{CALLS, EVIL, login, owners_rights, refusal, text, whole_log};
@@ -141,7 +141,7 @@ async fn what_somebody_else_has_put_there_is_not_taken_for_ours() {
         }
         mallory.batch_execute(squat).await.unwrap();
         let error = migrate(&Server::parse(&database.url()).unwrap()).await.unwrap_err();
-        let words = Chain(&error).to_string();
+        let words = ErrorChain(&error).to_string();
         assert!(words.contains("belongs to mallory"), "{words}");
     }
 }

@@ -1,6 +1,6 @@
 //! Roles that own a table of the log, or may create triggers and foreign keys on one.
 
-use event_piper::store::{doctor::Severity, error::Chain, migrate::migrate, server::Server};
+use event_piper::store::{doctor::Severity, error::ErrorChain, migrate::migrate, server::Server};
 
 use super::world::{
     CALLS, PARTITION, WORK, finding, login, owners_rights, partitioned_log, refusal, text,
@@ -34,7 +34,7 @@ async fn who_may_create_triggers_does_not_act_as_the_owner() {
         let done = attacker.batch_execute(work).await;
         // An amendment is noted nowhere.
         if at != 1 {
-            let refused = Chain(&done.expect_err(work)).to_string();
+            let refused = ErrorChain(&done.expect_err(work)).to_string();
             assert!(refused.contains("another role could act as its owner"), "{work}: {refused}");
         }
     }
@@ -50,7 +50,7 @@ async fn who_may_create_triggers_does_not_act_as_the_owner() {
     client.batch_execute(&format!("{drop} {}", grants.2)).await.unwrap();
     assert_eq!(finding(&server, "grants").await.0, Severity::Ok);
     for work in WORK {
-        client.batch_execute(work).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
+        client.batch_execute(work).await.unwrap_or_else(|error| panic!("{}", ErrorChain(&error)));
     }
 }
 
@@ -82,7 +82,7 @@ async fn who_may_create_foreign_keys_does_not_act_as_the_owner() {
     let second = attacker.batch_execute(&conflict).await;
     assert_eq!(text(&client, CALLS).await, "");
     for done in [first, second] {
-        let refused = Chain(&done.unwrap_err()).to_string();
+        let refused = ErrorChain(&done.unwrap_err()).to_string();
         assert!(refused.contains("another role could act as its owner"), "{refused}");
     }
     client.batch_execute("drop table own.f").await.unwrap();
@@ -136,7 +136,9 @@ async fn the_owner_of_the_log_does_not_act_as_the_owner_of_the_functions() {
     assert_eq!(owners_rights(&server).await.0, Severity::Ok);
     assert_eq!(migrate(&server).await.unwrap().applied.len(), 0);
     for work in WORK {
-        app.batch_execute(work).await.unwrap_or_else(|error| panic!("{work}: {}", Chain(&error)));
+        app.batch_execute(work)
+            .await
+            .unwrap_or_else(|error| panic!("{work}: {}", ErrorChain(&error)));
     }
 }
 
@@ -155,6 +157,6 @@ async fn roles_sql_gives_partitions_to_the_owner_of_the_log_as_well() {
     let server = Server::parse(&database.url()).unwrap();
     assert_eq!(owners_rights(&server).await.0, Severity::Ok);
     for work in WORK {
-        client.batch_execute(work).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
+        client.batch_execute(work).await.unwrap_or_else(|error| panic!("{}", ErrorChain(&error)));
     }
 }

@@ -2,7 +2,7 @@
 
 use event_piper::store::{
     doctor::{Severity, examine},
-    error::Chain,
+    error::ErrorChain,
     server::Server,
 };
 use tokio_postgres::Client;
@@ -27,7 +27,7 @@ pub(super) async fn whole_log() -> (Database, Client) {
     let database = Database::create().await;
     let client = database.connect().await;
     for sql in [PARTITION, EVIL] {
-        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}", ErrorChain(&error)));
     }
     roles::create(&database).await;
     (database, client)
@@ -53,7 +53,7 @@ pub(super) async fn attackers(database: &Database) -> Vec<Client> {
 }
 
 pub(super) async fn refusal(client: &Client, sql: &str) -> String {
-    Chain(&client.batch_execute(sql).await.expect_err(sql)).to_string()
+    ErrorChain(&client.batch_execute(sql).await.expect_err(sql)).to_string()
 }
 
 pub(super) async fn text(client: &Client, sql: &str) -> String {
@@ -94,7 +94,7 @@ pub(super) async fn partitioned_log() -> (Database, Client) {
         "call event_piper_partition()",
         "insert into events (type, subscriber, payload) values ('a', 'toto', '{}'), ('a', 'toto', '{}')",
     ] {
-        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}", Chain(&error)));
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}", ErrorChain(&error)));
     }
     (database, client)
 }

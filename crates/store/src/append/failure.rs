@@ -7,12 +7,12 @@
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use super::neighbours::Constraint;
-use crate::error::Chain;
+use crate::error::ErrorChain;
 
 /// Why nothing was written, or why that is not known. The texts are for the log, except those of
-/// [`Failure::Refused`], [`Failure::Conflict`], [`Failure::Misfit`] and [`Failure::Forbidden`].
+/// [`AppendError::Refused`], [`AppendError::Conflict`], [`AppendError::Misfit`] and [`AppendError::Forbidden`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum AppendError {
     /// Nothing was written: PostgreSQL, or a trigger, refuses one of the events.
     #[error("PostgreSQL refuses an event: {message}")]
     Refused {
@@ -84,10 +84,10 @@ const OPERATIONAL_ERRORS: [(&str, &str); 9] = [
 /// changed. One attempt in a new session is worthwhile.
 const SESSION_ERRORS: [&str; 8] = ["08", "0A", "25", "26", "34", "42", "57", "XX"];
 
-impl Failure {
+impl AppendError {
     /// Classifies an error of a statement that commits.
     pub(super) fn of(error: &tokio_postgres::Error) -> Self {
-        let chain = Chain(error).to_string();
+        let chain = ErrorChain(error).to_string();
         match error.as_db_error() {
             Some(said) if said.parsed_severity() == Some(Severity::Error) => {
                 Self::of_statement(said, chain)

@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use super::finding::{Examined, Finding};
 use crate::{
-    error::Chain,
+    error::ErrorChain,
     migrate::{MigrateError, OLDEST_SERVER, Status, check},
     server::Server,
 };
@@ -54,7 +54,7 @@ pub(super) async fn schema(client: &Client) -> Examined {
         Err(MigrateError::Read(source)) => return Err(source),
         Err(error) => Finding::fatal(
             SUBJECT,
-            Chain(&error).to_string(),
+            ErrorChain(&error).to_string(),
             "Run the version of EventPiper that the database was migrated by.",
         ),
     })

@@ -21,7 +21,7 @@ use super::{
     sql::PRUNED,
 };
 use crate::{
-    error::{Chain, is_of_connection},
+    error::{ErrorChain, is_of_connection},
     event::EventId,
     event_log::{self, PageSize},
     server::Server,
@@ -172,7 +172,7 @@ impl History {
         match &read {
             Ok(_) => self.failures.succeeded(query.what),
             Err(error) => {
-                self.failures.failed(query.what, Chain(error).to_string(), Instant::now());
+                self.failures.failed(query.what, ErrorChain(error).to_string(), Instant::now());
             }
         }
         read
