@@ -61,7 +61,7 @@ enum DeliveryError {
     /// The latest event of the aggregator contradicts the log.
     #[error(
         "the aggregator's latest event is {0}, and the log has another event or none with this id: \
-         the log was restored from a backup, or is another one. Empty the aggregator, so that it is \
+         the log was restored from a backup, or is another log. Empty the aggregator, so that it is \
          bootstrapped again, or restore the log"
     )]
     Diverged(EventId),

@@ -1,4 +1,4 @@
-//! Who may do what: proofs, good and bad, and what they open.
+//! Authentication and authorization: valid and invalid credentials, and rights.
 
 mod amendments;
 mod browsers;

@@ -1,4 +1,4 @@
-//! The pump, as a process, between a real PostgreSQL and an aggregator that can misbehave.
+//! The pump as a process, between a real PostgreSQL and an aggregator that can fail in many ways.
 
 pub(crate) mod aggregator;
 mod faults;
@@ -17,7 +17,7 @@ use crate::support::{
     scratch::Scratch,
 };
 
-/// Writes so many events, and answers their ids.
+/// Writes events, and returns their ids.
 async fn write(database: &Database, count: i64) -> Vec<i64> {
     let client = database.connect().await;
     let sql = "insert into events (type, subscriber, payload)
@@ -27,14 +27,14 @@ async fn write(database: &Database, count: i64) -> Vec<i64> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// All ids of the log.
+/// The ids of all events in the log.
 async fn logged(database: &Database) -> Vec<i64> {
     let client = database.connect().await;
     let rows = client.query("select id from events order by id", &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Waits until the aggregator has all of the log, in order.
+/// Waits until the aggregator has all events of the log, in order.
 async fn fed(database: &Database, aggregator: &Aggregator, pump: &PumpProcess) {
     let expected = logged(database).await;
     let what = format!("the aggregator has {} events", expected.len());
@@ -43,7 +43,7 @@ async fn fed(database: &Database, aggregator: &Aggregator, pump: &PumpProcess) {
 }
 
 #[tokio::test]
-async fn history_comes_in_batches_and_then_each_event_as_it_happens() {
+async fn delivers_history_in_batches_and_then_each_event() {
     let database = Database::create().await;
     write(&database, 250).await;
     let aggregator = Aggregator::start().await;
@@ -69,7 +69,7 @@ async fn history_comes_in_batches_and_then_each_event_as_it_happens() {
 }
 
 #[tokio::test]
-async fn an_empty_log_is_one_empty_batch() {
+async fn an_empty_log_is_bootstrapped_by_one_empty_batch() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let flags = ["--batch-path", "events/import"];
@@ -79,7 +79,7 @@ async fn an_empty_log_is_one_empty_batch() {
 }
 
 #[tokio::test]
-async fn what_is_not_booted_is_not_ready() {
+async fn a_pump_is_not_ready_before_the_bootstrap() {
     let database = Database::create().await;
     write(&database, 1).await;
     let aggregator = Aggregator::start().await;
@@ -93,7 +93,7 @@ async fn what_is_not_booted_is_not_ready() {
 }
 
 #[tokio::test]
-async fn a_bootstrap_that_was_cut_goes_on_where_it_was() {
+async fn an_interrupted_bootstrap_is_resumed() {
     let database = Database::create().await;
     write(&database, 2000).await;
     let aggregator = Aggregator::start().await;
@@ -115,7 +115,7 @@ async fn a_bootstrap_that_was_cut_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_is_fed_from_the_checkpoint() {
+async fn without_a_latest_event_the_checkpoint_counts() {
     for says in [Says::Nothing, Says::Foreign] {
         let database = Database::create().await;
         write(&database, 20).await;
@@ -140,7 +140,7 @@ async fn who_says_nothing_is_fed_from_the_checkpoint() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_may_be_fed_from_now_on() {
+async fn without_a_latest_event_delivery_may_start_now() {
     let database = Database::create().await;
     write(&database, 20).await;
     let aggregator = Aggregator::start().await;
@@ -152,9 +152,9 @@ async fn who_says_nothing_may_be_fed_from_now_on() {
     eventually("the new events arrive", complete).await;
 }
 
-/// What a transaction wrote that is open at the beginning is new, although events with greater ids are not.
+/// Events of transactions that are open at the start are new, although events with greater ids are not.
 #[tokio::test]
-async fn who_is_fed_from_now_on_gets_what_open_transactions_write() {
+async fn starting_now_includes_open_transactions() {
     let database = Database::create().await;
     write(&database, 20).await;
     let (open, insert) = (
@@ -174,7 +174,7 @@ async fn who_is_fed_from_now_on_gets_what_open_transactions_write() {
     let new = write(&database, 2).await;
     pump.run();
     pump.until("live").await;
-    assert!(aggregator.ids().is_empty(), "nothing comes before what is open");
+    assert!(aggregator.ids().is_empty(), "nothing is delivered before the open transaction ends");
     open.batch_execute("commit").await.unwrap();
     let expected: Vec<i64> = [21, 22, 43].into_iter().chain(new).collect();
     eventually("the new events arrive", async || (aggregator.ids() == expected).then_some(()))
@@ -188,7 +188,7 @@ async fn who_is_fed_from_now_on_gets_what_open_transactions_write() {
 }
 
 #[tokio::test]
-async fn an_aggregator_that_is_empty_again_is_bootstrapped_again() {
+async fn an_emptied_aggregator_is_bootstrapped_again() {
     let database = Database::create().await;
     write(&database, 30).await;
     let aggregator = Aggregator::start().await;
@@ -197,7 +197,7 @@ async fn an_aggregator_that_is_empty_again_is_bootstrapped_again() {
     fed(&database, &aggregator, &pump).await;
     for times in 2..=4 {
         aggregator.restart_empty();
-        // The next event must not come before those that are missing.
+        // The next event must not be delivered before the missing ones.
         write(&database, 1).await;
         fed(&database, &aggregator, &pump).await;
         let booted = async || (aggregator.store().booted == times).then_some(());
@@ -206,7 +206,7 @@ async fn an_aggregator_that_is_empty_again_is_bootstrapped_again() {
 }
 
 #[tokio::test]
-async fn an_aggregator_that_was_set_back_gets_what_it_lacks() {
+async fn a_restored_aggregator_gets_its_missing_events() {
     let database = Database::create().await;
     let ids = write(&database, 30).await;
     let aggregator = Aggregator::start().await;
@@ -221,8 +221,8 @@ async fn an_aggregator_that_was_set_back_gets_what_it_lacks() {
 }
 
 #[tokio::test]
-async fn an_aggregator_of_another_log_is_left_alone() {
-    // One that is another event here, and one that was never drawn.
+async fn delivers_nothing_to_an_aggregator_of_another_log() {
+    // An id of another event of this log, and an id that was never drawn.
     for id in [2, 9] {
         let database = Database::create().await;
         write(&database, 3).await;
@@ -240,7 +240,7 @@ async fn an_aggregator_of_another_log_is_left_alone() {
 }
 
 #[tokio::test]
-async fn nothing_is_delivered_before_what_may_still_come() {
+async fn waits_for_earlier_events_that_may_still_appear() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
@@ -258,7 +258,7 @@ async fn nothing_is_delivered_before_what_may_still_come() {
 }
 
 #[tokio::test]
-async fn a_pump_outlives_postgresql() {
+async fn a_pump_survives_a_restart_of_postgresql() {
     let server = TestServer::start_own("").await;
     let database = Database::create_on_own(&server).await;
     let aggregator = Aggregator::start().await;
@@ -273,7 +273,7 @@ async fn a_pump_outlives_postgresql() {
 }
 
 #[tokio::test]
-async fn a_gateway_runs_the_pumps_of_its_file() {
+async fn a_gateway_runs_the_pumps_of_its_settings() {
     let database = Database::create().await;
     write(&database, 5).await;
     let (one, other) = (Aggregator::start().await, Aggregator::start().await);

@@ -1,4 +1,4 @@
-//! Who may amend, and what they learn if they may not.
+//! The rights to amend events, and what an error reveals to a caller without them.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::support::{
 
 const UID: &str = "e5a2c0de-0000-4000-8000-000000000001";
 
-/// One of alice, one of alice and the stream `s`, one of bob, and an amendment of the first.
+/// An event of alice, one of alice and the stream `s`, one of bob, and an amendment of the first.
 const FILL: &str = r#"insert into events (type, subscriber, stream, version, payload, amends, uid) values
     ('t', 'alice', null, null, '{"secret": 1234}', null, null),
     ('t', 'alice', 's', 1, '{"secret": 1234}', null, null),
@@ -27,7 +27,7 @@ async fn post(app: &App, token: &str, event: &Value) -> Answer {
 }
 
 #[tokio::test]
-async fn who_amends_may_write_what_the_event_is_of() {
+async fn amending_needs_the_right_to_write_the_event() {
     let (database, app, signer) = app_with(|_| {}).await;
     database.connect().await.batch_execute(FILL).await.unwrap();
     let to = |subscriber: Option<&str>, stream: Option<&str>, target: i64| {
@@ -61,9 +61,9 @@ async fn who_amends_may_write_what_the_event_is_of() {
     }
 }
 
-/// Whatever is wrong, and whether a guess is right: it is one answer.
+/// The response is always the same, whatever is wrong and whether a guess is right.
 #[tokio::test]
-async fn who_may_not_read_learns_nothing_from_a_refusal() {
+async fn errors_reveal_nothing_without_the_right_to_read() {
     let (database, app, signer) = app_with(|_| {}).await;
     database.connect().await.batch_execute(FILL).await.unwrap();
     let shop = token(&signer, &json!({ "read": [], "write": ["alice"] }));
@@ -86,7 +86,7 @@ async fn who_may_not_read_learns_nothing_from_a_refusal() {
         patch.as_array_mut().unwrap().push(more);
         wrong.push(amend(1, patch));
     }
-    // A uid that is known does not lead around it.
+    // The same holds for a uid that exists.
     for target in [1, 3, 99] {
         let mut event = amend(target, test(1234));
         event["uid"] = UID.into();
@@ -108,9 +108,9 @@ async fn who_may_not_read_learns_nothing_from_a_refusal() {
     assert!(told.body.contains("operation 1"), "{}", told.body);
 }
 
-/// What only PostgreSQL knows when it writes, as that there is no room for one more amendment.
+/// Errors that only PostgreSQL detects, such as too many amendments of an event.
 #[tokio::test]
-async fn who_may_not_read_learns_nothing_from_what_postgresql_refuses() {
+async fn errors_of_postgresql_reveal_nothing_either() {
     let (database, app, signer) = app_with(|_| {}).await;
     let client = database.connect().await;
     client.batch_execute(FILL).await.unwrap();
@@ -124,12 +124,12 @@ async fn who_may_not_read_learns_nothing_from_what_postgresql_refuses() {
         let lines = sse_client::post(app.address, "/events", &line, &event.to_string()).await.body;
         let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
         let answer = post(&app, &token, &event).await;
-        assert_eq!(last["error"], answer.json(), "in both ways");
+        assert_eq!(last["error"], answer.json(), "the same as JSON and as a line");
         (answer.status, answer.json()["detail"].as_str().unwrap().replace(&target.to_string(), "N"))
     };
     let blind = json!({ "read": [], "write": ["alice"] });
     let full = write(blind.clone(), 1).await;
-    assert_eq!(full, write(blind, 99).await, "as of an event that is not there");
+    assert_eq!(full, write(blind, 99).await, "as for an event that does not exist");
     let everything = json!({ "read": "*", "write": "*", "read_streams": "*", "all": true });
     let (status, told) = write(everything, 1).await;
     assert_eq!(status, 409);
@@ -137,7 +137,7 @@ async fn who_may_not_read_learns_nothing_from_what_postgresql_refuses() {
 }
 
 #[tokio::test]
-async fn a_uid_of_somebody_elses_event_is_taken_and_no_more() {
+async fn a_uid_of_another_event_reveals_only_that_it_exists() {
     let (database, app, signer) = app_with(|_| {}).await;
     database.connect().await.batch_execute(FILL).await.unwrap();
     let shop = token(&signer, &json!({ "read": [], "write": ["alice"] }));
@@ -151,7 +151,7 @@ async fn a_uid_of_somebody_elses_event_is_taken_and_no_more() {
 }
 
 #[tokio::test]
-async fn idempotency_keys_of_two_principals_do_not_meet() {
+async fn each_principal_has_its_own_idempotency_keys() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let rights = json!({ "event_piper": { "write": ["alice"] } });
     let (one, other) =
@@ -166,7 +166,7 @@ async fn idempotency_keys_of_two_principals_do_not_meet() {
     let first = write(&one, 1, "application/json").await;
     assert_eq!(first, r#"{"id":1}"#);
     assert_eq!(write(&other, 2, "application/json").await, r#"{"id":2}"#);
-    assert_eq!(write(&one, 1, "application/json").await, first, "each is still once");
+    assert_eq!(write(&one, 1, "application/json").await, first, "each is still written once");
     assert_eq!(write(&other, 2, "application/json").await, r#"{"id":2}"#);
     for (token, payload) in [(&one, 1), (&other, 2)] {
         let told = write(token, payload, "application/x-ndjson").await;

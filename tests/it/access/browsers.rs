@@ -1,10 +1,10 @@
-//! What browsers are protected from: cookies that a foreign page uses, foreign origins, frames.
+//! Protection of browsers: requests of foreign pages with cookies, foreign origins, and frames.
 
 use super::issuer::{app_with, claims};
 use crate::support::sse_client::{Stream, ask};
 
 #[tokio::test]
-async fn a_cookie_brings_a_token_and_a_foreign_page_cannot_write_with_it() {
+async fn a_foreign_page_cannot_write_with_a_cookie() {
     let (_database, app, signer) = app_with(|settings| {
         settings.access.cookie = Some("token".into());
         settings.access.origins = vec!["https://app.example".into()];
@@ -18,11 +18,18 @@ async fn a_cookie_brings_a_token_and_a_foreign_page_cannot_write_with_it() {
     let beside = format!("x=\u{e9}; {cookie}");
     Stream::open(app.address, "/events", &[("Cookie", &beside)]).await.joined().await;
     let illegible = app.get("/events", &[("Cookie", "token=\u{e9}")]).await;
-    assert!(illegible.headers["www-authenticate"].contains("invalid_token"), "no proof is bad");
+    assert!(
+        illegible.headers["www-authenticate"].contains("invalid_token"),
+        "the token is invalid rather than missing"
+    );
     let doubled = format!("token=x; {cookie}");
     assert_eq!(app.get("/events", &[("Cookie", &doubled)]).await.status, 400);
     let both = [("Cookie", &*cookie), ("Authorization", "Bearer bad")];
-    assert_eq!(app.get("/events", &both).await.status, 401, "a good cookie mends no bad token");
+    assert_eq!(
+        app.get("/events", &both).await.status,
+        401,
+        "a valid cookie does not replace an invalid token"
+    );
 
     let here = format!("http://{}", app.address);
     let write = async |headers: &[(&str, &str)]| {
@@ -32,7 +39,7 @@ async fn a_cookie_brings_a_token_and_a_foreign_page_cannot_write_with_it() {
     assert_eq!(write(&[]).await, 403);
     assert_eq!(write(&[("Origin", "https://evil.example")]).await, 403);
     assert_eq!(write(&[("Origin", "null")]).await, 403);
-    assert_eq!(write(&[("Origin", "http://localhost:8000")]).await, 403, "that is another page");
+    assert_eq!(write(&[("Origin", "http://localhost:8000")]).await, 403, "that is another origin");
     assert_eq!(write(&[("Sec-Fetch-Site", "cross-site")]).await, 403);
     assert_eq!(write(&[("Sec-Fetch-Site", "same-site")]).await, 403);
     assert_eq!(
@@ -44,7 +51,7 @@ async fn a_cookie_brings_a_token_and_a_foreign_page_cannot_write_with_it() {
 }
 
 #[tokio::test]
-async fn credentials_go_with_exact_origins_and_a_refusal_can_be_read() {
+async fn cors_allows_credentials_for_exact_origins() {
     let (_database, app, _) = app_with(|settings| {
         settings.http.cors_origins = vec!["https://app.example".into()];
     })
@@ -68,7 +75,7 @@ async fn credentials_go_with_exact_origins_and_a_refusal_can_be_read() {
 }
 
 #[tokio::test]
-async fn a_page_that_a_browser_shows_is_closed_to_others() {
+async fn the_console_page_has_security_headers() {
     let (_database, app, _) = app_with(|_| {}).await;
     let page = app.get("/", &[]).await;
     assert!(page.headers["content-security-policy"].contains("default-src 'none'"));

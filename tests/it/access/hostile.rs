@@ -1,4 +1,4 @@
-//! Bytes that nobody sends who means well.
+//! Hostile requests.
 
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -20,12 +20,12 @@ use crate::support::{
 
 const DEADLINE: std::time::Duration = std::time::Duration::from_mins(2);
 
-/// All that is answered to these bytes, until the connection ends.
+/// Sends bytes, and returns everything that is received until the connection ends.
 async fn raw(app: &App, bytes: &[u8]) -> Vec<u8> {
     let mut socket = TcpStream::connect(app.address).await.unwrap();
     let mut answer = Vec::new();
     let asking = async {
-        // Who is cut off while it still talks has its answer all the same.
+        // A connection may be reset while bytes are sent. The response still counts.
         let _ = socket.write_all(bytes).await;
         let _ = socket.read_to_end(&mut answer).await;
     };
@@ -40,7 +40,7 @@ async fn open() -> (Database, App) {
 }
 
 #[tokio::test]
-async fn a_request_inside_of_another_ones_body_is_not_answered() {
+async fn a_smuggled_request_is_not_answered() {
     let (_database, app) = open().await;
     let inner = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for head in [
@@ -65,7 +65,7 @@ async fn a_request_inside_of_another_ones_body_is_not_answered() {
 }
 
 #[tokio::test]
-async fn what_is_echoed_cannot_become_a_header_or_another_problem() {
+async fn echoed_text_cannot_inject_headers_or_json() {
     let (_database, app) = open().await;
     for path in [
         "/events?consumer=a%0d%0aX-Injected:%20y",
@@ -97,7 +97,7 @@ async fn what_is_echoed_cannot_become_a_header_or_another_problem() {
 }
 
 #[tokio::test]
-async fn headers_that_are_there_twice_are_refused() {
+async fn rejects_repeated_headers() {
     let (_database, app, signer) = app_with(|settings| {
         settings.access.cookie = Some("token".into());
     })
@@ -118,7 +118,7 @@ async fn headers_that_are_there_twice_are_refused() {
 }
 
 #[tokio::test]
-async fn a_thousand_cookies_are_read_or_refused_and_cost_no_more() {
+async fn a_thousand_cookies_are_read_or_rejected() {
     let (_database, app, signer) = app_with(|settings| {
         settings.access.cookie = Some("token".into());
     })
@@ -136,12 +136,12 @@ async fn a_thousand_cookies_are_read_or_refused_and_cost_no_more() {
 }
 
 #[tokio::test]
-async fn who_opens_and_resets_streams_without_end_is_sent_away() {
+async fn rapid_resets_end_the_connection() {
     const HEADERS: [u8; 13] = [0, 0, 4, 1, 5, 0, 0, 0, 0, 0x82, 0x84, 0x86, 0x41];
     let (_database, app) = open().await;
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     for stream in (1_u32..).step_by(2).take(20_000) {
-        // :method GET, :path /, :scheme http, :authority x; and at once RST_STREAM.
+        // :method GET, :path /, :scheme http, :authority x, followed by RST_STREAM.
         let mut headers = HEADERS.to_vec();
         headers[2] = 6;
         headers[5..9].copy_from_slice(&stream.to_be_bytes());
@@ -159,7 +159,7 @@ async fn who_opens_and_resets_streams_without_end_is_sent_away() {
 }
 
 #[tokio::test]
-async fn who_opens_a_connection_and_asks_for_nothing_is_let_go() {
+async fn an_idle_connection_is_closed() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.http.limits.head_within = std::time::Duration::from_millis(200);
@@ -174,7 +174,7 @@ async fn who_opens_a_connection_and_asks_for_nothing_is_let_go() {
 }
 
 #[tokio::test]
-async fn a_stream_over_http_2_stays_however_long_nothing_else_is_asked_for() {
+async fn an_open_http_2_stream_keeps_its_connection() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.http.limits.head_within = std::time::Duration::from_millis(200);
@@ -196,7 +196,7 @@ async fn a_stream_over_http_2_stays_however_long_nothing_else_is_asked_for() {
 }
 
 #[tokio::test]
-async fn the_log_tells_who_was_refused_and_no_secret() {
+async fn the_log_has_refusals_but_no_secrets() {
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
     let database = Database::create().await;
     let flags = [

@@ -1,4 +1,4 @@
-//! An issuer of tokens, with keys of every kind, and a JWKS address that can go down.
+//! An issuer of tokens with keys of every kind, and with a JWKS address that can fail.
 
 use std::{
     net::SocketAddr,
@@ -35,7 +35,7 @@ use crate::support::{
 pub(crate) const NAME: &str = "https://issuer.example/";
 pub(crate) const AUDIENCE: &str = "events";
 
-/// For this test alone; it opens nothing anywhere.
+/// A key for these tests only.
 const RSA: &str = include_str!("rsa.pem");
 
 /// Signs tokens.
@@ -54,7 +54,7 @@ enum Key {
 }
 
 impl Signer {
-    /// With a key of its own, save that there is one of RSA only.
+    /// A signer with a new key. All RSA signers share one key.
     pub(crate) fn new(id: &str, algorithm: &'static str) -> Self {
         let random = SystemRandom::new();
         let curve = |kind| {
@@ -77,13 +77,13 @@ impl Signer {
         Self { id: id.to_owned(), algorithm, key }
     }
 
-    /// With a secret, whatever it was made for.
+    /// A signer with these bytes as its HMAC secret.
     pub(crate) fn secret(secret: &[u8]) -> Self {
         let key = Key::Secret(hmac::Key::new(hmac::HMAC_SHA256, secret));
         Self { id: String::new(), algorithm: "HS256", key }
     }
 
-    /// A token that says this.
+    /// A token with these claims.
     pub(crate) fn token(&self, claims: &Value) -> String {
         let mut header = json!({"typ": "JWT", "alg": self.algorithm});
         if !self.id.is_empty() {
@@ -118,7 +118,7 @@ impl Signer {
         }
     }
 
-    /// Its public key, as it is published.
+    /// The public key, as it is published.
     pub(crate) fn jwk(&self) -> Value {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = match &self.key {
@@ -142,7 +142,7 @@ impl Signer {
         jwk
     }
 
-    /// Its public key as the bytes of a PEM file, for those who mistake it for a secret.
+    /// The public key as the bytes of a PEM file, to be misused as an HMAC secret.
     pub(crate) fn public_bytes(&self) -> Vec<u8> {
         match &self.key {
             Key::Rsa(key) => key.public().as_ref().to_vec(),
@@ -151,12 +151,12 @@ impl Signer {
     }
 }
 
-/// Claims that are right, for this consumer.
+/// Valid claims for this consumer.
 pub(crate) fn claims(consumer: &str) -> Value {
     json!({"iss": NAME, "aud": AUDIENCE, "sub": consumer, "exp": seconds() + 3600})
 }
 
-/// The same with more of them, or others.
+/// The same, with added or replaced claims. A claim of `null` is removed.
 pub(crate) fn claims_with(consumer: &str, more: &Value) -> Value {
     let mut claims = claims(consumer);
     let all = claims.as_object_mut().unwrap();
@@ -178,7 +178,7 @@ pub(crate) fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
-/// Settings that believe this issuer.
+/// Settings that trust the issuer with these keys.
 pub(crate) fn believing(keys: Source, algorithms: &[Algorithm]) -> Settings {
     let issuer = token::Issuer {
         name: NAME.into(),
@@ -196,7 +196,7 @@ pub(crate) fn believing(keys: Source, algorithms: &[Algorithm]) -> Settings {
 
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// A gateway that believes tokens signed with [`SECRET`], after these changes to its settings.
+/// A gateway that accepts tokens signed with [`SECRET`], with changed settings.
 pub(crate) async fn app_with(turn: impl FnOnce(&mut Settings)) -> (Database, App, Signer) {
     let database = Database::create().await;
     let mut settings = believing(Source::Secret(SECRET.into()), &[Algorithm::HS256]);
@@ -205,7 +205,7 @@ pub(crate) async fn app_with(turn: impl FnOnce(&mut Settings)) -> (Database, App
     (database, app, Signer::secret(SECRET.as_bytes()))
 }
 
-/// An issuer's web server.
+/// The web server of an issuer.
 pub(crate) struct Issuer {
     address: SocketAddr,
     published: Arc<Published>,
@@ -219,7 +219,7 @@ struct Published {
 }
 
 impl Issuer {
-    /// Publishes the keys of these.
+    /// Starts to publish the keys of these signers.
     pub(crate) async fn start(signers: &[&Signer]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -238,12 +238,12 @@ impl Issuer {
         *self.published.keys.lock().unwrap() = Some(json!({ "keys": keys }));
     }
 
-    /// Answers with an error from now on.
+    /// Makes the server respond with an error.
     pub(crate) fn fail(&self) {
         *self.published.keys.lock().unwrap() = None;
     }
 
-    /// Nobody is there any more.
+    /// Stops the server.
     pub(crate) fn stop(&mut self) {
         self.serving.take().unwrap().abort();
     }
@@ -271,10 +271,12 @@ async fn jwks(State(published): State<Arc<Published>>) -> Result<Json<Value>, St
     keys.map(Json).ok_or(StatusCode::SERVICE_UNAVAILABLE)
 }
 
+/// Sends a GET request with a token.
 pub(super) async fn with(app: &App, path: &str, token: &str) -> Answer {
     app.get(path, &[("Authorization", &bearer(token))]).await
 }
 
+/// Opens a stream with a token.
 pub(super) async fn follow(app: &App, path: &str, token: &str) -> Stream {
     Stream::open(app.address, path, &[("Authorization", &bearer(token))]).await.joined().await
 }

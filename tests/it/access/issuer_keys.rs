@@ -1,4 +1,4 @@
-//! The keys of an issuer: published, replaced, withdrawn, and out of reach.
+//! The keys of issuers: published, replaced, withdrawn, and not available.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn keys_of_an_issuer_are_found_when_they_turn_over_and_kept_when_it_is_down() {
+async fn new_keys_are_fetched_and_cached_keys_survive_outages() {
     let (old, new) = (Signer::new("old", "ES256"), Signer::new("new", "ES256"));
     let mut issuer = Issuer::start(&[&old]).await;
     let database = Database::create().await;
@@ -28,7 +28,7 @@ async fn keys_of_an_issuer_are_found_when_they_turn_over_and_kept_when_it_is_dow
     let token = new.token(&claims("toto"));
     let asking = (0..20).map(|_| follow(&app, "/events", &token));
     futures::future::join_all(asking).await;
-    assert_eq!(issuer.asked(), 2, "one asks for all");
+    assert_eq!(issuer.asked(), 2, "all requests share one fetch");
 
     let unknown = async |id: u8| {
         let unknown = Signer::new(&id.to_string(), "ES256");
@@ -36,7 +36,7 @@ async fn keys_of_an_issuer_are_found_when_they_turn_over_and_kept_when_it_is_dow
     };
     let answers = futures::future::join_all((0..50).map(unknown)).await;
     assert!(answers.iter().all(|status| [401, 429, 503].contains(status)), "{answers:?}");
-    assert!(answers.contains(&401), "what was looked for and is not there is no key");
+    assert!(answers.contains(&401), "a key that a fetch did not find is unknown");
     assert!(issuer.asked() <= 6, "{} times: not for each of them", issuer.asked());
 
     issuer.fail();
@@ -45,8 +45,8 @@ async fn keys_of_an_issuer_are_found_when_they_turn_over_and_kept_when_it_is_dow
     follow(&app, "/events", &token).await;
 }
 
-/// A gateway that reads the keys of this issuer again all the time, and the database behind it.
-async fn alert(issuer: &Issuer) -> (Database, App) {
+/// A gateway that refreshes the keys of this issuer all the time, and its database.
+async fn refreshing(issuer: &Issuer) -> (Database, App) {
     let database = Database::create().await;
     let mut settings = believing(issuer.source(), &[Algorithm::ES256]);
     settings.access.refresh = Duration::from_millis(100);
@@ -62,10 +62,10 @@ async fn ticket(app: &App, token: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_key_that_its_issuer_withdraws_ends_the_streams_and_tickets_of_its_tokens() {
+async fn a_withdrawn_key_ends_streams_and_tickets() {
     let (old, new) = (Signer::new("old", "ES256"), Signer::new("new", "ES256"));
     let issuer = Issuer::start(&[&old, &new]).await;
-    let (_database, app) = alert(&issuer).await;
+    let (_database, app) = refreshing(&issuer).await;
     let token = old.token(&claims("toto"));
     let mut stream = follow(&app, "/events", &token).await;
     let mut stays = follow(&app, "/events", &new.token(&claims("toto"))).await;
@@ -79,7 +79,7 @@ async fn a_key_that_its_issuer_withdraws_ends_the_streams_and_tickets_of_its_tok
         assert_eq!(stream.next().await, None);
     }
     assert_eq!(with(&app, "/events", &token).await.status, 401);
-    let (_other_database, other) = alert(&issuer).await;
+    let (_other_database, other) = refreshing(&issuer).await;
     for instance in [&app, &other] {
         let back = instance.get(&path, &[("Last-Event-ID", "0")]).await;
         assert_eq!(back.status, 401, "{}", back.body);
@@ -88,7 +88,7 @@ async fn a_key_that_its_issuer_withdraws_ends_the_streams_and_tickets_of_its_tok
     stays.signal("heartbeat").await;
     stays.signal("heartbeat").await;
 
-    // Another name is no other key.
+    // The same key under another id is still the same key.
     let mut renamed = new;
     renamed.id = "renamed".into();
     issuer.publish(&[&renamed]);
@@ -99,27 +99,27 @@ async fn a_key_that_its_issuer_withdraws_ends_the_streams_and_tickets_of_its_tok
 }
 
 #[tokio::test]
-async fn what_an_issuer_that_is_down_had_published_counts_for_streams_and_tickets() {
+async fn streams_and_tickets_survive_an_outage_of_the_issuer() {
     let signer = Signer::new("a", "ES256");
     let issuer = Issuer::start(&[&signer]).await;
-    let (_database, app) = alert(&issuer).await;
+    let (_database, app) = refreshing(&issuer).await;
     let token = signer.token(&claims("toto"));
     let mut stream = follow(&app, "/events", &token).await;
     let ticket = ticket(&app, &token).await;
     issuer.fail();
     let asked = issuer.asked();
-    eventually("it is asked in vain", async || (issuer.asked() > asked + 2).then_some(())).await;
+    eventually("refreshes have failed", async || (issuer.asked() > asked + 2).then_some(())).await;
     stream.signal("heartbeat").await;
     let path = format!("/events?ticket={ticket}");
     Stream::open(app.address, &path, &[]).await.joined().await;
-    // An instance that has never had the keys believes what another one has signed.
-    let (_other_database, other) = alert(&issuer).await;
+    // An instance that never fetched the keys accepts a ticket that another one has signed.
+    let (_other_database, other) = refreshing(&issuer).await;
     let back = [("Last-Event-ID", "0")];
     Stream::open(other.address, &path, &back).await.joined().await;
 }
 
 #[tokio::test]
-async fn a_key_may_be_replaced_under_the_same_name_or_under_none() {
+async fn a_key_may_be_replaced_under_the_same_id() {
     for name in ["same", ""] {
         let signer = || Signer::new(name, "ES256");
         let (old, new) = (signer(), signer());
@@ -136,9 +136,9 @@ async fn a_key_may_be_replaced_under_the_same_name_or_under_none() {
     }
 }
 
-/// Anybody can show a token with a name of a key that nobody has.
+/// Anyone can send tokens with unknown key ids.
 #[tokio::test]
-async fn who_asks_for_unknown_keys_shuts_out_no_token_of_a_key_that_was_just_published() {
+async fn unknown_keys_do_not_delay_new_keys_for_long() {
     let old = Signer::new("old", "ES256");
     let issuer = Issuer::start(&[&old]).await;
     let database = Database::create().await;
@@ -154,9 +154,9 @@ async fn who_asks_for_unknown_keys_shuts_out_no_token_of_a_key_that_was_just_pub
         let token = new.token(&claims("toto"));
         published.push(new);
         issuer.publish(&published.iter().collect::<Vec<_>>());
-        eventually("the new key counts", async || {
+        eventually("the new key is accepted", async || {
             let status = with(&app, "/events/1", &token).await.status;
-            assert_ne!(status, 401, "a good token is never a bad one");
+            assert_ne!(status, 401, "a valid token is never rejected as invalid");
             (status == 404).then_some(())
         })
         .await;
@@ -164,7 +164,7 @@ async fn who_asks_for_unknown_keys_shuts_out_no_token_of_a_key_that_was_just_pub
 }
 
 #[tokio::test]
-async fn while_an_issuers_keys_were_never_had_a_stream_is_asked_back_later() {
+async fn without_keys_a_stream_is_asked_to_retry() {
     let signer = Signer::new("a", "ES256");
     let issuer = Issuer::start(&[&signer]).await;
     issuer.fail();

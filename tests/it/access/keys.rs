@@ -1,4 +1,4 @@
-//! Keys: made, used, and revoked.
+//! Keys: created, used, and revoked.
 
 use std::{net::SocketAddr, process::Output};
 
@@ -66,7 +66,7 @@ async fn write(address: SocketAddr, path: &str, body: &str, key: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_key_opens_what_it_was_made_for_at_once() {
+async fn a_new_key_works_at_once() {
     let (database, app) = app().await;
     let key = create(&database, &["--name", "shop", "--read", "shop-*", "--metrics"]).await;
     assert!(key.starts_with("ep_") && key.len() == 63, "{key}");
@@ -142,7 +142,7 @@ async fn a_key_that_is_revoked_ends_its_streams_and_its_tickets() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_revoked_ends_its_imports() {
+async fn a_revoked_key_ends_its_imports() {
     let (database, app) = app().await;
     let key = create(&database, &["--name", "toto", "--write", "toto"]).await;
     let header = bearer(&key);
@@ -159,7 +159,7 @@ async fn a_key_that_is_revoked_ends_its_imports() {
 }
 
 #[tokio::test]
-async fn a_ticket_of_a_new_key_opens_its_stream_at_an_instance_that_has_not_heard_of_the_key() {
+async fn a_ticket_of_a_new_key_works_at_other_instances() {
     let database = Database::create().await;
     let instance = async || {
         let mut settings = Settings::default();
@@ -169,7 +169,7 @@ async fn a_ticket_of_a_new_key_opens_its_stream_at_an_instance_that_has_not_hear
     };
     let (one, other) = (instance().await, instance().await);
     let unknown = status(other.address, "/events", &NewKey::generate().text).await;
-    assert_eq!(unknown, 401, "by now the keys are known there");
+    assert_eq!(unknown, 401, "the keys are cached there now");
     let key = create(&database, &["--name", "toto"]).await;
     let header = bearer(&key);
     let given = [("Authorization", &*header), ("Content-Length", "0")];
@@ -179,7 +179,7 @@ async fn a_ticket_of_a_new_key_opens_its_stream_at_an_instance_that_has_not_hear
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_right_to_the_letter_opens_nothing() {
+async fn rejects_altered_keys() {
     let (database, app) = app().await;
     let key = create(&database, &["--name", "toto"]).await;
     let other = create(&database, &["--name", "titi"]).await;
@@ -200,7 +200,7 @@ async fn a_key_that_is_not_right_to_the_letter_opens_nothing() {
 }
 
 #[tokio::test]
-async fn nobody_can_read_a_key_out_of_the_table_or_the_list() {
+async fn the_table_and_the_list_do_not_contain_keys() {
     let (database, _app) = app().await;
     let key =
         create(&database, &["--name", "toto", "--write", "shop-*", "--expires-in", "90d"]).await;
@@ -216,7 +216,7 @@ async fn nobody_can_read_a_key_out_of_the_table_or_the_list() {
 }
 
 #[tokio::test]
-async fn keys_are_kept_while_postgresql_is_away() {
+async fn cached_keys_work_while_postgresql_is_down() {
     let server = crate::support::postgres::TestServer::start_own("").await;
     let database = Database::create_on_own(&server).await;
     let mut settings = Settings::default();
@@ -234,7 +234,7 @@ async fn keys_are_kept_while_postgresql_is_away() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_right_is_refused_by_the_command() {
+async fn the_command_rejects_invalid_rights() {
     let database = Database::create().await;
     for (args, says) in [
         (&["--name", "toto", "--read", ""][..], "--read"),
@@ -250,9 +250,9 @@ async fn what_cannot_be_a_right_is_refused_by_the_command() {
     assert!(String::from_utf8_lossy(&none.stderr).contains("is not a key id"));
 }
 
-/// Rows can be written in SQL.
+/// Rows can be written with SQL.
 #[tokio::test]
-async fn keys_with_times_of_any_kind_are_listed() {
+async fn keys_with_any_times_are_listed() {
     let database = Database::create().await;
     create(&database, &["--name", "shop", "--read", "shop-*"]).await;
     let client = database.connect().await;

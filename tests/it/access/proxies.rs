@@ -1,4 +1,4 @@
-//! The header of a proxy: believed of those that are listed, and of nobody else.
+//! The header of a proxy, which only listed proxies may send, and the host names of requests.
 
 use event_piper::access::Modes;
 use http_body_util::Empty;
@@ -23,7 +23,7 @@ async fn behind(proxies: &str) -> (Database, App) {
 }
 
 #[tokio::test]
-async fn a_listed_proxy_is_believed_and_nobody_else() {
+async fn only_listed_proxies_are_trusted() {
     let (_database, app) = behind("127.0.0.0/8").await;
     Stream::open(app.address, "/events", &[TOTO]).await.joined().await;
     let (_database, app) = behind("10.0.0.0/8,::1").await;
@@ -37,7 +37,7 @@ async fn a_listed_proxy_is_believed_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn who_is_named_by_a_proxy_reads_its_own_and_has_no_other_right() {
+async fn a_named_consumer_may_only_read_its_own_events() {
     let (database, app) = behind("127.0.0.1").await;
     let row = "insert into events (type, subscriber, payload) values ('t', 'titi', '1')";
     database.connect().await.batch_execute(row).await.unwrap();
@@ -47,16 +47,16 @@ async fn who_is_named_by_a_proxy_reads_its_own_and_has_no_other_right() {
         assert_eq!(app.get(path, &[TOTO]).await.status, status, "{path}");
     }
     assert_eq!(app.get("/", &[]).await.status, 401);
-    assert_eq!(app.get("/metrics", &[]).await.status, 200, "asked from this machine");
+    assert_eq!(app.get("/metrics", &[]).await.status, 200, "requested from this machine");
     let forwarded = [("X-Forwarded-For", "203.0.113.7")];
-    assert_eq!(app.get("/metrics", &forwarded).await.status, 401, "by way of the proxy");
+    assert_eq!(app.get("/metrics", &forwarded).await.status, 401, "requested through the proxy");
     let token = [TOTO, ("Authorization", "Bearer of the proxy's")];
     Stream::open(app.address, "/events", &token).await.joined().await;
     assert_eq!(app.get("/events?consumer=toto", &token[1..]).await.status, 401);
 }
 
 #[tokio::test]
-async fn what_else_a_named_consumer_may_is_a_setting() {
+async fn header_rights_add_rights_to_named_consumers() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.access.modes = Modes::TRUSTED_HEADER;
@@ -68,7 +68,7 @@ async fn what_else_a_named_consumer_may_is_a_setting() {
 }
 
 #[tokio::test]
-async fn an_open_gateway_answers_to_no_name_that_a_web_page_can_have() {
+async fn an_open_gateway_rejects_public_host_names() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.access.hosts = "events.test".parse().unwrap();
@@ -101,12 +101,12 @@ async fn an_open_gateway_answers_to_no_name_that_a_web_page_can_have() {
     let detail = refused.json()["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("evil.example") && detail.contains("--allowed-hosts"), "{detail}");
     let whole = for_host(&app, "http://evil.example/healthz", "localhost").await;
-    assert_eq!(whole.status, 421, "the address counts as well");
+    assert_eq!(whole.status, 421, "the host in the request target counts as well");
     assert!(app.metric("denied_total{reason=\"host\"}").await > 0);
 }
 
 #[tokio::test]
-async fn where_a_proof_is_asked_for_any_name_will_do_unless_some_are_listed() {
+async fn with_credentials_any_host_name_is_accepted() {
     let (_database, app) = behind("127.0.0.1").await;
     assert_eq!(for_host(&app, "/healthz", "events.example").await.status, 200);
     let database = Database::create().await;
@@ -119,7 +119,7 @@ async fn where_a_proof_is_asked_for_any_name_will_do_unless_some_are_listed() {
 }
 
 #[tokio::test]
-async fn over_http_2_the_name_is_in_the_authority() {
+async fn http_2_has_the_host_name_in_the_authority() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let socket = TokioIo::new(TcpStream::connect(app.address).await.unwrap());
@@ -133,7 +133,7 @@ async fn over_http_2_the_name_is_in_the_authority() {
     }
 }
 
-/// Asks for this host, wherever the gateway is.
+/// Sends a request with this host name.
 async fn for_host(app: &App, path: &str, host: &str) -> Answer {
     let mut socket = TcpStream::connect(app.address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -142,14 +142,14 @@ async fn for_host(app: &App, path: &str, host: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_web_page_cannot_write_through_an_open_gateway_on_this_machine() {
+async fn a_web_page_cannot_write_to_an_open_gateway() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let write = async |headers: &[(&str, &str)]| {
         let headers = [&[("Content-Length", "0")], headers].concat();
         ask(app.address, "POST", "/tickets", &headers).await.status
     };
-    // 409 is the handler's own answer: in the open mode nobody needs a ticket.
+    // 409 is the response of the handler: in the open mode tickets are not needed.
     assert_eq!(write(&[]).await, 409);
     assert_eq!(write(&[("Origin", "http://localhost:8000")]).await, 409);
     assert_eq!(write(&[("Origin", "https://evil.example")]).await, 403);

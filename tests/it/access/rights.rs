@@ -1,4 +1,4 @@
-//! Rights to write and to read streams and everything, at each door.
+//! The rights to write, to read streams, and to read everything, at each endpoint.
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ fn event(subscriber: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_writer_writes_for_whom_it_may_and_nothing_of_what_it_may_not() {
+async fn a_writer_needs_the_right_for_every_event() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let (shop, plain) = (shop(&signer), signer.token(&claims("toto")));
     let both = json!([event("toto"), event("titi")]);
@@ -45,14 +45,14 @@ async fn a_writer_writes_for_whom_it_may_and_nothing_of_what_it_may_not() {
         assert_eq!(answer.status, status, "{body}: {}", answer.body);
     }
     assert_eq!(post(&app, "/events", &plain, &event("toto").to_string()).await.status, 403);
-    assert_eq!(post(&app, "/events", &plain, "{").await.status, 403, "its body is not even read");
+    assert_eq!(post(&app, "/events", &plain, "{").await.status, 403, "the body is not read");
     assert_eq!(post(&app, "/events", "bad", &event("toto").to_string()).await.status, 401);
-    // A batch is written whole or not at all.
+    // A batch is written completely or not at all.
     eventually("four events", async || (app.metric("head").await == 4).then_some(())).await;
 }
 
 #[tokio::test]
-async fn lines_are_checked_one_by_one() {
+async fn each_line_is_checked() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let lines = format!("{}\n{}\n{}\n", event("toto"), event("titi"), event("toto"));
     let token = bearer(&shop(&signer));
@@ -63,7 +63,7 @@ async fn lines_are_checked_one_by_one() {
 }
 
 #[tokio::test]
-async fn a_streams_name_is_what_is_allowed_whatever_way_it_is_written() {
+async fn encoded_stream_names_are_compared_decoded() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let shop = shop(&signer);
     let body = json!({"type": "t", "data": {}}).to_string();
@@ -91,7 +91,7 @@ async fn a_streams_name_is_what_is_allowed_whatever_way_it_is_written() {
         assert_eq!(read.status, status, "{stream}: {}", read.body);
     }
     let dots = app.get("/streams/orders%2F..%2Fother", &[("Authorization", &bearer(&shop))]).await;
-    assert_eq!(dots.json()["stream"], "orders/../other", "a name, and no path");
+    assert_eq!(dots.json()["stream"], "orders/../other", "a name is not a path");
     for path in ["/streams/orders/../other", "/streams/orders/7/../../other", "/streams//x"] {
         let status = post(&app, path, &shop, &body).await.status;
         assert!(status >= 400, "{path}: {status}");
@@ -99,7 +99,7 @@ async fn a_streams_name_is_what_is_allowed_whatever_way_it_is_written() {
 }
 
 #[tokio::test]
-async fn everything_and_streams_are_followed_by_those_who_may_and_until_they_may_not() {
+async fn following_ends_with_the_credentials() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let plain = signer.token(&claims("toto"));
     let accept = ("Accept", "text/event-stream");
@@ -122,7 +122,7 @@ async fn everything_and_streams_are_followed_by_those_who_may_and_until_they_may
 }
 
 #[tokio::test]
-async fn a_principal_is_held_to_its_events_a_second() {
+async fn events_per_second_are_limited() {
     let (_database, app, signer) = app_with(|settings| {
         settings.access.limits.appends = 3.try_into().unwrap();
     })

@@ -1,4 +1,4 @@
-//! Unix sockets, and TLS with a certificate that changes.
+//! Unix sockets, and TLS with a changing certificate.
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ async fn until(stream: &mut (impl AsyncReadExt + Unpin), wanted: &str) -> String
 }
 
 #[tokio::test]
-async fn a_proxy_behind_a_unix_socket_is_believed() {
+async fn a_proxy_at_a_unix_socket_is_trusted() {
     let (folder, database) = (Scratch::new(), Database::create().await);
     let path = folder.path().join("gateway.sock");
     let listener = http::listen(&ListenAddress::Unix(path.clone())).unwrap();
@@ -69,10 +69,10 @@ async fn a_proxy_behind_a_unix_socket_is_believed() {
     let request = hyper::Request::get("http://x/healthz").body(Empty::<bytes::Bytes>::new());
     assert_eq!(sender.send_request(request.unwrap()).await.unwrap().status(), 200);
     app.stop().await;
-    assert!(!path.exists(), "the socket's file goes with it");
+    assert!(!path.exists(), "the file of the socket is removed");
 }
 
-/// A certificate for this machine, in files.
+/// A certificate for this machine and its key, in files.
 struct Certificate {
     files: Files,
     pem: String,
@@ -90,7 +90,7 @@ impl Certificate {
         Self { files: Files { certificate, key }, pem }
     }
 
-    /// Connects to whoever has this certificate.
+    /// Connects, and trusts only this certificate.
     async fn connect(&self, address: SocketAddr, protocol: &[u8]) -> Option<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
@@ -120,7 +120,7 @@ async fn encrypted_with(turn: impl FnOnce(&mut Settings)) -> (Scratch, Database,
 }
 
 #[tokio::test]
-async fn clients_speak_tls_over_either_version_of_http() {
+async fn tls_works_with_http_1_and_http_2() {
     let (_folder, database, app, certificate) = encrypted().await;
     let mut one = certificate.connect(app.address, b"http/1.1").await.unwrap();
     let request = "GET /events?consumer=toto HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -152,11 +152,11 @@ async fn clients_speak_tls_over_either_version_of_http() {
     plain.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer).await;
-    assert!(!answer.starts_with(b"HTTP"), "nothing is said in the clear");
+    assert!(!answer.starts_with(b"HTTP"), "nothing is sent without encryption");
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_without_a_restart_and_a_bad_one_never() {
+async fn certificates_are_reloaded_if_valid() {
     let (folder, _database, app, old) = encrypted().await;
     let mut open = old.connect(app.address, b"http/1.1").await.unwrap();
     let new = Certificate::write(&folder);
@@ -177,7 +177,7 @@ async fn a_new_certificate_is_shown_without_a_restart_and_a_bad_one_never() {
 }
 
 #[tokio::test]
-async fn who_sends_byte_by_byte_is_cut_off_here_too() {
+async fn a_slow_client_is_disconnected_with_tls_too() {
     let (folder, database) = (Scratch::new(), Database::create().await);
     let mut settings = Settings::default();
     settings.http.limits.head_within = Duration::from_millis(200);

@@ -1,4 +1,4 @@
-//! Tickets: one use, and the way back.
+//! Tickets: a single use, and resuming.
 
 use serde_json::json;
 
@@ -35,7 +35,7 @@ async fn insert(database: &Database) {
 }
 
 #[tokio::test]
-async fn a_ticket_opens_one_stream_and_the_same_again_where_it_broke_off() {
+async fn a_ticket_opens_one_stream_and_resumes_it() {
     let (database, app, signer) = app_with(|_| {}).await;
     let ticket = ticket(&app, "", &signer.token(&claims("toto"))).await;
     let mut stream = open(&app, &ticket, "", &[]).await;
@@ -49,7 +49,7 @@ async fn a_ticket_opens_one_stream_and_the_same_again_where_it_broke_off() {
     assert!(again.json()["detail"].as_str().unwrap().contains("has been used"));
     assert_eq!(app.get(&path, &[("Last-Event-ID", " ")]).await.status, 401);
     let forged = format!("{path}&lastEventId={seen}");
-    assert_eq!(app.get(&forged, &[]).await.status, 401, "an address is not the header");
+    assert_eq!(app.get(&forged, &[]).await.status, 401, "a query parameter is not the header");
 
     insert(&database).await;
     let mut back = open(&app, &ticket, "", &[("Last-Event-ID", &seen)]).await;
@@ -57,7 +57,7 @@ async fn a_ticket_opens_one_stream_and_the_same_again_where_it_broke_off() {
 }
 
 #[tokio::test]
-async fn every_instance_with_the_key_believes_it_and_no_other() {
+async fn instances_with_the_same_key_accept_a_ticket() {
     let turn = |settings: &mut crate::support::app::Settings| {
         settings.access.ticket_keys = vec![KEY.into()];
     };
@@ -72,7 +72,7 @@ async fn every_instance_with_the_key_believes_it_and_no_other() {
 }
 
 #[tokio::test]
-async fn it_opens_what_it_was_given_for_and_nothing_else() {
+async fn a_ticket_grants_only_following() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let rights = json!({"event_piper": {
         "read": ["toto", "team-*"], "write": "*", "console": true, "metrics": true, "all": true,
@@ -82,7 +82,7 @@ async fn it_opens_what_it_was_given_for_and_nothing_else() {
     open(&app, &whole, "&consumer=team-a&consumer=toto", &[]).await;
     let narrow = ticket(&app, "?consumer=team-a&consumer=team-b", &token).await;
     let toto = format!("/events?ticket={narrow}&consumer=toto");
-    assert_eq!(app.get(&toto, &[]).await.status, 403, "a refusal does not use it up");
+    assert_eq!(app.get(&toto, &[]).await.status, 403, "a refused request does not use the ticket");
     open(&app, &narrow, "&consumer=team-b", &[]).await;
 
     assert_eq!(give(&app, "?consumer=titi", &token).await.status, 403);
@@ -94,7 +94,7 @@ async fn it_opens_what_it_was_given_for_and_nothing_else() {
     }
     let path = format!("/tickets?ticket={other}");
     let more = ask(app.address, "POST", &path, &[("Content-Length", "0")]).await;
-    assert_eq!(more.status, 401, "a ticket gets no ticket");
+    assert_eq!(more.status, 401, "a ticket cannot issue a ticket");
     let both = format!("/events?ticket={other}");
     let both = app.get(&both, &[("Authorization", &bearer(&token))]).await;
     assert_eq!(both.status, 400);
@@ -103,7 +103,7 @@ async fn it_opens_what_it_was_given_for_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn it_ends_with_the_token_that_it_was_given_for() {
+async fn a_ticket_expires_with_its_token() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let token = signer.token(&claims_with("toto", &json!({"exp": seconds() + 3})));
     let ticket = ticket(&app, "", &token).await;
@@ -116,7 +116,7 @@ async fn it_ends_with_the_token_that_it_was_given_for() {
 }
 
 #[tokio::test]
-async fn a_token_is_no_ticket_and_a_ticket_no_token() {
+async fn tokens_and_tickets_are_not_interchangeable() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let token = signer.token(&claims("toto"));
     assert_eq!(app.get(&format!("/events?ticket={token}"), &[]).await.status, 401);
@@ -125,7 +125,7 @@ async fn a_token_is_no_ticket_and_a_ticket_no_token() {
 }
 
 #[tokio::test]
-async fn of_many_who_use_it_at_once_one_gets_in() {
+async fn one_of_many_concurrent_uses_succeeds() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let ticket = ticket(&app, "", &signer.token(&claims("toto"))).await;
     let path = format!("/events?ticket={ticket}");
@@ -143,7 +143,7 @@ async fn of_many_who_use_it_at_once_one_gets_in() {
 }
 
 #[tokio::test]
-async fn in_the_open_mode_nobody_needs_one() {
+async fn the_open_mode_has_no_tickets() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let answer = ask(app.address, "POST", "/tickets", &[("Content-Length", "0")]).await;

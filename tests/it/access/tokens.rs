@@ -1,4 +1,4 @@
-//! Tokens: which are believed, and what they open.
+//! Tokens: valid and invalid ones, and what they grant.
 
 use std::num::NonZeroU32;
 
@@ -21,7 +21,7 @@ async fn insert(database: &Database, consumer: &str) {
 }
 
 #[tokio::test]
-async fn every_algorithm_that_is_listed_is_believed() {
+async fn every_listed_algorithm_is_accepted() {
     let signers: Vec<_> = ["RS256", "PS256", "ES256", "ES384", "EdDSA"]
         .map(|algorithm| Signer::new(algorithm, algorithm))
         .into();
@@ -33,16 +33,16 @@ async fn every_algorithm_that_is_listed_is_believed() {
     for signer in &signers {
         follow(&app, "/events", &signer.token(&claims("toto"))).await;
     }
-    assert_eq!(issuer.asked(), 1, "the keys are kept");
+    assert_eq!(issuer.asked(), 1, "the keys are cached");
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_good_is_a_401_and_never_anybody() {
+async fn an_invalid_token_is_a_401() {
     let rsa = Signer::new("rsa", "RS256");
     let issuer = Issuer::start(&[&rsa]).await;
     let database = Database::create().await;
     let mut settings = believing(issuer.source(), &[Algorithm::RS256]);
-    // All of it from one address, which would not be listened to for long.
+    // The requests come through a proxy, since one address would soon be limited.
     settings.access.trusted_proxies = "127.0.0.1".parse().unwrap();
     let app = App::start_with(&database.url(), settings).await;
     let good = rsa.token(&claims("toto"));
@@ -110,7 +110,7 @@ async fn a_token_that_is_not_good_is_a_401_and_never_anybody() {
         ("that is a giant", format!("{good}{}", "A".repeat(9000)), "longer than"),
     ];
     for (what, token, says) in &cases {
-        // A thousandth proxy's client each time.
+        // A different client address for each case.
         let from = format!("10.0.{}.{}", fastrand::u8(..), fastrand::u8(..));
         let headers = [("Authorization", &*bearer(token)), ("X-Forwarded-For", &*from)];
         for path in ["/events", "/events?consumer=toto", "/events/1"] {
@@ -125,7 +125,7 @@ async fn a_token_that_is_not_good_is_a_401_and_never_anybody() {
 }
 
 #[tokio::test]
-async fn without_any_proof_there_is_nothing() {
+async fn without_credentials_everything_is_a_401() {
     let (_database, app, signer) = app_with(|_| {}).await;
     for headers in [&[][..], &[("X-Consumer-Id", "toto")], &[("Cookie", "token=x")]] {
         for path in ["/events?consumer=toto", "/events/1"] {
@@ -150,7 +150,7 @@ async fn without_any_proof_there_is_nothing() {
 }
 
 #[tokio::test]
-async fn a_token_reads_what_it_says_and_nothing_else() {
+async fn a_token_reads_only_what_it_grants() {
     let (database, app, signer) = app_with(|_| {}).await;
     let rights = json!({"event_piper": {"read": ["toto", "team-*"]}});
     let token = signer.token(&claims_with("toto", &rights));
@@ -173,14 +173,18 @@ async fn a_token_reads_what_it_says_and_nothing_else() {
         assert_eq!(with(&app, &format!("/events/{id}"), &token).await.status, status, "{id}");
     }
     let narrowed = [("Authorization", &*bearer(&token)), ("X-Consumer-Id", "titi")];
-    assert_eq!(app.get("/events", &narrowed).await.status, 403, "a header is no proof");
+    assert_eq!(
+        app.get("/events", &narrowed).await.status,
+        403,
+        "the header is not accepted as credentials"
+    );
     let nobody = signer.token(&claims_with("", &json!({"sub": null})));
     assert_eq!(with(&app, "/events", &nobody).await.status, 400);
     assert_eq!(with(&app, "/events?consumer=toto", &nobody).await.status, 403);
 }
 
 #[tokio::test]
-async fn metrics_and_console_are_rights_of_their_own() {
+async fn metrics_and_the_console_need_their_rights() {
     let (_database, app, signer) = app_with(|settings| {
         settings.access.metrics_from = "10.9.9.9".parse().unwrap();
     })
@@ -201,7 +205,7 @@ async fn metrics_and_console_are_rights_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_token_that_expires_ends_its_streams() {
+async fn an_expired_token_ends_its_streams() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let token = signer.token(&claims_with("toto", &json!({"exp": seconds() + 2})));
     let mut stream = follow(&app, "/events", &token).await;
@@ -214,7 +218,7 @@ async fn a_token_that_expires_ends_its_streams() {
 }
 
 #[tokio::test]
-async fn a_token_that_expires_ends_its_imports() {
+async fn an_expired_token_ends_its_imports() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let claims = json!({"exp": seconds() + 4, "event_piper": {"write": ["toto"]}});
     let token = signer.token(&claims_with("toto", &claims));
@@ -227,7 +231,7 @@ async fn a_token_that_expires_ends_its_imports() {
 }
 
 #[tokio::test]
-async fn readiness_tells_everybody_that_it_is_so_and_operators_why() {
+async fn only_operators_see_the_details_of_readiness() {
     let database = Database::create().await;
     let signer = Signer::new("a", "ES256");
     let issuer = Issuer::start(&[&signer]).await;
@@ -262,7 +266,7 @@ async fn readiness_tells_everybody_that_it_is_so_and_operators_why() {
 }
 
 #[tokio::test]
-async fn a_principal_is_held_to_its_requests_and_streams() {
+async fn requests_and_streams_are_limited() {
     let (_database, app, signer) = app_with(|settings| {
         settings.access.limits.requests = NonZeroU32::new(5).unwrap();
         settings.access.limits.streams = 2;
@@ -280,7 +284,7 @@ async fn a_principal_is_held_to_its_requests_and_streams() {
     assert_eq!(full().await, (true, true), "a 200 that ends: an EventSource comes back");
     follow(&app, "/events", &titi).await;
     drop(second);
-    let limited = eventually("so many requests are too many", async || {
+    let limited = eventually("the requests are limited", async || {
         Some(with(&app, "/events/1", &toto).await).filter(|answer| answer.status == 429)
     });
     let limited = limited.await;
@@ -289,7 +293,7 @@ async fn a_principal_is_held_to_its_requests_and_streams() {
 }
 
 #[tokio::test]
-async fn with_a_trusted_header_beside_it_a_bad_token_stays_bad() {
+async fn a_trusted_header_does_not_replace_a_bad_token() {
     let (_database, app, signer) = app_with(|settings| {
         settings.access.modes = Modes { trusted_header: true, jwt: true, keys: true };
     })

@@ -1,5 +1,5 @@
-//! The foreign side: an aggregator on a real socket, which keeps what it is given by its id,
-//! notices what should not be, and can be told to misbehave.
+//! An aggregator on a real socket. It stores events by their ids, notes violations of the contract, and can
+//! be told to fail.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -25,62 +25,62 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// What happens to a request before it is looked at, or after.
+/// A fault in the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It is answered so, and does nothing.
+    /// The request is not processed, and gets this status.
     Answer(u16),
     /// 503 with `Retry-After: 1`.
     Busy,
-    /// It is never answered, and does nothing.
+    /// The request is not processed and gets no response.
     Hang,
-    /// It is done and answered, this late.
+    /// The request is processed after this delay.
     Late(Duration),
-    /// It is done, and the connection ends without an answer.
+    /// The request is processed, and the connection ends without a response.
     DieAfter,
-    /// The connection ends, and nothing is done.
+    /// The connection ends before the request is processed.
     DieBefore,
 }
 
-/// How `events/latest` is answered.
+/// The responses to `events/latest`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Says {
-    /// With the latest event, or 404.
+    /// The latest event, or 404.
     #[default]
     Latest,
-    /// With 204.
+    /// 204.
     Nothing,
-    /// With something of its own, which has a number, too.
+    /// An object of its own, which has a number as its id.
     Foreign,
 }
 
-/// What it has, and what it has seen.
+/// The stored events, and what was received.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     pub(crate) applied: BTreeMap<i64, Value>,
     pub(crate) booted: usize,
     is_booted: bool,
     pub(crate) repeats: usize,
-    /// Every array's length, as they came.
+    /// The lengths of the arrays, in the order of arrival.
     pub(crate) batches: Vec<usize>,
     pub(crate) singles: usize,
     pub(crate) asked: usize,
-    /// What must not be.
+    /// Violations of the contract.
     pub(crate) wrong: Vec<String>,
     pub(crate) faults: VecDeque<Fault>,
     pub(crate) refused: HashSet<i64>,
     pub(crate) says: Says,
     pub(crate) headers: Vec<(HashMap<String, String>, Bytes)>,
     pub(crate) posts: Vec<Instant>,
-    /// Those who could not show a certificate.
+    /// Connections without a valid certificate.
     pub(crate) strangers: usize,
-    /// Every connection ends with its first answer.
+    /// Whether every connection ends after one response.
     pub(crate) closes: bool,
-    /// The field that is the id.
+    /// The name of the field with the id.
     pub(crate) key: String,
 }
 
-/// See the module. It ends with the test.
+/// The aggregator. It stops when the value is dropped.
 pub(crate) struct Aggregator {
     pub(crate) address: SocketAddr,
     store: Arc<Mutex<Store>>,
@@ -93,7 +93,7 @@ impl Aggregator {
         Self::start_with(None).await
     }
 
-    /// The same over TLS.
+    /// Starts with or without TLS.
     pub(crate) async fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -111,25 +111,25 @@ impl Aggregator {
         self.store.lock().unwrap()
     }
 
-    /// The ids that it has.
+    /// The ids of the stored events.
     pub(crate) fn ids(&self) -> Vec<i64> {
         self.store().applied.keys().copied().collect()
     }
 
-    /// It starts anew, and remembers nothing: every connection ends.
+    /// Removes all events and ends all connections, like a restart without data.
     pub(crate) fn restart_empty(&self) {
         self.forget();
         self.cut();
     }
 
-    /// It remembers nothing, and what is in front of it keeps the connections.
+    /// Removes all events and keeps the connections, as behind a proxy.
     pub(crate) fn forget(&self) {
         let mut store = self.store();
         store.applied.clear();
         store.is_booted = false;
     }
 
-    /// Every connection ends.
+    /// Ends all connections.
     pub(crate) fn cut(&self) {
         self.cut.send_modify(|cut| *cut += 1);
     }
@@ -177,7 +177,7 @@ async fn serve(
     }
 }
 
-/// An error ends the connection without an answer.
+/// Responds to a request. An error ends the connection without a response.
 async fn answer(
     store: Arc<Mutex<Store>>,
     request: Request<Incoming>,
@@ -285,7 +285,7 @@ impl Store {
     }
 }
 
-/// What is expected of every event that is written here.
+/// The payload of each event that these tests write.
 pub(crate) fn payload(number: usize) -> Value {
     json!({ "number": number })
 }

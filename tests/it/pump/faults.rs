@@ -1,4 +1,4 @@
-//! Everything goes wrong at once, and afterwards nothing is missing.
+//! Faults of the aggregator, the network, the pump and PostgreSQL. Afterwards no event is missing.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -35,7 +35,7 @@ fn any_fault() -> Fault {
     FAULTS[fastrand::usize(..FAULTS.len())]
 }
 
-/// Writes until it is told to stop: events, rollbacks, and transactions that take their time.
+/// Writes until `stop` is set: events, rollbacks, and long transactions.
 async fn write_on(url: String, stop: &AtomicBool) {
     let client = try_connect(&url).await.unwrap();
     let insert = "insert into events (type, subscriber, payload)
@@ -60,14 +60,13 @@ async fn one_fault_of_each_kind_loses_nothing() {
         write(&database, 2).await;
         fed(&database, &aggregator, &pump).await;
     }
-    // It tells what it has, so that only one answer can make an event come twice: the one that
-    // was too late, and whose work was still to be done.
+    // The aggregator tells its latest event, so only a delayed request can deliver an event twice.
     assert!(aggregator.store().repeats <= 1, "{}", pump.log());
     assert!(pump.metric("retries_total").await >= 7.0 - 0.5);
 }
 
 #[tokio::test]
-async fn who_is_told_to_come_back_later_does() {
+async fn honours_retry_after() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
@@ -81,7 +80,7 @@ async fn who_is_told_to_come_back_later_does() {
 }
 
 #[tokio::test]
-async fn two_pumps_that_are_killed_at_random_feed_an_aggregator_that_fails_at_random() {
+async fn random_kills_and_faults_lose_nothing() {
     let seed = fastrand::u64(..);
     println!("the dice: {seed}");
     fastrand::seed(seed);
@@ -117,7 +116,7 @@ async fn two_pumps_that_are_killed_at_random_feed_an_aggregator_that_fails_at_ra
 }
 
 #[tokio::test]
-async fn a_second_pump_stands_by_and_takes_over() {
+async fn a_standby_takes_over() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let mut first = PumpProcess::start(&database.url(), &aggregator, &[]);
@@ -137,7 +136,7 @@ async fn a_second_pump_stands_by_and_takes_over() {
     assert_eq!(aggregator.store().repeats, 0);
 }
 
-/// A pump behind a network of its own, live, and another one that stands by.
+/// A live pump whose connection can be interrupted, and a standby.
 async fn with_a_network(
     database: &Database,
     aggregator: &Aggregator,
@@ -151,13 +150,13 @@ async fn with_a_network(
 }
 
 #[tokio::test]
-async fn a_pump_that_postgresql_has_lost_may_not_move_the_checkpoint() {
+async fn a_pump_without_its_session_cannot_move_the_checkpoint() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let (network, cut_off, other) = with_a_network(&database, &aggregator).await;
     write(&database, 5).await;
     fed(&database, &aggregator, &cut_off).await;
-    // PostgreSQL sees the connections end; the pump behind them hears nothing.
+    // PostgreSQL sees the connections end; the pump does not.
     network.strike(Strike::LoseServer);
     other.until("live").await;
     write(&database, 5).await;
@@ -168,7 +167,7 @@ async fn a_pump_that_postgresql_has_lost_may_not_move_the_checkpoint() {
 }
 
 #[tokio::test]
-async fn a_pump_in_a_black_hole_gives_up_the_lease() {
+async fn a_pump_without_network_gives_up_the_lease() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let (network, cut_off, other) = with_a_network(&database, &aggregator).await;
@@ -181,7 +180,7 @@ async fn a_pump_in_a_black_hole_gives_up_the_lease() {
 }
 
 #[tokio::test]
-async fn a_frozen_pump_loses_the_lease_and_posts_nothing_when_it_wakes_up() {
+async fn a_frozen_pump_loses_the_lease() {
     let database = Database::create().await;
     let version = "select current_setting('server_version_num')::int";
     let version = database.connect().await.query_one(version, &[]).await.unwrap();
@@ -205,7 +204,7 @@ async fn a_frozen_pump_loses_the_lease_and_posts_nothing_when_it_wakes_up() {
 }
 
 #[tokio::test]
-async fn who_was_left_alone_for_a_while_is_asked_before_it_gets_something() {
+async fn an_idle_aggregator_is_asked_before_delivery() {
     let database = Database::create().await;
     write(&database, 30).await;
     let aggregator = Aggregator::start().await;
@@ -222,9 +221,9 @@ async fn who_was_left_alone_for_a_while_is_asked_before_it_gets_something() {
     fed(&database, &aggregator, &pump).await;
 }
 
-/// Behind a proxy that keeps the connection, nothing else tells that it is another one.
+/// Behind a proxy that keeps the connection, only asking again detects a replaced aggregator.
 #[tokio::test]
-async fn who_has_lost_all_gets_it_again_though_nothing_new_comes() {
+async fn an_emptied_idle_aggregator_is_bootstrapped_again() {
     let database = Database::create().await;
     write(&database, 3).await;
     let aggregator = Aggregator::start().await;
@@ -237,7 +236,7 @@ async fn who_has_lost_all_gets_it_again_though_nothing_new_comes() {
 }
 
 #[tokio::test]
-async fn a_pump_that_leaves_notes_how_far_it_has_got() {
+async fn a_shutdown_writes_the_checkpoint() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let mut pump = PumpProcess::start(&database.url(), &aggregator, &[]);
@@ -251,7 +250,7 @@ async fn a_pump_that_leaves_notes_how_far_it_has_got() {
 }
 
 #[tokio::test]
-async fn failures_are_counted_from_the_last_success() {
+async fn a_success_resets_the_backoff() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
@@ -268,7 +267,7 @@ async fn failures_are_counted_from_the_last_success() {
 }
 
 #[tokio::test]
-async fn the_lag_grows_while_an_aggregator_is_away() {
+async fn the_lag_grows_while_an_aggregator_is_down() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let pump = PumpProcess::start(&database.url(), &aggregator, &[]);
@@ -296,7 +295,7 @@ async fn a_frozen_pump_that_wakes_up_changes_nothing() {
     fed(&database, &aggregator, &first).await;
     let client = database.connect().await;
     let checkpoint = "select epoch, position from event_piper_pumps";
-    // As if somebody had taken over while it was frozen, and got further.
+    // As if another pump had taken over while this one was frozen.
     client
         .batch_execute("update event_piper_pumps set epoch = epoch + 1, position = 777")
         .await

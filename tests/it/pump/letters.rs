@@ -1,4 +1,4 @@
-//! Events that an aggregator refuses, and what becomes of them.
+//! Events that an aggregator refuses: dead letters, `retry` and `skip`.
 
 use super::{
     aggregator::{Aggregator, Says},
@@ -13,7 +13,7 @@ async fn until_it_has(aggregator: &Aggregator, ids: &[i64], pump: &PumpProcess) 
 }
 
 #[tokio::test]
-async fn a_pump_stops_before_a_refused_event_until_it_is_skipped() {
+async fn stops_before_a_refused_event_until_it_is_skipped() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     aggregator.store().refused.insert(3);
@@ -22,7 +22,7 @@ async fn a_pump_stops_before_a_refused_event_until_it_is_skipped() {
     write(&database, 5).await;
     pump.until_it_tells("stopped", false).await;
     assert_eq!(aggregator.ids(), [1, 2]);
-    // It has noted where it is before it says that it has stopped.
+    // The checkpoint is written before the state is `stopped`.
     let list = said(&["list"], &database.url()).await;
     assert!(list.contains("toto: running, booted, at 2, 3 events behind"), "{list}");
     assert!(list.contains("3 blocking") && list.contains("422"), "{list}");
@@ -33,8 +33,8 @@ async fn a_pump_stops_before_a_refused_event_until_it_is_skipped() {
     let none = async || pump.metric("dead_letters").await < 0.5;
     pump.eventually("what is skipped is not counted", none).await;
     let again = command(&["retry", "toto", "3"], &database.url()).await;
-    assert!(!again.status.success(), "skipped is skipped");
-    // It stays so when all comes again.
+    assert!(!again.status.success(), "a skipped event cannot be retried");
+    // It remains skipped in another bootstrap.
     aggregator.restart_empty();
     write(&database, 1).await;
     until_it_has(&aggregator, &[1, 2, 4, 5, 6], &pump).await;
@@ -42,7 +42,7 @@ async fn a_pump_stops_before_a_refused_event_until_it_is_skipped() {
 }
 
 #[tokio::test]
-async fn a_stopped_pump_goes_on_when_it_is_told_to_try_again() {
+async fn a_stopped_pump_resumes_on_retry() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     aggregator.store().refused.insert(2);
@@ -60,7 +60,7 @@ async fn a_stopped_pump_goes_on_when_it_is_told_to_try_again() {
 }
 
 #[tokio::test]
-async fn a_refused_event_may_be_set_aside_in_a_batch_too_and_sent_again() {
+async fn a_refused_event_of_a_batch_is_set_aside() {
     let database = Database::create().await;
     write(&database, 40).await;
     let aggregator = Aggregator::start().await;
@@ -81,14 +81,14 @@ async fn a_refused_event_may_be_set_aside_in_a_batch_too_and_sent_again() {
     {
         let mut store = aggregator.store();
         assert_eq!(store.wrong, Vec::<String>::new());
-        // Halves, until the one is found; and then as many again, step by step.
+        // The batch is halved until the event is found, and then grows again.
         assert_eq!(store.batches, [16, 16, 8, 4, 2, 1, 1, 1, 1, 2, 4, 8, 8, 0]);
         store.refused.clear();
     }
     said(&["retry", "toto", "17"], &database.url()).await;
     expected.insert(16, 17);
     until_it_has(&aggregator, &expected, &pump).await;
-    // The answer comes before the note of it.
+    // The response comes before the dead letter is deleted.
     let forgotten = async || {
         let list = said(&["list"], &database.url()).await;
         let letters: Vec<_> = list.lines().skip(1).map(str::trim_start).collect();
@@ -98,7 +98,7 @@ async fn a_refused_event_may_be_set_aside_in_a_batch_too_and_sent_again() {
 }
 
 #[tokio::test]
-async fn what_was_set_aside_stays_so_across_a_restart() {
+async fn dead_letters_survive_a_restart() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     aggregator.store().says = Says::Nothing;
@@ -115,9 +115,9 @@ async fn what_was_set_aside_stays_so_across_a_restart() {
     assert!(said(&["list"], &database.url()).await.contains("2 set-aside"));
 }
 
-/// What was set aside was not delivered: an aggregator that tells what it has tells of what is before.
+/// A dead letter was not delivered, so the aggregator's latest event is an earlier one.
 #[tokio::test]
-async fn what_was_set_aside_last_is_not_tried_again_after_a_restart() {
+async fn a_last_dead_letter_is_not_retried_after_a_restart() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     aggregator.store().refused.insert(3);
@@ -137,7 +137,7 @@ async fn what_was_set_aside_last_is_not_tried_again_after_a_restart() {
 }
 
 #[tokio::test]
-async fn what_was_refused_is_forgotten_when_it_is_taken_after_a_restart() {
+async fn a_dead_letter_is_deleted_when_its_event_is_accepted() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     aggregator.store().refused.insert(2);
@@ -154,7 +154,7 @@ async fn what_was_refused_is_forgotten_when_it_is_taken_after_a_restart() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_again_stays_set_aside_with_the_reason() {
+async fn a_failed_retry_keeps_the_dead_letter() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     aggregator.store().refused.extend([1, 2]);
@@ -181,7 +181,7 @@ async fn what_cannot_be_sent_again_stays_set_aside_with_the_reason() {
 }
 
 #[tokio::test]
-async fn what_is_sent_again_comes_in_its_place_where_that_is_still_to_come() {
+async fn a_retried_event_ahead_is_delivered_in_order() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     aggregator.store().refused.insert(17);
@@ -212,9 +212,9 @@ async fn an_event_that_was_not_refused_cannot_be_skipped() {
     assert!(says.contains("none of these events is refused"), "{says}");
 }
 
-/// The table can be written in SQL.
+/// The table can be written with SQL.
 #[tokio::test]
-async fn letters_of_any_time_are_listed() {
+async fn dead_letters_with_any_times_are_listed() {
     let database = Database::create().await;
     let insert = "insert into event_piper_pumps (name) values ('toto');
         insert into event_piper_dead_letters (pump, event_id, state, reason, noted_at)

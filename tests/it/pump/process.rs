@@ -1,4 +1,4 @@
-//! A pump in a process of its own, which can be killed and started again.
+//! A pump as a process, which can be killed and started again.
 
 use std::{
     fs::{self, File},
@@ -20,17 +20,17 @@ use tokio::{
 use super::aggregator::Aggregator;
 use crate::support::{eventually, scratch::Scratch, sse_client::try_ask};
 
-/// See the module. It ends with the test.
+/// The process. It is killed when the value is dropped.
 pub(crate) struct PumpProcess {
     args: Vec<String>,
     child: Option<Child>,
     log: PathBuf,
-    /// What the log held already when it was started last.
+    /// The length of the log at the last start.
     before: usize,
     _folder: Scratch,
 }
 
-/// Quick enough that nobody waits for them long; and who answers is never too slow.
+/// Short intervals, so that tests are fast, and a long request timeout.
 const QUICK: [(&str, &str); 4] = [
     ("--timeout", "10s"),
     ("--longest-pause", "200ms"),
@@ -39,7 +39,7 @@ const QUICK: [(&str, &str); 4] = [
 ];
 
 impl PumpProcess {
-    /// A pump on the database at `url`, for this aggregator, with more flags.
+    /// Starts a pump for a database and an aggregator, with more flags.
     pub(crate) fn start(url: &str, aggregator: &Aggregator, flags: &[&str]) -> Self {
         let to = aggregator.url();
         let quick = QUICK.into_iter().filter(|(name, _)| !flags.contains(name));
@@ -47,7 +47,7 @@ impl PumpProcess {
         Self::launch(&[&["--database-url", url, "--to", &to], &quick[..], flags].concat())
     }
 
-    /// A pump with these flags.
+    /// Starts a pump with these flags.
     pub(crate) fn launch(flags: &[&str]) -> Self {
         let folder = Scratch::new();
         let own = ["pump", "--health", "127.0.0.1:0"].map(ToOwned::to_owned);
@@ -58,7 +58,7 @@ impl PumpProcess {
         process
     }
 
-    /// Starts it, when it is down.
+    /// Starts the process again.
     pub(crate) fn run(&mut self) {
         self.before = self.log().len();
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
@@ -73,7 +73,7 @@ impl PumpProcess {
         }
     }
 
-    /// Waits until it has left of its own accord.
+    /// Ends the process by a signal, and waits for its exit.
     pub(crate) async fn leave(&mut self) {
         self.signal(Signal::SIGTERM);
         let mut child = self.child.take().expect("it runs");
@@ -81,7 +81,7 @@ impl PumpProcess {
         assert!(left.expect("it leaves").unwrap().success(), "{}", self.log());
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let id = self.child.as_ref().and_then(Child::id).expect("it runs");
         kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
@@ -91,7 +91,7 @@ impl PumpProcess {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Where it tells of its health: by its log, since it has to find a free port.
+    /// The address of the health endpoint, read from the log, since the port is chosen by the system.
     fn health(&self) -> Option<SocketAddr> {
         let log = self.log();
         let line =
@@ -99,7 +99,7 @@ impl PumpProcess {
         line.split("address=").nth(1)?.split_whitespace().next()?.parse().ok()
     }
 
-    /// Its state, by its own account, and whether it is ready.
+    /// The state in `/readyz`, and whether the pump is ready.
     pub(crate) async fn state(&self) -> Option<(String, bool)> {
         let answer = try_ask(self.health()?, "GET", "/readyz", &[]).await.ok()?;
         let json = answer.json();
@@ -107,7 +107,7 @@ impl PumpProcess {
         Some((state, answer.status == 200))
     }
 
-    /// Waits until it is in this state, and ready or not as that state is.
+    /// Waits until the pump is in this state, and ready or not.
     pub(crate) async fn until_it_tells(&self, state: &str, ready: bool) {
         let what = format!("the pump is {state}, ready: {ready}");
         let told = Some((state.to_owned(), ready));
@@ -120,14 +120,14 @@ impl PumpProcess {
             .await;
     }
 
-    /// Waits for what the pump shall bring about; shows its log when that does not come.
+    /// Waits for a condition. The log is shown if it is not met in time.
     pub(crate) async fn eventually(&self, what: &str, mut probe: impl AsyncFnMut() -> bool) {
         let reached = eventually(what, async || probe().await.then_some(()));
         let reached = timeout(Duration::from_secs(110), reached).await;
         assert!(reached.is_ok(), "not in time: {what}\n{}", self.log());
     }
 
-    /// The value of one of its metrics.
+    /// The value of a metric.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let health = self.health().expect("it tells of its health");
         let text = try_ask(health, "GET", "/metrics", &[]).await.unwrap().body;
@@ -143,12 +143,12 @@ fn program() -> Command {
     command
 }
 
-/// `event-piper pump list`, and so on.
+/// Runs `event-piper pump` with a subcommand.
 pub(crate) async fn command(args: &[&str], url: &str) -> Output {
     program().arg("pump").args(args).args(["--database-url", url]).output().await.unwrap()
 }
 
-/// What it printed, if all went well.
+/// The output of such a command, which must succeed.
 pub(crate) async fn said(args: &[&str], url: &str) -> String {
     let output = command(args, url).await;
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -1,4 +1,4 @@
-//! What an aggregator sees on the wire.
+//! The requests that an aggregator receives.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -20,7 +20,7 @@ use super::{
 use crate::support::{eventually, postgres::Database, scratch::Scratch};
 
 #[tokio::test]
-async fn requests_are_signed_and_bear_the_token() {
+async fn requests_have_a_signature_and_the_token() {
     let (database, folder) = (Database::create().await, Scratch::new());
     let text = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let (key, token) = (folder.path().join("key"), folder.path().join("token"));
@@ -46,7 +46,7 @@ async fn requests_are_signed_and_bear_the_token() {
     assert!(!pump.log().contains("s3cret"));
 }
 
-/// Who vouches for both sides, and the files of their certificates and keys.
+/// A certificate authority for both sides, and the files with certificates and keys.
 struct Trust {
     folder: Scratch,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -66,7 +66,7 @@ impl Trust {
         self.folder.path().join(name)
     }
 
-    /// The files of a certificate for this name, and its key.
+    /// Creates a certificate for this name and its key, and returns their files.
     fn certify(&self, name: &str) -> [PathBuf; 2] {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -77,7 +77,7 @@ impl Trust {
         files
     }
 
-    /// For an aggregator at 127.0.0.1 that lets nobody in without a certificate.
+    /// The TLS configuration of an aggregator at 127.0.0.1 that requires client certificates.
     fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
         let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
@@ -98,7 +98,7 @@ impl Trust {
 }
 
 #[tokio::test]
-async fn both_sides_may_have_to_show_a_certificate() {
+async fn supports_client_certificates() {
     let (database, trust) = (Database::create().await, Trust::new());
     write(&database, 3).await;
     let aggregator = Aggregator::start_with(Some(trust.acceptor())).await;
@@ -121,7 +121,7 @@ async fn both_sides_may_have_to_show_a_certificate() {
 }
 
 #[tokio::test]
-async fn a_repeat_bears_the_same_id() {
+async fn a_repeated_request_has_the_same_id() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -136,7 +136,7 @@ async fn a_repeat_bears_the_same_id() {
 }
 
 #[tokio::test]
-async fn the_predecessors_fields_are_there_for_who_expects_them() {
+async fn supports_the_fields_of_the_predecessor() {
     let database = Database::create().await;
     let client = database.connect().await;
     client
@@ -165,7 +165,7 @@ async fn the_predecessors_fields_are_there_for_who_expects_them() {
         let body = String::from_utf8_lossy(&store.headers[0].1);
         assert!(body.contains("12345678901234567890"), "{body}");
     }
-    // Its latest event is known again by its cursor.
+    // The latest event is recognized by its cursor.
     pump.kill().await;
     client.batch_execute("delete from event_piper_pumps").await.unwrap();
     pump.run();
@@ -174,7 +174,7 @@ async fn the_predecessors_fields_are_there_for_who_expects_them() {
 }
 
 #[tokio::test]
-async fn only_what_is_wanted_comes() {
+async fn delivers_only_matching_events() {
     let database = Database::create().await;
     let client = database.connect().await;
     let written = "insert into events (type, subscriber, payload, stream, version) values
@@ -196,7 +196,7 @@ async fn only_what_is_wanted_comes() {
 }
 
 #[tokio::test]
-async fn who_takes_batches_may_catch_up_with_them() {
+async fn pending_events_may_be_delivered_in_batches() {
     let database = Database::create().await;
     let aggregator = Aggregator::start().await;
     let flags = ["--catch-up", "batches", "--on-refusal", "set-aside"];
@@ -218,7 +218,7 @@ async fn who_takes_batches_may_catch_up_with_them() {
 }
 
 #[tokio::test]
-async fn batches_are_as_large_as_they_may_be_and_no_larger() {
+async fn batches_respect_both_limits() {
     let batches = async |flags: &[&str]| {
         let database = Database::create().await;
         write(&database, 25).await;
@@ -239,7 +239,7 @@ async fn batches_are_as_large_as_they_may_be_and_no_larger() {
 }
 
 #[tokio::test]
-async fn an_aggregator_that_ends_every_connection_is_fed_as_well() {
+async fn supports_aggregators_that_close_every_connection() {
     let database = Database::create().await;
     write(&database, 30).await;
     let aggregator = Aggregator::start().await;
@@ -254,7 +254,7 @@ async fn an_aggregator_that_ends_every_connection_is_fed_as_well() {
 }
 
 #[tokio::test]
-async fn everything_wrong_about_an_aggregator_is_said_at_once() {
+async fn all_errors_in_settings_are_reported_together() {
     let flags =
         ["--to", "ftp://host", "--batch-events", "0", "--fields", "type=type", "--start", "x"];
     let output = command(&flags, "postgres://nowhere.invalid/d").await;
@@ -269,7 +269,7 @@ async fn everything_wrong_about_an_aggregator_is_said_at_once() {
 }
 
 #[tokio::test]
-async fn a_pump_needs_no_more_rights_than_its_role_has() {
+async fn the_role_of_the_pump_is_sufficient() {
     let database = Database::create().await;
     crate::roles::create(&database).await;
     let login = format!("pump_{}", database.name());
