@@ -1,4 +1,4 @@
-//! Events that correct earlier ones: what the database takes, and what readers are shown.
+//! Amendments: events that correct earlier ones. What the database accepts, and what readers receive.
 
 use serde_json::json;
 use tokio_postgres::Client;
@@ -17,20 +17,20 @@ async fn log() -> (Database, Client) {
     (database, client)
 }
 
-/// Writes an event for toto, and answers its id.
+/// Writes an event for toto, and returns its id.
 async fn write(client: &Client, payload: &str, amends: Option<i64>) -> i64 {
     let insert = "insert into events (type, subscriber, payload, amends)
         values ('t', 'toto', $1::text::jsonb, $2) returning id";
     client.query_one(insert, &[&payload, &amends]).await.unwrap().get(0)
 }
 
-/// The stream of toto's events as corrected, after this cursor.
+/// The stream of toto's events with amendments applied, after this cursor.
 async fn amended(app: &App, cursor: &str) -> Stream {
     let headers = [("X-Consumer-Id", "toto"), ("Last-Event-ID", cursor)];
     Stream::open(app.address, "/events?amended=true", &headers).await
 }
 
-/// The ids and data of the next so many events.
+/// The ids and the data of the next events.
 async fn told(stream: &mut Stream, count: usize) -> Vec<(i64, String)> {
     let mut told = Vec::new();
     while told.len() < count {
@@ -45,7 +45,7 @@ fn expected(told: &[(i64, &str)]) -> Vec<(i64, String)> {
 }
 
 #[tokio::test]
-async fn what_corrects_nothing_is_refused_with_the_reason() {
+async fn rejects_amendments_without_a_valid_target() {
     let (_database, client) = log().await;
     let fill = "insert into events (type, subscriber, stream, version, payload) values
         ('t', 'toto', 's', 1, '{}'), ('t', 'titi', null, null, '{}');
@@ -76,7 +76,7 @@ async fn what_corrects_nothing_is_refused_with_the_reason() {
             ErrorChain(&refused)
         );
         assert_eq!(refused.as_db_error().unwrap().constraint(), Some("events_amends_an_event"));
-        // The refused one has drawn its id; the next shall draw the same.
+        // The rejected event has drawn an id. The next one must draw the same.
         let back = "select setval('events_id_seq', 3)";
         client.batch_execute(back).await.unwrap();
     }
@@ -96,9 +96,9 @@ async fn what_corrects_nothing_is_refused_with_the_reason() {
     }
 }
 
-/// What it corrects may be gone by the time that an amendment itself is changed, as by an erasure.
+/// The target of an amendment may be gone when the amendment itself is changed, for instance by an erasure.
 #[tokio::test]
-async fn an_amendment_was_right_when_it_was_written() {
+async fn an_amendment_is_checked_only_when_it_is_written() {
     let (_database, client) = log().await;
     write(&client, "{}", None).await;
     write(&client, r#"{"name": "Jon"}"#, Some(1)).await;
@@ -108,7 +108,7 @@ async fn an_amendment_was_right_when_it_was_written() {
 }
 
 #[tokio::test]
-async fn an_event_is_shown_as_written_and_as_corrected() {
+async fn an_event_is_available_with_and_without_amendments() {
     let (database, client) = log().await;
     let app = App::start(&database.url()).await;
     write(&client, r#"{"n": 12345678901234567890.10, "name": "Jon"}"#, None).await;
@@ -130,7 +130,7 @@ async fn an_event_is_shown_as_written_and_as_corrected() {
 }
 
 #[tokio::test]
-async fn an_amendment_is_delivered_with_its_target_named_and_others_are_as_they_were() {
+async fn an_amendment_is_delivered_with_its_target() {
     let (database, client) = log().await;
     let app = App::start(&database.url()).await;
     let mut live = app.follow("toto").await.joined().await;
@@ -140,7 +140,11 @@ async fn an_amendment_is_delivered_with_its_target_named_and_others_are_as_they_
     assert_eq!(told(&mut live, 2).await, all);
     app.stop().await;
     let app = App::start(&database.url()).await;
-    assert_eq!(told(&mut app.resume("toto", "0").await, 2).await, all, "from memory or table");
+    assert_eq!(
+        told(&mut app.resume("toto", "0").await, 2).await,
+        all,
+        "from memory or from the table"
+    );
     let mut settings = crate::support::app::Settings::default();
     settings.gateway.recent = 0;
     let app = App::start_with(&database.url(), settings).await;
@@ -148,7 +152,7 @@ async fn an_amendment_is_delivered_with_its_target_named_and_others_are_as_they_
 }
 
 #[tokio::test]
-async fn a_replay_and_what_follows_are_shown_as_corrected() {
+async fn replays_and_live_events_have_amendments_applied() {
     let (database, client) = log().await;
     for n in 1..=1500 {
         assert_eq!(write(&client, &format!(r#"{{"n": {n}}}"#), None).await, n);
@@ -168,7 +172,7 @@ async fn a_replay_and_what_follows_are_shown_as_corrected() {
     }
     stream.signal("$caught-up").await;
 
-    // In one transaction: the event is never seen without its correction.
+    // In one transaction, so that the event is never visible without its amendment.
     let both = "begin;
         insert into events (type, subscriber, payload) values ('t', 'toto', '{\"n\": 1}');
         insert into events (type, subscriber, payload, amends)
@@ -180,7 +184,7 @@ async fn a_replay_and_what_follows_are_shown_as_corrected() {
             write(&client, r#"{"n":3}"#, None).await;
         }
         let frame = stream.next().await.unwrap();
-        assert_ne!(frame.event, "$caught-up", "that was said");
+        assert_ne!(frame.event, "$caught-up", "it was sent before");
         seen.extend(Some(frame).filter(Frame::is_logged).map(|it| (it.row(), it.data)));
     }
     let amendment = r#"{"amends":2001,"patch":{"n":2}}"#;
@@ -189,7 +193,7 @@ async fn a_replay_and_what_follows_are_shown_as_corrected() {
 }
 
 #[tokio::test]
-async fn a_live_stream_without_a_cursor_is_shown_as_corrected_too_late_events_included() {
+async fn live_late_events_have_amendments_applied() {
     let (database, client) = log().await;
     let slow = database.connect().await;
     let app = App::start(&database.url()).await;
@@ -207,11 +211,11 @@ async fn a_live_stream_without_a_cursor_is_shown_as_corrected_too_late_events_in
     seen.sort();
     assert_eq!(seen, late);
     write(&client, "4", None).await;
-    assert_eq!(told(&mut stream, 1).await, expected(&[(4, "4")]), "each came once");
+    assert_eq!(told(&mut stream, 1).await, expected(&[(4, "4")]), "each event came once");
 }
 
 #[tokio::test]
-async fn what_does_not_apply_is_shown_as_written_with_a_note() {
+async fn an_amendment_that_fails_leaves_a_note() {
     let (database, client) = log().await;
     let app = App::start(&database.url()).await;
     write(&client, r#"{"a": 1}"#, None).await;
@@ -233,7 +237,7 @@ async fn what_does_not_apply_is_shown_as_written_with_a_note() {
 }
 
 #[tokio::test]
-async fn over_http_a_patch_is_tried_before_it_is_written() {
+async fn a_patch_is_tried_before_it_is_written() {
     let (database, client) = log().await;
     let app = App::start(&database.url()).await;
     write(&client, r#"{"n": 1.50}"#, None).await;
@@ -263,7 +267,7 @@ async fn over_http_a_patch_is_tried_before_it_is_written() {
 }
 
 #[tokio::test]
-async fn an_event_can_be_amended_a_thousand_times_and_no_more() {
+async fn an_event_has_at_most_a_thousand_amendments() {
     let (database, client) = log().await;
     write(&client, r#"{"a": 0}"#, None).await;
     let amend = |n: i32| {
@@ -283,7 +287,7 @@ async fn an_event_can_be_amended_a_thousand_times_and_no_more() {
 }
 
 #[tokio::test]
-async fn what_was_erased_is_neither_corrected_nor_corrects() {
+async fn erased_events_neither_amend_nor_are_amended() {
     let (database, client) = log().await;
     let fill = "insert into events (type, subscriber, stream, version, payload, amends) values
         ('t', 'a', 's', 1, '{\"x\": 1}', null), ('t', 'b', 's', 2, '{\"y\": 2}', 1),
@@ -298,7 +302,7 @@ async fn what_was_erased_is_neither_corrected_nor_corrects() {
 }
 
 #[tokio::test]
-async fn an_amendment_stays_as_long_as_what_it_amends() {
+async fn pruning_keeps_amendments_of_kept_events() {
     let (database, client) = log().await;
     let fill = "insert into events (type, timestamp, subscriber, payload, amends) values
         ('t', now(), 'toto', '{\"a\": 1}', null),
@@ -312,14 +316,14 @@ async fn an_amendment_stays_as_long_as_what_it_amends() {
     assert_eq!(shown["payload"], json!({"a": 2}));
 }
 
-/// Two values that change places as often as this, one of them deeper than the other.
+/// Operations that swap two values this often. One value is nested deeper than the other.
 fn moves(pairs: usize) -> String {
     let there = json!({ "op": "move", "from": "/a", "path": "/b/a" });
     let back = json!({ "op": "move", "from": "/b/a", "path": "/a" });
     json!(vec![[there, back]; pairs].concat()).to_string()
 }
 
-/// An event of a hundred thousand values, as number 1.
+/// Writes an event with a hundred thousand values, as number 1.
 async fn write_large(client: &Client) {
     let insert = "insert into events (type, subscriber, payload)
         select 't', 'toto', jsonb_build_object('b', '{}'::jsonb, 'a', jsonb_agg(n))
@@ -328,7 +332,7 @@ async fn write_large(client: &Client) {
 }
 
 #[tokio::test]
-async fn patches_share_a_budget_of_work_and_nobody_waits_for_them() {
+async fn the_work_of_patches_is_limited() {
     let (database, client) = log().await;
     let app = App::start(&database.url()).await;
     write_large(&client).await;
@@ -344,16 +348,16 @@ async fn patches_share_a_budget_of_work_and_nobody_waits_for_them() {
             })
         })
         .collect();
-    // On the one thread of this test nothing else would be answered while patches are applied there.
+    // This test has one thread, on which nothing would be answered while patches are applied.
     let meanwhile = app.get("/events/2?consumer=toto&amended=true", &[]).await;
     assert_eq!(meanwhile.json()["payload"], 2);
-    assert!(asked.iter().any(|asked| !asked.is_finished()), "they have their turns yet");
+    assert!(asked.iter().any(|asked| !asked.is_finished()), "some requests are still waiting");
     for refused in asked {
         let refused = refused.await.unwrap();
         assert_eq!(refused.status, 409, "{}", refused.body);
         assert!(refused.body.contains("too much work"), "{}", refused.body);
     }
-    // A writer in SQL is not stopped; readers are told.
+    // A writer in SQL is not stopped; readers get a note.
     assert_eq!(write(&client, &moves(4000), Some(1)).await, 3);
     let shown = app.get("/events/1?consumer=toto&amended=true", &[]).await.json();
     let note = shown["unamended"].as_str().unwrap();
@@ -365,7 +369,7 @@ async fn patches_share_a_budget_of_work_and_nobody_waits_for_them() {
 }
 
 #[tokio::test]
-async fn what_comes_out_of_amendments_is_bounded_as_what_goes_in() {
+async fn the_size_of_amended_events_is_limited() {
     let (database, client) = log().await;
     let app = App::start(&database.url()).await;
     write(&client, "{}", None).await;
@@ -398,9 +402,9 @@ async fn what_comes_out_of_amendments_is_bounded_as_what_goes_in() {
     assert_eq!(shown["payload"], json!({}));
 }
 
-/// A page of small events may become a large one: it ends where it is too large.
+/// Amendments may make a page of small events large. The page then ends earlier.
 #[tokio::test]
-async fn a_replay_of_events_that_were_made_large_loses_none() {
+async fn a_replay_of_enlarged_events_loses_none() {
     let (database, client) = log().await;
     let fill = "insert into events (type, subscriber, payload)
             select 't', 'toto', to_jsonb(n) from generate_series(1, 60) n;

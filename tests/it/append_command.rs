@@ -1,4 +1,4 @@
-//! `event-piper append`, the program itself, against real gateways.
+//! `event-piper append` as a process, against real gateways.
 
 use std::{
     process::{Output, Stdio},
@@ -67,7 +67,7 @@ async fn arguments_and_lines_are_written() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_with_its_line() {
+async fn errors_name_the_line() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let url = format!("http://{}", app.address);
@@ -85,10 +85,9 @@ async fn what_is_wrong_is_said_with_its_line() {
     assert!(payloads(&database).await.is_empty());
 }
 
-/// The gateway is killed again and again while a long input is sent; and then the input is
-/// sent once more.
+/// The gateway is killed repeatedly while a long input is sent. Then the input is sent once more.
 #[tokio::test]
-async fn no_line_is_lost_or_doubled_while_gateways_die() {
+async fn killed_gateways_lose_and_repeat_no_line() {
     let database = Database::create().await;
     let mut gateway = Killable::start(&database.url(), None).await;
     let address = gateway.address;
@@ -148,7 +147,7 @@ impl Live {
         kill(Pid::from_raw(self.child.id().unwrap().try_into().unwrap()), signal).unwrap();
     }
 
-    /// The next line on standard error that says this.
+    /// Waits for a line on standard error that contains this text.
     async fn says(&mut self, words: &str) {
         let heard = async {
             while let Some(line) = self.errors.next_line().await.unwrap() {
@@ -174,7 +173,7 @@ async fn written(database: &Database, expected: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_pipe_is_live_and_a_signal_loses_nothing_that_was_read() {
+async fn a_signal_loses_no_line_of_a_pipe() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     for (signal, code) in [(Signal::SIGINT, 0), (Signal::SIGTERM, 0)] {
@@ -187,7 +186,7 @@ async fn a_pipe_is_live_and_a_signal_loses_nothing_that_was_read() {
         live.feed("2\n3\n").await;
         expected.extend(["2", "3"]);
         written(&database, &expected).await;
-        // Without an end of its line it may be half of an event.
+        // A line without a line break may be half of an event.
         live.feed("44").await;
         live.signal(signal);
         live.says("writing the lines that were read").await;
@@ -202,10 +201,10 @@ async fn a_pipe_is_live_and_a_signal_loses_nothing_that_was_read() {
     }
 }
 
-/// Without a terminal it is told why nothing happens; what was read is written when the gateway is
-/// back, although a signal has come; and only a second one gives up.
+/// The reason for waiting is printed even without a terminal. After one signal, the lines that were read are
+/// written when the gateway is back. A second signal gives up.
 #[tokio::test]
-async fn a_gateway_that_is_away_is_waited_for_until_somebody_gives_up() {
+async fn waits_for_a_gateway_until_a_second_signal() {
     let database = Database::create().await;
     let address = free_address();
     let url = format!("http://{address}");
@@ -231,7 +230,7 @@ async fn a_gateway_that_is_away_is_waited_for_until_somebody_gives_up() {
     assert_eq!(live.end().await.status.code(), Some(1));
 }
 
-/// A byte order mark stands before what some editors write. Both ways of writing ignore it alike.
+/// Some editors write a byte order mark. The command ignores it, as the HTTP API does.
 #[tokio::test]
 async fn a_byte_order_mark_is_ignored_as_over_http() {
     let database = Database::create().await;

@@ -1,6 +1,6 @@
-//! What one caller may make the gateway do: bytes on their way, unread answers, queries, places.
+//! Limits on what one caller can make the gateway do: request bodies, unread responses, queries, streams.
 //!
-//! Nothing here judges a time. What is bounded is counted.
+//! These tests count what is bounded, and do not measure time.
 
 mod good_and_bad;
 mod imports;
@@ -29,7 +29,7 @@ use crate::{
 
 const BODY: usize = 8 << 20;
 
-/// A token for somebody who may do everything but see other principals' shares.
+/// A token with all rights, for a principal with shares of its own.
 fn token(signer: &Signer, name: &str, expires_in: u64) -> String {
     let rights = json!({ "read": "*", "write": "*", "read_streams": "*", "write_streams": "*", "all": true });
     let more = json!({ "event_piper": rights, "exp": seconds() + expires_in });
@@ -40,7 +40,7 @@ fn event(subscriber: &str, payload: &str) -> String {
     format!(r#"{{"type":"t","subscriber":"{subscriber}","payload":{payload}}}"#)
 }
 
-/// A request that promises so many bytes and sends only its beginning.
+/// A request that announces a body of this length and sends only its beginning.
 async fn promise(address: SocketAddr, proof: &str, promised: usize, sent: &[u8]) -> TcpStream {
     let head = format!(
         "POST /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: {proof}\r\n\
@@ -48,7 +48,7 @@ async fn promise(address: SocketAddr, proof: &str, promised: usize, sent: &[u8])
     );
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(head.as_bytes()).await.unwrap();
-    // It may be refused amid its body.
+    // It may be rejected before the end of its body.
     let _ = socket.write_all(sent).await;
     socket
 }
@@ -61,7 +61,7 @@ fn says(answer: &Answer, status: u16, words: &str) {
 }
 
 #[tokio::test]
-async fn a_promise_takes_no_room_and_silence_ends_it() {
+async fn only_received_bytes_count_and_silence_ends_a_body() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.http.limits.body_within = Duration::from_millis(300);
@@ -78,7 +78,7 @@ async fn a_promise_takes_no_room_and_silence_ends_it() {
 }
 
 #[tokio::test]
-async fn one_principals_bodies_leave_room_for_anothers() {
+async fn bodies_of_one_principal_leave_room_for_others() {
     let (_database, app, signer) = app_with(|settings| {
         let writer = settings.gateway.writer.as_mut().unwrap();
         (writer.bytes, writer.bytes_each) = (4 << 20, 1 << 20);
@@ -91,7 +91,7 @@ async fn one_principals_bodies_leave_room_for_anothers() {
         open.push(promise(app.address, &bad, BODY, &vec![b' '; 300_000]).await);
     }
     let refused = "refused_total{reason=\"write-buffer-of-a-principal\"}";
-    eventually("what is beyond its share is refused", async || {
+    eventually("requests beyond its share are rejected", async || {
         (app.metric(refused).await == 7).then_some(())
     })
     .await;
@@ -101,21 +101,21 @@ async fn one_principals_bodies_leave_room_for_anothers() {
     assert_eq!(written.status, 201, "{}", written.body);
     let mut answers = Vec::new();
     for promise in open.drain(3..) {
-        // Its last bytes may have met a closed door.
+        // Its last bytes may have reached a closed connection.
         answers.extend(whole(promise).await.ok());
     }
     for answer in &answers {
         says(answer, 429, "--write-buffer-per-principal");
     }
     drop(open);
-    eventually("what has left takes no room", async || {
+    eventually("closed connections hold no bytes", async || {
         (app.metric("write_buffer_bytes").await == 0).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_body_is_as_large_as_its_numbers_are_written_out() {
+async fn numbers_count_as_they_are_written_out() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let numbers = format!("[{}]", ["1e131071"; 7].join(","));
@@ -132,7 +132,7 @@ async fn a_body_is_as_large_as_its_numbers_are_written_out() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_written_have_a_rate_of_each_principal() {
+async fn written_bytes_per_second_are_limited() {
     let (_database, app, signer) = app_with(|settings| {
         settings.access.limits.append_bytes = 20_000_000.try_into().unwrap();
     })
@@ -144,22 +144,22 @@ async fn bytes_that_are_written_have_a_rate_of_each_principal() {
     };
     let answers = futures::future::join_all((0..4).map(|_| write(&bad))).await;
     assert!(answers.iter().any(|answer| answer.status == 429), "{answers:?}");
-    assert_eq!(write(&good).await.status, 201, "another has its own");
+    assert_eq!(write(&good).await.status, 201, "another principal has its own limit");
 }
 
-/// A stream of events that are hard to send: so many bytes each.
+/// Events of this many bytes, which are slow to send.
 async fn fill(database: &Database, stream: &str, events: i32, bytes: i32) {
     let sql = "insert into events (type, subscriber, payload, stream, version)
                select 't', 'big', to_jsonb(repeat('x', $3)), $1, n from generate_series(1, $2) n";
     database.connect().await.execute(sql, &[&stream, &events, &bytes]).await.unwrap();
 }
 
-/// A connection that sends a request, and reads nothing of the answer.
+/// A connection that sends a request and does not read the response.
 async fn unread(address: SocketAddr, path: &str, proof: &str) -> TcpStream {
     unread_with(address, path, proof, "").await
 }
 
-/// The same with more lines of a head.
+/// The same with more header lines.
 async fn unread_with(address: SocketAddr, path: &str, proof: &str, more: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -173,7 +173,7 @@ async fn unread_with(address: SocketAddr, path: &str, proof: &str, more: &str) -
 const EACH: usize = 32 << 20;
 
 #[tokio::test]
-async fn answers_that_nobody_reads_take_a_share_and_are_given_up() {
+async fn unread_responses_are_limited_and_cut() {
     let (database, app, signer) = app_with(|settings| {
         (settings.http.limits.answers, settings.http.limits.answers_each) = (2 * EACH, EACH);
         settings.http.limits.write_within = Duration::from_secs(2);
@@ -187,7 +187,7 @@ async fn answers_that_nobody_reads_take_a_share_and_are_given_up() {
         held.push(unread(app.address, page, &bad).await);
     }
     let refused = "refused_total{reason=\"answer-buffer-of-a-principal\"}";
-    eventually("what is beyond its share is refused", async || {
+    eventually("requests beyond its share are rejected", async || {
         assert!(app.metric("answer_bytes").await <= EACH as u64 + (8 << 20));
         (app.metric(refused).await > 10).then_some(())
     })
@@ -198,13 +198,13 @@ async fn answers_that_nobody_reads_take_a_share_and_are_given_up() {
         let free = app.metric("answer_bytes").await < 1 << 20;
         (free && app.metric("stalled_total").await > 0).then_some(())
     };
-    eventually("they are given up", cut).await;
+    eventually("the responses are cut", cut).await;
     let read = ask(app.address, "GET", page, &[("Authorization", &bad)]).await;
-    assert_eq!(read.status, 200, "and there is room again");
+    assert_eq!(read.status, 200, "and bytes are free again");
     drop(held);
 }
 
-/// One connection can ask for hundreds of answers, and close the window of each.
+/// One connection can request hundreds of responses, and close the window of each.
 #[tokio::test]
 async fn answers_over_http2_with_a_closed_window_are_given_up_one_by_one() {
     let (database, app, signer) = app_with(|settings| {
@@ -233,14 +233,17 @@ async fn answers_over_http2_with_a_closed_window_are_given_up_one_by_one() {
     }
     assert!(answers.iter().any(|answer| answer.status() == 429));
     let free = async || (app.metric("answer_bytes").await < 1 << 20).then_some(());
-    eventually("they are given up", free).await;
+    eventually("the responses are cut", free).await;
     assert!(app.metric("stalled_total").await > 0);
     let unread = answers.into_iter().find(|answer| answer.status() == 200).unwrap();
-    assert!(unread.into_body().collect().await.is_err(), "it is reset, and does not seem whole");
+    assert!(
+        unread.into_body().collect().await.is_err(),
+        "the response is reset, so that it does not look complete"
+    );
 }
 
 #[tokio::test]
-async fn a_stream_that_cannot_be_written_to_ends_with_the_proof_and_frees_its_place() {
+async fn a_stalled_stream_ends_with_its_credentials() {
     let (database, app, signer) = app_with(|settings| {
         settings.http.limits.streams = 1;
         settings.http.limits.write_within = Duration::from_hours(1);
@@ -251,7 +254,7 @@ async fn a_stream_that_cannot_be_written_to_ends_with_the_proof_and_frees_its_pl
     eventually("it follows", async || (app.metric(live).await == 1).then_some(())).await;
     fill(&database, "s", 400, 100_000).await;
     let good = token(&signer, "good", 3600);
-    let joined = eventually("its place is free", async || {
+    let joined = eventually("the stream is no longer counted", async || {
         let headers = [("Authorization", &*good)];
         let mut stream = Stream::open(app.address, "/events?consumer=good", &headers).await;
         stream.next().await;
@@ -263,7 +266,7 @@ async fn a_stream_that_cannot_be_written_to_ends_with_the_proof_and_frees_its_pl
 }
 
 #[tokio::test]
-async fn a_stream_whose_client_takes_nothing_is_cut_and_comes_back_without_a_loss() {
+async fn a_stalled_stream_is_cut_and_resumes_without_loss() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.http.limits.write_within = Duration::from_secs(1);
@@ -284,13 +287,13 @@ async fn a_stream_whose_client_takes_nothing_is_cut_and_comes_back_without_a_los
     while let Some(frame) = stream.next().await {
         seen.extend(frame.is_logged().then(|| frame.row()));
     }
-    assert!(seen.len() < 400, "it was cut amid them");
+    assert!(seen.len() < 400, "it was cut before the end");
     let mut again = app.resume("big", &stream.last_id).await;
     seen.extend(again.rows(400 - seen.len()).await);
     assert_eq!(seen, (1..=400).collect::<Vec<i64>>());
 }
 
-/// So many queries on the table run just now.
+/// The number of queries on the table that are running.
 async fn running(database: &Database) -> i64 {
     let sql = "select count(*) from pg_stat_activity where datname = current_database()
                and application_name = 'event-piper' and state = 'active'";
@@ -313,12 +316,14 @@ async fn one_callers_queries_take_a_part_of_the_turns_and_end_when_nobody_waits(
     })
     .await;
     let half_run = async || (running(&database).await == 2).then_some(());
-    eventually("half of four are at work", half_run).await;
+    eventually("two of four queries run", half_run).await;
     let reading = unread(app.address, "/streams/s", &good).await;
-    eventually("another finds a turn", async || (running(&database).await == 3).then_some(()))
-        .await;
+    eventually("a query of another caller runs", async || {
+        (running(&database).await == 3).then_some(())
+    })
+    .await;
     held.into_iter().for_each(reset);
-    eventually("nobody waits any more", async || {
+    eventually("no query waits", async || {
         (app.metric("queries_waiting").await == 0 && running(&database).await == 1).then_some(())
     })
     .await;
@@ -326,7 +331,7 @@ async fn one_callers_queries_take_a_part_of_the_turns_and_end_when_nobody_waits(
     assert_eq!(whole_page(reading).await["version"], 1);
 }
 
-/// To amend an event it is read, and what amends it by now.
+/// Amending reads the event and its amendments.
 #[tokio::test]
 async fn who_amends_reads_in_its_own_turns() {
     let (database, app, signer) = app_with(|settings| settings.gateway.log.pool = 4).await;
@@ -344,17 +349,17 @@ async fn who_amends_reads_in_its_own_turns() {
     let most_wait = async || (app.metric("queries_waiting").await == 10).then_some(());
     eventually("most of them wait", most_wait).await;
     let half_run = async || (running(&database).await == 2).then_some(());
-    eventually("half of four are at work", half_run).await;
+    eventually("two of four queries run", half_run).await;
     let good = amend("good");
     let another_runs = async || (running(&database).await == 3).then_some(());
-    eventually("another finds a turn", another_runs).await;
+    eventually("a query of another caller runs", another_runs).await;
     lock.batch_execute("rollback").await.unwrap();
     for amending in bad.into_iter().chain([good]) {
         assert_eq!(amending.await.unwrap().status, 201);
     }
 }
 
-/// As a client that crashes leaves: no good-bye, but a reset.
+/// Closes a connection as a crashed client does, with a reset.
 fn reset(socket: TcpStream) {
     socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
     drop(socket);
@@ -377,7 +382,7 @@ async fn a_caller_that_asks_and_leaves_has_no_more_than_its_turns() {
     let _second = ask(6).await;
     let most_wait = async || (app.metric("queries_waiting").await >= 4).then_some(());
     eventually("most of the others wait", most_wait).await;
-    // The first ones are cancelled meanwhile, and others come in their place.
+    // The first queries are cancelled, and others take their place.
     for _ in 0..20 {
         assert!(running(&database).await <= 2, "half of four");
     }
@@ -386,7 +391,7 @@ async fn a_caller_that_asks_and_leaves_has_no_more_than_its_turns() {
     eventually("the others are read", nobody_waits).await;
 }
 
-/// The page that comes on a connection that stays open.
+/// The page that is received on a connection that stays open.
 async fn whole_page(mut socket: TcpStream) -> Value {
     use tokio::io::AsyncReadExt;
     let mut text = Vec::new();

@@ -1,4 +1,4 @@
-//! What all commands have in common: how they print, what they create, how they are told what to do.
+//! Tests of all commands: output, side effects, and settings.
 
 mod compose;
 mod healthcheck;
@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{process::Command, time::timeout};
 
-/// The program with nothing in its environment but where programs are.
+/// The program, with only PATH in its environment.
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_event-piper"));
     command.args(args).env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
@@ -24,7 +24,7 @@ fn program(args: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs a command to its end.
 async fn ended(command: &mut Command) -> Output {
     timeout(Duration::from_mins(1), command.output()).await.expect("it ends in time").unwrap()
 }
@@ -33,7 +33,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Names of what is in a folder.
+/// The names of the files in a folder.
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()

@@ -1,5 +1,5 @@
-//! The running server against its own description, by schemathesis: `docs/openapi.yaml` says
-//! what is taken and what is answered, and it looks for a request that proves it wrong.
+//! Tests the server against its API description `docs/openapi.yaml` with schemathesis, which searches for
+//! requests that violate it.
 
 use std::{env, io::Write, path::PathBuf, process::Stdio, time::Duration};
 
@@ -7,14 +7,14 @@ use tokio::{process::Command, time::timeout};
 
 use crate::support::{app::App, postgres::Database, scratch::Scratch};
 
-/// So many requests of each kind, and no longer.
+/// The number of requests of each kind, and the time limit.
 const EXAMPLES: &str = "15";
 const WITHIN: Duration = Duration::from_mins(10);
 
-/// Streams of events have no end that it could wait for.
+/// Event streams are left out, because they have no end.
 const ENDLESS: [&str; 2] = ["subscribe", "followEverything"];
 
-/// Where `scripts/ensure-schemathesis` puts it.
+/// The path where `scripts/ensure-schemathesis` installs it.
 fn program() -> Option<PathBuf> {
     let target = env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
@@ -23,10 +23,10 @@ fn program() -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn the_server_does_what_its_description_says() {
+async fn the_server_conforms_to_its_description() {
     let Some(program) = program() else {
         assert_ne!(env::var("CI").as_deref(), Ok("true"), "there is no schemathesis");
-        // Not by a macro: the test harness would keep it to itself.
+        // Not with a macro, since the test harness would capture the output.
         let skipped = b"SKIPPED: the test of the API's description, for there is no schemathesis; \
                         scripts/ensure-schemathesis installs it\n";
         std::io::stderr().write_all(skipped).unwrap();
@@ -41,7 +41,7 @@ async fn the_server_does_what_its_description_says() {
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/contract.toml"));
     command.arg("run").arg(format!("http://{}/openapi.json", app.address));
     command.args(["--max-examples", EXAMPLES, "--generation-deterministic", "--no-color"]);
-    // That U+0000 is refused is said in words, and tested elsewhere.
+    // The description says in words that U+0000 is rejected. Another test checks it.
     command.args(["--request-timeout", "20", "--generation-allow-x00", "false"]);
     command.args(["--phases", "examples,coverage,fuzzing"]);
     for operation in ENDLESS {
@@ -52,6 +52,6 @@ async fn the_server_does_what_its_description_says() {
     let said = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{complaints}");
-    // Were nothing tested, it would be content.
+    // It would also succeed if nothing was tested.
     assert!(said.contains("passed"), "{said}");
 }

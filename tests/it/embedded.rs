@@ -1,4 +1,4 @@
-//! The embedded PostgreSQL: durable, exclusive, tenacious, and gone when it should be.
+//! The embedded PostgreSQL: durable, exclusive, restarted after a crash, and stopped with its owner.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use tokio_postgres::NoTls;
 use crate::support::{eventually, ports::free_port, postgres::connect, scratch::Scratch};
 
 #[tokio::test]
-async fn data_survives_a_restart_and_no_process_does() {
+async fn a_restart_keeps_data_and_leaves_no_process() {
     let (_scratch, settings) = settings();
     let first = embedded::start(settings.clone()).await.unwrap();
     connect(first.url()).await.batch_execute("create table kept ()").await.unwrap();
@@ -32,7 +32,7 @@ async fn data_survives_a_restart_and_no_process_does() {
 }
 
 #[tokio::test]
-async fn the_cluster_is_durable_private_and_ours() {
+async fn the_cluster_is_durable_and_private() {
     let (_scratch, settings) = settings();
     let embedded = embedded::start(settings.clone()).await.unwrap();
     let client = connect(embedded.url()).await;
@@ -54,7 +54,7 @@ async fn the_cluster_is_durable_private_and_ours() {
 }
 
 #[tokio::test]
-async fn a_second_one_on_the_same_folder_is_refused_by_name() {
+async fn a_second_process_on_the_folder_is_rejected() {
     let (_scratch, settings) = settings();
     let first = embedded::start(settings.clone()).await.unwrap();
     let refused = embedded::start(settings.clone()).await.unwrap_err().to_string();
@@ -64,7 +64,7 @@ async fn a_second_one_on_the_same_folder_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_killed_postgres_is_started_again() {
+async fn a_killed_postgres_is_restarted() {
     let (_scratch, settings) = settings();
     let embedded = embedded::start(settings.clone()).await.unwrap();
     connect(embedded.url()).await.batch_execute("create table kept ()").await.unwrap();
@@ -81,12 +81,12 @@ async fn a_killed_postgres_is_started_again() {
 }
 
 #[tokio::test]
-async fn what_a_killed_gateway_leaves_running_is_taken_over() {
+async fn the_server_of_a_killed_gateway_is_taken_over() {
     let (_scratch, settings) = settings();
     let mut owner = Command::new(env!("CARGO_BIN_EXE_event-piper"));
     owner.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&settings.data_dir);
     owner.stdout(Stdio::null()).stderr(Stdio::null());
-    // Of the same version as the one that takes over.
+    // Of the same version as the process that takes over.
     owner.envs(settings.binaries.iter().map(|folder| ("EVENT_PIPER_POSTGRES_BIN", folder)));
     let mut owner = owner.spawn().unwrap();
     let url = eventually("the schema is there", async || {
@@ -109,7 +109,7 @@ async fn what_a_killed_gateway_leaves_running_is_taken_over() {
 }
 
 #[tokio::test]
-async fn an_interrupted_first_start_is_begun_anew() {
+async fn an_interrupted_first_start_is_repeated() {
     let (_scratch, settings) = settings();
     let half = settings.data_dir.join("cluster.new");
     fs::create_dir_all(half.join("base")).unwrap();
@@ -121,7 +121,7 @@ async fn an_interrupted_first_start_is_begun_anew() {
 }
 
 #[tokio::test]
-async fn an_abandoned_one_stops_by_itself() {
+async fn a_dropped_server_stops() {
     let (_scratch, settings) = settings();
     let embedded = embedded::start(settings.clone()).await.unwrap();
     let pid = postmaster(&settings).unwrap();
@@ -130,7 +130,7 @@ async fn an_abandoned_one_stops_by_itself() {
 }
 
 #[tokio::test]
-async fn a_port_is_served_on_loopback_to_those_who_know_the_password() {
+async fn the_port_is_on_loopback_and_needs_the_password() {
     let (_scratch, settings) = settings();
     let port = free_port();
     let settings = Settings { port: Some(port), ..settings };
@@ -145,7 +145,7 @@ async fn a_port_is_served_on_loopback_to_those_who_know_the_password() {
 }
 
 #[tokio::test]
-async fn a_long_path_gets_its_socket_elsewhere() {
+async fn a_long_path_has_its_socket_elsewhere() {
     let (_scratch, settings) = settings();
     let settings = Settings { data_dir: settings.data_dir.join("x".repeat(90)), ..settings };
     let embedded = embedded::start(settings.clone()).await.unwrap();
@@ -157,7 +157,7 @@ async fn a_long_path_gets_its_socket_elsewhere() {
 }
 
 #[tokio::test]
-async fn data_of_another_version_is_refused_with_what_to_do() {
+async fn data_of_another_version_is_rejected() {
     let (_scratch, settings) = settings();
     let cluster = settings.data_dir.join("cluster");
     fs::create_dir_all(&cluster).unwrap();

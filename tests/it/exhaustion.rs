@@ -1,5 +1,5 @@
-//! Disk, memory and file descriptors run out: it is said, nothing is lost, and when they are
-//! back all is well again.
+//! Disk space, memory and file descriptors run out. Errors are reported, nothing is lost, and operation resumes
+//! when they are available again.
 
 use std::{process::Command, time::Duration};
 
@@ -13,12 +13,12 @@ use crate::support::{
     sse_client::Stream,
 };
 
-/// `/readyz` says by then what has become of delivery, on a busy machine too.
+/// How long `/readyz` may take to show the state of delivery, even on a busy machine.
 const TRUTH: Duration = Duration::from_mins(2);
 
 const TOTO: [(&str, &str); 1] = [("X-Consumer-Id", "toto")];
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
-/// Random, so that nothing is compressed.
+/// Random, so that it cannot be compressed.
 const BIG: &str = "insert into events (type, subscriber, payload)
     select 'big', 'toto', to_jsonb(string_agg(gen_random_uuid()::text, ''))
     from generate_series(1, 6000)";
@@ -28,7 +28,7 @@ async fn ids(client: &Client) -> Vec<i64> {
     client.query(all, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// The system's limit on a process that runs, as `prlimit` of util-linux sets it.
+/// Sets a resource limit of a running process with `prlimit` of util-linux.
 fn limit(process: &Process, limit: &str) {
     let pid = process.pid().to_string();
     let status = Command::new("prlimit").args(["--pid", &pid, limit]).status();
@@ -45,7 +45,7 @@ async fn becomes(gateway: &Process, ready: bool) {
     assert!(seen.is_ok(), "ready is not {ready} within {TRUTH:?}:\n{}", gateway.log());
 }
 
-/// A gateway with a client, and a writer that has written one event.
+/// A gateway with a client, and a writer that has written an event.
 async fn followed(database: &Database) -> (Process, Stream, Client) {
     let gateway = Process::launch(&database.url(), &["--heartbeat", "400ms"]);
     gateway.ready().await;
@@ -56,7 +56,7 @@ async fn followed(database: &Database) -> (Process, Stream, Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_full_disk_inserts_fail_and_what_was_committed_is_delivered() {
+async fn a_full_disk_loses_no_committed_event() {
     let server = TestServer::start_on_disk("").await;
     let database = Database::create_on_own(&server).await;
     let (gateway, mut toto, writer) = followed(&database).await;
@@ -80,7 +80,7 @@ async fn on_a_full_disk_inserts_fail_and_what_was_committed_is_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgresql_panics_on_a_full_disk_and_is_waited_for() {
+async fn survives_a_panic_of_postgresql_on_a_full_disk() {
     let server = TestServer::start_on_disk("restart_after_crash = off\n").await;
     let database = Database::create_on_own(&server).await;
     let (gateway, mut toto, writer) = followed(&database).await;
@@ -103,7 +103,7 @@ async fn postgresql_panics_on_a_full_disk_and_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_cannot_take_the_files_that_the_gateway_needs() {
+async fn clients_cannot_use_the_gateways_own_files() {
     const FILES: usize = 128;
     let database = Database::create().await;
     let mut gateway = Process::launch_limited(&database.url(), &[], &format!("ulimit -n {FILES}"));
@@ -114,7 +114,7 @@ async fn clients_cannot_take_the_files_that_the_gateway_needs() {
     for _ in 0..2 * FILES {
         greedy.push(TcpStream::connect(gateway.address()).await.unwrap());
     }
-    // A connection anew needs a file.
+    // A new connection needs a file.
     let administrator = database.connect().await;
     let end = "select pg_terminate_backend(pid) from pg_stat_activity
                where datname = current_database() and application_name like 'event-piper%'";
@@ -127,7 +127,7 @@ async fn clients_cannot_take_the_files_that_the_gateway_needs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_files_nobody_is_let_in_and_when_they_are_back_all_is_well() {
+async fn recovers_from_a_lack_of_file_descriptors() {
     let database = Database::create().await;
     let gateway = Process::launch(&database.url(), &[]);
     gateway.ready().await;
@@ -153,10 +153,9 @@ async fn without_files_nobody_is_let_in_and_when_they_are_back_all_is_well() {
     assert!(gateway.log().contains("connections are accepted again"), "{}", gateway.log());
 }
 
-/// There is no half-life without memory: the process ends, says why, and whoever minds it starts
-/// it again.
+/// Without memory the process ends with a message, and its supervisor starts it again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_memory_it_ends_and_a_new_one_goes_on() {
+async fn without_memory_the_process_ends() {
     let database = Database::create().await;
     let mut gateway = Process::launch(&database.url(), &[]);
     gateway.ready().await;
@@ -166,7 +165,7 @@ async fn without_memory_it_ends_and_a_new_one_goes_on() {
     let mut got = toto.rows(1).await;
     let cursor = toto.last_id.clone();
 
-    // Of its own, not of what it shares with others or has reserved.
+    // Private memory, without shared and reserved memory.
     limit(&gateway, "--data=1000000");
     let ended = async {
         while writer.batch_execute(BIG).await.is_ok() {
@@ -188,7 +187,7 @@ async fn without_memory_it_ends_and_a_new_one_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_cannot_be_written_stops_nothing() {
+async fn delivery_continues_without_a_writable_log() {
     let database = Database::create().await;
     let gateway = Process::launch_limited(&database.url(), &[], "exec >/dev/full 2>/dev/full");
     gateway.ready().await;

@@ -1,4 +1,4 @@
-//! Numbers at the ends of their range: each event once, and everything comes to an end.
+//! Numbers at the ends of their range: each event is delivered once, and every read ends.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::support::{app::App, postgres::Database, sse_client::Stream};
 
 const LAST: i64 = i64::MAX;
 
-/// A stream whose versions go on to the greatest one.
+/// A stream that contains the greatest version.
 async fn with_last_version() -> (Database, App) {
     let database = Database::create().await;
     let insert = format!(
@@ -20,7 +20,7 @@ async fn with_last_version() -> (Database, App) {
 }
 
 #[tokio::test]
-async fn the_last_version_is_followed_to_once() {
+async fn the_last_version_is_delivered_once() {
     let (database, app) = with_last_version().await;
     let events = [("Accept", "text/event-stream")];
     for (after, owed) in [
@@ -38,7 +38,7 @@ async fn the_last_version_is_followed_to_once() {
             got.extend(frame.is_logged().then(|| frame.row()));
         }
         assert_eq!(got, owed, "after {after}");
-        // What comes next is a heartbeat, not the same again.
+        // The next item is a heartbeat and not the same event again.
         let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
         database.connect().await.batch_execute(insert).await.unwrap();
         assert_eq!(stream.next().await.unwrap().event, "heartbeat");
@@ -46,7 +46,7 @@ async fn the_last_version_is_followed_to_once() {
 }
 
 #[tokio::test]
-async fn pages_of_a_stream_end_behind_the_last_version() {
+async fn pages_end_after_the_last_version() {
     let (_database, app) = with_last_version().await;
     let (mut offset, mut versions) = (json!(1), Vec::new());
     for _ in 0..4 {
@@ -69,7 +69,7 @@ async fn pages_of_a_stream_end_behind_the_last_version() {
 }
 
 #[tokio::test]
-async fn the_last_id_is_delivered_once_live_and_recalled() {
+async fn the_last_id_is_delivered_once_live_and_from_memory() {
     let database = Database::create().await;
     let insert = |id: i64| {
         format!(
@@ -105,9 +105,9 @@ async fn the_last_id_is_delivered_once_live_and_recalled() {
     assert_eq!(all.rows(2).await, [LAST - 2, LAST]);
 }
 
-/// Cursors that nobody was ever given are answered all the same.
+/// Cursors that no client was ever sent are handled as well.
 #[tokio::test]
-async fn cursors_at_the_ends_of_their_range_are_answered() {
+async fn cursors_at_the_ends_of_their_range_work() {
     let database = Database::create().await;
     let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
     database.connect().await.batch_execute(insert).await.unwrap();

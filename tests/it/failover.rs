@@ -1,5 +1,5 @@
-//! PostgreSQL's primary dies, and its standby is promoted: with synchronous replication nothing
-//! that was delivered is undone, and nothing is lost or comes twice on the other side.
+//! The primary PostgreSQL fails, and its standby is promoted. With synchronous replication, no delivered event is
+//! undone, and none is lost or repeated afterwards.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -14,7 +14,7 @@ use crate::support::{
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
 
-/// Where a server is, for a proxy.
+/// The address of a server, for a proxy.
 fn place(server: &TestServer) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, server.port()).into()
 }
@@ -26,7 +26,7 @@ async fn rows(server: &TestServer, database: &Database) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_takes_over_and_streams_go_on() {
+async fn streams_continue_after_a_failover() {
     let primary = TestServer::start_own("synchronous_commit = on\n").await;
     let database = Database::create_on_own(&primary).await;
     let standby = primary.standby().await;
@@ -38,7 +38,7 @@ async fn a_standby_takes_over_and_streams_go_on() {
     let toto = [("X-Consumer-Id", "toto")];
     let mut steady = Stream::open(gateway.address(), "/events", &toto).await.joined().await;
 
-    // One writer commits until the primary is gone; another is open then, and was passed over.
+    // One writer commits until the primary fails. The transaction of another is open and was passed over.
     let late = database.connect().await;
     late.batch_execute("begin").await.unwrap();
     late.batch_execute(INSERT).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_standby_takes_over_and_streams_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_that_is_behind_answers_no_replay() {
+async fn a_lagging_standby_serves_no_replay() {
     let primary = TestServer::start_own("synchronous_commit = on\n").await;
     let database = Database::create_on_own(&primary).await;
     let standby = primary.standby().await;
@@ -86,7 +86,7 @@ async fn a_standby_that_is_behind_answers_no_replay() {
         standby.port(),
         database.name()
     );
-    // Nothing is kept in memory, so that each replay reads the table.
+    // Without recent events in memory, so that each replay reads the table.
     let mut settings = Settings::default();
     settings.gateway.recent = 0;
     let app = App::start_with(&url, settings).await;
@@ -115,13 +115,13 @@ async fn a_standby_that_is_behind_answers_no_replay() {
     let truth = rows(&primary, &database).await;
     assert_eq!(live.rows(6).await, truth);
 
-    // All connections end; while the primary is away, only the standby answers.
+    // All connections end. While the primary is down, only the standby accepts connections.
     primary.stop(Stop::Fast).await;
     let mut back = app.resume("toto", "0").await.joined().await;
     let single = app.get("/events/6", &[("X-Consumer-Id", "toto")]).await;
     assert_eq!(single.status, 503, "the standby does not know: {single:?}");
     primary.start().await;
-    assert_eq!(back.rows(6).await, truth, "who comes back meanwhile");
+    assert_eq!(back.rows(6).await, truth, "a client that reconnects in between");
     app.ready().await;
     assert_eq!(app.resume("toto", "0").await.rows(6).await, truth, "who comes back afterwards");
     assert_eq!(app.get("/events/6", &[("X-Consumer-Id", "toto")]).await.status, 200);

@@ -1,4 +1,4 @@
-//! The tests' own PostgreSQL does what the other tests take for granted.
+//! The PostgreSQL servers for tests behave as the other tests expect.
 
 use crate::support::{
     eventually,
@@ -6,7 +6,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn databases_on_the_shared_server_are_strangers() {
+async fn databases_on_the_shared_server_are_independent() {
     let (one, two) = (Database::create().await, Database::create_empty().await);
     one.connect().await.batch_execute("create table secret ()").await.unwrap();
     let row = two.connect().await.query_one("select to_regclass('secret')::text", &[]).await;
@@ -23,7 +23,7 @@ async fn a_database_is_reachable_over_tcp_too() {
 }
 
 #[tokio::test]
-async fn a_server_of_ones_own_comes_back_on_its_port_however_it_went() {
+async fn an_own_server_restarts_on_its_port() {
     let server = TestServer::start_own("work_mem = '7MB'\n").await;
     let database = Database::create_on_own(&server).await;
     database.connect().await.batch_execute("create table kept ()").await.unwrap();
@@ -40,7 +40,7 @@ async fn a_server_of_ones_own_comes_back_on_its_port_however_it_went() {
 }
 
 #[tokio::test]
-async fn a_server_of_ones_own_leaves_nothing_behind() {
+async fn an_own_server_leaves_nothing_behind() {
     let server = TestServer::start_own("").await;
     server.write("note", "for the server only");
     let data = server.data();

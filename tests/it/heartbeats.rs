@@ -1,5 +1,5 @@
-//! An event of somebody's whose type is `heartbeat` is an event like any other. Even with the
-//! payload that looks most like the gateway's own heartbeat, it is not taken for one.
+//! An event whose type is `heartbeat` is an event like any other. It is not taken for a heartbeat of the gateway,
+//! even with the most similar payload.
 
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
@@ -22,7 +22,7 @@ async fn app() -> (Database, App) {
     (database, app)
 }
 
-/// The first two lines that a program prints.
+/// The first two lines of a program's output.
 async fn two_lines(mut command: Command) -> [String; 2] {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
@@ -35,7 +35,7 @@ async fn two_lines(mut command: Command) -> [String; 2] {
 }
 
 #[tokio::test]
-async fn only_the_gateway_says_thump_without_quotes() {
+async fn only_heartbeats_have_unquoted_data() {
     let (_database, app) = app().await;
     let mut toto = app.resume("toto", "0").await;
     let own = toto.signal("heartbeat").await;
@@ -56,9 +56,9 @@ async fn tail_prints_it() {
     assert_eq!(lines[0]["data"], json!("thump"));
 }
 
-/// The first program in Python of the manual, as it stands there.
+/// The first Python program in the manual.
 #[tokio::test]
-async fn the_program_of_the_manual_prints_it() {
+async fn the_program_in_the_manual_prints_such_events() {
     let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients.md");
     let Ok(manual) = fs::read_to_string(manual) else { return };
     let program = manual.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
@@ -73,7 +73,7 @@ async fn the_program_of_the_manual_prints_it() {
 }
 
 #[tokio::test]
-async fn the_page_shows_it() {
+async fn the_console_shows_such_events() {
     let Some(browser) = Browser::open().await else { return };
     let (database, app) = app().await;
     browser.goto(&format!("http://{}/?consumer=toto", app.address)).await;

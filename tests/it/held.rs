@@ -1,4 +1,4 @@
-//! Gateways beside many open transactions, and beside large ones.
+//! Gateways with many open transactions, and with large ones.
 
 use std::{collections::BTreeSet, time::Duration};
 

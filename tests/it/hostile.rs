@@ -1,12 +1,12 @@
-//! The SQL side in sessions whose settings are not what one expects: what is promised to writers, to those
-//! who prune and to readers holds in each of them.
+//! The SQL of the log in sessions with unusual settings. The guarantees for writers, pruning and readers hold in
+//! each of them.
 
 use event_piper::store::error::ErrorChain;
 use tokio_postgres::Client;
 
 use crate::support::postgres::Database;
 
-/// Settings of a session, each of which would break something that relies on its default.
+/// Session settings that break code that relies on their defaults.
 const SETTINGS: [&str; 38] = [
     "search_path = ''",
     "search_path = pg_temp, pg_catalog",
@@ -48,15 +48,15 @@ const SETTINGS: [&str; 38] = [
     "plpgsql.extra_errors = 'all'",
 ];
 
-/// Every switch of the planner that this server has, turned off.
+/// Turns off every planner switch of this server.
 const PLANNER: &str = "
     select 'set ' || name || ' = off' from pg_settings
      where starts_with(name, 'enable_') and vartype = 'bool' order by 1";
 
-/// A transaction that writes although the session's transactions only read.
+/// A transaction that writes although the session's default is read-only.
 const WRITE: &str = "begin read write;";
 
-/// What is written is what is read, what is no event is refused, and what goes or changes is remembered.
+/// Events are read as they were written, invalid ones are rejected, and deletions and changes are noted.
 async fn live(database: &Database, session: &Client, setting: &str) {
     let ok = async |sql: &str| {
         let all = format!("{WRITE} {sql}; commit");
@@ -134,7 +134,7 @@ async fn live(database: &Database, session: &Client, setting: &str) {
     assert_eq!(ids(&known), ids(" 1, toto 2, everybody 3;  1, toto 2; 0"), "{setting}: {known}");
 }
 
-/// Rings when somebody sleeps, holds its lock, and is in no writer's way.
+/// The trigger notifies a sleeping reader, holds its lock, and does not block writers.
 async fn ring(database: &Database, session: &Client, setting: &str) {
     let sleeper = database.connect().await;
     sleeper.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
@@ -152,7 +152,7 @@ async fn ring(database: &Database, session: &Client, setting: &str) {
 }
 
 #[tokio::test]
-async fn the_log_is_the_same_under_any_setting_of_a_session() {
+async fn the_log_works_with_any_session_settings() {
     let database = Database::create().await;
     let client = database.connect().await;
     let planner = client.query(PLANNER, &[]).await.unwrap();
@@ -160,7 +160,7 @@ async fn the_log_is_the_same_under_any_setting_of_a_session() {
     let settings = settings.chain(planner.iter().map(|row| row.get(0)));
     for setting in settings {
         let session = database.connect().await;
-        // plpgsql knows its settings once it is loaded.
+        // The settings of plpgsql exist once it is loaded.
         session.batch_execute("load 'plpgsql'").await.unwrap();
         session
             .batch_execute(&setting)

@@ -58,9 +58,9 @@ async fn commands_without_a_schema_say_what_to_run() {
     }
 }
 
-/// Something of somebody else's has the name of another table or function of ours.
+/// A foreign object has the name of another table or function of the log.
 #[tokio::test]
-async fn migrate_says_which_name_is_taken() {
+async fn migrate_names_the_foreign_object() {
     for (taken, name) in [
         ("create table events_pruned (id int)", "events_pruned"),
         ("create view event_piper_keys as select 1 as id", "event_piper_keys"),

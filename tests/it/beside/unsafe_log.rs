@@ -33,7 +33,7 @@ async fn serve_does_not_start_on_an_unsafe_log() {
 }
 
 #[tokio::test]
-async fn an_operator_can_start_it_in_an_emergency() {
+async fn an_operator_can_override_the_safety_checks() {
     let database = Database::create().await;
     let client = database.connect().await;
     client.batch_execute("alter sequence events_id_seq cache 20").await.unwrap();

@@ -1,9 +1,8 @@
-//! One bad principal tries everything that costs others something, while a good one writes and
-//! receives.
+//! A bad principal tries everything that could affect others, while a good one writes and receives.
 //!
-//! Asserted is what can be counted: every event of the good one comes, once and in order, while the
-//! bad one is at work, and what the bad one holds keeps within its share. The times are printed, not
-//! judged: `EVENT_PIPER_GOOD_EVENTS=500 cargo test --release --test it good_and_bad -- --nocapture`;
+//! The test asserts what can be counted: every event of the good principal arrives once and in order, and the
+//! bad principal stays within its share. Times are printed, not asserted:
+//! `EVENT_PIPER_GOOD_EVENTS=500 cargo test --release --test it good_and_bad -- --nocapture`;
 //! `EVENT_PIPER_QUERIES_EACH` is `--max-queries-per-principal`.
 
 use std::{
@@ -26,7 +25,7 @@ use crate::support::{
     sse_client::{Stream, try_ask, try_post},
 };
 
-/// What the bad one does again and again; it answers how often it was refused.
+/// What the bad principal repeats. Each returns how often it was rejected.
 type Attack = fn(SocketAddr, String) -> BoxFuture<'static, usize>;
 
 const ATTACKS: [(&str, Attack); 6] = [
@@ -103,8 +102,7 @@ fn refusals(statuses: Vec<u16>) -> usize {
     statuses.into_iter().filter(|status| *status != 201).count()
 }
 
-/// Writes so many events, one after the other, and receives each; how long each took, to the answer and
-/// to the event.
+/// Writes events one after the other, and receives each. Returns the times to the response and to the event.
 async fn good(app: &App, stream: &mut Stream, proof: &str, events: usize) -> [f64; 2] {
     let (mut answered, mut received) = (Vec::new(), Vec::new());
     for n in 0..events {
@@ -118,13 +116,13 @@ async fn good(app: &App, stream: &mut Stream, proof: &str, events: usize) -> [f6
     [answered, received].map(p99)
 }
 
-/// In milliseconds.
+/// A time in milliseconds.
 fn p99(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     times[(times.len() - 1) * 99 / 100].as_secs_f64() * 1000.0
 }
 
-/// A bad caller at work, on a thread of its own: what its own client costs is not the gateway's.
+/// Runs a bad caller on a thread of its own, since the cost of its client is not the gateway's.
 struct AtWork {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
@@ -171,7 +169,7 @@ async fn started() -> (crate::support::postgres::Database, App, Signer) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_good_principal_writes_and_receives_while_a_bad_one_tries_everything() {
+async fn a_bad_principal_does_not_affect_a_good_one() {
     let events = setting("EVENT_PIPER_GOOD_EVENTS").unwrap_or(40);
     let (database, app, signer) = started().await;
     fill(&database, "packed", 500, 300_000).await;
@@ -184,7 +182,7 @@ async fn a_good_principal_writes_and_receives_while_a_bad_one_tries_everything()
     for (name, attack) in ATTACKS {
         let attack = AtWork::begin(attack, app.address, &bad);
         let beside = good(&app, &mut stream, &proof, events).await;
-        // The bytes of one answer or one part of a body may pass the limit.
+        // The bytes of one response or one part of a body may exceed the limit.
         let slack = 8 << 20;
         assert!(app.metric("answer_bytes").await <= (EACH + slack) as u64, "{name}");
         assert!(app.metric("write_buffer_bytes").await <= (EACH + slack) as u64, "{name}");

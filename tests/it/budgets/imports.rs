@@ -1,4 +1,4 @@
-//! Imports: what they hold, and for how long.
+//! Limits of imports: the bytes that they hold, and how long they last.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     support::{eventually, sse_client::post},
 };
 
-/// An import whose first lines are these.
+/// Starts an import with these lines.
 async fn import(address: SocketAddr, proof: &str, lines: &str) -> TcpStream {
     let head = format!(
         "POST /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: {proof}\r\n\
@@ -24,15 +24,15 @@ async fn import(address: SocketAddr, proof: &str, lines: &str) -> TcpStream {
     import.write_all(head.as_bytes()).await.unwrap();
     if !lines.is_empty() {
         let chunk = format!("{:x}\r\n{lines}\r\n", lines.len());
-        // It may be refused before all of it has come.
+        // It may be rejected before all of it was sent.
         let _ = import.write_all(chunk.as_bytes()).await;
     }
     import
 }
 
-/// An import ends with its proof, and without one when no event comes: how many lines come is no matter.
+/// An import ends with its credentials, and when no event arrives in time, however many lines arrive.
 #[tokio::test]
-async fn an_import_of_blank_lines_ends_with_the_proof_and_without_progress() {
+async fn an_import_of_blank_lines_ends() {
     let (_database, app, signer) = app_with(|_| {}).await;
     let ends = async |expires_in: u64, status: &str| {
         let proof = token(&signer, "toto", expires_in);
@@ -42,7 +42,7 @@ async fn an_import_of_blank_lines_ends_with_the_proof_and_without_progress() {
     tokio::join!(ends(2, "401"), ends(3600, "408"));
 }
 
-/// All that comes while blank lines are sent, up to the error that ends it.
+/// The response while blank lines are sent, up to the error that ends it.
 async fn answer_to_blank_lines(import: TcpStream) -> String {
     let (reading, mut writing) = import.into_split();
     let blanks = tokio::spawn(async move {
@@ -64,9 +64,9 @@ async fn answer_to_blank_lines(import: TcpStream) -> String {
     answer
 }
 
-/// A line that has not ended takes room as a body does.
+/// A line without an end counts like a body.
 #[tokio::test]
-async fn one_principals_imports_leave_room_for_anothers() {
+async fn imports_of_one_principal_leave_room_for_others() {
     let (_database, app, signer) = app_with(|settings| {
         let writer = settings.gateway.writer.as_mut().unwrap();
         (writer.bytes, writer.bytes_each) = (4 << 20, 1 << 20);
@@ -79,7 +79,7 @@ async fn one_principals_imports_leave_room_for_anothers() {
         open.push(import(app.address, &bad, &begun).await);
     }
     let refused = "refused_total{reason=\"write-buffer-of-a-principal\"}";
-    eventually("what is beyond its share is refused", async || {
+    eventually("imports beyond its share are rejected", async || {
         (app.metric(refused).await == 7).then_some(())
     })
     .await;
@@ -88,7 +88,7 @@ async fn one_principals_imports_leave_room_for_anothers() {
     let written = post(app.address, "/events", &[("Authorization", &good)], &large).await;
     assert_eq!(written.status, 201, "{}", written.body);
     drop(open);
-    eventually("what has left takes no room", async || {
+    eventually("closed connections hold no bytes", async || {
         (app.metric("write_buffer_bytes").await == 0).then_some(())
     })
     .await;

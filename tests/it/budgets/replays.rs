@@ -1,5 +1,4 @@
-//! Streams that nobody reads: what they are being sent counts as unread answers do, and the other
-//! streams of the same caller wait.
+//! Unread replays count like unread responses. Other streams of the same caller wait.
 
 use std::time::Duration;
 
@@ -12,22 +11,22 @@ use crate::{
     },
 };
 
-/// Addresses that replay all of what [`fill`] wrote, and what else their requests say.
+/// Paths that replay everything that [`fill`] wrote, each with its headers.
 const REPLAYS: [(&str, &str); 3] = [
     ("/events?consumer=big&lastEventId=0", ""),
     ("/streams/s", "Accept: text/event-stream\r\n"),
     ("/all?lastEventId=0", ""),
 ];
 
-/// The other half of it is for answers, which would be refused.
+/// The other half is for responses, which would be rejected.
 const SHARE: usize = EACH / 2;
 
 #[tokio::test]
-async fn replays_that_nobody_reads_take_a_share_and_others_of_their_caller_wait() {
+async fn unread_replays_are_limited() {
     let (database, app, signer) = app_with(|settings| {
         (settings.http.limits.answers, settings.http.limits.answers_each) = (3 * EACH, EACH);
         settings.http.limits.write_within = Duration::from_hours(1);
-        // All of it comes from the table.
+        // Everything is read from the table.
         settings.gateway.recent = 0;
     })
     .await;
@@ -47,21 +46,25 @@ async fn replays_that_nobody_reads_take_a_share_and_others_of_their_caller_wait(
         let headers = [("Authorization", &*good)];
         let mut stream =
             Stream::open(app.address, "/events?consumer=big&lastEventId=0", &headers).await;
-        assert_eq!(stream.rows(12).await, (1..=12).collect::<Vec<i64>>(), "another reads on");
+        assert_eq!(
+            stream.rows(12).await,
+            (1..=12).collect::<Vec<i64>>(),
+            "another principal continues to read"
+        );
         let its = [("Authorization", &*bad)];
         let written = post(app.address, "/events", &its, &event("toto", "1")).await;
         assert_eq!(written.status, 201, "and its other requests are answered");
         drop((stream, held));
-        eventually("what has left takes no room", async || {
+        eventually("closed connections hold no bytes", async || {
             (app.metric("answer_bytes").await < 1 << 20).then_some(())
         })
         .await;
     }
 }
 
-/// A payload of no size becomes one of megabytes, which is kept for a client that does not take it.
+/// A small payload becomes one of megabytes, which is held for a client that does not read.
 #[tokio::test]
-async fn what_amendments_have_made_large_takes_its_share() {
+async fn amended_events_count_with_their_final_size() {
     const LARGE: u64 = 7_000_000;
     let (database, app, signer) = app_with(|settings| {
         settings.http.limits.write_within = Duration::from_hours(1);
@@ -79,5 +82,5 @@ async fn what_amendments_have_made_large_takes_its_share() {
     eventually("it is counted", counted).await;
     drop(held);
     let left = async || (app.metric("answer_bytes").await < 1 << 20).then_some(());
-    eventually("what has left takes no room", left).await;
+    eventually("closed connections hold no bytes", left).await;
 }

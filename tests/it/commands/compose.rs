@@ -1,5 +1,5 @@
-//! docker-compose.yml: with its settings everything works that README.md shows, and nothing is
-//! published beyond this machine. The program runs with them as Docker would run it.
+//! The settings of docker-compose.yml: everything in README.md works, and nothing is reachable from other
+//! machines. The program runs as in Docker.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ fn only_this_machine_reaches_what_is_published() {
     }
 }
 
-/// The gateway of the file, on a port and a database of the test's.
+/// The gateway of the file, with a port and a database of the test.
 async fn gateway(database: &Database) -> (Child, std::net::SocketAddr) {
     let address = free_address();
     let mut command = program(&["serve"]);
@@ -62,7 +62,7 @@ async fn gateway(database: &Database) -> (Child, std::net::SocketAddr) {
 }
 
 #[tokio::test]
-async fn the_gateway_of_the_file_does_what_the_readme_shows() {
+async fn the_compose_file_works_as_in_the_readme() {
     let database = Database::create().await;
     let (_child, address) = gateway(&database).await;
     let toto = [("X-Consumer-Id", "toto")];
@@ -72,11 +72,11 @@ async fn the_gateway_of_the_file_does_what_the_readme_shows() {
     let metrics = ask(address, "GET", "/metrics", &[]).await;
     assert_eq!(metrics.status, 200, "{}", metrics.body);
 
-    // The browser's page, which python3 -m http.server serves.
+    // The page that `python3 -m http.server` serves.
     let origin = [("Origin", "http://localhost:8000")];
     let mut browser = Stream::open(address, "/events?consumer=toto", &origin).await.joined().await;
 
-    // As `curl -d` sends it.
+    // With the content type that `curl -d` sends.
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     let event = r#"{"type": "insert", "subscriber": "toto", "payload": {"foo": "bar"}}"#;
     let written = post(address, "/events", &form, event).await;
@@ -84,7 +84,7 @@ async fn the_gateway_of_the_file_does_what_the_readme_shows() {
     assert_eq!(curl.event().await.data, r#"{"foo":"bar"}"#);
     assert_eq!(browser.event().await.data, r#"{"foo":"bar"}"#);
 
-    // A page of the internet, and a name that it made point to this machine.
+    // A page of the internet, and a host name that resolves to this machine.
     let evil = [form[0], ("Origin", "https://evil.test")];
     let refused = post(address, "/events", &evil, event).await;
     assert_eq!(refused.status, 403, "{}", refused.body);

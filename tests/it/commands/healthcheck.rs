@@ -1,4 +1,4 @@
-//! `event-piper healthcheck` says whether the gateway on this machine is ready, wherever it listens.
+//! `event-piper healthcheck`, for gateways on every kind of listening address.
 
 use std::{fs, net::SocketAddr};
 
@@ -17,14 +17,14 @@ use crate::support::{
     scratch::Scratch,
 };
 
-/// Its exit code, and what it says.
+/// The exit code and the output of the command.
 async fn asked(listen: &str, more: &[&str]) -> (Option<i32>, String) {
     let output = ended(program(&["healthcheck", "--listen", listen]).args(more)).await;
     (output.status.code(), text(&output.stderr))
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_ready_is_found_at_an_address() {
+async fn finds_a_ready_gateway_at_an_address() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let anywhere = format!("0.0.0.0:{}", app.address.port());
@@ -35,7 +35,7 @@ async fn a_gateway_that_is_ready_is_found_at_an_address() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_ready_is_found_behind_a_unix_socket() {
+async fn finds_a_ready_gateway_at_a_unix_socket() {
     let (folder, database) = (Scratch::new(), Database::create().await);
     let path = folder.path().join("gateway.sock");
     let listener = http::listen(&ListenAddress::Unix(path.clone())).unwrap();
@@ -54,7 +54,7 @@ async fn a_gateway_that_is_ready_is_found_behind_a_unix_socket() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_is_no_obstacle() {
+async fn accepts_a_certificate_for_another_name() {
     let (folder, database) = (Scratch::new(), Database::create().await);
     let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
     let pair = KeyPair::generate().unwrap();
@@ -70,7 +70,7 @@ async fn a_certificate_for_another_name_is_no_obstacle() {
 }
 
 #[tokio::test]
-async fn what_is_not_ready_or_does_not_answer_is_named() {
+async fn reports_gateways_that_are_not_ready() {
     let away = App::launch("postgresql://127.0.0.1:1/none", Settings::default()).await;
     let address = away.address.to_string();
     let (code, said) = asked(&address, &[]).await;
@@ -82,7 +82,7 @@ async fn what_is_not_ready_or_does_not_answer_is_named() {
     assert_eq!(code, Some(1));
     assert!(said.contains(&format!("cannot check {free}")) && said.contains("refused"), "{said}");
 
-    // A listener of which nobody accepts connections.
+    // A listener that accepts no connections.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listen = silent.local_addr().unwrap().to_string();
     let (code, said) = asked(&listen, &[]).await;

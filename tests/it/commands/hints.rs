@@ -1,4 +1,4 @@
-//! What is printed for people to type works as printed.
+//! Printed commands work as printed.
 
 use std::{process::Stdio, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::{
 use super::{ended, program, text};
 use crate::support::{eventually, postgres::Database, scratch::Scratch, sse_client::ask};
 
-/// A gateway whose banner is read.
+/// A gateway, and its banner.
 struct Started {
     _child: Child,
     hints: Vec<(String, String)>,
@@ -42,7 +42,7 @@ impl Started {
         &self.hints.iter().find(|(known, _)| known == name).expect("a hint").1
     }
 
-    /// Types the hint to insert in a shell, and gives what it prints.
+    /// Runs the hint for inserting in a shell, and returns its output.
     async fn insert(&self) -> String {
         let mut shell = Command::new("sh");
         shell.args(["-c", self.hint("insert")]).env_clear().stdin(Stdio::null());
@@ -65,7 +65,7 @@ impl Started {
 }
 
 #[tokio::test]
-async fn on_a_server_of_somebody_elses_an_event_goes_over_http() {
+async fn on_another_server_the_hint_uses_http() {
     let database = Database::create().await;
     let gateway =
         Started::with(&["--database-url", &database.url(), "--listen", "127.0.0.1:0"]).await;
@@ -74,9 +74,9 @@ async fn on_a_server_of_somebody_elses_an_event_goes_over_http() {
     gateway.sees("1").await;
 }
 
-/// The embedded PostgreSQL in a folder with a blank in its name.
+/// The embedded PostgreSQL in a folder with a space in its name.
 #[tokio::test]
-async fn the_folder_of_the_embedded_server_is_named() {
+async fn hints_contain_the_data_folder() {
     let psql = Command::new("psql").arg("--version").stdout(Stdio::null()).status().await;
     assert!(psql.is_ok_and(|status| status.success()), "psql is a part of every PostgreSQL");
     let scratch = Scratch::new();
@@ -89,7 +89,7 @@ async fn the_folder_of_the_embedded_server_is_named() {
 }
 
 #[tokio::test]
-async fn the_doctor_names_the_command_for_this_database() {
+async fn doctor_prints_commands_for_this_database() {
     let database = Database::create_empty().await;
     let url = database.url();
     let found = ended(&mut program(&["doctor", "--database-url", &url])).await;

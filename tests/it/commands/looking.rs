@@ -1,10 +1,10 @@
-//! Commands that work on a log never create one: a folder that is misspelt would become an empty log.
+//! Commands that examine a log never create one: a misspelt folder would become an empty log.
 
 use super::{ended, names, program, text};
 use crate::support::scratch::Scratch;
 
 #[tokio::test]
-async fn a_command_that_looks_says_that_there_is_nothing_and_where_it_looked() {
+async fn commands_report_a_missing_database() {
     let scratch = Scratch::new();
     let folder = scratch.path().join("misspelt");
     let data_dir = folder.to_str().unwrap();
@@ -34,9 +34,9 @@ async fn a_command_that_looks_says_that_there_is_nothing_and_where_it_looked() {
     }
 }
 
-/// Where there is a cluster that nobody runs, a command runs it for itself, and it is the same.
+/// A command starts an existing embedded PostgreSQL that is not running.
 #[tokio::test]
-async fn a_cluster_that_is_there_is_looked_at() {
+async fn commands_start_an_existing_cluster() {
     let scratch = Scratch::new();
     let folder = scratch.path().join("data");
     let on_it = |args: &[&str]| {

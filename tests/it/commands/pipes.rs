@@ -1,14 +1,14 @@
-//! A reader that has gone away (`event-piper doctor | head -1`): the command ends quietly, with the
-//! exit code of what it did.
+//! Closed outputs (`event-piper doctor | head -1`): the command ends without an error message, with its
+//! usual exit code.
 
 use std::{fs::File, io::pipe, process::Stdio};
 
 use super::{program, text};
 use crate::support::{app::App, postgres::Database};
 
-/// Each command that prints, into a pipe whose other end is closed, on both outputs.
+/// Every command that prints, with standard output and standard error closed at the other end.
 #[tokio::test]
-async fn a_command_ends_with_the_code_of_what_it_did() {
+async fn a_closed_output_does_not_change_the_exit_code() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let (db, url) = (database.url(), format!("http://{}", app.address));
@@ -60,9 +60,9 @@ async fn a_command_ends_with_the_code_of_what_it_did() {
     assert_eq!(row.get::<_, i64>(0), 3, "each append has written");
 }
 
-/// A key that cannot be shown must not look as if it had been.
+/// A key that could not be printed must not look as if it was.
 #[tokio::test]
-async fn a_full_disk_is_told() {
+async fn a_full_disk_is_an_error() {
     let Ok(full) = File::options().write(true).open("/dev/full") else { return };
     let database = Database::create().await;
     let db = database.url();

@@ -1,4 +1,4 @@
-//! On a system that has no root certificates, as in a small image, everything works that needs none.
+//! A system without root certificates, such as a small container image: everything works that needs none.
 
 use super::{ended, program, text};
 use crate::support::{app::App, postgres::Database, process::Process};
@@ -16,7 +16,7 @@ async fn events_are_appended_over_http() {
 }
 
 #[tokio::test]
-async fn a_gateway_starts_whose_issuer_is_asked_over_http() {
+async fn a_gateway_with_an_http_issuer_starts() {
     let database = Database::create().await;
     let flags = [
         ["--auth", "jwt"],

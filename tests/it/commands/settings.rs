@@ -1,4 +1,4 @@
-//! Settings of the program as a whole: where they are given, and what is said of wrong ones.
+//! Settings of the program as a process: their sources, and errors in them.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn the_schema_is_left_alone_where_that_was_asked_for() {
+async fn no_migrate_leaves_the_schema_unchanged() {
     let database = Database::create_empty().await;
     let url = database.url();
     let args = ["serve", "--no-migrate", "--listen", "127.0.0.1:0", "--database-url", &url];
@@ -25,7 +25,7 @@ async fn the_schema_is_left_alone_where_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn what_is_misspelt_is_named_by_every_command() {
+async fn every_command_reports_misspelt_variables() {
     let database = Database::create_empty().await;
     let url = database.url();
     for args in [
@@ -45,9 +45,9 @@ async fn what_is_misspelt_is_named_by_every_command() {
     }
 }
 
-/// What single commands have beside the settings arrives from its variable, and is named when it is wrong.
+/// Flags of single commands can be set by variables, and errors in them are reported.
 #[tokio::test]
-async fn a_commands_own_flags_have_variables_that_set_them() {
+async fn flags_of_commands_have_variables() {
     let database = Database::create().await;
     let url = database.url();
     let gateway = Process::launch(&url, &["--auth", "keys"]);
@@ -69,7 +69,7 @@ async fn a_commands_own_flags_have_variables_that_set_them() {
     let refused = ended(program(&append).env("EVENT_PIPER_URL", &here)).await;
     assert!(text(&refused.stderr).contains("401"), "without a token: {refused:?}");
     let pump = ["pump", "--to", "http://127.0.0.1:1", "--database-url", &url];
-    // An address of the documentation's, which no machine has.
+    // An address for documentation, which no machine has.
     let elsewhere = "192.0.2.1:1";
     for (args, variable, wrong, says) in [
         (&["tail"][..], "EVENT_PIPER_URL", "nonsense", "--url"),
@@ -85,9 +85,9 @@ async fn a_commands_own_flags_have_variables_that_set_them() {
     }
 }
 
-/// Everything on standard error is JSON then, whatever goes wrong.
+/// Everything on standard error is JSON, errors included.
 #[tokio::test]
-async fn a_log_of_json_has_nothing_else_in_it() {
+async fn a_json_log_contains_only_json() {
     let database = Database::create_empty().await;
     let url = database.url();
     let wrong = ["serve", "--log-format", "json", "--hold", "long", "--database-url", &url];
@@ -104,7 +104,7 @@ async fn a_log_of_json_has_nothing_else_in_it() {
 }
 
 #[tokio::test]
-async fn the_banner_is_a_line_of_the_log_where_that_is_json() {
+async fn the_banner_is_a_line_of_a_json_log() {
     let database = Database::create().await;
     let gateway = Process::launch(&database.url(), &["--log-format", "json"]);
     gateway.ready().await;
@@ -116,8 +116,7 @@ async fn the_banner_is_a_line_of_the_log_where_that_is_json() {
     assert_eq!(banner["page"], format!("http://{}/", gateway.address()));
 }
 
-/// Whether a text has a value in it as Rust prints it for those who look for bugs: `Some(7)`, `None`, or
-/// `EventId(7)`.
+/// Whether a text contains a value in Rust's debug format, such as `Some(7)`, `None` or `EventId(7)`.
 fn has_debug_text(text: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(is_word).any(|(at, _)| {
@@ -128,9 +127,9 @@ fn has_debug_text(text: &str) -> bool {
     })
 }
 
-/// What has happened to a log stands in the gateway's log as people write it.
+/// Log lines contain no values in Rust's debug format.
 #[tokio::test]
-async fn the_log_has_no_value_in_it_as_rust_prints_it() {
+async fn the_log_contains_no_debug_values() {
     const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
     assert!(has_debug_text("head=Some(EventId(652))") && has_debug_text("head=None"));
     assert!(!has_debug_text("PostgreSQL (17.2) at event 652: Nothing (yet)"));
@@ -142,7 +141,7 @@ async fn the_log_has_no_value_in_it_as_rust_prints_it() {
         let toto = [("X-Consumer-Id", "toto")];
         let mut toto = Stream::open(gateway.address(), "/events", &toto).await.joined().await;
         let (one, other) = (database.connect().await, database.connect().await);
-        // Late, erased, refused, connected anew, and replaced.
+        // Late, erased, rejected, reconnected, and replaced.
         one.batch_execute(&format!("begin; {INSERT}")).await.unwrap();
         other.batch_execute(INSERT).await.unwrap();
         assert_eq!(toto.rows(1).await, [2]);
@@ -180,7 +179,7 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn who_is_waited_for_has_a_name() {
+async fn the_log_names_the_server_that_it_waits_for() {
     let gateway = Process::launch("postgres://toto:s3cret@127.0.0.1:1/log", &[]);
     let log = crate::support::eventually("it waits", async || {
         Some(gateway.log()).filter(|log| log.contains("cannot be reached; trying again"))
