@@ -108,7 +108,7 @@ impl Access {
             keys: KeyRing::new(KeyTable::new(server)),
             tickets: Tickets::new(&settings.ticket_keys),
             throttle: Throttle::new(settings.limits),
-            open: Principal::anybody(),
+            open: Principal::open(),
             settings,
             metrics,
             tasks: TaskTracker::new(),
@@ -302,13 +302,13 @@ impl Access {
 
     /// Counts a request against its principal's limit per second.
     pub fn request(&self, who: &Principal) -> Result<(), RetryAfter> {
-        if *who.kind() == Kind::Anybody { Ok(()) } else { self.throttle.request(who.name()) }
+        if *who.kind() == Kind::Open { Ok(()) } else { self.throttle.request(who.name()) }
     }
 
     /// Counts events and their bytes against the principal's limits per second.
     pub fn append(&self, who: &Principal, events: usize, bytes: usize) -> Result<(), RetryAfter> {
         self.throttle.append_bytes(who.name(), bytes)?;
-        if *who.kind() == Kind::Anybody {
+        if *who.kind() == Kind::Open {
             return Ok(());
         }
         self.throttle.append(who.name(), events)
@@ -323,7 +323,7 @@ impl Access {
     /// Counts a new stream of a principal, and marks its ticket as used. Returns what ends the stream;
     /// `None` in the open mode, in which nothing does.
     pub fn open_stream(self: &Arc<Self>, who: &Principal) -> Result<Option<Ending>, NoStream> {
-        if *who.kind() == Kind::Anybody {
+        if *who.kind() == Kind::Open {
             return Ok(None);
         }
         let guard = self.throttle.stream(who.name()).ok_or(NoStream::Full)?;

@@ -82,11 +82,11 @@ impl Budget {
     /// The account of a principal. In the open mode there is only one, and only the limit in all applies.
     #[must_use]
     pub fn account(self: &Arc<Self>, who: &Principal) -> Account {
-        let is_anybody = *who.kind() == Kind::Anybody;
+        let is_open = *who.kind() == Kind::Open;
         Account {
             budget: Arc::clone(self),
             who: Arc::clone(who.name()),
-            max_bytes_each: if is_anybody { usize::MAX } else { self.max_bytes_each },
+            max_bytes_each: if is_open { usize::MAX } else { self.max_bytes_each },
         }
     }
 
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(large.grow(1000), Ok(()));
         assert_eq!(budget.share(&principal("b")).grow(1), Err(Exhausted::InAll));
         drop(large);
-        let mut shares = [budget.share(&Principal::anybody()), budget.share(&Principal::anybody())];
+        let mut shares = [budget.share(&Principal::open()), budget.share(&Principal::open())];
         assert_eq!([shares[0].grow(70), shares[1].grow(30)], [Ok(()), Ok(())]);
         assert_eq!(shares[1].grow(1), Err(Exhausted::InAll));
     }

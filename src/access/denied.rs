@@ -41,6 +41,6 @@ impl Denied {
 
     /// The credentials cannot be checked at present.
     pub(super) fn later(detail: impl Into<String>) -> Self {
-        Self { what: Missing::Means, reason: "unavailable", detail: detail.into() }
+        Self { what: Missing::Unavailable, reason: "unavailable", detail: detail.into() }
     }
 }

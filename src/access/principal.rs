@@ -13,7 +13,7 @@ use crate::consumer::ConsumerId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// None, in the open mode.
-    Anybody,
+    Open,
     /// The header `X-Consumer-Id` of a trusted proxy.
     Header,
     /// A token. The key is the one that signed it; `None`: a shared secret signed it.
@@ -32,7 +32,7 @@ pub enum Kind {
     /// The address, which may read the metrics.
     Address,
     /// None, where the console page is served to ask for them.
-    Nobody,
+    Anonymous,
 }
 
 /// The revocable key behind credentials. When it is revoked, the credentials are no longer valid.
@@ -49,13 +49,13 @@ impl Kind {
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Anybody => "anybody",
+            Self::Open => "anybody",
             Self::Header => "header",
             Self::Token(_) => "token",
             Self::Key(_) => "key",
             Self::Ticket { .. } => "ticket",
             Self::Address => "address",
-            Self::Nobody => "nobody",
+            Self::Anonymous => "nobody",
         }
     }
 }
@@ -99,14 +99,14 @@ impl Principal {
 
     /// The principal of the open mode, which has all rights.
     #[must_use]
-    pub fn anybody() -> Self {
-        Self::new("anybody", Kind::Anybody, None, Rights::everything(), None)
+    pub fn open() -> Self {
+        Self::new("anybody", Kind::Open, None, Rights::everything(), None)
     }
 
     /// A principal without credentials and without rights.
     #[must_use]
-    pub fn nobody() -> Self {
-        Self::new("", Kind::Nobody, None, Rights::default(), None)
+    pub fn anonymous() -> Self {
+        Self::new("", Kind::Anonymous, None, Rights::default(), None)
     }
 
     /// The name in logs, and the one that limits apply to.

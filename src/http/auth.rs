@@ -98,7 +98,7 @@ fn keep_private(headers: &mut HeaderMap, cacheable: bool) {
 /// A check whether the credentials of the principal are still valid. `None` in the open mode.
 fn permitted(app: &Arc<App>, who: &Principal) -> Option<StillPermitted> {
     let (app, who) = (Arc::clone(app), who.clone());
-    let can_expire = *who.kind() != Kind::Anybody;
+    let can_expire = *who.kind() != Kind::Open;
     can_expire.then(|| -> StillPermitted { Box::new(move || app.access.holds(&who).is_ok()) })
 }
 
@@ -125,7 +125,7 @@ fn admit<'a>(
             Ok(who) => who,
             Err(denied) => match (denied.what, anonymous) {
                 (Missing::Proof, Some(who)) => return Ok(who),
-                (Missing::Means, _) if stream => {
+                (Missing::Unavailable, _) if stream => {
                     return Err(Rejection::RetryLater(RETRY_UNVERIFIABLE));
                 }
                 _ => return Err(Rejection::Refused(Problem::denied(denied))),
@@ -201,7 +201,7 @@ pub(super) fn open_stream(app: &App, who: &Principal) -> Result<Option<Ending>, 
     let opened = app.access.open_stream(who);
     opened.map_err(|no| {
         Box::new(match no {
-            NoStream::Full | NoStream::Denied(Denied { what: Missing::Means, .. }) => full(),
+            NoStream::Full | NoStream::Denied(Denied { what: Missing::Unavailable, .. }) => full(),
             NoStream::Denied(denied) => Problem::denied(denied).into_response(),
         })
     })

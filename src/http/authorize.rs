@@ -83,7 +83,7 @@ fn omitted_digits(drafts: &[Draft]) -> usize {
 /// The bytes that count against the principal's rate. In the open mode only omitted digits count.
 pub(super) fn rated_bytes(who: &Principal, drafts: &[Draft]) -> usize {
     let received = match who.kind() {
-        Kind::Anybody => 0,
+        Kind::Open => 0,
         _ => drafts.iter().map(Draft::bytes).fold(0, usize::saturating_add),
     };
     omitted_digits(drafts).saturating_mul(OMITTED_DIGIT_BYTES).saturating_add(received)

@@ -31,7 +31,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
 /// `GET /`. Callers without credentials get the page too, and it asks for a token. The page itself
 /// contains no data.
 pub(super) async fn page(Extension(who): Extension<Principal>) -> Result<Response, Problem> {
-    if *who.kind() != Kind::Nobody {
+    if *who.kind() != Kind::Anonymous {
         who.may_see_console()?;
     }
     Ok(served("text/html; charset=utf-8", HTML))

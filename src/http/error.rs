@@ -56,7 +56,7 @@ impl Problem {
     #[must_use]
     pub fn denied(denied: Denied) -> Self {
         let problem = match denied.what {
-            Missing::Means => Self::unavailable(denied.detail),
+            Missing::Unavailable => Self::unavailable(denied.detail),
             Missing::Proof | Missing::GoodProof => Self::unauthorized(denied.detail),
         };
         let bad_credentials = denied.what == Missing::GoodProof;

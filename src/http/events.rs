@@ -89,7 +89,7 @@ pub(super) async fn subscribe(
 /// the consumer's.
 fn caller(who: &Principal, consumers: &[ConsumerId]) -> Arc<str> {
     match (who.kind(), consumers) {
-        (Kind::Anybody, [consumer, ..]) => consumer.as_str().into(),
+        (Kind::Open, [consumer, ..]) => consumer.as_str().into(),
         _ => Arc::clone(who.name()),
     }
 }

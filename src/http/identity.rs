@@ -48,7 +48,7 @@ pub(super) fn any_consumers(
 /// The consumer of a request that names none: that of its token or key.
 fn own(who: &Principal) -> Result<ConsumerId, Problem> {
     who.consumer().cloned().ok_or_else(|| match who.kind() {
-        Kind::Anybody => Problem::unauthorized(
+        Kind::Open => Problem::unauthorized(
             "no consumer is named: send the header X-Consumer-Id, or ?consumer= in the address",
         ),
         kind => Problem::bad_request(format!(
@@ -109,7 +109,7 @@ mod tests {
             headers.append(CONSUMER, HeaderValue::from_str(value).unwrap());
         }
         let query = Query::of(&format!("/events?{query}").parse().unwrap()).unwrap_or_default();
-        match consumers(&Principal::anybody(), &headers, &query) {
+        match consumers(&Principal::open(), &headers, &query) {
             Ok(consumers) => {
                 let names: Vec<_> = consumers.iter().map(ConsumerId::as_str).collect();
                 Ok(names.join(" "))

@@ -31,7 +31,7 @@ pub(super) async fn issue(
     Extension(who): Extension<Principal>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    if *who.kind() == Kind::Anybody {
+    if *who.kind() == Kind::Open {
         return Err(Problem::conflict(
             "tickets do not exist in the open mode: open the stream without one",
         ));

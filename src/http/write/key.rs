@@ -58,7 +58,7 @@ impl Key {
 /// same name.
 fn owner(who: &Principal) -> Box<str> {
     match who.kind() {
-        Kind::Anybody => "".into(),
+        Kind::Open => "".into(),
         kind => format!("{}\n{:?}\n", kind.as_str(), &**who.name()).into(),
     }
 }
