@@ -20,7 +20,7 @@ pub enum Missing {
     /// The credentials are not valid.
     GoodProof,
     /// The credentials cannot be checked at present, for a reason on our side.
-    Means,
+    Unavailable,
 }
 
 impl Denied {

@@ -141,7 +141,7 @@ fn anonymous(access: &Access, peer: Peer, request: &Request) -> Option<Principal
     let modes = access.modes();
     match Class::of(request).anonymous() {
         AnonymousAccess::Denied => None,
-        AnonymousAccess::Allowed => (modes.jwt || modes.keys).then(Principal::nobody),
+        AnonymousAccess::Allowed => (modes.jwt || modes.keys).then(Principal::anonymous),
         AnonymousAccess::Operators => {
             credentials::is_direct(request).then(|| access.metrics_reader(peer)).flatten()
         }
