@@ -39,7 +39,7 @@ pub use self::{
 use self::{
     keys::KeyRing,
     networks::Peer,
-    principal::{Kind, Principal, Root},
+    principal::{CredentialId, Kind, Principal},
     rights::Rights,
     throttle::Throttle,
     ticket::{Issued, NoTicket, Tickets},
@@ -213,9 +213,9 @@ impl Access {
     /// may have issued it, so this instance may not have read that key yet.
     async fn by_ticket(&self, ticket: &str, again: bool) -> Result<Principal, Denied> {
         let who = self.tickets.check(ticket, again)?;
-        match who.root() {
-            Some(Root::Key(key)) => self.keys.check_id(*key).await?,
-            Some(Root::Issuer(key)) => self.tokens.check_issuer_key(key).await?,
+        match who.credential() {
+            Some(CredentialId::Key(key)) => self.keys.check_id(*key).await?,
+            Some(CredentialId::Issuer(key)) => self.tokens.check_issuer_key(key).await?,
             None => {}
         }
         Ok(who)
@@ -341,9 +341,9 @@ impl Access {
     }
 
     fn revoked(&self, who: &Principal) -> impl Future<Output = ()> + Send + use<> {
-        let (key, issuers) = match who.root() {
-            Some(Root::Key(key)) => (Some(self.keys.revoked(*key)), None),
-            Some(Root::Issuer(key)) => (None, self.tokens.withdrawn(key)),
+        let (key, issuers) = match who.credential() {
+            Some(CredentialId::Key(key)) => (Some(self.keys.revoked(*key)), None),
+            Some(CredentialId::Issuer(key)) => (None, self.tokens.withdrawn(key)),
             None => (None, None),
         };
         async move {
@@ -371,9 +371,9 @@ impl Access {
         if who.expires().is_some_and(|expires| expires <= SystemTime::now()) {
             return Err(Denied::bad("expired", "the token or key has expired during the request"));
         }
-        let is_valid = match who.root() {
-            Some(Root::Key(key)) => self.keys.is_known(*key),
-            Some(Root::Issuer(key)) => self.tokens.was_published(key),
+        let is_valid = match who.credential() {
+            Some(CredentialId::Key(key)) => self.keys.is_known(*key),
+            Some(CredentialId::Issuer(key)) => self.tokens.was_published(key),
             None => true,
         };
         if is_valid {

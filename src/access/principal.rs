@@ -27,7 +27,7 @@ pub enum Kind {
         /// Whether the request resumes the stream of the ticket.
         again: bool,
         /// The key behind the credentials that the ticket was issued for, if it can be revoked.
-        root: Option<Root>,
+        credential: Option<CredentialId>,
     },
     /// The address, which may read the metrics.
     Address,
@@ -37,7 +37,7 @@ pub enum Kind {
 
 /// The revocable key behind credentials. When it is revoked, the credentials are no longer valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Root {
+pub enum CredentialId {
     /// A key that this program created.
     Key(KeyId),
     /// A key of an issuer.
@@ -71,7 +71,7 @@ struct Inner {
     consumer: Option<ConsumerId>,
     rights: Rights,
     expires: Option<SystemTime>,
-    root: Option<Root>,
+    credential: Option<CredentialId>,
 }
 
 /// The principal lacks a right.
@@ -88,13 +88,13 @@ impl Principal {
         rights: Rights,
         expires: Option<SystemTime>,
     ) -> Self {
-        let root = match &kind {
-            Kind::Key(key) => Some(Root::Key(*key)),
-            Kind::Token(key) => key.clone().map(Root::Issuer),
-            Kind::Ticket { root, .. } => root.clone(),
+        let credential = match &kind {
+            Kind::Key(key) => Some(CredentialId::Key(*key)),
+            Kind::Token(key) => key.clone().map(CredentialId::Issuer),
+            Kind::Ticket { credential, .. } => credential.clone(),
             _ => None,
         };
-        Self(Arc::new(Inner { name: name.into(), kind, consumer, rights, expires, root }))
+        Self(Arc::new(Inner { name: name.into(), kind, consumer, rights, expires, credential }))
     }
 
     /// The principal of the open mode, which has all rights.
@@ -138,8 +138,8 @@ impl Principal {
     }
 
     /// The key behind the credentials, if it can be revoked.
-    pub(super) fn root(&self) -> Option<&Root> {
-        self.0.root.as_ref()
+    pub(super) fn credential(&self) -> Option<&CredentialId> {
+        self.0.credential.as_ref()
     }
 
     /// Checks the right to read the events of a consumer.

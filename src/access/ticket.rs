@@ -25,7 +25,7 @@ pub use super::id::TicketId;
 use super::{
     denied::Denied,
     jwks::IssuerKey,
-    principal::{Kind, Principal, Root},
+    principal::{CredentialId, Kind, Principal},
     rights::Rights,
 };
 use crate::{consumer::ConsumerId, crash::Lock};
@@ -127,9 +127,9 @@ impl Tickets {
         let until = who.expires().map_or(longest, |expires| expires.min(longest));
         let mut id = TicketId([0; 12]);
         self.random.fill(&mut id.0).expect("the system has random numbers");
-        let (key, signed) = match who.root() {
-            Some(Root::Key(key)) => (Some(key.to_string()), None),
-            Some(Root::Issuer(key)) => (None, Some(key.clone())),
+        let (key, signed) = match who.credential() {
+            Some(CredentialId::Key(key)) => (Some(key.to_string()), None),
+            Some(CredentialId::Issuer(key)) => (None, Some(key.clone())),
             None => (None, None),
         };
         let claims = TicketClaims {
@@ -180,8 +180,8 @@ impl Tickets {
         let key = key
             .transpose()
             .map_err(|()| Denied::bad("ticket", "the ticket contains an invalid key id"))?;
-        let root = key.map(Root::Key).or(claims.signed.map(Root::Issuer));
-        let kind = Kind::Ticket { id: claims.id, again, root };
+        let credential = key.map(CredentialId::Key).or(claims.signed.map(CredentialId::Issuer));
+        let kind = Kind::Ticket { id: claims.id, again, credential };
         let consumer = claims.consumer.and_then(|name| name.parse().ok());
         let expires = Some(UNIX_EPOCH + Duration::from_secs(claims.until));
         Ok(Principal::new(claims.name, kind, consumer, claims.rights, expires))
