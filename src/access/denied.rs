@@ -16,7 +16,7 @@ pub struct Denied {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The request has no credentials.
-    Proof,
+    Credentials,
     /// The credentials are not valid.
     GoodProof,
     /// The credentials cannot be checked at present, for a reason on our side.
@@ -26,7 +26,7 @@ pub enum Missing {
 impl Denied {
     /// The request has no credentials.
     pub fn none(detail: impl Into<String>) -> Self {
-        Self { what: Missing::Proof, reason: "no-proof", detail: detail.into() }
+        Self { what: Missing::Credentials, reason: "no-proof", detail: detail.into() }
     }
 
     /// The credentials are not valid.

@@ -124,7 +124,7 @@ fn admit<'a>(
         let who = match access.authenticate(&credentials?).await {
             Ok(who) => who,
             Err(denied) => match (denied.what, anonymous) {
-                (Missing::Proof, Some(who)) => return Ok(who),
+                (Missing::Credentials, Some(who)) => return Ok(who),
                 (Missing::Unavailable, _) if stream => {
                     return Err(Rejection::RetryLater(RETRY_UNVERIFIABLE));
                 }

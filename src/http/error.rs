@@ -57,7 +57,7 @@ impl Problem {
     pub fn denied(denied: Denied) -> Self {
         let problem = match denied.what {
             Missing::Unavailable => Self::unavailable(denied.detail),
-            Missing::Proof | Missing::GoodProof => Self::unauthorized(denied.detail),
+            Missing::Credentials | Missing::GoodProof => Self::unauthorized(denied.detail),
         };
         let bad_credentials = denied.what == Missing::GoodProof;
         Self { reason: Some(denied.reason), bad_credentials, ..problem }
