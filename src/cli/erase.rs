@@ -11,7 +11,7 @@ use crate::store::{
     server::Server,
 };
 
-/// EraseTarget events.
+/// The events to erase.
 #[derive(clap::Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(super) struct Args {

@@ -33,7 +33,7 @@ pub async fn watch(history: Arc<History>, health: Arc<Health>, checks: Checks) {
             }
             // The tail reports that PostgreSQL is not available.
             Err(error) => {
-                debug!(error = %ErrorChain(&error), "cannot check what delivery relies on")
+                debug!(error = %ErrorChain(&error), "cannot check what delivery relies on");
             }
         }
         sleep(CHECK_INTERVAL).await;

@@ -72,7 +72,7 @@ impl Post {
             match self.attempt(body.clone()).await? {
                 Attempt::Written(ids) => return Ok(ids),
                 Attempt::Again(why) => {
-                    say(format!("{why}; retrying in {:.1} s", pause.as_secs_f32()))
+                    say(format!("{why}; retrying in {:.1} s", pause.as_secs_f32()));
                 }
             }
             sleep(pause).await;
