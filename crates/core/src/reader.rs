@@ -225,7 +225,7 @@ impl<E: Logged> Reader<E> {
     /// Publishes those rows of a page that may go. The position is published even if no row may go, because
     /// clients' cursors follow the head.
     fn advance(&mut self, rows: Vec<E>, last_page: bool, now: Instant) -> Advance {
-        let order = self.order.as_mut().expect("it has started");
+        let order = self.order.as_mut().expect("the reader has started");
         let before = order.position().head;
         let (rows, advance) = order.advance(rows, last_page);
         if order.position().head > before {

@@ -24,7 +24,7 @@ pub use self::{
     neighbours::Constraint,
     row::{Row, Written},
 };
-use self::{neighbours::Neighbours, values::Values};
+use self::{neighbours::ForeignObjects, values::Values};
 use crate::{
     event::{
         EventId,
@@ -42,7 +42,7 @@ pub struct Appender {
     plain: Statement,
     placed: Statement,
     find: Statement,
-    neighbours: Neighbours,
+    foreign: ForeignObjects,
 }
 
 /// How the events of one statement are written.
@@ -233,8 +233,8 @@ impl Appender {
                 client.prepare(PLACED),
                 client.prepare(FIND)
             )?;
-            let neighbours = Neighbours::survey(&client).await?;
-            Ok(Self { client, lone, plain, placed, find, neighbours })
+            let foreign = ForeignObjects::survey(&client).await?;
+            Ok(Self { client, lone, plain, placed, find, foreign })
         };
         match timeout(STATEMENT_DEADLINE, connecting).await {
             Ok(connected) => connected.map_err(|error| AppendError::of_connecting(&error)),
@@ -251,17 +251,17 @@ impl Appender {
     /// Whether a foreign trigger may change or drop a row before it is written, as of the last survey.
     #[must_use]
     pub fn has_foreign_triggers(&self) -> bool {
-        self.neighbours.may_change_rows()
+        self.foreign.may_change_rows()
     }
 
     /// Writes events in their order.
     pub async fn append(&mut self, drafts: &[&Draft], how: How) -> Result<Appended> {
-        if self.neighbours.are_of_old() {
-            self.neighbours = within(Neighbours::survey(&self.client))
+        if self.foreign.is_stale() {
+            self.foreign = within(ForeignObjects::survey(&self.client))
                 .await
                 .map_err(AppendError::before_commit)?;
         }
-        if how == How::Each && !self.neighbours.are_in_the_way() {
+        if how == How::Each && !self.foreign.may_interfere() {
             let rows = within(self.insert(drafts, how)).await?;
             return Ok(Appended { rows: row::in_order(drafts, &rows), committed: true });
         }
@@ -352,7 +352,7 @@ impl Appender {
     ) -> std::result::Result<Vec<DatabaseRow>, tokio_postgres::Error> {
         let values = Values::of(drafts);
         let placed = drafts.iter().any(|draft| draft.place.is_some());
-        let how = if self.neighbours.forbid_skipping() { How::Certain } else { how };
+        let how = if self.foreign.forbids_skipping() { How::Certain } else { how };
         match (how, placed) {
             (How::Certain, true) => self.client.query(CERTAIN_PLACED, &values.placed()).await,
             (How::Certain, false) => self.client.query(CERTAIN_PLAIN, &values.plain()).await,

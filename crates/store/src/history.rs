@@ -37,13 +37,13 @@ const ONE_EVENT: &str = "one event";
 impl History {
     /// Those findings of [`doctor`] that put delivery at risk.
     pub async fn unsafe_findings(&self) -> Result<Vec<Finding>, HistoryError> {
-        let busy = self.connection().await?;
-        let found = timeout(READ_DEADLINE, doctor::unsafe_findings(busy.client())).await;
+        let query = self.connection().await?;
+        let found = timeout(READ_DEADLINE, doctor::unsafe_findings(query.client())).await;
         if !matches!(found, Ok(Ok(_))) {
-            busy.close();
+            query.close();
             return Ok(found.map_err(|_| HistoryError::Silent)??);
         }
-        busy.give_back();
+        query.give_back();
         Ok(found.map_err(|_| HistoryError::Silent)??)
     }
 

@@ -53,7 +53,7 @@ impl Listener {
                             let _ = ring.try_send(());
                         }
                     }
-                    Ok(AsyncMessage::Notice(notice)) => debug!(%notice, "PostgreSQL says"),
+                    Ok(AsyncMessage::Notice(notice)) => debug!(%notice, "notice from PostgreSQL"),
                     Ok(_) => {}
                     Err(error) => {
                         debug!(%error, "the listening connection has ended");

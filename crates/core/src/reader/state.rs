@@ -197,10 +197,10 @@ impl<E: Logged> Reader<E> {
     }
 
     pub(super) fn order(&self) -> &Order {
-        self.order.as_ref().expect("it has started")
+        self.order.as_ref().expect("the reader has started")
     }
 
     pub(super) fn order_mut(&mut self) -> &mut Order {
-        self.order.as_mut().expect("it has started")
+        self.order.as_mut().expect("the reader has started")
     }
 }

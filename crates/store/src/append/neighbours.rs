@@ -6,9 +6,9 @@ use tokio_postgres::Client;
 
 /// The result of a survey of foreign triggers and indexes.
 #[derive(Debug)]
-pub(super) struct Neighbours {
+pub(super) struct ForeignObjects {
     may_change_rows: bool,
-    forbid_skipping: bool,
+    forbids_skipping: bool,
     seen: Instant,
 }
 
@@ -50,10 +50,10 @@ select $2::text in ('events_uid', 'events_stream_version') or exists (
            from pg_catalog.pg_attribute att where att.attrelid = rel.oid)
           in (array['uid'], array['stream', 'version']))";
 
-impl Neighbours {
+impl ForeignObjects {
     pub(super) async fn survey(client: &Client) -> Result<Self, tokio_postgres::Error> {
         let row = client.query_one(SURVEY, &[]).await?;
-        Ok(Self { may_change_rows: row.get(0), forbid_skipping: row.get(1), seen: Instant::now() })
+        Ok(Self { may_change_rows: row.get(0), forbids_skipping: row.get(1), seen: Instant::now() })
     }
 
     pub(super) fn may_change_rows(&self) -> bool {
@@ -61,15 +61,15 @@ impl Neighbours {
     }
 
     /// Whether `on conflict` cannot be used, so that a conflict is always an error.
-    pub(super) fn forbid_skipping(&self) -> bool {
-        self.forbid_skipping
+    pub(super) fn forbids_skipping(&self) -> bool {
+        self.forbids_skipping
     }
 
-    pub(super) fn are_in_the_way(&self) -> bool {
-        self.may_change_rows || self.forbid_skipping
+    pub(super) fn may_interfere(&self) -> bool {
+        self.may_change_rows || self.forbids_skipping
     }
 
-    pub(super) fn are_of_old(&self) -> bool {
+    pub(super) fn is_stale(&self) -> bool {
         self.seen.elapsed() > SURVEY_INTERVAL
     }
 }

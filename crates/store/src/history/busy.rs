@@ -45,12 +45,12 @@ impl Canceller {
 
 /// A connection that runs a query, and its turn. If the caller goes, both are kept until PostgreSQL has ended
 /// the query. Otherwise, callers that ask and go away would use more than their turns.
-pub(super) struct Busy {
+pub(super) struct ActiveQuery {
     at_work: Option<(Object, Turn)>,
     canceller: Option<Canceller>,
 }
 
-impl Busy {
+impl ActiveQuery {
     pub(super) fn new(client: Object, turn: Turn, canceller: Option<Canceller>) -> Self {
         Self { at_work: Some((client, turn)), canceller }
     }
@@ -71,7 +71,7 @@ impl Busy {
     }
 }
 
-impl Drop for Busy {
+impl Drop for ActiveQuery {
     fn drop(&mut self) {
         let (Some(at_work), canceller) = (self.at_work.take(), self.canceller.take()) else {
             return;

@@ -16,7 +16,7 @@ use tokio_postgres::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    busy::{Busy, Canceller},
+    busy::{ActiveQuery, Canceller},
     failures::Failures,
     sql::PRUNED,
 };
@@ -179,22 +179,22 @@ impl History {
     }
 
     async fn attempt(&self, query: &Query<'_>) -> Result<(Vec<Row>, EventId), HistoryError> {
-        let busy = self.connection().await?;
-        let read = timeout(READ_DEADLINE, ask(busy.client(), query)).await;
+        let active = self.connection().await?;
+        let read = timeout(READ_DEADLINE, ask(active.client(), query)).await;
         let read = read.map_err(|_| HistoryError::Silent);
         match &read {
-            Err(_) => drop(busy),
-            Ok(Err(error)) if is_of_connection(error) => busy.close(),
-            Ok(_) => busy.give_back(),
+            Err(_) => drop(active),
+            Ok(Err(error)) if is_of_connection(error) => active.close(),
+            Ok(_) => active.give_back(),
         }
         Ok(read??)
     }
 
-    pub(super) async fn connection(&self) -> Result<Busy, HistoryError> {
+    pub(super) async fn connection(&self) -> Result<ActiveQuery, HistoryError> {
         let turn = self.turns.turn(&self.caller).await;
         let client =
             timeout(READ_DEADLINE, self.pool.get()).await.map_err(|_| HistoryError::Silent)??;
-        Ok(Busy::new(client, turn, self.canceller.clone()))
+        Ok(ActiveQuery::new(client, turn, self.canceller.clone()))
     }
 }
 
