@@ -9,7 +9,7 @@
 //! others.
 //!
 //! All locks are advisory locks in the two-integer key space. Each log of a database has a first integer of
-//! its own, which is in the trigger's function: see [`LOCKS`].
+//! its own, which is in the trigger's function: see `LOCKS`.
 
 use tokio_postgres::Client;
 
