@@ -4,7 +4,7 @@
 //! schedules of the tests drive the same types that follow a PostgreSQL log.
 //!
 //! In reading order: [`event`] and [`consumer`] define the terms; [`order`] decides when a row may be
-//! delivered, [`cursor`] what a client still has to get, and [`reader`] what a reader of the log does next;
+//! delivered, [`cursor`] and [`snapshot`] what a client still has to get, and [`reader`] what a reader of the log does next;
 //! [`amendment`] applies corrections, and [`sse`] parses the wire format.
 
 pub mod amendment;
@@ -15,4 +15,5 @@ pub mod order;
 #[cfg(feature = "postgres")]
 mod postgres;
 pub mod reader;
+pub mod snapshot;
 pub mod sse;
