@@ -4,6 +4,7 @@ mod busy;
 mod columns;
 mod failures;
 mod queries;
+mod reach;
 mod sql;
 mod whole;
 
@@ -20,6 +21,7 @@ use self::{
 };
 pub use self::{
     queries::{History, HistoryError},
+    reach::SnapshotReach,
     whole::{Amendment, EventPage, StoredEvent},
 };
 use crate::{

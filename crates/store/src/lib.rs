@@ -10,7 +10,7 @@
 //! | [`backoff`], [`turns`], [`crash`] | pauses between attempts, turns at the pool, and the end of a process
 //! whose state is half changed |
 
-use event_piper_core::{consumer, cursor, event, order};
+use event_piper_core::{consumer, cursor, event, order, snapshot};
 
 pub mod append;
 pub mod backoff;

@@ -10,7 +10,7 @@ macro_rules! whole {
         case when extract(year from log."timestamp" at time zone 'UTC') between 1 and 9999
              then to_char(log."timestamp" at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
              else log."timestamp"::text end as "timestamp",
-        log.amends::int8 as amends"#
+        log.amends::int8 as amends, log.xid::xid8 as xid"#
     };
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cursor::Mark,
-    event::{EventId, Xid, name::StreamName},
+    event::{EventId, Logged, Xid, name::StreamName},
     event_log::{self, PageSize, Paging, Span},
 };
 
@@ -38,6 +38,18 @@ pub struct StoredEvent {
     pub timestamp: String,
     /// The event that this one amends, if any.
     pub amends: Option<EventId>,
+    /// The transaction that wrote it.
+    pub xid: Xid,
+}
+
+impl Logged for StoredEvent {
+    fn id(&self) -> EventId {
+        self.id
+    }
+
+    fn xid(&self) -> Xid {
+        self.xid
+    }
 }
 
 /// An amendment of an event.
@@ -70,6 +82,7 @@ impl From<&Row> for StoredEvent {
             metadata: row.get(7),
             timestamp: row.get(8),
             amends: row.get(9),
+            xid: row.get(10),
         }
     }
 }
@@ -106,7 +119,9 @@ macro_rules! printed {
             $of,
             ".\"timestamp\", ",
             $of,
-            ".amends"
+            ".amends, ",
+            $of,
+            ".xid"
         )
     };
 }
@@ -121,10 +136,10 @@ macro_rules! all_events {
             ", log.found
             from (select item.id, item.type, item.subscriber, item.payload, item.stream,
                          item.version, item.uid, item.metadata, item.\"timestamp\", item.amends,
-                         count(*) over () as found,
+                         item.xid, count(*) over () as found,
                          sum(item.size) over (order by item.id) - item.size as before
                   from (select log.id, log.type, log.subscriber, log.payload, log.stream, log.version,
-                               log.uid, log.metadata, log.\"timestamp\", log.amends,
+                               log.uid, log.metadata, log.\"timestamp\", log.amends, log.xid,
                                pg_column_size(log.payload)
                                    + coalesce(pg_column_size(log.metadata), 0) as size
                         from ",
@@ -166,7 +181,7 @@ macro_rules! stream_page {
     ($first:literal, $next:literal, $order:literal) => {
         concat!(
             "with recursive page(id, type, subscriber, payload, stream, version, uid, metadata,
-                                 \"timestamp\", amends, bytes, number) as (
+                                 \"timestamp\", amends, xid, bytes, number) as (
                 (select ",
             printed!("item"),
             ", octet_length(item.payload)::int8 + coalesce(octet_length(item.metadata), 0), 1::int8
@@ -326,13 +341,13 @@ impl EventPage {
     }
 
     fn of_stream(rows: &[Row], size: PageSize) -> Self {
-        let (bytes, number) = rows.last().map_or((0, 0), |row| (row.get(10), row.get(11)));
+        let (bytes, number) = rows.last().map_or((0, 0), |row| (row.get(11), row.get(12)));
         let events = rows.iter().map(StoredEvent::from).collect();
         Self { last: size.bytes > bytes && size.rows > number, events }
     }
 
     fn of(rows: &[Row], size: PageSize) -> Self {
-        let found = rows.first().map_or(0, |row| row.get::<_, i64>(10));
+        let found = rows.first().map_or(0, |row| row.get::<_, i64>(11));
         let whole = i64::try_from(rows.len()) == Ok(found);
         let events = rows.iter().map(StoredEvent::from).collect();
         Self { last: whole && found < size.rows, events }
