@@ -23,7 +23,7 @@
 // The print macros panic when the reader of the output has closed it: use `cli::output` instead.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
-pub use event_piper_core::{amendment, consumer, cursor, event, order, reader, sse};
+pub use event_piper_core::{amendment, consumer, cursor, event, order, reader, snapshot, sse};
 pub use event_piper_embedded_postgres as embedded;
 pub use event_piper_store as store;
 pub use event_piper_store::{backoff, tls};

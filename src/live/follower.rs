@@ -5,7 +5,7 @@
 //! from the place where it joined. It may meet an event twice on the way; its cursor admits the event once.
 //! A follower whose place was evicted from the recent events joins again.
 
-use std::ops::ControlFlow;
+use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
 
 use super::recent::{Entry, Recent, Sequence};
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     cursor::{Cursor, Mark},
     event::{EventId, Logged},
     order::Position,
+    snapshot::Snapshot,
 };
 
 /// The progress of one subscription through the log.
@@ -22,6 +23,11 @@ pub struct Follower {
     cursor: Cursor,
     stage: Stage,
     from_table: bool,
+    /// Whether everything that it lacks is in memory.
+    in_memory: bool,
+    /// While the cursor has a snapshot: at least the greatest id of a row that the snapshot sees, once it is
+    /// known.
+    seen_upto: Option<EventId>,
 }
 
 #[derive(Debug)]
@@ -38,9 +44,23 @@ enum Stage {
 struct Replay {
     /// The reader's position when the follower joined.
     joined: Position,
-    /// The place in the recent events where the follower joined.
+    /// The place in the recent events from which it goes on.
     next: Sequence,
+    /// Recent events before this place are history to a client that resumed.
+    replayed: Sequence,
     scan: Scan,
+    /// What is read behind `scan`.
+    rest: VecDeque<Scan>,
+}
+
+/// How far a snapshot reaches into the log, as the table says after the follower has joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Every row below this id is of a transaction that the snapshot sees, or has in its list. `None`: every
+    /// visible row is.
+    pub first_owed: Option<EventId>,
+    /// At least the greatest id of a row that the snapshot sees.
+    pub seen_upto: EventId,
 }
 
 /// What a replay reads from the table next: a page of rows in id order.
@@ -63,6 +83,8 @@ pub enum Scan {
         /// The last id to read.
         upto: EventId,
     },
+    /// No rows, but how far this snapshot reaches: see [`Follower::reach`].
+    Reach(Arc<Snapshot>),
 }
 
 /// The result of [`Follower::live`].
@@ -85,28 +107,26 @@ impl Scan {
     /// Whether the scan covers no ids, so that no query is needed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let (Self::Marked { after, upto, .. } | Self::Rows { after, upto }) = self;
-        after >= upto
+        match self {
+            Self::Marked { after, upto, .. } | Self::Rows { after, upto } => after >= upto,
+            Self::Reach(_) => false,
+        }
     }
 }
 
 impl Replay {
     /// The scan after this page; `None` after the last one.
     fn scan_after<E: Logged>(&self, rows: &[E], last_page: bool) -> Option<Scan> {
-        match &self.scan {
-            Scan::Marked { upto, .. } if last_page => {
-                Some(Scan::Rows { after: *upto, upto: self.joined.head })
-            }
-            Scan::Rows { .. } if last_page => None,
-            scan => {
-                let mut scan = scan.clone();
-                if let Some(last) = rows.last() {
-                    let (Scan::Marked { after, .. } | Scan::Rows { after, .. }) = &mut scan;
-                    *after = last.id();
-                }
-                Some(scan)
-            }
+        if last_page {
+            return self.rest.front().cloned();
         }
+        let mut scan = self.scan.clone();
+        if let (Scan::Marked { after, .. } | Scan::Rows { after, .. }, Some(last)) =
+            (&mut scan, rows.last())
+        {
+            *after = last.id();
+        }
+        Some(scan)
     }
 }
 
@@ -117,7 +137,8 @@ impl Follower {
         let resumed = cursor.is_some();
         let cursor = cursor.unwrap_or_else(|| Cursor::now(recent.position()));
         let stage = Stage::Live { next: recent.end(), replayed: None };
-        let mut follower = Self { consumers, cursor, stage, from_table: false };
+        let mut follower =
+            Self { consumers, cursor, stage, from_table: false, in_memory: false, seen_upto: None };
         if resumed {
             follower.rejoin(recent);
         }
@@ -137,14 +158,30 @@ impl Follower {
     pub fn rejoin(&mut self, recent: &Recent) {
         let end = recent.end();
         let place = recent.seek(&self.cursor, &self.consumers).filter(|_| !self.from_table);
-        self.stage = match place {
-            Some(next) => Stage::Live { next, replayed: Some(end) },
-            None => Stage::Replaying(Box::new(Replay {
-                joined: recent.position().clone(),
-                next: end,
-                scan: first_scan(&self.cursor, recent.position()),
-            })),
+        let replay = |(scan, rest): (Scan, VecDeque<Scan>)| {
+            let joined = recent.position().clone();
+            let next = place.unwrap_or(end);
+            Stage::Replaying(Box::new(Replay { joined, next, replayed: end, scan, rest }))
         };
+        self.stage = match (place, self.cursor.snapshot()) {
+            // What is owed of the table is known when it is known how far the snapshot reaches.
+            (_, Some(snapshot)) => replay((Scan::Reach(Arc::clone(snapshot)), VecDeque::new())),
+            (Some(next), None) => Stage::Live { next, replayed: Some(end) },
+            (None, None) => replay(scans(&self.cursor, recent.position(), None)),
+        };
+        self.in_memory = place.is_some();
+    }
+
+    /// Takes the answer to [`Scan::Reach`].
+    pub fn reach(&mut self, reach: Reach) {
+        let Stage::Replaying(replay) = &mut self.stage else { return };
+        self.seen_upto = Some(reach.seen_upto);
+        if self.in_memory {
+            let (next, replayed) = (replay.next, Some(replay.replayed));
+            self.stage = Stage::Live { next, replayed };
+            return;
+        }
+        (replay.scan, replay.rest) = scans(&self.cursor, &replay.joined, Some(reach));
     }
 
     /// The log was replaced; up to `origin` it is the same. What the client got above `origin` is no longer
@@ -179,7 +216,7 @@ impl Follower {
         let head = self.cursor.head();
         match self.wants() {
             Some(Scan::Marked { after, .. }) => head.min(*after),
-            Some(Scan::Rows { .. }) | None => head,
+            Some(Scan::Rows { .. } | Scan::Reach(_)) | None => head,
         }
     }
 
@@ -213,15 +250,21 @@ impl Follower {
         let Stage::Replaying(replay) = &mut self.stage else { return };
         let late = &replay.joined.late;
         for row in rows.iter().filter(|row| !late.has(*row)) {
-            if self.cursor.admits(row) {
+            if self.cursor.is_before(row) {
+                let owed = self.cursor.admits(row);
                 self.cursor.advance(row, late);
-                deliver(row, &self.cursor);
+                if owed {
+                    deliver(row, &self.cursor);
+                }
             }
         }
         if let Some(scan) = replay.scan_after(rows, last_page) {
             replay.scan = scan;
+            if last_page {
+                replay.rest.pop_front();
+            }
         } else {
-            let (next, replayed) = (replay.next, Some(replay.next));
+            let (next, replayed) = (replay.next, Some(replay.replayed));
             self.stage = Stage::Live { next, replayed };
         }
     }
@@ -251,31 +294,51 @@ impl Follower {
         }
         *next = recent.end();
         self.cursor.catch_up(recent.position());
+        if let Some(seen_upto) = self.seen_upto {
+            self.cursor.release_snapshot(seen_upto, recent.position());
+        }
         if replayed.take().is_some() { Live::CaughtUp } else { Live::Drained }
     }
 }
 
 /// Whether the client lacks the event. If so, its cursor has advanced over it.
 fn offer(cursor: &mut Cursor, entry: &Entry, history: bool) -> bool {
-    if cursor.admits(&entry.frame) {
+    if cursor.is_before(&entry.frame) {
+        let owed = cursor.admits(&entry.frame);
         cursor.advance(&entry.frame, &entry.position.late);
-        return true;
+        return owed;
     }
-    let found = entry.found && !history;
+    let found = entry.found && !history && !cursor.sees(&entry.frame);
     if found {
         cursor.catch_up(&entry.position);
     }
     found
 }
 
-fn first_scan(cursor: &Cursor, joined: &Position) -> Scan {
+/// The scans that a client with this cursor needs after the follower has joined at this position.
+fn scans(cursor: &Cursor, joined: &Position, reach: Option<Reach>) -> (Scan, VecDeque<Scan>) {
     // The rest of a transaction that is late at the reader comes live.
     let delivered =
-        |mark: &&Mark| joined.late.get(mark.xid).is_none_or(|late| late.since > mark.upto);
-    let marks: Vec<Mark> = cursor.marks().iter().filter(delivered).copied().collect();
+        |mark: &Mark| joined.late.get(mark.xid).is_none_or(|late| late.since > mark.upto);
+    let mut scans = VecDeque::new();
     let upto = cursor.head().min(joined.head);
-    match marks.iter().map(|mark| mark.upto).min() {
-        Some(after) => Scan::Marked { marks, after, upto },
-        None => Scan::Rows { after: cursor.head(), upto: joined.head },
+    let marks: Vec<Mark> = cursor.marks().iter().filter(|mark| delivered(mark)).copied().collect();
+    if let Some(after) = marks.iter().map(|mark| mark.upto).min() {
+        scans.push_back(Scan::Marked { marks, after, upto });
     }
+    let mut after = cursor.head();
+    if let (Some(snapshot), Some(reach)) = (cursor.snapshot(), reach) {
+        // Up to here, only transactions of the list wrote what is owed.
+        let seen = reach.first_owed.map_or(joined.head, |first| first.previous().min(joined.head));
+        let marks = snapshot.in_progress().iter().map(|&xid| Mark { xid, upto: after });
+        let marks: Vec<Mark> = marks.filter(delivered).collect();
+        if seen > after && !marks.is_empty() {
+            scans.push_back(Scan::Marked { marks, after, upto: seen });
+        }
+        after = after.max(seen);
+    }
+    let last = Scan::Rows { after, upto: joined.head };
+    let Some(first) = scans.pop_front() else { return (last, scans) };
+    scans.push_back(last);
+    (first, scans)
 }

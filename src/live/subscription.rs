@@ -1,6 +1,7 @@
 //! One client's events: first those that it missed, then live ones.
 
 mod chunk;
+mod gauge;
 mod source;
 
 use std::{mem, sync::Arc};
@@ -8,9 +9,12 @@ use std::{mem, sync::Arc};
 use tokio::select;
 
 pub use self::chunk::{Chunk, Kinds};
-use self::source::{Read, ReadPage, Reading, Wanted};
+use self::{
+    gauge::{CLIENT, Gauge},
+    source::{Read, ReadPage, Reading, Wanted},
+};
 use super::{
-    follower::{Follower, Live, Scan},
+    follower::{Follower, Live, Reach, Scan},
     hub::{Hub, Registration, State},
     recent::Recent,
 };
@@ -24,9 +28,12 @@ use crate::{
         output::{Output, Progress, Source},
         signal::{GapReason, Signal},
     },
-    metrics::{Metrics, Reason, State as Label},
+    metrics::Metrics,
     read::amended::{self, Patcher},
-    store::{event_log::Paging, history::History},
+    store::{
+        event_log::Paging,
+        history::{History, SnapshotReach},
+    },
 };
 
 /// What a client asked for.
@@ -278,6 +285,9 @@ impl Subscription {
 
     fn wanted(&self, scan: Scan, follower: &Follower) -> Wanted {
         let consumers = follower.consumers().into();
+        if let Scan::Reach(snapshot) = scan {
+            return Wanted::Reach { snapshot, consumers };
+        }
         let patcher = self.amended.then(|| Arc::clone(&self.patcher));
         let account = self.account.clone();
         Wanted::Page { scan, consumers, paging: self.paging, patcher, account }
@@ -299,6 +309,14 @@ impl Subscription {
             (Read::Drawn(drawn), Stage::Opening(request)) => self.take_drawn(drawn, &request, out),
             (Read::Page(read), Stage::Following { follower, pruned }) => {
                 self.take_page(read, pruned, follower, out)
+            }
+            (Read::Reach(read), Stage::Following { mut follower, .. }) => {
+                let SnapshotReach { first_owed, seen_upto, pruned, pruned_since } = read;
+                follower.reach(Reach { first_owed, seen_upto });
+                // What had been pruned before the state was read, the client does not lack.
+                let pruned = (!pruned_since).then_some(pruned);
+                self.stage = Stage::Following { follower, pruned };
+                Step::Again
             }
             (_, stage) => {
                 self.stage = stage;
@@ -402,44 +420,5 @@ impl Source for Subscription {
 
     fn note_end(&mut self, reason: &'static str) {
         self.gauge.ended = reason;
-    }
-}
-
-/// The reason for the end of a subscription that the gateway did not end.
-const CLIENT: &str = "client";
-
-/// Counts a subscription by its state, and its end by the reason, in the metrics.
-struct Gauge {
-    metrics: Arc<Metrics>,
-    state: &'static str,
-    ended: &'static str,
-}
-
-impl Gauge {
-    fn new(metrics: Arc<Metrics>) -> Self {
-        let gauge = Self { metrics, state: "opening", ended: CLIENT };
-        gauge.add(1);
-        gauge
-    }
-
-    fn set(&mut self, state: &'static str) {
-        if self.state != state {
-            self.add(-1);
-            self.state = state;
-            self.add(1);
-        }
-    }
-
-    fn add(&self, one: i64) {
-        let subscriptions = &self.metrics.subscriptions;
-        subscriptions.get_or_create(&Label { state: self.state }).inc_by(one);
-    }
-}
-
-impl Drop for Gauge {
-    fn drop(&mut self) {
-        self.add(-1);
-        let reason = Reason { reason: self.ended };
-        self.metrics.disconnects.get_or_create(&reason).inc();
     }
 }

@@ -9,6 +9,7 @@ mod client;
 mod gateway;
 mod ledger;
 mod reader;
+mod received;
 mod recent;
 mod replaced;
 mod world;
@@ -24,7 +25,7 @@ use event_piper::order::Hold;
 
 use self::{
     check::check,
-    client::Client,
+    client::{Begins, Client},
     gateway::Gateway,
     world::{GATEWAYS, World},
 };
@@ -209,8 +210,12 @@ impl Simulation {
         if self.clients.len() < 5 && world.chance(0.05) {
             let which = world.random.usize(0..GATEWAYS);
             if self.gateways[which].started {
-                let from_beginning = world.chance(0.2);
-                let client = Client::new(world, from_beginning);
+                let begins = match world.random.u8(0..10) {
+                    0..2 => Begins::AtTheBeginning,
+                    2..5 => Begins::BehindItsState,
+                    _ => Begins::Now,
+                };
+                let client = Client::new(world, begins);
                 self.clients.push(client.join(which, &self.gateways[which], world));
             }
         }
@@ -252,7 +257,7 @@ impl Simulation {
         }
         assert!(self.is_done(), "seed {seed}: an event is never delivered");
         for client in &self.clients {
-            let Some((which, said)) = client.borrow_mut().beat() else { continue };
+            let Some((which, said)) = client.borrow_mut().beat(&self.world) else { continue };
             let head = self.gateways[which].head();
             assert!(
                 said >= head,

@@ -16,9 +16,10 @@ use crate::{
         amended::{Corrected, Corrections, Patcher},
         page::with_retries,
     },
+    snapshot::Snapshot,
     store::{
         event_log::{Page, PageSize, Paging},
-        history::{History, HistoryError},
+        history::{History, HistoryError, SnapshotReach},
     },
 };
 
@@ -28,6 +29,8 @@ pub(super) enum Read {
     Page(ReadPage),
     /// The last id that was drawn from the sequence, if it can be known.
     Drawn(Option<EventId>),
+    /// How far the cursor's snapshot reaches.
+    Reach(SnapshotReach),
 }
 
 /// A page of a replay.
@@ -69,6 +72,13 @@ pub(super) enum Wanted {
     },
     /// The last id that was drawn from the sequence.
     Drawn,
+    /// How far a snapshot reaches.
+    Reach {
+        /// The snapshot.
+        snapshot: Arc<Snapshot>,
+        /// The consumers of which it is asked whether events were pruned since.
+        consumers: Box<[ConsumerId]>,
+    },
 }
 
 /// The bytes reserved for a page's last event, which is read regardless of the size of those before it. An
@@ -128,14 +138,21 @@ impl Wanted {
     }
 
     async fn read(&self, history: &History) -> Result<Read, HistoryError> {
-        let Self::Page { scan, consumers, paging, patcher, account: _ } = self else {
-            return Ok(Read::Drawn(history.drawn().await?));
+        let (scan, consumers, paging, patcher) = match self {
+            Self::Drawn => return Ok(Read::Drawn(history.drawn().await?)),
+            Self::Reach { snapshot, consumers } => {
+                return Ok(Read::Reach(history.reach(snapshot, consumers).await?));
+            }
+            Self::Page { scan, consumers, paging, patcher, account: _ } => {
+                (scan, consumers, paging, patcher)
+            }
         };
         // The greatest pruned id is read with every page, so that rows which are missing because of a
         // concurrent prune are accounted for.
         let (mut page, pruned) = match scan {
             scan if scan.is_empty() => (Page::empty(), history.pruned(consumers).await?),
             &Scan::Rows { after, upto } => history.rows(consumers, (after, upto), *paging).await?,
+            Scan::Reach(_) => unreachable!("it is no page"),
             Scan::Marked { marks, after, upto } => {
                 history.marked(consumers, marks, (*after, *upto), *paging).await?
             }

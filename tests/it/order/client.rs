@@ -12,19 +12,21 @@ use std::{
 
 use event_piper::{
     consumer::ConsumerId,
-    cursor::{Cursor, Mark},
+    cursor::Cursor,
     event::{EventId, Logged},
-    item::{frame::Frame, output::Output, signal::Signal},
+    item::output::Output,
     live::{
-        follower::{Follower, Live, Scan},
+        follower::{Follower, Live, Reach, Scan},
         hub::{Hub, Registration},
         subscription::{Chunk, Kinds},
     },
+    snapshot::Snapshot,
 };
 
 use super::{
     gateway::{Gateway, consumer, kind},
     ledger::{Got, Ledger},
+    received::{Received, scanned},
     world::{CONSUMERS, KINDS, Row, World},
 };
 
@@ -36,7 +38,9 @@ pub(super) struct Client {
     filter: Option<Kinds>,
     pub(super) ledger: Ledger,
     cursor: Option<String>,
-    /// The log that the cursor belongs to, as far as can be known.
+    /// How often rows had been pruned when it took its snapshot.
+    prunings: usize,
+    /// The log that the cursor is of, as far as can be known.
     log: Option<usize>,
     pub(super) connection: Option<Connection>,
     pub(super) reaction: Reaction,
@@ -59,6 +63,15 @@ pub(super) enum Reaction {
     Probe,
 }
 
+/// Where a client begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begins {
+    Now,
+    AtTheBeginning,
+    /// It has read the table, and begins with the snapshot of that.
+    BehindItsState,
+}
+
 pub(super) struct Connection {
     pub(super) which: usize,
     hub: Arc<Hub>,
@@ -69,7 +82,9 @@ pub(super) struct Connection {
     joined: usize,
     registration: Registration,
     follower: Follower,
-    /// A page that was requested: its rows, whether it is the last, and the pruned range at that time.
+    /// How far its snapshot reaches, and what it knows to be pruned: an answer that is on its way.
+    reach: Option<(Reach, Option<EventId>)>,
+    /// A page that is on its way.
     page: Option<(Vec<Row>, bool, EventId)>,
     pruned: Option<EventId>,
 }
@@ -101,18 +116,35 @@ fn some_of(random: &mut fastrand::Rng, many: usize) -> Vec<usize> {
 }
 
 impl Client {
-    pub(super) fn new(world: &mut World, from_beginning: bool) -> Self {
+    pub(super) fn new(world: &mut World, begins: Begins) -> Self {
         let follows = some_of(&mut world.random, CONSUMERS);
         let kinds = world.chance(0.4).then(|| some_of(&mut world.random, KINDS));
+        let mut ledger = Ledger::default();
+        // Rows of another cluster that are not marked yet: a snapshot does not describe this table.
+        let snapshot: Snapshot = world.snapshot().parse().unwrap();
+        let is_described = world.rows.values().all(|row| snapshot.sees(row.xid()));
+        let begins = if is_described { begins } else { Begins::Now };
+        let cursor = match begins {
+            Begins::Now => None,
+            Begins::AtTheBeginning => Some("0".into()),
+            Begins::BehindItsState => {
+                let visible: BTreeSet<i64> =
+                    world.rows.keys().chain(world.pruned.keys()).copied().collect();
+                let state = world.rows.keys().copied().collect();
+                ledger.begin(visible, state);
+                Some(world.snapshot())
+            }
+        };
         let filter = kinds.as_ref().map(|kinds| kinds.iter().map(|&at| kind(at)).collect());
         Self {
             at: usize::MAX,
             follows,
             kinds,
             filter,
-            ledger: Ledger::default(),
-            cursor: from_beginning.then(|| "0".into()),
-            log: None,
+            ledger,
+            cursor,
+            prunings: world.prunings,
+            log: (begins == Begins::BehindItsState).then_some(world.log),
             connection: None,
             reaction: if world.chance(0.7) { Reaction::Eager } else { Reaction::Slow },
             page: if world.chance(0.8) { 5 } else { 50 },
@@ -125,7 +157,14 @@ impl Client {
     /// A client of all consumers, for which delays are checked.
     pub(super) fn probe(world: &mut World) -> Self {
         let (follows, reaction) = ((0..CONSUMERS).collect(), Reaction::Probe);
-        Self { follows, kinds: None, filter: None, reaction, page: 500, ..Self::new(world, false) }
+        Self {
+            follows,
+            kinds: None,
+            filter: None,
+            reaction,
+            page: 500,
+            ..Self::new(world, Begins::Now)
+        }
     }
 
     /// Connects for the first time.
@@ -161,6 +200,11 @@ impl Client {
         // As `live::subscription` does: a cursor beyond all drawn ids belongs to a log that was replaced.
         let cursor = self.cursor.as_ref().map(|text| text.parse::<Cursor>().unwrap());
         let cursor = cursor.filter(|it| it.head() <= head || it.head() <= world.drawn());
+        // A snapshot of the future is refused, and one of another log means nothing: the client reads its
+        // state again.
+        let replaced = self.log.is_some_and(|it| it != log.get());
+        let is_usable = |snapshot: &Snapshot| !replaced && snapshot.xmax().get() <= world.next_xid;
+        let cursor = cursor.filter(|it| it.snapshot().is_none_or(|it| is_usable(it)));
         let at = cursor.as_ref().map(Cursor::head);
         let follower = Follower::join(&state.recent, consumers, cursor);
         drop(state);
@@ -172,9 +216,19 @@ impl Client {
             Some(_) => {}
         }
         self.cursor = Some(follower.cursor().to_string());
-        let (joined, page, pruned) = (log.get(), None, None);
-        let connection =
-            Connection { which, hub, epoch, log, joined, registration, follower, page, pruned };
+        let (joined, reach, page, pruned) = (log.get(), None, None, None);
+        let connection = Connection {
+            which,
+            hub,
+            epoch,
+            log,
+            joined,
+            registration,
+            follower,
+            reach,
+            page,
+            pruned,
+        };
         self.connection = Some(connection);
         self.notified = true;
         self.listen();
@@ -236,6 +290,15 @@ impl Client {
             self.take_page(&rows, last, pruned, world);
         } else if connection.was_replaced() {
             self.restart();
+        } else if let Some((reach, pruned)) = connection.reach.take() {
+            connection.follower.reach(reach);
+            connection.pruned = pruned;
+            self.notified = true;
+        } else if let Some(Scan::Reach(snapshot)) = connection.follower.wants() {
+            let owed = |row: &&Row| row.xid() >= snapshot.xmax();
+            let first_owed = world.rows.values().find(owed).map(Row::id);
+            let pruned = (world.prunings == self.prunings).then(|| world.pruned_upto());
+            connection.reach = Some((Reach { first_owed, seen_upto: world.newest() }, pruned));
         } else if let Some(scan) = connection.follower.wants() {
             let limit = if self.reaction == Reaction::Probe {
                 self.page
@@ -253,7 +316,12 @@ impl Client {
         self.now = world.now;
         let Some(connection) = &mut self.connection else { return };
         if connection.joined != connection.log.get() && !connection.was_replaced() {
-            // The gateway treats it as the same log, but the client may have received events of the other one.
+            if connection.follower.cursor().snapshot().is_some() {
+                // Transactions of both have the same ids, and nobody can know: it reads its state again.
+                self.cursor = None;
+                return self.disconnect();
+            }
+            // To its gateway it is the same log. To the client, where that came from another one, not.
             connection.joined = connection.log.get();
             let head = connection.follower.cursor().head();
             if head > world.same_upto {
@@ -267,10 +335,15 @@ impl Client {
         let Some(connection) = &mut self.connection else { return };
         let state = connection.hub.state();
         (connection.epoch, connection.joined) = (state.epoch, connection.log.get());
+        let before = connection.follower.cursor().clone();
         connection.follower.restart(&state.recent, state.origin);
         drop(state);
-        (connection.page, connection.pruned) = (None, None);
+        (connection.reach, connection.page, connection.pruned) = (None, None, None);
         let cursor = connection.follower.cursor();
+        if before.snapshot().is_some() {
+            self.ledger.tell_gap(before.head().get(), cursor.head().get());
+            self.ledger.go_on_behind(cursor.head().get());
+        }
         self.ledger.forget_above(cursor.head().get());
         self.cursor = Some(cursor.to_string());
         self.notified = true;
@@ -347,14 +420,18 @@ impl Client {
         self.cursor = beat.or(self.cursor.take());
     }
 
-    /// Receives a heartbeat. Returns the gateway, and the head of the cursor; `None` if the client is behind.
-    pub(super) fn beat(&mut self) -> Option<(usize, EventId)> {
+    /// Hears a heartbeat; answers the gateway, and where it says that the client is.
+    pub(super) fn beat(&mut self, world: &World) -> Option<(usize, EventId)> {
         self.look();
         if self.is_behind() {
             return None; // it fell behind the recent events, and reads from the table first
         }
         let connection = self.connection.as_ref()?;
-        Some((connection.which, connection.follower.cursor().head()))
+        let cursor = connection.follower.cursor();
+        // A row that is deleted before a reader has passed it keeps the snapshot until the next one comes.
+        let released = cursor.snapshot().is_none() || world.has_deleted;
+        assert!(released, "{cursor} is a plain cursor by now");
+        Some((connection.which, cursor.head()))
     }
 
     pub(super) fn is_behind(&self) -> bool {
@@ -370,45 +447,4 @@ impl Connection {
     fn was_replaced(&self) -> bool {
         self.hub.state().epoch != self.epoch
     }
-}
-
-/// The events of one chunk, with the contents of their payloads and their cursors.
-#[derive(Default)]
-struct Received {
-    events: Vec<(EventId, [u64; 2], String)>,
-    /// The simulated size of each event in bytes.
-    weight: usize,
-}
-
-impl Output for Received {
-    fn shared(&mut self, frame: &Frame, cursor: &Cursor) {
-        let bytes = frame.bytes_at(cursor);
-        let text = std::str::from_utf8(&bytes).unwrap();
-        let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
-        self.event(frame.id(), cursor, "", data.as_bytes());
-    }
-
-    fn event(&mut self, id: EventId, cursor: &Cursor, _: &str, data: &[u8]) {
-        self.events.push((id, Row::what_says(data), cursor.at(id).to_string()));
-    }
-
-    fn signal(&mut self, signal: Signal, _: Option<&Cursor>) {
-        unreachable!("{signal:?} is not an event");
-    }
-
-    fn len(&self) -> usize {
-        self.events.len() * self.weight
-    }
-}
-
-fn scanned(world: &World, consumers: &[ConsumerId], scan: &Scan, limit: usize) -> (Vec<Row>, bool) {
-    let (Scan::Marked { after, upto, .. } | Scan::Rows { after, upto }) = scan;
-    let its = |row: &Row| consumers.contains(&consumer(row.consumer));
-    world.read((*after, *upto), limit, |row| match scan {
-        Scan::Rows { .. } => its(row),
-        Scan::Marked { marks, .. } => {
-            let marked = |mark: &Mark| mark.xid == row.xid() && row.id() > mark.upto;
-            its(row) && marks.iter().any(marked)
-        }
-    })
 }

@@ -69,6 +69,7 @@ impl World {
         }
         let gone = self.rows.keys().next_back().copied().unwrap_or(0);
         self.noted = self.noted.max(gone);
+        self.prunings += 1;
         self.replace(BTreeMap::new(), BTreeMap::new(), 1);
         if rows > 0 {
             let xid = self.begin(false);

@@ -89,8 +89,12 @@ pub(super) struct World {
     pub(super) heard: [Option<Instant>; GATEWAYS],
     /// The greatest id that a TRUNCATE recorded as pruned.
     pub(super) noted: i64,
-    /// The number of this log, incremented when the log is replaced. Up to `same_upto`, it has only rows of the
-    /// previous log.
+    /// A row was deleted that no gateway had read.
+    pub(super) has_deleted: bool,
+    /// How often rows were pruned.
+    pub(super) prunings: usize,
+    /// Which log this is: counts up when it is replaced. Up to `same_upto` it has rows of the one
+    /// before only.
     pub(super) log: usize,
     pub(super) same_upto: EventId,
     pub(super) backup: Option<Backup>,
@@ -128,6 +132,8 @@ impl World {
             readers: HashSet::new(),
             heard: [None; GATEWAYS],
             noted: 0,
+            has_deleted: false,
+            prunings: 0,
             log: 0,
             same_upto: EventId::ZERO,
             backup: None,
@@ -290,6 +296,13 @@ impl World {
         EventId::new(self.next_id - 1)
     }
 
+    /// `pg_current_snapshot()`.
+    pub(super) fn snapshot(&self) -> String {
+        let open: Vec<String> = self.open.keys().map(ToString::to_string).collect();
+        let xmin = self.open.keys().next().unwrap_or(&self.next_xid);
+        format!("{xmin}:{}:{}", self.next_xid, open.join(","))
+    }
+
     /// The greatest visible id.
     pub(super) fn newest(&self) -> EventId {
         EventId::new(self.rows.keys().next_back().copied().unwrap_or(0))
@@ -308,6 +321,7 @@ impl World {
         let upto = self.passed.iter().map(|(_, settled)| settled.get()).min().unwrap_or(0);
         let ids: Vec<i64> = self.rows.range(..=upto).map(|(id, _)| *id).collect();
         let some = self.random.usize(0..=ids.len() / 2);
+        self.prunings += usize::from(some > 0);
         for id in &ids[..some] {
             let row = self.rows.remove(id).unwrap();
             self.pruned.insert(*id, row);
@@ -320,6 +334,7 @@ impl World {
         let passed = self.passed.iter().map(|(head, _)| head.get()).max().unwrap_or(0);
         if let Some(newest) = self.rows.last_entry().filter(|it| *it.key() > passed) {
             let row = newest.remove();
+            self.has_deleted = true;
             self.forget_in_backup(&row, false);
         }
     }
