@@ -67,11 +67,19 @@ impl Log {
         }
     }
 
+    /// The cursor of a client that has got the event with this frame id.
+    fn cursor_at(&self, id: EventId) -> Cursor {
+        match self {
+            Self::All(strict) => strict.cursor_at(id),
+            Self::Stream(_) => Cursor::behind(id),
+        }
+    }
+
     fn put(&self, events: &[StoredEvent], out: &mut impl Output) {
         for event in events {
             let data = serde_json::to_vec(&EventJson::from(event)).unwrap_or_default();
             let id = self.frame_id(event);
-            out.event(id, &Cursor::behind(id), &event.kind, &data);
+            out.event(id, &self.cursor_at(id), &event.kind, &data);
         }
     }
 }

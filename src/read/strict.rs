@@ -42,12 +42,13 @@ use super::{
 };
 use crate::{
     access::budget::{Account, Share},
-    cursor::Cursor,
-    event::EventId,
+    cursor::{Cursor, Mark},
+    event::{EventId, Xid},
     item::signal::GapReason,
+    order::{Late, Position},
     store::{
         event_log::{PageSize, Paging},
-        history::{EventPage, History, HistoryError, StoredEvent},
+        history::{EventPage, History, HistoryError, SnapshotReach, StoredEvent},
     },
 };
 
@@ -63,32 +64,19 @@ pub struct Strict {
     reported: EventId,
     /// The reader starts at the end of the log, as soon as that is known.
     from_now: bool,
-    /// Where the reader started, if that is more than a plain id.
-    start: Option<Start>,
+    /// The events that are still owed, if a plain id does not say it: of late transactions, or after a
+    /// snapshot, events are owed that have lower ids than events that are not.
+    owed: Option<Cursor>,
+    /// How far the snapshot of `owed` reaches. `None`: not known yet.
+    reach: Option<SnapshotReach>,
+    /// The events that were owed before the current page.
+    before_page: Cursor,
     caught_up: bool,
     paging: Paging,
     /// The account that pages are counted in, if they are counted.
     account: Option<Account>,
     /// The memory share of the page that the caller is handling.
     page: Option<Share>,
-}
-
-/// A start in the log where some transactions are late. Events of these are still owed to the reader, and
-/// have lower ids than events that are not owed.
-#[derive(Debug)]
-struct Start {
-    /// An id below the first one that can be owed.
-    after: EventId,
-    /// The cursor that admits the events that are owed.
-    owed: Cursor,
-}
-
-impl Start {
-    /// `None` if a plain id is enough.
-    fn at(owed: Cursor) -> Option<Self> {
-        let after = owed.settled();
-        (!owed.marks().is_empty()).then_some(Self { after, owed })
-    }
 }
 
 /// What comes next in the log.
@@ -131,7 +119,8 @@ impl Strict {
         let after = cursor.settled();
         let (caught_up, account, page) = (false, None, None);
         let (reported, epoch, paging) = (after, None, Paging::new(STRICT_PAGE));
-        let start = Start::at(cursor);
+        let (before_page, reach) = (cursor.clone(), None);
+        let owed = (!cursor.is_plain_id()).then_some(cursor);
         Self {
             history,
             horizon,
@@ -139,7 +128,9 @@ impl Strict {
             after,
             reported,
             from_now,
-            start,
+            owed,
+            reach,
+            before_page,
             caught_up,
             paging,
             account,
@@ -170,7 +161,7 @@ impl Strict {
     /// Skips the events up to this id, which an earlier reader returned.
     #[must_use]
     pub fn resumed_at(mut self, after: EventId) -> Self {
-        self.after = self.after.max(after);
+        self.move_to(self.after.max(after));
         self
     }
 
@@ -178,9 +169,33 @@ impl Strict {
     /// of the log and that is not known yet.
     #[must_use]
     pub fn owed(&self) -> Option<Cursor> {
-        let start = self.start.as_ref().filter(|start| self.after == start.after);
-        let owed = start.map_or_else(|| Cursor::behind(self.after), |start| start.owed.clone());
-        (!self.from_now).then_some(owed)
+        (!self.from_now).then(|| self.still_owed())
+    }
+
+    /// The cursor of a client that has got the events of the current page up to this one.
+    #[must_use]
+    pub fn cursor_at(&self, event: EventId) -> Cursor {
+        let mut cursor = self.before_page.clone();
+        cursor.settle(event);
+        cursor
+    }
+
+    fn still_owed(&self) -> Cursor {
+        self.owed.clone().unwrap_or_else(|| Cursor::behind(self.after))
+    }
+
+    /// Moves to this id. All events that are owed up to it were returned.
+    fn move_to(&mut self, after: EventId) {
+        self.after = after;
+        let Some(owed) = &mut self.owed else { return };
+        owed.settle(after);
+        if let Some(reach) = &self.reach {
+            let position = Position { head: after, late: Late::default() };
+            owed.release_snapshot(reach.seen_upto, &position);
+        }
+        if owed.is_plain_id() {
+            self.owed = None;
+        }
     }
 
     /// Whether everything that is settled by now was returned. More may be settled a moment later.
@@ -241,7 +256,7 @@ impl Strict {
         if std::mem::take(&mut self.from_now) {
             let now = horizon.now();
             (self.after, self.reported) = (now.settled(), now.head());
-            self.start = Start::at(now);
+            self.owed = (!now.is_plain_id()).then_some(now);
         }
         match self.epoch {
             Some(epoch) if epoch == horizon.epoch => {}
@@ -251,6 +266,8 @@ impl Strict {
         if self.after >= horizon.settled {
             return None;
         }
+        self.find_reach().await;
+        self.before_page = self.still_owed();
         let mut share = memory_for_page(self.account.as_ref(), STRICT_PAGE).await;
         let (page, upto, pruned) = self.read(horizon.settled).await;
         self.paging.learn_of(page.events.len(), page.bytes(), page.last);
@@ -262,19 +279,20 @@ impl Strict {
             return Some(StrictItem::Gap { from: self.after, to, reason: GapReason::Pruned });
         }
         let read = page.events.last().map_or(self.after, |event| event.id);
-        self.after = if page.last { upto } else { read };
-        let upto = self.after;
-        if page.events.is_empty() {
+        self.move_to(if page.last { upto } else { read });
+        let (mut events, upto) = (page.events, self.after);
+        events.retain(|event| !self.before_page.sees(event));
+        if events.is_empty() {
             return None;
         }
         self.page = share;
-        Some(StrictItem::Events { events: page.events, upto })
+        Some(StrictItem::Events { events, upto })
     }
 
     /// Whether the checkpoint belongs to this log. Another instance may be ahead of this one, but an id that
     /// was never drawn from the sequence belongs to another log.
     async fn belongs_to(&self, horizon: &Horizon) -> bool {
-        let reached = self.start.as_ref().map_or(self.after, |start| start.owed.head());
+        let reached = self.owed.as_ref().map_or(self.after, Cursor::head);
         let reached = reached.max(self.after);
         if reached <= horizon.head {
             return true;
@@ -287,7 +305,7 @@ impl Strict {
     fn restart(&mut self, horizon: &Horizon) -> StrictItem {
         let from = std::mem::replace(&mut self.after, horizon.head);
         self.epoch = Some(horizon.epoch);
-        (self.reported, self.start) = (self.after, None);
+        (self.reported, self.owed, self.reach) = (self.after, None, None);
         StrictItem::Gap { from, to: self.after, reason: GapReason::Reset }
     }
 
@@ -302,11 +320,13 @@ impl Strict {
         &self,
         upto: EventId,
     ) -> Result<(EventPage, EventId, Option<EventId>), HistoryError> {
-        let start = self.start.as_ref().filter(|start| self.after < start.owed.head());
-        if let Some(Start { owed, .. }) = start {
-            let upto = upto.min(owed.head());
+        if let Some((marks, upto)) = self.owed_of_some(upto) {
             let range = (self.after, upto);
-            let (page, upto) = self.history.all_events_of(owed.marks(), range, self.paging).await?;
+            let (page, upto) = if marks.is_empty() {
+                (EventPage::empty(), upto)
+            } else {
+                self.history.all_events_of(&marks, range, self.paging).await?
+            };
             return Ok((page, upto, self.pruned().await?));
         }
         let page = self.history.all_events((self.after, upto), self.paging).await?;
@@ -314,6 +334,33 @@ impl Strict {
             return Ok((page, upto, None));
         }
         Ok((page, upto, self.pruned().await?))
+    }
+
+    /// The transactions that wrote all events that are owed next, up to the returned id. `None`: any transaction
+    /// may have written them.
+    fn owed_of_some(&self, upto: EventId) -> Option<(Vec<Mark>, EventId)> {
+        let owed = self.owed.as_ref()?;
+        if self.after < owed.head() {
+            return Some((owed.marks().to_vec(), upto.min(owed.head())));
+        }
+        let first =
+            self.reach.as_ref()?.first_owed.map_or(upto, |first| first.previous().min(upto));
+        let mark = |&xid: &Xid| Mark { xid, upto: self.after };
+        let marks = owed.snapshot()?.in_progress().iter().map(mark).collect();
+        (self.after < first).then_some((marks, first))
+    }
+
+    /// Asks how far the snapshot reaches, unless that is known. Up to the horizon, all events are visible by now.
+    async fn find_reach(&mut self) {
+        let Some(snapshot) = self.owed.as_ref().and_then(Cursor::snapshot) else { return };
+        if self.reach.is_some() {
+            return;
+        }
+        let reach = with_retries(|| self.history.reach_of_all(snapshot)).await;
+        if !reach.pruned_since {
+            self.reported = self.reported.max(reach.pruned);
+        }
+        self.reach = Some(reach);
     }
 
     async fn pruned(&self) -> Result<Option<EventId>, HistoryError> {
