@@ -11,6 +11,7 @@ mod class;
 mod console;
 mod cors;
 mod credentials;
+mod cursor;
 mod detect;
 mod encode;
 pub mod error;
@@ -111,6 +112,7 @@ fn authenticated_routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/streams/{stream}", stream.merge(write(post(write::append))))
         .route("/streams/{stream}/{version}", write(post(write::append_at)))
         .route("/metrics", route(Class::OPERATORS, &[], get(health::metrics)))
+        .route("/cursor", plain(cursor::PARAMETERS, get(cursor::position)))
         .route("/tickets", plain(tickets::PARAMETERS, post(tickets::issue)))
 }
 

@@ -12,6 +12,7 @@ use axum::{
 use super::{
     app::App,
     auth,
+    cursor::check_snapshot,
     error::Problem,
     event_stream,
     feed::{Feed, Log},
@@ -42,6 +43,7 @@ pub(super) async fn follow(
         })
     });
     let after = after.transpose()?;
+    check_snapshot(&app, &who, after.as_ref()).await?;
     if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
         return Ok(event_stream::overloaded(event_stream::RETRY_WHEN_FULL));
     }

@@ -14,6 +14,7 @@ use super::{
     answer::AnswerPermit,
     app::App,
     auth,
+    cursor::check_snapshot,
     error::Problem,
     event_json::EventJson,
     event_stream, identity,
@@ -63,6 +64,7 @@ pub(super) async fn subscribe(
         kinds: kinds(&query)?,
         amended: amended(&query)?,
     };
+    check_snapshot(&app, &who, request.cursor.as_ref()).await?;
     let limits = &app.settings.limits;
     if !app.gateway.live().has_room(
         &request.consumers,

@@ -41,7 +41,6 @@ const PAGE: PageSize = PageSize { rows: 100, bytes: 1 << 20 };
 
 /// The number of rows that `fill` writes.
 const FILLED: i32 = 2 * ROWS + 501;
-
 /// Fills a log with rows of some consumers, with a hole as of a rollback, and with the only event of a rare
 /// consumer at its end. Returns the hole.
 async fn fill(writer: &Client) -> Passed {
@@ -300,6 +299,31 @@ async fn a_page_of_late_rows_has_a_bounded_cost() {
     });
     let read = read.await / PAGES;
     assert!(read <= i64::from(2 * ROWS), "{read} rows were read for two pages");
+}
+
+/// A snapshot is taken at the end of a large log. What it does not see is found by the index on `xid`.
+#[tokio::test]
+async fn the_reach_of_a_snapshot_reads_only_what_is_owed() {
+    let database = Database::create().await;
+    let writer = database.connect().await;
+    fill(&writer).await;
+    let sql = "select pg_current_snapshot()::text";
+    let snapshot: String = writer.query_one(sql, &[]).await.unwrap().get(0);
+    let owed = "insert into events (type, subscriber, payload) values ('t', 'rare', '1')";
+    writer.batch_execute(owed).await.unwrap();
+    drop(writer);
+    let client = database.connect().await;
+    let before = read_by_writers(&client, FILLED + 1).await;
+    let history = History::new(Server::parse(&database.url()).unwrap().pool(1));
+    let rare = [ConsumerId::logged("rare")];
+    let reach = history.reach(&snapshot.parse().unwrap(), &rare).await.unwrap();
+    assert_eq!(reach.first_owed, Some(reach.seen_upto), "the newest row alone is owed");
+    drop(history);
+    let read = eventually("the statistics of the pool's session are known", async || {
+        let read = read_in_all(&client).await - before;
+        (read >= 1).then_some(read)
+    });
+    assert!(read.await <= 2 * NEAR, "rows that the snapshot sees were read");
 }
 
 /// A payload of this size takes some 3 KiB in the table.

@@ -49,6 +49,7 @@ mod schema;
 mod server;
 mod shutdown;
 mod slow_consumer;
+mod snapshot;
 mod strict;
 mod support;
 mod tail;

@@ -30,7 +30,7 @@ impl Frame {
     /// The id of the row, without the rest of the cursor.
     pub(crate) fn row(&self) -> i64 {
         let id = self.id.as_deref().expect("an event has an id");
-        let own = id.split(['@', '~']).next().unwrap();
+        let own = id.split(['@', '~', '!']).next().unwrap();
         own.parse().expect("an id is a number")
     }
 }
