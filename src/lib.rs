@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | responsibility |
 //! |---|---|---|
-//! | 0 | [`event`], [`consumer`], [`cursor`], [`order`], [`reader`], [`amendment`], [`sse`] of the crate `core` | the model and the rules, without a clock or I/O |
+//! | 0 | [`event`], [`consumer`], [`cursor`], [`snapshot`], [`order`], [`reader`], [`amendment`], [`sse`] of the crate `core` | the model and the rules, without a clock or I/O |
 //! | 1 | [`store`], the crate of that name | the only SQL |
 //! | 2 | [`item`] | what a stream sends to its client, independent of a protocol |
 //! | 2 | [`access`] | authentication and authorization |

@@ -33,7 +33,7 @@ const LAYERS: [(&str, Option<u8>); 16] = [
 ];
 
 /// Names that `src/lib.rs` exports from the crates `core` and `store`. Every layer may import them.
-const GROUND: [&str; 10] = [
+const GROUND: [&str; 11] = [
     "amendment",
     "backoff",
     "consumer",
@@ -41,6 +41,7 @@ const GROUND: [&str; 10] = [
     "event",
     "order",
     "reader",
+    "snapshot",
     "sse",
     "store",
     "tls",
