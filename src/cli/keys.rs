@@ -61,7 +61,7 @@ pub(super) struct Granted {
     /// A stream that the key may append to, or a pattern; may be repeated
     #[arg(long, value_name = "PATTERN")]
     write_streams: Vec<String>,
-    /// Allow the key to read all events
+    /// Allow the key to read GET /all
     #[arg(long)]
     all: bool,
     /// Allow the key to use the console
