@@ -10,6 +10,7 @@ mod healthcheck;
 mod invocation;
 mod keys;
 mod load;
+mod maintenance;
 mod migrate;
 mod output;
 mod prepare;
@@ -20,7 +21,6 @@ mod serve;
 mod signals;
 mod tail;
 mod token;
-mod upkeep;
 
 use std::{ffi::OsString, process::ExitCode};
 

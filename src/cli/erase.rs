@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use super::{
+    maintenance::{self, Work},
     output,
-    upkeep::{self, Work},
 };
 use crate::store::{
     erase::{Erase, EraseTarget},
@@ -32,7 +32,7 @@ pub(super) async fn run(server: &Server, args: Args, vacuum: &str) -> anyhow::Re
     };
     let mut erase = Erase::begin(server, whose).await?;
     let mut work = Work::new("erased", None)?;
-    let all = upkeep::work(&mut work, async || Ok(erase.step().await?)).await?;
+    let all = maintenance::work(&mut work, async || Ok(erase.step().await?)).await?;
     output::line(work.summary())?;
     if !all {
         output::note("interrupted: run the command again to continue");

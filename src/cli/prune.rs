@@ -5,8 +5,8 @@ use std::{num::NonZeroU32, process::ExitCode, time::Duration};
 use anyhow::bail;
 
 use super::{
+    maintenance::{self, Work, counted},
     output,
-    upkeep::{self, Work, counted},
 };
 use crate::store::{
     prune::{Prune, PrunePolicy},
@@ -47,7 +47,7 @@ pub(super) async fn run(server: &Server, args: Args) -> anyhow::Result<ExitCode>
     let mut prune = Prune::begin(server, what, args.dry_run).await?;
     let verb = if args.dry_run { "would be pruned" } else { "pruned" };
     let mut work = Work::new(verb, Some(prune.newest()))?;
-    let all = upkeep::work(&mut work, async || Ok(prune.step().await?)).await?;
+    let all = maintenance::work(&mut work, async || Ok(prune.step().await?)).await?;
     output::line(work.summary())?;
     if !all {
         output::note(format_args!(

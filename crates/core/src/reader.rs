@@ -13,10 +13,10 @@ mod auditor;
 mod hole;
 mod late_reads;
 mod late_rows;
+mod poll_policy;
 mod polling;
 mod state;
 mod step;
-mod vigil;
 
 use std::{mem, time::Instant};
 
@@ -26,8 +26,8 @@ pub use self::{
     step::{Origin, Publication, SafetyPollResult, Step},
 };
 use self::{
+    poll_policy::{BELL_ON_ITS_WAY, growing_pause},
     state::{At, PollOutcome},
-    vigil::{BELL_ON_ITS_WAY, growing_pause},
 };
 use crate::{
     event::{EventId, Logged, Xid},

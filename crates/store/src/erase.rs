@@ -10,10 +10,10 @@ use tokio_postgres::{Client, types::ToSql};
 use crate::event::EventId;
 use crate::{
     event_log,
+    maintenance::{self, PAGE_ROWS, Step},
     server::Server,
     session::Purpose,
     shape::{self, NoLog},
-    upkeep::{self, PAGE_ROWS, Step},
 };
 
 /// The events to erase.
@@ -89,7 +89,7 @@ impl Erase {
 
     /// Erases the next page.
     pub async fn step(&mut self) -> Result<Step, EraseError> {
-        let (step, upto) = upkeep::with_retries(async || self.page().await).await?;
+        let (step, upto) = maintenance::with_retries(async || self.page().await).await?;
         self.after = step.upto;
         self.upto = self.upto.max(upto.unwrap_or_default());
         if step.last && self.upto > EventId::ZERO {
@@ -106,7 +106,7 @@ impl Erase {
         let query = format!("{page}{ERASE}");
         let values: [&(dyn ToSql + Sync); 5] =
             [name, &self.after, &self.newest, &PAGE_ROWS, &TOMBSTONE];
-        let transaction = upkeep::begin(&mut self.client).await?;
+        let transaction = maintenance::begin(&mut self.client).await?;
         let row = transaction.query_one(&query, &values).await?;
         transaction.commit().await?;
         Ok((Step::of(&row, end), row.get(3)))

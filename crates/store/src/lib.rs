@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`server`], [`listener`], [`reachable`], [`tls`] | connect, and set up each session |
 //! | [`event_log`], [`history`], [`append`], [`doorbell`], [`restored`] | read and write the log |
-//! | [`migrate`], [`prune`], [`erase`], [`upkeep`], [`doctor`], [`shape`] | maintain it |
+//! | [`migrate`], [`prune`], [`erase`], [`maintenance`], [`doctor`], [`shape`] | maintain it |
 //! | [`keys`], [`pumps`] | tables beside it |
 //! | [`error`] | shows an error with its causes |
 //! | [`backoff`], [`turns`], [`crash`] | pauses between attempts, turns at the pool, and the end of a process
@@ -25,6 +25,7 @@ pub mod history;
 mod hosts;
 pub mod keys;
 pub mod listener;
+pub mod maintenance;
 pub mod migrate;
 pub mod prune;
 pub mod pumps;
@@ -36,4 +37,3 @@ pub mod shape;
 mod ssl_mode;
 pub mod tls;
 pub mod turns;
-pub mod upkeep;

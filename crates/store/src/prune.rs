@@ -18,10 +18,10 @@ use tokio_postgres::{Client, types::ToSql};
 use crate::event::EventId;
 use crate::{
     doorbell::{LOCKS, PRUNE, PRUNE_OID},
+    maintenance::{self, PAGE_ROWS, Step},
     server::Server,
     session::Purpose,
     shape::{self, NoLog},
-    upkeep::{self, PAGE_ROWS, Step},
 };
 
 /// What to prune: events that are old enough, and not among the newest of their stream.
@@ -182,7 +182,7 @@ impl Prune {
 
     /// Prunes the next page.
     pub async fn step(&mut self) -> Result<Step, PruneError> {
-        let step = upkeep::with_retries(async || self.page().await).await?;
+        let step = maintenance::with_retries(async || self.page().await).await?;
         self.after = step.upto;
         Ok(step)
     }
@@ -199,7 +199,7 @@ impl Prune {
             &self.cutoff,
             &self.snapshot,
         ];
-        let transaction = upkeep::begin(&mut self.client).await?;
+        let transaction = maintenance::begin(&mut self.client).await?;
         // If the server crashes, what was not pruned after all is pruned the next time.
         transaction.batch_execute("set local synchronous_commit = off").await?;
         let row = transaction.query_one(&query, &values).await?;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use super::{
     auditor,
     late_reads::LateReads,
+    poll_policy::{Wait, growing_pause},
     state::{At, PollOutcome, Reader, WakeReason},
     step::{Origin, Publication, SafetyPollResult, Step},
-    vigil::{Wait, growing_pause},
 };
 use crate::{event::Logged, order::Order};
 

@@ -9,8 +9,8 @@ use super::{
     anchors::Anchors,
     auditor::Auditor,
     late_reads::{LateRange, LateReads},
+    poll_policy::PollPolicy,
     step::Step,
-    vigil::PollPolicy,
 };
 use crate::{
     event::{EventId, Logged},

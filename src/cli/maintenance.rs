@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::{output, signals::Signals};
-use crate::{event::EventId, progress::Progress, store::upkeep::Step};
+use crate::{event::EventId, progress::Progress, store::maintenance::Step};
 
 /// The minimum pause between two steps. The pause is as long as the step, so that others can use the disk.
 const MIN_PAUSE: Duration = Duration::from_millis(5);
