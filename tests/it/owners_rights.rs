@@ -1,6 +1,8 @@
-//! Functions that run with their owner's rights do the log's work, whoever calls them, and nothing else.
+//! Functions that run with their owner's rights (`security definer`) do only their work for the log,
+//! whichever role calls them.
 //!
-//! They are found in the catalogue, so that later ones are tried as well.
+//! The tests find the functions in the system catalog, so that functions of later versions are tested as
+//! well.
 
 mod callers;
 mod impostors;

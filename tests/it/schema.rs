@@ -1,4 +1,4 @@
-//! What writers may do to the table, and what the database refuses.
+//! The statements that the database accepts and rejects from writers.
 
 mod doorbell;
 
@@ -24,7 +24,7 @@ async fn refusal(client: &Client, sql: &str) -> String {
 const EVENT: &str = "insert into events (type, subscriber, payload) values ('insert', 'toto', '1')";
 
 #[tokio::test]
-async fn every_kind_of_event_that_the_contract_names_is_taken() {
+async fn the_table_accepts_every_documented_kind_of_event() {
     let (_database, client) = log().await;
     for values in [
         "('a', 'toto', null, null, 'null')",
@@ -39,7 +39,7 @@ async fn every_kind_of_event_that_the_contract_names_is_taken() {
 }
 
 #[tokio::test]
-async fn what_is_no_event_is_refused_with_the_reason() {
+async fn the_table_rejects_invalid_events_with_the_reason() {
     let (_database, client) = log().await;
     for (values, reason) in [
         ("('', 'toto', null, null)", "type is empty"),
@@ -59,7 +59,7 @@ async fn what_is_no_event_is_refused_with_the_reason() {
         ("('a', null, 's', null)", "stream and version belong together"),
         ("('a', 'toto', null, 1)", "stream and version belong together"),
         ("('a', 'toto', 's', 0)", "version counts from 1"),
-        // An event of a stream is asked by a condition of its own.
+        // A separate condition checks events of streams.
         ("('', 'toto', 's', 1)", "type is empty"),
         ("(e'a\\nb', 'toto', 's', 1)", "type contains a control character"),
         ("('$a', null, 's', 1)", "type begins with $"),
@@ -67,7 +67,7 @@ async fn what_is_no_event_is_refused_with_the_reason() {
         ("('a', '', 's', 1)", "subscriber is empty"),
         ("('a', e'a\\t', 's', 1)", "subscriber contains a control character"),
         ("('a', repeat('a', 1025), 's', 1)", "subscriber is longer"),
-        // What counts is bytes.
+        // The limits are in bytes.
         ("(repeat('é', 513), 'toto', null, null)", "type is longer"),
         ("('a', repeat('é', 513), null, null)", "subscriber is longer"),
         ("(repeat('é', 513), null, 's', 1)", "type is longer"),
@@ -87,7 +87,7 @@ async fn what_is_no_event_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_a_check_violation_of_a_named_constraint() {
+async fn an_invalid_event_violates_a_named_constraint() {
     let (_database, client) = log().await;
     let bad = "insert into events (type, subscriber, payload) values ('', 'toto', '1')";
     let error = client.batch_execute(bad).await.unwrap_err();
@@ -97,7 +97,7 @@ async fn a_refusal_is_a_check_violation_of_a_named_constraint() {
 }
 
 #[tokio::test]
-async fn nobody_writes_under_another_transactions_name_or_chooses_an_id() {
+async fn a_writer_cannot_choose_the_transaction_or_the_id() {
     let (_database, client) = log().await;
     for xid in [
         "insert into events (type, subscriber, payload, xid) values ('a', 'b', '1', '7')",
@@ -110,7 +110,7 @@ async fn nobody_writes_under_another_transactions_name_or_chooses_an_id() {
 }
 
 #[tokio::test]
-async fn an_event_knows_its_transaction_savepoints_or_not() {
+async fn an_event_has_its_top_level_transaction() {
     let (_database, client) = log().await;
     client
         .batch_execute(&format!(
@@ -124,7 +124,7 @@ async fn an_event_knows_its_transaction_savepoints_or_not() {
 }
 
 #[tokio::test]
-async fn many_rows_at_once_and_copy_are_taken() {
+async fn the_table_accepts_many_rows_and_copy() {
     let (_database, client) = log().await;
     let many = "insert into events (type, subscriber, payload)
         select 'many', 'toto', to_jsonb(n) from generate_series(1, 100000) n";
@@ -139,7 +139,7 @@ async fn many_rows_at_once_and_copy_are_taken() {
 }
 
 #[tokio::test]
-async fn written_twice_is_written_once() {
+async fn a_uid_is_written_once() {
     let (_database, client) = log().await;
     let insert = "insert into events (type, subscriber, payload, uid)
         values ('a', 'toto', '1', 'e5a2c0de-0000-4000-8000-000000000001')";
@@ -178,7 +178,7 @@ async fn the_log_is_append_only() {
 }
 
 #[tokio::test]
-async fn who_says_so_may_correct_a_row_which_stays_its_transactions() {
+async fn a_corrected_row_keeps_its_transaction() {
     let (_database, client) = log().await;
     client.batch_execute(EVENT).await.unwrap();
     let before = text(&client, "select xid::text from events").await;
@@ -190,7 +190,7 @@ async fn who_says_so_may_correct_a_row_which_stays_its_transactions() {
 }
 
 #[tokio::test]
-async fn a_row_that_is_changed_on_purpose_must_still_be_an_event() {
+async fn a_corrected_row_must_be_a_valid_event() {
     let (_database, client) = log().await;
     client.batch_execute(EVENT).await.unwrap();
     client.batch_execute("set event_piper.prune = 'on'").await.unwrap();
@@ -200,9 +200,9 @@ async fn a_row_that_is_changed_on_purpose_must_still_be_an_event() {
     }
 }
 
-/// A log is brought here from elsewhere with the transactions that it had.
+/// A log that is copied from another database keeps its transaction ids.
 #[tokio::test]
-async fn who_says_so_may_load_rows_of_other_transactions() {
+async fn rows_of_other_transactions_can_be_loaded_with_prune_on() {
     let (_database, client) = log().await;
     let load = "begin; set local event_piper.prune = 'on';
         insert into events (type, subscriber, payload, xid) values ('a', 'b', '1', '7');
@@ -217,7 +217,7 @@ const PRUNED: &str = "select string_agg(coalesce(subscriber, 'everybody') || ' '
     order by subscriber) from events_pruned";
 
 #[tokio::test]
-async fn what_was_pruned_is_remembered_by_subscriber() {
+async fn pruned_events_are_recorded_by_subscriber() {
     let (_database, client) = log().await;
     let fill = "insert into events (type, subscriber, payload)
         select 'a', case when n % 2 = 0 then 'even' else 'odd' end, '1' from generate_series(1, 9) n;
@@ -235,11 +235,11 @@ async fn what_was_pruned_is_remembered_by_subscriber() {
 }
 
 #[tokio::test]
-async fn what_was_truncated_is_remembered_for_everybody() {
+async fn a_truncated_log_is_recorded_for_all_subscribers() {
     let (_database, client) = log().await;
     let truncate = "begin; set local event_piper.prune = 'on'; truncate events; commit";
     client.batch_execute(truncate).await.unwrap();
-    assert_eq!(text(&client, PRUNED).await, None, "nothing went");
+    assert_eq!(text(&client, PRUNED).await, None, "no event was deleted");
     for expected in ["everybody 2", "everybody 4"] {
         client.batch_execute(&format!("{EVENT}; {EVENT}")).await.unwrap();
         client.batch_execute(truncate).await.unwrap();
@@ -247,9 +247,9 @@ async fn what_was_truncated_is_remembered_for_everybody() {
     }
 }
 
-/// Gateways let go of what they keep in memory by this.
+/// Gateways use these records to evict changed events from memory.
 #[tokio::test]
-async fn whose_events_were_changed_is_remembered_up_to_the_greatest() {
+async fn changed_events_are_recorded_up_to_the_greatest_id() {
     let (_database, client) = log().await;
     let fill = "insert into events (type, subscriber, payload)
         values ('a', 'toto', '1'), ('a', 'titi', '1'), ('a', 'toto', '1');
@@ -278,7 +278,7 @@ async fn whose_events_were_changed_is_remembered_up_to_the_greatest() {
 }
 
 #[tokio::test]
-async fn prunes_at_the_same_time_keep_the_greatest() {
+async fn concurrent_prunes_record_the_greatest_id() {
     let (database, client) = log().await;
     let fill = "insert into events (type, subscriber, payload)
         select 'a', 'c' || n % 50, '1' from generate_series(1, 1000) n";
@@ -298,9 +298,9 @@ async fn prunes_at_the_same_time_keep_the_greatest() {
     assert_eq!(text(&client, sum).await.as_deref(), Some("50 951 1000"));
 }
 
-/// Whoever reads these tables relies on what is in them.
+/// The programs that read these tables rely on valid contents.
 #[tokio::test]
-async fn beside_the_log_nothing_is_kept_that_makes_no_sense() {
+async fn the_other_tables_reject_invalid_rows() {
     let (_database, client) = log().await;
     let key = "insert into event_piper_keys (id, name, hash, rights) values
         ('0123456789abcdef', 'shop', sha256(''), '{}')";
@@ -331,7 +331,7 @@ async fn beside_the_log_nothing_is_kept_that_makes_no_sense() {
 }
 
 #[tokio::test]
-async fn what_an_aggregator_refused_goes_with_its_pump_and_follows_its_name() {
+async fn dead_letters_follow_the_name_and_deletion_of_their_pump() {
     let (_database, client) = log().await;
     let letters = "insert into event_piper_pumps (name) values ('a'), ('b');
         insert into event_piper_dead_letters (pump, event_id, state, reason)

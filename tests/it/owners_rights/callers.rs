@@ -1,10 +1,10 @@
-//! What a role can do with these functions that may call them, or attach them to its own tables.
+//! What a role can do with these functions if it may call them, or attaches them to its own tables.
 
 use event_piper::store::error::ErrorChain;
 
 use super::world::{CALLS, attackers, login, refusal, text, whole_log};
 
-/// Every function of the log's schema that runs with its owner's rights, qualified.
+/// Every function of the log's schema that runs with its owner's rights, with a schema-qualified name.
 const OWNERS_RIGHTS: &str = "
     select format('%I.%I', nspname, proname) as name, pronargs::int as arguments, prosrc as body,
            coalesce(proconfig::text, '') as settings,
@@ -14,7 +14,7 @@ const OWNERS_RIGHTS: &str = "
      order by 1";
 
 #[tokio::test]
-async fn no_such_function_takes_anything_from_its_caller() {
+async fn owners_functions_use_nothing_of_their_caller() {
     let (_database, client) = whole_log().await;
     let functions = client.query(OWNERS_RIGHTS, &[]).await.unwrap();
     assert_eq!(functions.len(), 5, "one for each trigger that needs the owner's rights");
@@ -31,7 +31,7 @@ async fn no_such_function_takes_anything_from_its_caller() {
 }
 
 #[tokio::test]
-async fn nobody_calls_them_or_attaches_them_to_another_table() {
+async fn no_other_role_calls_or_attaches_owners_functions() {
     let (database, client) = whole_log().await;
     let functions = client.query(OWNERS_RIGHTS, &[]).await.unwrap();
     for attacker in attackers(&database).await {
@@ -62,7 +62,8 @@ async fn nobody_calls_them_or_attaches_them_to_another_table() {
     }
 }
 
-/// Each such function, with a trigger that somebody else might attach it by, and what fires it.
+/// Each such function, a trigger with which another role might attach it, and a statement that fires the
+/// trigger.
 const ATTACHED: [(&str, &str, &str); 5] = [
     (
         "event_piper_check_amendment",
@@ -91,16 +92,16 @@ const ATTACHED: [(&str, &str, &str); 5] = [
     ),
 ];
 
-/// As in a database that was restored without its grants: EXECUTE is everybody's again.
+/// A database that was restored without its grants: every role has EXECUTE again.
 #[tokio::test]
-async fn even_with_execute_they_refuse_another_table() {
+async fn owners_functions_refuse_another_table() {
     let (database, client) = whole_log().await;
     let open = "grant execute on all functions in schema public to public";
     client.batch_execute(open).await.unwrap();
     let names = "select string_agg(proname, ' ' order by proname) from pg_proc
         where prosecdef and pronamespace = 'public'::regnamespace";
     let tried = ATTACHED.map(|(function, ..)| function).join(" ");
-    assert_eq!(text(&client, names).await, tried, "each has to be tried");
+    assert_eq!(text(&client, names).await, tried, "each function is tested");
     let attacker = &attackers(&database).await[1];
     let tables = "
         create table own.events (amends bigint, id bigint default 1, subscriber text default 'x',
@@ -125,7 +126,7 @@ async fn even_with_execute_they_refuse_another_table() {
 }
 
 #[tokio::test]
-async fn who_may_not_write_learns_nothing_from_the_check_of_amendments() {
+async fn the_amendment_check_reveals_nothing_without_insert() {
     let (database, client) = whole_log().await;
     let event = "insert into events (type, subscriber, payload) values ('a', 'toto', '{}')";
     client.batch_execute(event).await.unwrap();
@@ -145,9 +146,9 @@ async fn who_may_not_write_learns_nothing_from_the_check_of_amendments() {
     }
 }
 
-/// INSERT is all that it takes, however it was come by.
+/// INSERT is sufficient: granted, inherited, through `set role`, or through a function.
 #[tokio::test]
-async fn who_may_write_may_amend() {
+async fn a_role_with_insert_may_amend() {
     let (database, client) = whole_log().await;
     let function = "create role app; grant insert on events to app;
         grant usage on schema public to app; set role app;

@@ -1,11 +1,11 @@
-//! Functions, operators, types and tables that are named like PostgreSQL's own, or like those of the log.
+//! Functions, operators, types and tables with the names of PostgreSQL's own, or of the log's.
 
 use event_piper::store::error::ErrorChain;
 
 use super::world::{CALLS, login, text, whole_log};
 
-/// Everything that could be taken for PostgreSQL's own, or for a table of the log: in a schema that stands
-/// before `pg_catalog`, and in the temporary one, which comes before both.
+/// Objects with the names of PostgreSQL's own objects or of the log's tables. They are in a schema before
+/// `pg_catalog` in the search path, and in the temporary schema, which comes before both.
 const IMPOSTORS: &str = "
     do $$
     declare
@@ -64,7 +64,7 @@ const TEMPORARY_IMPOSTORS: &str = "
     create temp table new (type pg_catalog.text);
     set search_path = pg_temp, mallory, pg_catalog, public";
 
-/// The whole life of a log, with nothing in the statements themselves that an impostor could take over.
+/// All operations on a log. The statements themselves contain no name that an impostor could take over.
 const LIFE: &str = "
     insert into public.events (type, subscriber, payload) values ('a', 'toto', '{}');
     insert into public.events (type, subscriber, payload, uid, stream, version)
@@ -77,7 +77,7 @@ const LIFE: &str = "
     delete from public.events; truncate public.events; commit";
 
 #[tokio::test]
-async fn nothing_that_is_named_like_postgresqls_own_is_called() {
+async fn objects_named_like_postgresqls_own_are_not_called() {
     for partitioned in [false, true] {
         let (database, client) = whole_log().await;
         client
@@ -95,7 +95,7 @@ async fn nothing_that_is_named_like_postgresqls_own_is_called() {
             database.name()
         );
         let attacker = login(&database, "attacker", &rights).await;
-        // The owner, too: what it has in its own temporary schema changes nothing.
+        // Also as the owner: the objects in its own temporary schema have no effect.
         for session in [attacker, database.connect().await] {
             session.batch_execute(TEMPORARY_IMPOSTORS).await.unwrap();
             session
@@ -105,7 +105,7 @@ async fn nothing_that_is_named_like_postgresqls_own_is_called() {
             assert_eq!(text(&client, CALLS).await, "");
             let kept = "select count(*) || ' ' || string_agg(distinct coalesce(subscriber, 'everybody'), ' ')
                 from events_pruned";
-            // Everybody's row is written by a TRUNCATE that found something.
+            // Only a TRUNCATE of a table with rows writes the row for all subscribers.
             assert_eq!(text(&client, kept).await, "1 toto");
             let erased = "select string_agg(subscriber, ' ') from events_erased";
             assert_eq!(text(&client, erased).await, "toto");

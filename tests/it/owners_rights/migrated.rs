@@ -1,4 +1,4 @@
-//! What `migrate` mends: databases of earlier versions, and schemas that were renamed.
+//! `migrate` repairs databases of earlier versions, and schemas that were renamed.
 
 use event_piper::store::{doctor::Severity, error::ErrorChain, migrate::migrate, server::Server};
 use tokio_postgres::Client;
@@ -6,9 +6,9 @@ use tokio_postgres::Client;
 use super::world::{CALLS, EVIL, login, owners_rights, refusal, text, whole_log};
 use crate::support::postgres::Database;
 
-/// A database as it was before, with partitions as well, and what a login could do there.
+/// A database of an earlier version, with partitions, and what a role could do in it.
 #[tokio::test]
-async fn a_database_that_was_migrated_before_is_found_and_mended() {
+async fn migrate_repairs_a_database_of_an_earlier_version() {
     let database = Database::create_empty().await;
     let client = database.connect().await;
     client.batch_execute(EVIL).await.unwrap();
@@ -48,7 +48,7 @@ async fn a_database_that_was_migrated_before_is_found_and_mended() {
     assert_eq!(
         text(&client, CALLS).await,
         "postgres amends, postgres once",
-        "what this is about can be done here"
+        "the attack works before the migration"
     );
 
     let server = Server::parse(&database.url()).unwrap();
@@ -61,7 +61,7 @@ async fn a_database_that_was_migrated_before_is_found_and_mended() {
     client.batch_execute("truncate mallory.calls").await.unwrap();
     let again = "select event_piper_amends(1, 2, 'toto', null, '{}', 'pg_temp.events'::regclass)";
     assert!(refusal(&attackers[0], again).await.contains("does not exist"));
-    // A trigger that somebody attached before is still there, and refuses.
+    // A trigger that another role attached before the migration still exists, and raises an error.
     assert!(refusal(&attackers[1], insert).await.contains("works for public.events only"));
     assert_eq!(text(&client, CALLS).await, "");
     assert_eq!(owners_rights(&server).await.0, Severity::Ok);
@@ -85,9 +85,9 @@ async fn migrate_to_0009(client: &Client) {
     }
 }
 
-/// A schema that is called as the log's was once may be somebody else's.
+/// The schema that now has the log's former name may belong to another role.
 #[tokio::test]
-async fn after_a_schema_was_renamed_they_refuse_until_migrate_makes_them_again() {
+async fn a_renamed_schema_works_again_after_migrate() {
     let (database, client) = whole_log().await;
     let insert = "insert into events (type, subscriber, payload) values ('a', 'toto', '{}')";
     let amend =
@@ -121,9 +121,9 @@ async fn after_a_schema_was_renamed_they_refuse_until_migrate_makes_them_again()
     assert_eq!(owners_rights(&server).await.0, Severity::Ok);
 }
 
-/// Who owns a function of the log can put another body into it.
+/// The owner of a function can replace its body.
 #[tokio::test]
-async fn what_somebody_else_has_put_there_is_not_taken_for_ours() {
+async fn migrate_refuses_objects_of_another_owner() {
     for squat in [
         "create table event_piper_amending (amends bigint, id bigint, subscriber text, stream text, payload jsonb)",
         "create function event_piper_remember_truncated() returns trigger language plpgsql as 'begin return null; end'",

@@ -7,12 +7,12 @@ use super::world::{
 };
 use crate::{roles, support::postgres::Database};
 
-/// Everything that a trigger on a table of the log could be called by, while a function of ours is at work.
+/// The tables that the log's functions write. A trigger on one of them could run while such a function does.
 const NOTES: [&str; 4] = ["events_pruned", "events_erased", "events_uids", "events_streams"];
 
-/// As `grant all on all tables` gives it, or default privileges.
+/// The right comes from `grant all on all tables`, or from default privileges.
 #[tokio::test]
-async fn who_may_create_triggers_does_not_act_as_the_owner() {
+async fn a_role_with_trigger_cannot_act_as_the_owner() {
     let (database, client) = partitioned_log().await;
     let name = database.name();
     let rights = format!(
@@ -32,7 +32,7 @@ async fn who_may_create_triggers_does_not_act_as_the_owner() {
     }
     for (at, work) in WORK.iter().enumerate() {
         let done = attacker.batch_execute(work).await;
-        // An amendment is noted nowhere.
+        // An amendment writes to none of these tables.
         if at != 1 {
             let refused = ErrorChain(&done.expect_err(work)).to_string();
             assert!(refused.contains("another role could act as its owner"), "{work}: {refused}");
@@ -45,7 +45,7 @@ async fn who_may_create_triggers_does_not_act_as_the_owner() {
     assert!(grants.1.contains("has TRIGGER on events_pruned"), "{grants:?}");
     assert!(grants.1.contains("has INSERT on event_piper_keys"), "{grants:?}");
 
-    // What doctor says to run is enough.
+    // The statements that doctor prints, and dropping the triggers, are sufficient.
     let drop = NOTES.map(|table| format!("drop trigger evil on {table};")).concat();
     client.batch_execute(&format!("{drop} {}", grants.2)).await.unwrap();
     assert_eq!(finding(&server, "grants").await.0, Severity::Ok);
@@ -54,9 +54,9 @@ async fn who_may_create_triggers_does_not_act_as_the_owner() {
     }
 }
 
-/// What a foreign key deletes may have a trigger, which runs as whoever deletes.
+/// A foreign key deletes rows of a table whose trigger then runs as the role that deletes.
 #[tokio::test]
-async fn who_may_create_foreign_keys_does_not_act_as_the_owner() {
+async fn a_role_with_references_cannot_act_as_the_owner() {
     let (database, client) = partitioned_log().await;
     let rights = "create schema own authorization ROLE;
         grant insert, references on all tables in schema public to ROLE";
@@ -90,7 +90,7 @@ async fn who_may_create_foreign_keys_does_not_act_as_the_owner() {
 }
 
 #[tokio::test]
-async fn migrate_takes_away_the_right_to_create_triggers_on_notes() {
+async fn migrate_revokes_trigger_and_references() {
     let database = Database::create_empty().await;
     let client = database.connect().await;
     let defaults = format!(
@@ -107,9 +107,9 @@ async fn migrate_takes_away_the_right_to_create_triggers_on_notes() {
     assert_eq!(text(&client, left).await, "");
 }
 
-/// Migrated by a superuser, and then given to an ordinary role.
+/// A superuser migrated the log, and then gave it to an ordinary role.
 #[tokio::test]
-async fn the_owner_of_the_log_does_not_act_as_the_owner_of_the_functions() {
+async fn the_logs_owner_cannot_act_as_the_functions_owner() {
     let (database, client) = partitioned_log().await;
     let app = login(&database, "app", "grant create on schema public to ROLE").await;
     let role = format!("app_{}", database.name());
@@ -142,9 +142,9 @@ async fn the_owner_of_the_log_does_not_act_as_the_owner_of_the_functions() {
     }
 }
 
-/// The order in which the manual names them, and the other one.
+/// Partitions that were added before `roles.sql` ran, and partitions that are added afterwards.
 #[tokio::test]
-async fn roles_sql_gives_partitions_to_the_owner_of_the_log_as_well() {
+async fn roles_sql_gives_partitions_to_the_logs_owner() {
     let (database, client) = partitioned_log().await;
     roles::create(&database).await;
     client.batch_execute("call event_piper_add_partitions(2)").await.unwrap();

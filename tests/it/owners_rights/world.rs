@@ -14,7 +14,8 @@ use crate::{
 
 pub(super) const PARTITION: &str = include_str!("../../../postgresql/partition.sql");
 
-/// What somebody does who wants to act as the owner. Whoever runs it is noted in `mallory.calls`.
+/// The schema of an attacker who wants to act as the owner. `mallory.note` records the role that runs it in
+/// `mallory.calls`.
 pub(super) const EVIL: &str = "
     create schema mallory; grant usage, create on schema mallory to public;
     create table mallory.calls (who name, what text);
@@ -22,7 +23,7 @@ pub(super) const EVIL: &str = "
     create function mallory.note(what text) returns bool language sql as
         'insert into mallory.calls values (current_user, what) returning true';";
 
-/// A log that has everything, in a schema that anybody may use.
+/// A log with the partitioning procedures and all roles, and the schema of the attacker.
 pub(super) async fn whole_log() -> (Database, Client) {
     let database = Database::create().await;
     let client = database.connect().await;
@@ -33,7 +34,7 @@ pub(super) async fn whole_log() -> (Database, Client) {
     (database, client)
 }
 
-/// A connection of a login that has these rights and no others.
+/// Creates a login role that has only these rights, and connects as it.
 pub(super) async fn login(database: &Database, name: &str, rights: &str) -> Client {
     let name = format!("{name}_{}", database.name());
     let create = format!("create role {name} login; {}", rights.replace("ROLE", &name));
@@ -73,7 +74,7 @@ pub(super) async fn finding(server: &Server, subject: &str) -> (Severity, String
     (finding.severity, finding.found, finding.mend)
 }
 
-/// What is done to the log that these functions have a part in, one transaction each.
+/// The operations on the log that call these functions, one transaction each.
 pub(super) const WORK: [&str; 5] = [
     "insert into public.events (type, subscriber, payload, uid, stream, version)
      values ('a', 'toto', '{}', gen_random_uuid(), 's' || random(), 1)",

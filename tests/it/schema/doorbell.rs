@@ -1,4 +1,4 @@
-//! The locks that a writer takes, and when its trigger rings.
+//! The locks that a writer takes, and when its trigger notifies a reader.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::{EVENT, log, refusal, text};
 use crate::support::{eventually, postgres::Database};
 
-/// Locks of the doorbell's class that are held in this database, as `objid mode` in order.
+/// The locks of the doorbell's class that are held in this database, as `objid mode`, in ascending order.
 async fn locks(client: &Client) -> String {
     let held = "select coalesce(string_agg(objid || ' ' || mode, ', ' order by objid, mode), '')
         from pg_locks where locktype = 'advisory' and classid = 17744 and granted
@@ -16,7 +16,7 @@ async fn locks(client: &Client) -> String {
 }
 
 #[tokio::test]
-async fn a_writer_holds_the_bell_until_its_end_and_then_nothing() {
+async fn a_writer_holds_the_doorbell_lock_until_its_end() {
     let (database, writer) = log().await;
     let watcher = database.connect().await;
     writer.batch_execute(&format!("begin; {EVENT}; {EVENT}")).await.unwrap();
@@ -26,7 +26,7 @@ async fn a_writer_holds_the_bell_until_its_end_and_then_nothing() {
 }
 
 #[tokio::test]
-async fn a_writer_rings_only_when_a_reader_sleeps() {
+async fn a_writer_notifies_only_a_sleeping_reader() {
     let (database, writer) = log().await;
     let mut heard = Listener::new(&database).await;
     writer.batch_execute(EVENT).await.unwrap();
@@ -39,7 +39,7 @@ async fn a_writer_rings_only_when_a_reader_sleeps() {
 }
 
 #[tokio::test]
-async fn even_a_replica_session_rings() {
+async fn a_replica_session_notifies_too() {
     let (database, writer) = log().await;
     let mut heard = Listener::new(&database).await;
     heard.client.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
@@ -49,7 +49,7 @@ async fn even_a_replica_session_rings() {
 }
 
 #[tokio::test]
-async fn a_prepared_transaction_needs_the_bell_off_and_then_holds_its_lock() {
+async fn a_prepared_transaction_needs_the_doorbell_off() {
     let (database, writer) = log().await;
     let mut heard = Listener::new(&database).await;
     heard.client.batch_execute("select pg_advisory_lock(17744, 1)").await.unwrap();
@@ -89,11 +89,11 @@ impl Listener {
     }
 
     async fn one(&mut self) {
-        let heard = eventually("the bell", async || self.heard.try_recv().ok()).await;
+        let heard = eventually("the notification", async || self.heard.try_recv().ok()).await;
         assert_eq!(heard, "new_events");
     }
 
-    /// A notification of our own comes after all others that were sent before.
+    /// The session's own notification arrives after all notifications that were sent before it.
     async fn none(&mut self) {
         self.client.batch_execute("listen mine; notify mine").await.unwrap();
         let next = tokio::time::timeout(Duration::from_secs(30), self.heard.recv()).await;
@@ -101,9 +101,9 @@ impl Listener {
     }
 }
 
-/// Readers that find somebody with a lock ask for the transaction, too.
+/// A reader that finds the lock of a writer also needs the writer's transaction id.
 #[tokio::test]
-async fn a_writer_has_its_transaction_before_it_has_a_lock() {
+async fn a_writer_gets_its_transaction_id_before_its_lock() {
     let (_database, client) = log().await;
     let behind = "create function behind() returns trigger language plpgsql as $$ begin
             if pg_current_xact_id_if_assigned() is null then raise 'no transaction yet'; end if;
