@@ -1,9 +1,9 @@
-//! The HTTP clients and proxies of others: each hands over an event when it comes, and tells the
-//! end of a stream from a cut. Nothing else is sent on these streams for an hour, so a client that
-//! waits for a full block of bytes waits for ever.
+//! Third-party HTTP clients and proxies. Each passes an event on as soon as it arrives, and distinguishes the
+//! end of a stream from a lost connection. Nothing else is sent on these streams for an hour, so a client
+//! that waits for a full block of bytes does not get the event within the test's time limit.
 //!
-//! .NET's `HttpClient` is not among them: Debian has no package of the .NET SDK that
-//! `scripts/ensure-clients` could install.
+//! .NET's `HttpClient` is not tested: Debian has no package of the .NET SDK that `scripts/ensure-clients`
+//! could install.
 
 use std::{
     env, fs,
@@ -30,14 +30,14 @@ use crate::support::{
     sse_client::{Stream, try_ask},
 };
 
-/// Compilers and virtual machines start slowly on a busy machine.
-const DEADLINE: Duration = Duration::from_mins(3);
+/// Long enough for compilers and virtual machines, which start slowly on a busy machine.
+const CLIENT_TIMEOUT: Duration = Duration::from_mins(3);
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clients/");
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
 
-/// A client, as `scripts/ensure-clients` sees to it that there is one.
+/// A client that `scripts/ensure-clients` installs.
 #[derive(Clone, Copy)]
 struct Client {
     program: &'static str,
@@ -71,8 +71,9 @@ fn target() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from)
 }
 
-/// Where a program is. A test without its program says so; with CI=true it fails.
-fn found(program: &str) -> Option<PathBuf> {
+/// The path of a program. If the program is not installed, the test prints that it is skipped, or fails with
+/// CI=true.
+fn find_program(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
     let folders: Vec<_> = match program {
@@ -81,17 +82,17 @@ fn found(program: &str) -> Option<PathBuf> {
     };
     let place = folders.iter().map(|folder| folder.join(program)).find(|place| place.is_file());
     if place.is_none() {
-        assert_ne!(env::var("CI").as_deref(), Ok("true"), "there is no {program}");
-        // Not by a macro: the test harness would keep it to itself.
+        assert_ne!(env::var("CI").as_deref(), Ok("true"), "{program} is not installed");
+        // Not with a macro, since the test harness would capture the output.
         let skipped = format!(
-            "SKIPPED: a test with {program}, which is not there; scripts/ensure-clients installs it\n"
+            "SKIPPED: a test with {program}, which is not installed; scripts/ensure-clients installs it\n"
         );
         std::io::stderr().write_all(skipped.as_bytes()).unwrap();
     }
     place
 }
 
-/// A client that follows a stream, and prints a line for each event, and one for the end.
+/// A running client. It prints a line for each event of the stream, and one for the stream's end.
 struct Following {
     lines: Lines<BufReader<ChildStdout>>,
     _child: Child,
@@ -103,7 +104,7 @@ impl Client {
         let mut command = Command::new(program);
         command.args(self.args).arg(format!("{SCRIPTS}{}", self.script)).args(self.library);
         command.arg(format!("http://{at}/events?consumer=toto"));
-        // What Go has compiled once is kept.
+        // Go reuses what it compiled in an earlier run.
         command.env("GOCACHE", target().join("clients-go")).env("GOTOOLCHAIN", "local");
         command.env("NO_PROXY", "*");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -114,17 +115,22 @@ impl Client {
 }
 
 impl Following {
-    /// The next line but heartbeats.
+    /// The next line that is not a heartbeat.
     async fn next(&mut self) -> String {
         let next = async {
             loop {
-                let line = self.lines.next_line().await.unwrap().expect("it says how it ended");
+                let line = self
+                    .lines
+                    .next_line()
+                    .await
+                    .unwrap()
+                    .expect("the client prints how the stream ended");
                 if !line.ends_with("heartbeat") {
                     return line;
                 }
             }
         };
-        timeout(DEADLINE, next).await.expect("the client says something in time")
+        timeout(CLIENT_TIMEOUT, next).await.expect("the client prints a line in time")
     }
 }
 
@@ -142,16 +148,16 @@ async fn joined(process: &Process) {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(DEADLINE, joined).await.expect("the client opens a stream in time");
+    timeout(CLIENT_TIMEOUT, joined).await.expect("the client opens a stream in time");
 }
 
 async fn insert(database: &Database) {
     database.connect().await.batch_execute(INSERT).await.unwrap();
 }
 
-/// Follows a gateway that ends its streams, and one that is killed.
+/// Runs the client against a gateway that ends its streams, and against one that is killed.
 async fn follows(client: Client) {
-    let Some(program) = found(client.program) else { return };
+    let Some(program) = find_program(client.program) else { return };
     let (database, mut process) = gateway().await;
     let at = process.address();
     for (signal, last) in [(Signal::SIGTERM, "end"), (Signal::SIGKILL, "error")] {
@@ -160,7 +166,7 @@ async fn follows(client: Client) {
         insert(&database).await;
         assert_eq!(following.next().await, "event t", "{signal}");
         process.signal(signal);
-        process.ended(DEADLINE).await.expect("the gateway ends");
+        process.ended(CLIENT_TIMEOUT).await.expect("the gateway ends");
         if signal == Signal::SIGTERM {
             assert_eq!(following.next().await, "event $closing");
         }
@@ -172,41 +178,41 @@ async fn follows(client: Client) {
 }
 
 #[tokio::test]
-async fn pythons_requests() {
+async fn pythons_requests_reads_a_stream() {
     follows(REQUESTS).await;
 }
 
 #[tokio::test]
-async fn pythons_sseclient() {
+async fn pythons_sseclient_reads_a_stream() {
     follows(SSECLIENT).await;
 }
 
 #[tokio::test]
-async fn pythons_httpx() {
+async fn pythons_httpx_reads_a_stream() {
     follows(HTTPX).await;
 }
 
 #[tokio::test]
-async fn gos_net_http() {
+async fn gos_net_http_reads_a_stream() {
     follows(GO).await;
 }
 
 #[tokio::test]
-async fn javas_http_client() {
+async fn javas_http_client_reads_a_stream() {
     follows(JAVA).await;
 }
 
 #[tokio::test]
-async fn nodes_fetch() {
+async fn nodes_fetch_reads_a_stream() {
     follows(NODE).await;
 }
 
 #[tokio::test]
-async fn curl() {
+async fn curl_reads_a_stream() {
     follows(CURL).await;
 }
 
-/// A proxy with this configuration before the gateway, once it answers.
+/// Starts a proxy with this configuration, and waits until the gateway answers through it.
 async fn proxy(
     program: &Path,
     args: &[&str],
@@ -252,15 +258,15 @@ fn haproxy(upstream: SocketAddr) -> impl Fn(SocketAddr, &str) -> String {
     }
 }
 
-/// An event passes at once, and a stream's end is not taken for a cut. Whether a cut shows
-/// behind the proxy, too, depends on the version of HTTP that it speaks to the gateway.
+/// The proxy passes an event on at once, and passes the end of a stream on as an end. Whether it passes a
+/// lost connection on as an error depends on the HTTP version that it speaks to the gateway.
 async fn passes(
     program: &str,
     args: &[&str],
     shows_cuts: bool,
     configuration: impl Fn(SocketAddr) -> Box<dyn Fn(SocketAddr, &str) -> String>,
 ) {
-    let Some(program) = found(program) else { return };
+    let Some(program) = find_program(program) else { return };
     let (database, mut process) = gateway().await;
     let (_folder, address, _child) = proxy(&program, args, configuration(process.address())).await;
     for (signal, complete) in [(Signal::SIGTERM, true), (Signal::SIGKILL, !shows_cuts)] {
@@ -268,7 +274,7 @@ async fn passes(
         insert(&database).await;
         assert_eq!(stream.event().await.data, "1");
         process.signal(signal);
-        process.ended(DEADLINE).await.expect("the gateway ends");
+        process.ended(CLIENT_TIMEOUT).await.expect("the gateway ends");
         if signal == Signal::SIGTERM {
             stream.signal("$closing").await;
         }
@@ -280,17 +286,17 @@ async fn passes(
 }
 
 #[tokio::test]
-async fn nginx_with_its_defaults() {
+async fn nginx_with_defaults_passes_streams_on() {
     passes("nginx", &["-c"], false, |upstream| Box::new(nginx(upstream, ""))).await;
 }
 
 #[tokio::test]
-async fn nginx_that_speaks_http_1_1_to_the_gateway() {
+async fn nginx_with_http_1_1_passes_streams_on() {
     let more = "proxy_http_version 1.1; proxy_set_header Connection \"\";";
     passes("nginx", &["-c"], true, |upstream| Box::new(nginx(upstream, more))).await;
 }
 
 #[tokio::test]
-async fn haproxy_with_time_outs() {
+async fn haproxy_with_timeouts_passes_streams_on() {
     passes("haproxy", &["-db", "-f"], true, |upstream| Box::new(haproxy(upstream))).await;
 }

@@ -1,6 +1,6 @@
-//! Under load: clients that do not read, and clients that come back all at once.
+//! Load: clients that do not read, and clients that reconnect all at once.
 //!
-//! The figures of the documentation are these tests with larger numbers:
+//! The figures in the documentation come from these tests with larger numbers:
 //! `EVENT_PIPER_SLOW_CLIENTS=200 EVENT_PIPER_SLOW_MIB=1024` and `EVENT_PIPER_STORM=9000`.
 
 use std::{
@@ -25,23 +25,24 @@ fn setting(name: &str, default: usize) -> usize {
     env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// So long everybody together may take.
-const DEADLINE: Duration = Duration::from_mins(4);
+/// How long all clients together may take.
+const CLIENTS_TIMEOUT: Duration = Duration::from_mins(4);
 
-/// A socket that takes little, from one of many addresses, of which each has its own ports.
+/// Opens a stream on a socket with a small receive buffer. The client addresses vary, since each address has
+/// its own ports.
 async fn open(gateway: SocketAddr, number: usize, consumer: &str, cursor: Option<&str>) -> Stream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     let last = u8::try_from(2 + number % 200).unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
-    let socket = socket.connect(gateway).await.expect("nobody is refused");
+    let socket = socket.connect(gateway).await.expect("the gateway refuses no client");
     let consumer = Some(("X-Consumer-Id", consumer));
     let cursor = cursor.map(|cursor| ("Last-Event-ID", cursor));
     let headers: Vec<_> = consumer.into_iter().chain(cursor).collect();
-    Stream::open_on(socket, "/events", &headers).await.expect("nobody is refused")
+    Stream::open_on(socket, "/events", &headers).await.expect("the gateway refuses no client")
 }
 
-/// Each consumer's rows, in order.
+/// The ids of each consumer's rows, in ascending order.
 async fn rows(writer: &Client) -> BTreeMap<String, Vec<i64>> {
     let mut rows: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     let all = "select subscriber, id from events order by id";
@@ -51,8 +52,9 @@ async fn rows(writer: &Client) -> BTreeMap<String, Vec<i64>> {
     rows
 }
 
-/// How long events of a consumer of its own take from their commit on, while others are slow;
-/// and, to compare, how long their inserts take: what PostgreSQL is late with.
+/// Measures how long the events of a separate consumer take from their commit to their delivery while other
+/// clients are slow. For comparison, it measures how long their inserts take, which shows the delay of
+/// PostgreSQL.
 struct Probe(JoinHandle<(Vec<Duration>, Vec<Duration>)>);
 
 impl Probe {
@@ -67,7 +69,7 @@ impl Probe {
                 writer.batch_execute(insert).await.unwrap();
                 let committed = Instant::now();
                 inserts.push(committed - began);
-                let heard = timeout(DEADLINE, stream.event());
+                let heard = timeout(CLIENTS_TIMEOUT, stream.event());
                 match heard.await.expect("the probe's event comes").data.as_str() {
                     "1" => waits.push(committed.elapsed()),
                     _ => return (waits, inserts),
@@ -77,7 +79,7 @@ impl Probe {
         }))
     }
 
-    /// Half, 99 in 100, and all of the events took no longer than this.
+    /// The latencies as [`spread`] prints them.
     async fn stop(self, writer: &Client) -> String {
         let stop = "insert into events (type, subscriber, payload) values ('t', 'probe', '2')";
         writer.batch_execute(stop).await.unwrap();
@@ -87,15 +89,15 @@ impl Probe {
     }
 }
 
-/// Half, 99 in 100, and all took no longer than this.
+/// The median, the 99th percentile and the maximum.
 fn spread(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
     let at = |hundredths: usize| times[(times.len() - 1) * hundredths / 100];
     format!("{:.1?}, {:.1?}, {:.1?}", at(50), at(99), at(100))
 }
 
-/// A mebibyte of events for one consumer, such as PostgreSQL can compress a hundredfold, or
-/// such as it cannot.
+/// Inserts a mebibyte of events for one consumer. With `$2`, PostgreSQL can compress them a hundredfold;
+/// without, it cannot compress them.
 const WRITE: &str = "
 insert into events (type, subscriber, payload)
 select 't', $1, to_jsonb(case when $2 then repeat('x', 16384)
@@ -104,7 +106,7 @@ select 't', $1, to_jsonb(case when $2 then repeat('x', 16384)
 from generate_series(1, 64) row";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_do_not_read_cost_little_and_lose_nothing() {
+async fn clients_that_do_not_read_cost_little_and_lose_no_event() {
     let clients = setting("EVENT_PIPER_SLOW_CLIENTS", 20);
     let mebibytes = setting("EVENT_PIPER_SLOW_MIB", 100);
     let consumers = (clients / 2).clamp(1, mebibytes);
@@ -140,7 +142,9 @@ async fn clients_that_do_not_read_cost_little_and_lose_nothing() {
         let rows = stream.rows(owed[&consumer].len()).await;
         assert_eq!(rows, owed[&consumer], "{consumer}");
     });
-    timeout(DEADLINE, join_all(reading)).await.expect("who reads gets everything");
+    timeout(CLIENTS_TIMEOUT, join_all(reading))
+        .await
+        .expect("every client gets all events once it reads");
     let read = since.elapsed();
 
     let end = gateway.usage();
@@ -149,18 +153,19 @@ async fn clients_that_do_not_read_cost_little_and_lose_nothing() {
     println!("  memory before, after, at the end: {before:.1?} {after:.1?} {end:.1?}");
     println!("  they read it all in {read:.1?}");
     if let (Some(before), Some(end)) = (before, end) {
-        let allowed = before.bytes + (RECENT + EACH * clients as u64);
+        let allowed = before.bytes + (RECENT_BYTES + SLOW_CLIENT_BYTES * clients as u64);
         assert!(end.peak < allowed, "{} MiB is more than allowed", end.peak >> 20);
     }
 }
 
-/// The recent events and what the allocator adds, and pages that are being read.
-const RECENT: u64 = 192 << 20;
-/// What a slow client costs at most: a page that is being sent.
-const EACH: u64 = 1 << 20;
+/// The memory for the recent events with the allocator's overhead, and for the pages that are being read, in
+/// bytes.
+const RECENT_BYTES: u64 = 192 << 20;
+/// The most memory that a slow client needs, in bytes: a page that is being sent.
+const SLOW_CLIENT_BYTES: u64 = 1 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_transaction_of_any_size_costs_little_and_arrives_whole() {
+async fn a_large_late_transaction_needs_little_memory() {
     let rows = setting("EVENT_PIPER_LATE_ROWS", 60_000);
     let database = Database::create().await;
     let (late, writer) = (database.connect().await, database.connect().await);
@@ -185,9 +190,11 @@ async fn a_late_transaction_of_any_size_costs_little_and_arrives_whole() {
     writer.batch_execute(small).await.unwrap();
     assert_eq!(titi.rows(1).await, [passed + 2]);
     let waited = committed.elapsed();
-    let got = timeout(DEADLINE, toto.rows(rows + 1)).await.expect("all of it comes");
+    let got = timeout(CLIENTS_TIMEOUT, toto.rows(rows + 1))
+        .await
+        .expect("all rows of the transaction arrive");
     let of_late: Vec<i64> = got.iter().copied().filter(|row| *row < passed).collect();
-    assert!(of_late.iter().copied().eq(1..passed), "once each, and in order");
+    assert!(of_late.iter().copied().eq(1..passed), "each row arrives once, in order");
     assert!(got.contains(&(passed + 3)));
     let after = gateway.usage();
     println!("{rows} rows of a late transaction: before {before:?}, after {after:?};");
@@ -198,14 +205,14 @@ async fn a_late_transaction_of_any_size_costs_little_and_arrives_whole() {
     }
 }
 
-/// Clients that do everything at the same time.
+/// Clients that all act at the same time.
 struct Crowd {
     gateway: SocketAddr,
     cursors: Vec<String>,
     streams: Vec<Stream>,
 }
 
-/// So many consumers share a crowd.
+/// The number of consumers in a crowd.
 const CONSUMERS: usize = 50;
 
 impl Crowd {
@@ -216,18 +223,18 @@ impl Crowd {
         Self { gateway, cursors: Vec::new(), streams: join_all(streams).await }
     }
 
-    /// Everybody gets so many events.
+    /// Each client receives this many events.
     async fn hear(&mut self, events: usize) {
         let hearing = self.streams.iter_mut().map(|stream| stream.rows(events));
-        timeout(DEADLINE, join_all(hearing)).await.expect("everybody hears");
+        timeout(CLIENTS_TIMEOUT, join_all(hearing)).await.expect("each client receives its events");
     }
 
-    /// Everybody's connection is lost.
+    /// Closes all connections, and keeps the cursors.
     fn scatter(&mut self) {
         self.cursors = self.streams.drain(..).map(|stream| stream.last_id).collect();
     }
 
-    /// Everybody comes back at once, and hears what it missed; answers how long that took.
+    /// All clients reconnect at once, and receive the events that they missed. Returns how long that took.
     async fn come_back(&mut self, missed: usize) -> Duration {
         let since = Instant::now();
         let cursors = std::mem::take(&mut self.cursors);
@@ -238,7 +245,8 @@ impl Crowd {
             stream.signal("$caught-up").await;
             stream
         });
-        self.streams = timeout(DEADLINE, join_all(back)).await.expect("everybody catches up");
+        self.streams =
+            timeout(CLIENTS_TIMEOUT, join_all(back)).await.expect("all clients catch up");
         since.elapsed()
     }
 }
@@ -255,7 +263,7 @@ async fn write_to_all(writer: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_storm_of_clients_that_come_back_is_weathered() {
+async fn a_thousand_clients_reconnect_at_once() {
     let clients = setting("EVENT_PIPER_STORM", 1_000);
     let database = Database::create().await;
     let writer = database.connect().await;
@@ -273,10 +281,10 @@ async fn a_storm_of_clients_that_come_back_is_weathered() {
     head_is_at(&gateway, 2 * CONSUMERS).await;
     let recent = crowd.come_back(1).await;
     let now = gateway.metric("replays_total").await.unwrap();
-    assert!(now <= replays, "what is recent is replayed from memory, not {now} times");
+    assert!(now <= replays, "recent events are read from memory, but there were {now} replays");
 
     gateway.signal(Signal::SIGKILL);
-    gateway.ended(DEADLINE).await.unwrap();
+    gateway.ended(CLIENTS_TIMEOUT).await.unwrap();
     crowd.scatter();
     write_to_all(&writer).await;
     gateway.start();

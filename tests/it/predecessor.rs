@@ -1,4 +1,4 @@
-//! The predecessor's append service and reader, as its clients know them, served at the root.
+//! The API of the predecessor's append service and reader, served at the root for its clients.
 
 use event_piper::access::Modes;
 use serde_json::json;
@@ -18,11 +18,11 @@ async fn app(path: &str) -> (Database, App) {
     (database, app)
 }
 
-/// As `curl -d` sends it.
+/// The content type that `curl -d` sends.
 const FORM: [(&str, &str); 1] = [("Content-Type", "application/x-www-form-urlencoded")];
 
 #[tokio::test]
-async fn its_clients_go_on_as_before() {
+async fn the_predecessors_clients_work_unchanged() {
     let (_database, app) = app("/").await;
     let hello = r#"{"type":"greeted","data":"aGVsbG8="}"#;
     let send = async |path: &str, body: &str| post(app.address, path, &FORM, body).await;
@@ -56,17 +56,21 @@ async fn its_clients_go_on_as_before() {
     assert_eq!(
         read("?offset=3").await,
         json!({ "pagination": { "nextOffset": 3 }, "payload": [] }),
-        "it used to fall back to 1 here"
+        "the predecessor returned to 1 here"
     );
     assert_eq!(
         app.get("/nobody", &[]).await.json(),
         json!({ "pagination": { "nextOffset": 1 }, "payload": [] })
     );
-    assert_eq!(app.get("/healthz", &[]).await.status, 200, "the gateway's own come first");
+    assert_eq!(
+        app.get("/healthz", &[]).await.status,
+        200,
+        "the gateway's own paths take precedence"
+    );
 }
 
 #[tokio::test]
-async fn what_others_wrote_comes_as_base64_too() {
+async fn the_predecessors_reader_returns_all_events_as_base64() {
     let (_database, app) = app("/append").await;
     assert_eq!(app.post("/streams/s", r#"{"type":"t","data":{"a": 1}}"#).await.status, 200);
     assert_eq!(app.post("/append/s", r#"{"type":"t","data":[]}"#).await.status, 200);

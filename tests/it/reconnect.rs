@@ -1,4 +1,4 @@
-//! PostgreSQL goes away, and comes back.
+//! PostgreSQL becomes unavailable, and is available again.
 
 use crate::support::{
     app::{App, Settings},
@@ -9,7 +9,7 @@ use crate::support::{
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
 
 #[tokio::test]
-async fn a_restart_of_postgresql_loses_nothing() {
+async fn a_restart_of_postgresql_loses_no_event() {
     let server = TestServer::start_own("").await;
     let database = Database::create_on_own(&server).await;
     let app = App::start(&database.tcp_url()).await;
@@ -29,7 +29,7 @@ async fn a_restart_of_postgresql_loses_nothing() {
 }
 
 #[tokio::test]
-async fn what_was_written_while_the_listener_was_away_is_caught_up() {
+async fn a_reconnected_listener_delivers_what_it_missed() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -38,7 +38,7 @@ async fn what_was_written_while_the_listener_was_away_is_caught_up() {
         let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
                    where datname = current_database() and application_name = 'event-piper listener'";
         let cut = writer.query_one(cut, &[]).await.unwrap().get::<_, i64>(0);
-        assert!(round > 0 || cut == 1, "the listener has a connection of its own");
+        assert!(round > 0 || cut == 1, "the listener has its own connection");
         writer.batch_execute(INSERT).await.unwrap();
         assert_eq!(toto.rows(1).await, [round + 1]);
     }
@@ -46,7 +46,7 @@ async fn what_was_written_while_the_listener_was_away_is_caught_up() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_starts_before_postgresql_waits_for_it() {
+async fn a_gateway_waits_for_postgresql_at_startup() {
     let server = TestServer::start_own("").await;
     let database = Database::create_on_own(&server).await;
     let url = database.tcp_url();
@@ -56,7 +56,7 @@ async fn a_gateway_that_starts_before_postgresql_waits_for_it() {
     assert!(app.gateway.ready().is_err());
     server.start().await;
     app.ready().await;
-    eventually("a writer comes through", async || {
+    eventually("a writer can connect", async || {
         database.connect().await.batch_execute(INSERT).await.ok()
     })
     .await;

@@ -1,4 +1,4 @@
-//! History first, then live, without a seam.
+//! A stream delivers history first, and then live events, without a gap or a repetition.
 
 mod gaps;
 
@@ -23,7 +23,7 @@ use crate::support::{
     postgres::Database,
 };
 
-/// So many events for `toto`, each with its number as payload.
+/// Inserts `count` events for `toto`. The payload of each is its number, from 1.
 async fn fill(database: &Database, count: i64) {
     let insert = "insert into events (type, subscriber, payload)
                   select 'n', 'toto', to_jsonb(n) from generate_series(1, $1::int8) n";
@@ -37,7 +37,7 @@ fn without_recent() -> Settings {
 }
 
 #[tokio::test]
-async fn a_replay_goes_on_after_any_id_and_says_when_it_is_done() {
+async fn a_replay_begins_after_any_id_and_signals_its_end() {
     let database = Database::create().await;
     fill(&database, 2500).await;
     let app = App::start(&database.url()).await;
@@ -51,11 +51,11 @@ async fn a_replay_goes_on_after_any_id_and_says_when_it_is_done() {
 
     let mut toto = app.resume("toto", "2500").await;
     let said = toto.signal("$caught-up").await;
-    assert_eq!(said.id.as_deref(), Some("2500"), "an empty replay is said to be done, too");
+    assert_eq!(said.id.as_deref(), Some("2500"), "an empty replay signals its end, too");
 }
 
 #[tokio::test]
-async fn replay_overlapping_the_live_feed_delivers_once() {
+async fn a_replay_during_writes_delivers_each_event_once() {
     let database = Database::create().await;
     fill(&database, 3000).await;
     let app = App::start(&database.url()).await;
@@ -78,7 +78,7 @@ async fn replay_overlapping_the_live_feed_delivers_once() {
 }
 
 #[tokio::test]
-async fn a_recent_cursor_needs_no_query_and_an_old_one_does() {
+async fn only_an_old_cursor_needs_a_query() {
     let database = Database::create().await;
     fill(&database, 10).await;
     let mut settings = Settings::default();
@@ -95,11 +95,11 @@ async fn a_recent_cursor_needs_no_query_and_an_old_one_does() {
 }
 
 #[tokio::test]
-async fn after_a_restart_recent_events_are_recalled_and_reconnects_need_no_query() {
+async fn a_restart_loads_recent_events_into_memory() {
     let database = Database::create().await;
     fill(&database, 5000).await;
     let app = App::start(&database.url()).await;
-    eventually("all of them are recalled", async || {
+    eventually("all events are in memory", async || {
         (app.metric("recent_bytes").await > 5000 * 120).then_some(())
     })
     .await;
@@ -108,7 +108,7 @@ async fn after_a_restart_recent_events_are_recalled_and_reconnects_need_no_query
 }
 
 #[tokio::test]
-async fn without_any_memory_of_recent_events_everything_comes_from_the_table() {
+async fn without_recent_events_the_gateway_reads_the_table() {
     let database = Database::create().await;
     let app = App::start_with(&database.url(), without_recent()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -120,7 +120,7 @@ async fn without_any_memory_of_recent_events_everything_comes_from_the_table() {
 }
 
 #[tokio::test]
-async fn everything_arrives_as_it_is() {
+async fn every_payload_arrives_unchanged() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut live = app.follow("toto").await.joined().await;
@@ -152,7 +152,7 @@ async fn everything_arrives_as_it_is() {
         for stream in [&mut live, &mut replay] {
             let data = stream.event().await.data;
             let same = writer.query_one(stored, &[&payload, &data]).await.unwrap();
-            assert!(same.get::<_, bool>(0), "{payload:.60} came as {data:.60}");
+            assert!(same.get::<_, bool>(0), "{payload:.60} arrived as {data:.60}");
             assert!(!data.contains(['\n', '\r']));
         }
     }
@@ -164,7 +164,7 @@ async fn everything_arrives_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_rows_of_one_statement_arrive_in_order() {
+async fn a_hundred_thousand_rows_of_a_statement_arrive_in_order() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut live = app.follow("toto").await.joined().await;
@@ -173,7 +173,7 @@ async fn a_hundred_thousand_rows_of_one_statement_arrive_in_order() {
 }
 
 #[tokio::test]
-async fn a_cursor_of_a_late_transaction_is_good_after_a_restart() {
+async fn a_cursor_with_an_open_transaction_survives_a_restart() {
     let database = Database::create().await;
     fill(&database, 5).await;
     let (slow, quick) = (database.connect().await, database.connect().await);
@@ -196,7 +196,7 @@ async fn a_cursor_of_a_late_transaction_is_good_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_starts_amid_a_transaction_delivers_it_when_it_ends() {
+async fn a_transaction_open_at_startup_is_delivered_at_its_end() {
     let database = Database::create().await;
     fill(&database, 5).await;
     let slow = database.connect().await;
@@ -211,7 +211,7 @@ async fn a_gateway_that_starts_amid_a_transaction_delivers_it_when_it_ends() {
 }
 
 #[tokio::test]
-async fn a_row_that_came_past_the_trigger_is_an_error_and_is_delivered() {
+async fn a_row_that_bypassed_the_trigger_is_delivered_and_counted() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -221,18 +221,18 @@ async fn a_row_that_came_past_the_trigger_is_an_error_and_is_delivered() {
     let insert = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
     past.batch_execute(insert).await.unwrap();
     writer.batch_execute(insert).await.unwrap();
-    assert_eq!(toto.rows(1).await, [2], "found by the safety poll: nobody rang");
+    assert_eq!(toto.rows(1).await, [2], "the safety poll finds it, without a notification");
     past.batch_execute("commit").await.unwrap();
     assert_eq!(toto.rows(1).await, [1]);
-    eventually("it is counted", async || {
+    eventually("the row is counted", async || {
         (app.metric("found_behind_total").await == 1).then_some(())
     })
     .await;
 }
 
-/// A page ends after so many bytes, too, and the next one goes on behind it.
+/// A page also ends after a number of bytes. The next page continues after it.
 #[tokio::test]
-async fn large_events_come_in_many_pages_and_none_is_left_out() {
+async fn large_events_take_many_pages_and_none_is_left_out() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.gateway.recent = 0;
@@ -246,16 +246,16 @@ async fn large_events_come_in_many_pages_and_none_is_left_out() {
     assert!(replayed.rows(20).await.into_iter().eq(1..=20));
 }
 
-/// Of small rows no more is asked than they are; what is large after all comes whole, wherever in a
-/// page it stands.
+/// The gateway reads pages in the expectation that rows remain small. A large row arrives complete, wherever
+/// in a page it is.
 #[tokio::test]
-async fn a_large_event_among_small_ones_comes_whole() {
+async fn a_large_event_among_small_ones_is_complete() {
     let database = Database::create().await;
     let client = database.connect().await;
     let mut settings = Settings::default();
     settings.gateway.recent = 0;
     let app = App::start_with(&database.url(), settings).await;
-    // The first page is of 100 rows, the next one begins with a large one.
+    // The first page has 100 rows, and the next page begins with a large row.
     for (small, large) in [(100, 1), (150, 3), (400, 1), (20, 0)] {
         let insert = format!(
             "insert into events (type, subscriber, payload)
@@ -277,10 +277,10 @@ async fn a_large_event_among_small_ones_comes_whole() {
     replayed.signal("$caught-up").await;
 }
 
-/// Pages are read ahead. A client that has not come for the next one for a while must not get what
-/// has been erased meanwhile.
+/// The gateway reads pages ahead. A client that takes the next page much later must not get data that was
+/// erased in the meantime.
 #[tokio::test]
-async fn what_was_read_ahead_long_ago_is_read_again() {
+async fn an_old_prefetched_page_is_read_again() {
     let database = Database::create().await;
     fill(&database, 2500).await;
     let app = App::start_with(&database.url(), without_recent()).await;
@@ -300,7 +300,7 @@ async fn what_was_read_ahead_long_ago_is_read_again() {
     assert_eq!(page(&mut replay).await, (301..=700).map(|id| -id).collect::<Vec<_>>());
 }
 
-/// Payloads, as numbers.
+/// Collects payloads as numbers.
 #[derive(Default)]
 struct Payloads(Vec<i64>);
 

@@ -7,7 +7,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn who_stalls_falls_back_to_the_table_and_gets_everything() {
+async fn a_stalled_client_reads_the_table_and_gets_every_event() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.gateway.recent = 1 << 20;
@@ -21,8 +21,8 @@ async fn who_stalls_falls_back_to_the_table_and_gets_everything() {
         writer.batch_execute(fill).await.unwrap();
     }
     let all: Vec<i64> = (1..=2000).collect();
-    assert_eq!(quick.rows(2000).await, all, "the others do not wait");
-    eventually("the stalled one has fallen out of the recent events", async || {
+    assert_eq!(quick.rows(2000).await, all, "other clients do not wait");
+    eventually("the stalled client's place was evicted from the recent events", async || {
         (app.metric("recent_bytes").await <= 1 << 20).then_some(())
     })
     .await;

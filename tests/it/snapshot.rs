@@ -1,4 +1,5 @@
-//! A snapshot of PostgreSQL as a cursor: the state that a client has read, and the stream from exactly there.
+//! A PostgreSQL snapshot as a cursor: a client reads its state, and then the stream from exactly that state
+//! on.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ use crate::support::{
 
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
 
-/// What a client does: reads its state, and the snapshot that it belongs to.
+/// Reads the state and its snapshot, as a client does.
 async fn read_state(client: &Client) -> (BTreeSet<i64>, String) {
     client.batch_execute("begin isolation level repeatable read").await.unwrap();
     let rows = client.query("select id from events where subscriber = 'toto'", &[]).await.unwrap();
@@ -30,7 +31,7 @@ async fn open_transaction(database: &Database) -> Client {
 }
 
 #[tokio::test]
-async fn state_and_stream_are_the_table_whatever_is_open() {
+async fn state_and_stream_together_are_the_whole_table() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let (writer, reader) = (database.connect().await, database.connect().await);
@@ -48,16 +49,16 @@ async fn state_and_stream_are_the_table_whatever_is_open() {
     rolled_back.batch_execute("rollback").await.unwrap();
     let mut toto = app.resume("toto", &snapshot).await;
     let mut got: BTreeSet<i64> = toto.rows(2).await.into_iter().collect();
-    assert_eq!(got, [2, 6].into(), "and nothing of the state");
+    assert_eq!(got, [2, 6].into(), "no event of the state is repeated");
     later.batch_execute("commit").await.unwrap();
     got.extend(toto.rows(1).await);
     assert_eq!(got, [2, 5, 6].into());
     writer.batch_execute(INSERT).await.unwrap();
-    assert_eq!(toto.event().await.id.as_deref(), Some("7"), "by now a plain cursor says the same");
+    assert_eq!(toto.event().await.id.as_deref(), Some("7"), "a plain cursor is sufficient by now");
 }
 
 #[tokio::test]
-async fn a_reconnect_at_any_event_is_exact_on_every_gateway() {
+async fn a_snapshot_survives_reconnects_to_any_gateway() {
     let database = Database::create().await;
     let (here, there) = (App::start(&database.url()).await, App::start(&database.tcp_url()).await);
     let (writer, reader) = (database.connect().await, database.connect().await);
@@ -85,12 +86,12 @@ async fn a_reconnect_at_any_event_is_exact_on_every_gateway() {
         cursor = toto.last_id.clone();
     }
     let all: BTreeSet<i64> = got.iter().copied().collect();
-    assert_eq!((got.len(), &all), (owed.len(), &owed), "each once, in {got:?}");
+    assert_eq!((got.len(), &all), (owed.len(), &owed), "each event once: {got:?}");
     assert!(state.is_disjoint(&all));
 }
 
 #[tokio::test]
-async fn the_whole_log_begins_at_a_snapshot_too() {
+async fn strict_order_begins_at_a_snapshot() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let (writer, reader) = (database.connect().await, database.connect().await);
@@ -107,17 +108,17 @@ async fn the_whole_log_begins_at_a_snapshot_too() {
         got.extend(all.rows(1).await);
         cursor = all.last_id.clone();
     }
-    assert_eq!(got, [2, 4, 5], "each once, in strict order");
+    assert_eq!(got, [2, 4, 5], "each event once, in strict order");
     let headers = [("Last-Event-ID", &*cursor)];
     let mut all = Stream::open(app.address, "/all", &headers).await;
     writer.batch_execute(INSERT).await.unwrap();
     assert_eq!(all.rows(1).await, [6]);
     writer.batch_execute(INSERT).await.unwrap();
-    assert_eq!(all.event().await.id.as_deref(), Some("7"), "by now a plain id says the same");
+    assert_eq!(all.event().await.id.as_deref(), Some("7"), "a plain id is sufficient by now");
 }
 
 #[tokio::test]
-async fn a_snapshot_that_cannot_be_used_is_refused_with_what_to_do() {
+async fn an_unusable_snapshot_is_rejected_with_advice() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let list = (1..=1001).map(|xid| xid.to_string()).collect::<Vec<_>>().join(",");
@@ -140,7 +141,7 @@ async fn a_snapshot_that_cannot_be_used_is_refused_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn what_was_pruned_after_the_state_was_read_is_told() {
+async fn events_pruned_after_the_snapshot_are_a_gap() {
     let database = Database::create().await;
     let mut settings = Settings::default();
     settings.gateway.recent = 0;
@@ -168,7 +169,7 @@ async fn what_was_pruned_after_the_state_was_read_is_told() {
 }
 
 #[tokio::test]
-async fn the_gateways_own_position_is_a_cursor() {
+async fn the_gateways_position_is_a_cursor() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let (writer, slow) = (database.connect().await, open_transaction(&database).await);

@@ -1,5 +1,5 @@
-//! A connection that is lost between COMMIT and its answer: what became of it is not known, and
-//! nobody is told that it is.
+//! The connection to PostgreSQL is lost between COMMIT and its answer. The outcome is unknown, and the
+//! gateway reports it as unknown.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ use crate::support::{
 
 const UID: &str = "e5a2c0de-0000-4000-8000-000000000001";
 
-/// A transaction that writes events stops in its COMMIT until a lock is free.
+/// Makes each transaction that writes events wait in its COMMIT until a lock is free.
 const STALL: &str = "
 create function stall() returns trigger language plpgsql set lock_timeout = 0 as
 $$ begin perform pg_advisory_xact_lock(4711); return null; end $$;
@@ -35,7 +35,7 @@ struct World {
 }
 
 impl World {
-    /// A gateway that reaches PostgreSQL by a proxy, where commits can be stalled.
+    /// A gateway that connects to PostgreSQL through a proxy, and a database where commits can be stalled.
     async fn create() -> Self {
         let database = Database::create().await;
         let client = database.connect().await;
@@ -47,8 +47,8 @@ impl World {
         Self { app, client, proxy, _database: database }
     }
 
-    /// Loses the connection while PostgreSQL commits, which it does all the same.
-    async fn lost_amid_commit(&self, path: &str, body: &str) -> Answer {
+    /// Cuts the connection while PostgreSQL commits. The transaction commits nevertheless.
+    async fn lost_during_commit(&self, path: &str, body: &str) -> Answer {
         let before = self.count().await;
         self.client.batch_execute("select pg_advisory_lock(4711)").await.unwrap();
         let asked = tokio::spawn(sent(self.app.address, path.to_owned(), body.to_owned()));
@@ -60,7 +60,10 @@ impl World {
         self.proxy.strike(Strike::Cut);
         let answer = asked.await.unwrap();
         self.client.batch_execute("select pg_advisory_unlock(4711)").await.unwrap();
-        eventually("it is committed", async || (self.count().await > before).then_some(())).await;
+        eventually("the transaction is committed", async || {
+            (self.count().await > before).then_some(())
+        })
+        .await;
         self.proxy.clear();
         answer
     }
@@ -69,7 +72,7 @@ impl World {
         self.client.query_one("select count(*) from events", &[]).await.unwrap().get(0)
     }
 
-    /// The events are there, once, and have these ids.
+    /// The ids of all events, in ascending order.
     async fn ids(&self) -> Vec<i64> {
         let rows = self.client.query("select id from events order by id", &[]).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
@@ -80,7 +83,7 @@ async fn sent(address: SocketAddr, path: String, body: String) -> Answer {
     post(address, &path, &[], &body).await
 }
 
-fn unknown(answer: &Answer) {
+fn assert_unknown(answer: &Answer) {
     assert_eq!(answer.status, 503, "{}", answer.body);
     assert_eq!(answer.headers["retry-after"], "1");
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
@@ -90,10 +93,10 @@ fn unknown(answer: &Answer) {
 }
 
 #[tokio::test]
-async fn whoever_asks_again_with_the_uid_is_answered_as_the_first_time() {
+async fn a_retry_with_the_same_uid_returns_the_first_result() {
     let world = World::create().await;
     let event = json!({ "type": "t", "subscriber": "toto", "payload": 1, "uid": UID }).to_string();
-    unknown(&world.lost_amid_commit("/events", &event).await);
+    assert_unknown(&world.lost_during_commit("/events", &event).await);
     let ids = world.ids().await;
     assert_eq!(ids.len(), 1);
     let again = world.app.post("/events", &event).await;
@@ -103,12 +106,12 @@ async fn whoever_asks_again_with_the_uid_is_answered_as_the_first_time() {
 }
 
 #[tokio::test]
-async fn several_of_a_stream_are_found_together() {
+async fn a_retried_batch_of_a_stream_returns_its_ids() {
     let world = World::create().await;
     let event =
         |n: u8| json!({ "type": "t", "data": { "n": n }, "uid": UID.replace('1', &n.to_string()) });
     let three = json!([event(1), event(2), event(3)]).to_string();
-    unknown(&world.lost_amid_commit("/streams/s/1", &three).await);
+    assert_unknown(&world.lost_during_commit("/streams/s/1", &three).await);
     let ids = world.ids().await;
     assert_eq!(ids.len(), 3);
     let again = world.app.post("/streams/s/1", &three).await;
@@ -118,12 +121,12 @@ async fn several_of_a_stream_are_found_together() {
 }
 
 #[tokio::test]
-async fn without_a_uid_it_is_left_to_the_writer_and_written_once() {
+async fn the_gateway_does_not_retry_an_event_without_uid() {
     let world = World::create().await;
     let event = json!({ "type": "t", "subscriber": "toto", "payload": 1 }).to_string();
-    unknown(&world.lost_amid_commit("/events", &event).await);
+    assert_unknown(&world.lost_during_commit("/events", &event).await);
     assert_eq!(world.ids().await.len(), 1);
     let other = json!({ "type": "t", "subscriber": "toto", "payload": 2 }).to_string();
     assert_eq!(world.app.post("/events", &other).await.status, 201);
-    assert_eq!(world.ids().await.len(), 2, "nobody has written it again");
+    assert_eq!(world.ids().await.len(), 2, "the first event was not written again");
 }

@@ -1,8 +1,8 @@
-//! While nothing fails, no wake-up is ever lost: no event waits for the safety poll because nobody
-//! was told of it, wherever in a reader's falling asleep the writer comes. How soon it comes is for
-//! the benchmark to say: a notification that is only late on a busy machine is no lost one.
+//! Without failures, no wake-up is lost: no event waits for the safety poll because no reader was notified,
+//! at whatever moment of a reader's falling asleep the writer commits. The benchmark measures the latency. A
+//! notification that is merely late on a busy machine is not lost.
 //!
-//! `EVENT_PIPER_TEST_INSERTS=20000 cargo test --test it wakeups` asks longer.
+//! `EVENT_PIPER_TEST_INSERTS=20000 cargo test --test it wakeups` tests for longer.
 
 use std::{
     env,
@@ -19,18 +19,18 @@ use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use crate::support::{app::App, eventually, postgres::Database, sse_client::Stream};
 
-/// Writers meet several readers of one database, at a pause at which they may just be falling
-/// asleep.
+/// Writers and several readers of one database. The writers pause between events, so that the readers may
+/// just be falling asleep.
 struct Meeting {
     apps: Vec<App>,
     streams: Vec<Stream>,
     writers: [Client; 2],
     witness: Witness,
-    /// Events that only the safety poll found, and of which no notification told.
+    /// The number of events that only the safety poll found, without a notification.
     lost: u64,
 }
 
-/// Hears what readers hear, on a connection of its own.
+/// Receives the same notifications as the readers, on its own connection.
 pub(crate) struct Witness {
     client: Client,
     heard: Arc<AtomicU64>,
@@ -53,19 +53,19 @@ impl Witness {
         Self { client, heard }
     }
 
-    /// Notifications so far. Those that were sent before are in it: a connection gets them before
-    /// the answer to a statement that began after them.
+    /// The number of notifications so far. It includes all that were sent before the call: a connection gets
+    /// them before the answer to a statement that began after them.
     pub(crate) async fn heard(&self) -> u64 {
         self.client.batch_execute("select 1").await.unwrap();
         self.heard.load(Ordering::Relaxed)
     }
 }
 
-/// A reader that is new looks for itself for this long, and would find what the bell missed.
-const NEW: Duration = Duration::from_millis(2_500);
+/// A new reader polls for this long, and would find events whose notification was lost.
+const STARTUP_POLLING: Duration = Duration::from_millis(2_500);
 
-/// By then a reader has noted that only its safety poll has found an event.
-const NOTED: Duration = Duration::from_secs(2);
+/// After this time, a reader has counted an event that only its safety poll found.
+const COUNTED_AFTER: Duration = Duration::from_secs(2);
 /// The safety poll comes after half a second on average, and rarely sooner than this.
 const SOON: Duration = Duration::from_millis(100);
 
@@ -80,16 +80,16 @@ impl Meeting {
             streams.push(app.follow("toto").await.joined().await);
             apps.push(app);
         }
-        sleep(NEW).await;
+        sleep(STARTUP_POLLING).await;
         let writers = [database.connect().await, database.connect().await];
         let witness = Witness::of(&database).await;
         Self { apps, streams, writers, witness, lost: 0 }
     }
 
-    /// One round: a pause, some transactions, and all of the streams.
+    /// One round: pauses, runs some transactions, and waits for their events on all streams.
     async fn insert(&mut self) {
-        // Half of the pauses end about when a reader tries to fall asleep. All are longer than a
-        // reader takes to note what it has found in the round before.
+        // Half of the pauses end about when a reader tries to fall asleep. All are longer than the time in
+        // which a reader counts the events that it found in the previous round.
         let pause = if fastrand::bool() { 6_000..60_000 } else { 6_000..12_000 };
         sleep(Duration::from_micros(fastrand::u64(pause))).await;
         let (heard, found) = (self.witness.heard().await, self.found_unannounced().await);
@@ -116,11 +116,11 @@ impl Meeting {
         for stream in &mut self.streams {
             stream.rows(events).await;
         }
-        // Nobody was notified: then readers must have been awake, and found it by their own looks.
-        // One that did so soon need not be waited for: it was no safety poll.
+        // Without a notification, the readers must have been awake and found the events by polling. If they
+        // found them this soon, it was not the safety poll, and there is no count to wait for.
         let soon = committed.elapsed() < SOON;
         if self.witness.heard().await == heard && !soon {
-            sleep(NOTED).await;
+            sleep(COUNTED_AFTER).await;
             self.lost += self.found_unannounced().await - found;
         }
     }
@@ -134,7 +134,7 @@ impl Meeting {
     }
 }
 
-/// How many wake-ups were lost.
+/// Returns how many wake-ups were lost.
 async fn meet(readers: usize, inserts: usize) -> u64 {
     let mut meeting = Meeting::of(readers).await;
     for _ in 0..inserts {
@@ -156,32 +156,31 @@ async fn no_wake_up_is_lost() {
 }
 
 #[tokio::test]
-async fn when_the_keeper_of_the_bell_leaves_another_keeps_it() {
+async fn another_reader_keeps_the_doorbell_when_the_keeper_stops() {
     let database = Database::create().await;
     let keeper = App::start(&database.url()).await;
     let other = App::start(&database.url()).await;
     let asleep = async |app: &App| {
         let asleep = async || (app.metric(ASLEEP).await == 1).then_some(());
-        eventually("it sleeps on the bell", asleep).await;
+        eventually("the reader sleeps on the doorbell", asleep).await;
     };
     asleep(&keeper).await;
-    assert_eq!(other.metric(ASLEEP).await, 0, "one keeps the bell");
+    assert_eq!(other.metric(ASLEEP).await, 0, "one reader keeps the doorbell");
     keeper.stop().await;
     asleep(&other).await;
 }
 
 const ASLEEP: &str = "doorbell{state=\"asleep\"}";
 
-/// As beside a keeper that is frozen: the first event is found by the safety poll, the others
-/// are looked for.
+/// The situation when the keeper is frozen: the safety poll finds the first event, and then the reader polls.
 #[tokio::test]
-async fn who_was_not_woken_looks_for_itself_for_a_while() {
+async fn a_reader_that_was_not_notified_polls_for_a_while() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
     let writer = database.connect().await;
     writer.batch_execute("set event_piper.bell = 'off'").await.unwrap();
-    eventually("it sleeps", async || (app.metric(ASLEEP).await == 1).then_some(())).await;
+    eventually("the reader sleeps", async || (app.metric(ASLEEP).await == 1).then_some(())).await;
     for round in 1..=10 {
         writer.batch_execute(INSERT).await.unwrap();
         assert_eq!(toto.rows(1).await, [round]);

@@ -1,4 +1,4 @@
-//! An event is accepted or refused alike by every way of writing it.
+//! Every way to write an event accepts and rejects the same events.
 
 use serde_json::{Value, json};
 
@@ -29,8 +29,8 @@ async fn app() -> (Database, App) {
     (database, app)
 }
 
-/// Writes an event in this way; the status and the detail of what became of it. Where the stream is
-/// named by the address, it is not named in the event.
+/// Writes an event in this way, and returns the status and the detail of the result. If the path names the
+/// stream, the event does not.
 async fn write(app: &App, way: &str, event: &str) -> (u16, String) {
     let nameless = event.replacen(r#""stream":"s","#, "", 1);
     let (path, kind, body) = match way {
@@ -53,13 +53,13 @@ async fn write(app: &App, way: &str, event: &str) -> (u16, String) {
     let status = problem["status"].as_u64().unwrap();
     let detail = problem["detail"].as_str().unwrap();
     let detail = detail.strip_prefix("event 0: ").unwrap_or(detail);
-    // Where the stream is named by the address, the column is another one.
+    // If the path names the stream, the column of a syntax error differs.
     let detail = detail.split(" at line ").next().unwrap_or_default();
     (u16::try_from(status).unwrap(), detail.to_owned())
 }
 
 #[tokio::test]
-async fn each_way_accepts_and_refuses_the_same() {
+async fn every_way_accepts_and_rejects_the_same_events() {
     let refuse = "create function theirs() returns trigger language plpgsql as $$ begin
         if new.type = 'raises' then raise exception 'theirs says no' using errcode = '45000'; end if;
         if new.type = 'swallows' then return null; end if;
@@ -125,7 +125,7 @@ async fn each_way_accepts_and_refuses_the_same() {
              ('t', 's', 3, null, jsonb_build_object('d', repeat('x', 60000)), null, null)"
         );
         client.batch_execute(&fill).await.unwrap();
-        // What was accepted so far is the same for each way.
+        // The events that were accepted so far are the same for each way.
         for ((event, status), told) in events.iter().zip(&mut told) {
             let last = app.get("/streams/s", &[]).await.json()["version"].to_string();
             let event = event.replace("KNOWN", UID).replace("LAST", &last);
@@ -144,9 +144,10 @@ async fn each_way_accepts_and_refuses_the_same() {
     }
 }
 
-/// Amendments of one request apply behind each other, and are judged so.
+/// The amendments of one request are applied one after the other, and each is checked against the result of
+/// the previous ones.
 #[tokio::test]
-async fn amendments_of_one_request_are_tried_together() {
+async fn amendments_of_one_request_are_checked_in_sequence() {
     for lines in [false, true] {
         let (database, app) = app().await;
         let client = database.connect().await;
@@ -175,12 +176,12 @@ async fn amendments_of_one_request_are_tried_together() {
             assert!(answer.body.contains("event 3: this does not amend 1"), "{}", answer.body);
         }
         let count = client.query_one("select count(*) from events", &[]).await.unwrap();
-        assert_eq!(count.get::<_, i64>(0), 1, "nothing of it was written");
+        assert_eq!(count.get::<_, i64>(0), 1, "no event of the request was written");
     }
 }
 
 #[tokio::test]
-async fn what_says_the_same_in_other_words_is_said_twice() {
+async fn equal_json_in_another_notation_is_a_repetition() {
     let (_database, app) = app().await;
     let event =
         |payload: &str| format!(r#"{{"type":"t","stream":"s","payload":{payload},"uid":"{UID}"}}"#);

@@ -1,5 +1,5 @@
-//! Writing while processes die: what was answered is there, once, and what was sent again
-//! with its uid is, too.
+//! Processes are killed during writes. Each acknowledged event is in the log once, also when it was sent
+//! again with its uid.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,11 +25,11 @@ use crate::support::{
 const WRITERS: usize = 64;
 const STREAMS: usize = 8;
 
-/// What a writer was told: under which uid, which version.
+/// The acknowledged writes of a writer: uid and version.
 type Told = Vec<(Uuid, i64)>;
 
-/// Writers that append by the next version, each until it is told to stop; whatever goes
-/// wrong they send the same again, to one gateway or the other.
+/// Starts writers that append at the next version until `stop` is set. After any error, a writer sends the
+/// same event again, to the other gateway.
 fn writers(gateways: [SocketAddr; 2], stop: &Arc<AtomicBool>) -> Vec<JoinHandle<(usize, Told)>> {
     let writer = |number: usize| {
         let stop = Arc::clone(stop);
@@ -62,10 +62,10 @@ async fn appended(gateways: [SocketAddr; 2], number: usize, stream: usize, uid: 
         }
         sleep(Duration::from_millis(20)).await;
     }
-    unreachable!("a writer goes on until it is written")
+    unreachable!("a writer retries until the event is written")
 }
 
-/// Stops the writers, and holds what they were told against the log.
+/// Waits for the writers, and compares the acknowledged writes with the log. Returns their number.
 async fn check(database: &Database, writers: Vec<JoinHandle<(usize, Told)>>) -> usize {
     let mut told: BTreeMap<usize, Told> = BTreeMap::new();
     for writer in writers {
@@ -81,14 +81,14 @@ async fn check(database: &Database, writers: Vec<JoinHandle<(usize, Told)>>) -> 
         let versions: Vec<i64> = logged.iter().map(|(_, version)| *version).collect();
         assert_eq!(versions, (1..=i64::try_from(logged.len()).unwrap()).collect::<Vec<_>>());
         let uids: BTreeSet<Uuid> = logged.iter().map(|(uid, _)| *uid).collect();
-        assert_eq!(uids.len(), logged.len(), "each once");
+        assert_eq!(uids.len(), logged.len(), "each uid is written once");
         told.sort_by_key(|(_, version)| *version);
         let differ: Vec<_> =
             told.iter().zip(&logged).filter(|(told, there)| told != there).take(5).collect();
         let (told, there) = (told.len(), logged.len());
         assert!(
             differ.is_empty() && told == there,
-            "stream s{stream}: {told} were told, {there} are there, and told and there differ: {differ:?}"
+            "stream s{stream}: {told} were acknowledged, {there} are in the log, and these differ: {differ:?}"
         );
         count += told;
     }
@@ -106,7 +106,7 @@ async fn until(database: &Database, more: i64) {
 }
 
 #[tokio::test]
-async fn many_writers_over_two_gateways_that_are_killed_lose_and_double_nothing() {
+async fn killed_gateways_lose_and_repeat_no_write() {
     let database = Database::create().await;
     let mut gateways = [
         Killable::start(&database.url(), None).await,
@@ -129,8 +129,8 @@ async fn many_writers_over_two_gateways_that_are_killed_lose_and_double_nothing(
 }
 
 #[tokio::test]
-async fn a_postgresql_that_crashes_under_writers_loses_and_doubles_nothing() {
-    // What was answered has to survive: so this one flushes.
+async fn a_crashed_postgresql_loses_and_repeats_no_write() {
+    // Acknowledged events have to survive a crash, so this server flushes its writes.
     let server = TestServer::start_own("fsync = on").await;
     let database = Database::create_on_own(&server).await;
     let gateways = [

@@ -1,4 +1,4 @@
-//! Gaps: what is missing for good is told, to those who miss it, once.
+//! Gaps: a client that misses events which no longer exist gets `$gap`, once.
 
 use std::collections::BTreeSet;
 
@@ -6,15 +6,17 @@ use super::{fill, without_recent};
 use crate::support::{app::App, eventually, postgres::Database};
 
 #[tokio::test]
-async fn what_was_pruned_is_told_after_a_restart_too() {
+async fn a_gap_of_pruned_events_is_sent_after_a_restart() {
     let database = Database::create().await;
     fill(&database, 20).await;
     let prune =
         "begin; set local event_piper.prune = 'on'; delete from events where id = 15; commit";
     database.connect().await.batch_execute(prune).await.unwrap();
     let app = App::start(&database.url()).await;
-    eventually("some are recalled", async || (app.metric("recent_bytes").await > 0).then_some(()))
-        .await;
+    eventually("events are in memory", async || {
+        (app.metric("recent_bytes").await > 0).then_some(())
+    })
+    .await;
     let mut old = app.resume("toto", "14").await;
     old.signal("$gap").await;
     assert_eq!(old.rows(5).await, (16..=20).collect::<Vec<_>>());
@@ -22,7 +24,7 @@ async fn what_was_pruned_is_told_after_a_restart_too() {
 }
 
 #[tokio::test]
-async fn pruned_events_are_a_gap_that_is_told() {
+async fn only_a_client_that_misses_pruned_events_gets_a_gap() {
     let database = Database::create().await;
     fill(&database, 20).await;
     let prune =
@@ -41,11 +43,11 @@ async fn pruned_events_are_a_gap_that_is_told() {
     {
         frames.insert(frame.event);
     }
-    assert!(!frames.contains("$gap"), "who has all that was pruned misses nothing");
+    assert!(!frames.contains("$gap"), "a client that has all pruned events misses nothing");
 }
 
 #[tokio::test]
-async fn a_gap_is_told_once_however_many_pages_lie_before_its_end() {
+async fn a_gap_over_many_pages_is_sent_once() {
     let database = Database::create().await;
     fill(&database, 3500).await;
     let prune =
@@ -62,9 +64,9 @@ async fn a_gap_is_told_once_however_many_pages_lie_before_its_end() {
     assert_eq!(gaps, [r#"{"from":0,"to":3400,"reason":"pruned"}"#]);
 }
 
-/// Another instance may have seen it already, or it was rolled back.
+/// Another gateway may have delivered the event already, or its transaction was rolled back.
 #[tokio::test]
-async fn a_cursor_at_an_id_that_was_drawn_is_of_this_log() {
+async fn a_cursor_at_an_assigned_id_is_of_this_log() {
     let database = Database::create().await;
     fill(&database, 3).await;
     let client = database.connect().await;
@@ -87,7 +89,7 @@ async fn a_cursor_at_an_id_that_was_drawn_is_of_this_log() {
 }
 
 #[tokio::test]
-async fn a_cursor_beyond_the_log_is_a_gap_and_the_stream_goes_on() {
+async fn a_cursor_beyond_the_log_gets_a_gap_and_live_events() {
     let database = Database::create().await;
     fill(&database, 3).await;
     let app = App::start(&database.url()).await;
@@ -100,7 +102,7 @@ async fn a_cursor_beyond_the_log_is_a_gap_and_the_stream_goes_on() {
 }
 
 #[tokio::test]
-async fn a_log_that_goes_back_is_told_to_everybody_and_delivery_goes_on() {
+async fn a_reset_log_sends_a_gap_and_delivery_continues() {
     let database = Database::create().await;
     fill(&database, 50).await;
     let app = App::start(&database.url()).await;
@@ -114,9 +116,9 @@ async fn a_log_that_goes_back_is_told_to_everybody_and_delivery_goes_on() {
     assert_eq!(toto.rows(2).await, [1, 2]);
 }
 
-/// A log that is filled again overtakes the head before anybody looks whether it went back.
+/// The log is filled again and passes the former head before the gateway checks whether the log was reset.
 #[tokio::test]
-async fn another_log_that_reaches_beyond_the_head_is_told_and_delivered_from_its_beginning() {
+async fn a_refilled_log_beyond_the_head_is_delivered_from_its_start() {
     let database = Database::create().await;
     fill(&database, 5).await;
     let app = App::start(&database.url()).await;
@@ -134,7 +136,7 @@ async fn another_log_that_reaches_beyond_the_head_is_told_and_delivered_from_its
 }
 
 #[tokio::test]
-async fn what_was_passed_over_in_a_log_that_is_no_more_is_not_looked_for_in_the_next() {
+async fn missing_ids_of_a_former_log_are_not_sought_in_the_next() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let mut toto = app.follow("toto").await.joined().await;
@@ -148,9 +150,10 @@ async fn what_was_passed_over_in_a_log_that_is_no_more_is_not_looked_for_in_the_
     writer.batch_execute(reset).await.unwrap();
     toto.signal("$gap").await;
     writer.batch_execute(insert).await.unwrap();
-    assert_eq!(toto.rows(1).await, [1], "which was missing in the log before");
+    assert_eq!(toto.rows(1).await, [1], "the id that was missing in the former log");
 
-    // What is passed over later is looked at later: so when this one is found, the other was.
+    // Gaps are audited in the order in which they appeared. When this row is found, the earlier gap was
+    // audited.
     writer.batch_execute(&one_that_is_missing).await.unwrap();
     assert_eq!(toto.rows(1).await, [3]);
     let past = "insert into events (id, type, subscriber, payload) overriding system value
