@@ -36,7 +36,7 @@ async fn append(url: &str, args: &[&str], input: &str) -> Output {
     output
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     text(&output.stdout) + &text(&output.stderr)
 }
@@ -53,14 +53,14 @@ async fn arguments_and_lines_are_written() {
     let app = App::start(&database.url()).await;
     let url = format!("http://{}", app.address);
     let done = append(&url, &["-t", "insert", "-c", "toto", r#"{"a": 1}"#, "1e400"], "").await;
-    assert!(done.status.success(), "{}", said(&done));
+    assert!(done.status.success(), "{}", output_text(&done));
     let done = append(&url, &["-t", "t", "-s", "orders"], "1\n\n2\n").await;
-    assert!(done.status.success(), "{}", said(&done));
+    assert!(done.status.success(), "{}", output_text(&done));
     let lines = "{\"type\":\"t\",\"subscriber\":\"a\",\"payload\":1e3}\n\
                  {\"uid\":\"e5a2c0de-0000-4000-8000-000000000001\",\"type\":\"t\",\
                   \"stream\":\"orders\",\"payload\":null}\n";
     let done = append(&url, &[], lines).await;
-    assert_eq!(said(&done), "2 events were written: lines 1 to 2, ids 5 to 6\n");
+    assert_eq!(output_text(&done), "2 events were written: lines 1 to 2, ids 5 to 6\n");
     let huge = format!("1{}", "0".repeat(400));
     assert_eq!(payloads(&database).await, [r#"{"a": 1}"#, &huge, "1", "2", "1000", "null"]);
     assert_eq!(app.get("/streams/orders", &[]).await.json()["version"], 3);
@@ -80,7 +80,7 @@ async fn errors_name_the_line() {
     ] {
         let done = append(&url, args, input).await;
         assert!(!done.status.success());
-        assert!(said(&done).contains(says), "{says}: {}", said(&done));
+        assert!(output_text(&done).contains(says), "{says}: {}", output_text(&done));
     }
     assert!(payloads(&database).await.is_empty());
 }
@@ -111,9 +111,9 @@ async fn killed_gateways_lose_and_repeat_no_line() {
         gateway = Killable::start(&database.url(), Some(address)).await;
     }
     let done = sending.await.unwrap();
-    assert!(done.status.success(), "{}", said(&done));
+    assert!(done.status.success(), "{}", output_text(&done));
     let done = append(&url, &args, &input).await;
-    assert!(done.status.success(), "{}", said(&done));
+    assert!(done.status.success(), "{}", output_text(&done));
     let sql = "select count(*), count(distinct payload), bool_and(payload->'n' = to_jsonb(place))
                from (select payload, row_number() over (order by id) - 1 as place from events) log";
     let row = client.query_one(sql, &[]).await.unwrap();
@@ -155,7 +155,7 @@ impl Live {
                     return;
                 }
             }
-            panic!("it ended without a word of {words:?}");
+            panic!("the command ended without printing {words:?}");
         };
         timeout(Duration::from_secs(30), heard).await.unwrap_or_else(|_| panic!("no {words:?}"));
     }
@@ -191,11 +191,11 @@ async fn a_signal_loses_no_line_of_a_pipe() {
         live.signal(signal);
         live.says("writing the lines that were read").await;
         let done = live.end().await;
-        assert_eq!(done.status.code(), Some(code), "{}", said(&done));
+        assert_eq!(done.status.code(), Some(code), "{}", output_text(&done));
         assert!(
-            said(&done).contains("3 events were written: lines 1 to 3, ids "),
+            output_text(&done).contains("3 events were written: lines 1 to 3, ids "),
             "{}",
-            said(&done)
+            output_text(&done)
         );
         assert_eq!(payloads(&database).await, expected);
     }
@@ -216,7 +216,7 @@ async fn waits_for_a_gateway_until_a_second_signal() {
     live.says("retrying in").await;
     let gateway = Killable::start(&database.url(), Some(address)).await;
     let done = live.end().await;
-    assert!(done.status.success(), "{}", said(&done));
+    assert!(done.status.success(), "{}", output_text(&done));
     assert_eq!(payloads(&database).await, ["1", "2"]);
     drop(gateway);
 
@@ -252,7 +252,7 @@ async fn a_byte_order_mark_is_ignored_as_over_http() {
         let over_http = count().await - before;
         let done = append(&format!("http://{}", app.address), &[], &lines).await;
         let by_command = count().await - before - over_http;
-        assert_eq!(over_http, by_command, "{lines:?}: {}; {}", imported.body, said(&done));
+        assert_eq!(over_http, by_command, "{lines:?}: {}; {}", imported.body, output_text(&done));
         assert_eq!(done.status.success(), !refused, "{lines:?}: {}", imported.body);
     }
 }

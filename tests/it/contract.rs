@@ -7,9 +7,10 @@ use tokio::{process::Command, time::timeout};
 
 use crate::support::{app::App, postgres::Database, scratch::Scratch};
 
-/// The number of requests of each kind, and the time limit.
+/// The number of requests of each kind.
 const EXAMPLES: &str = "15";
-const WITHIN: Duration = Duration::from_mins(10);
+/// The time limit of the whole run.
+const TIME_LIMIT: Duration = Duration::from_mins(10);
 
 /// Event streams are left out, because they have no end.
 const ENDLESS: [&str; 2] = ["subscribe", "followEverything"];
@@ -23,11 +24,12 @@ fn program() -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn the_server_conforms_to_its_description() {
+async fn the_server_conforms_to_its_api_description() {
     let Some(program) = program() else {
-        assert_ne!(env::var("CI").as_deref(), Ok("true"), "there is no schemathesis");
+        assert_ne!(env::var("CI").as_deref(), Ok("true"), "schemathesis is not installed");
         // Not with a macro, since the test harness would capture the output.
-        let skipped = b"SKIPPED: the test of the API's description, for there is no schemathesis; \
+        let skipped =
+            b"SKIPPED: the test of the API description, because schemathesis is not installed; \
                         scripts/ensure-schemathesis installs it\n";
         std::io::stderr().write_all(skipped).unwrap();
         return;
@@ -48,7 +50,7 @@ async fn the_server_conforms_to_its_description() {
         command.args(["--exclude-operation-id", operation]);
     }
     command.current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(WITHIN, command.output()).await.expect("it ends in time").unwrap();
+    let output = timeout(TIME_LIMIT, command.output()).await.expect("it ends in time").unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{complaints}");

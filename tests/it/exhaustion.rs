@@ -1,5 +1,5 @@
-//! Disk space, memory and file descriptors run out. Errors are reported, nothing is lost, and operation resumes
-//! when they are available again.
+//! Disk space, memory and file descriptors run out. Errors are reported, nothing is lost, and operation
+//! resumes when they are available again.
 
 use std::{process::Command, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// How long `/readyz` may take to show the state of delivery, even on a busy machine.
-const TRUTH: Duration = Duration::from_mins(2);
+const READINESS_TIMEOUT: Duration = Duration::from_mins(2);
 
 const TOTO: [(&str, &str); 1] = [("X-Consumer-Id", "toto")];
 const INSERT: &str = "insert into events (type, subscriber, payload) values ('t', 'toto', '1')";
@@ -41,8 +41,8 @@ async fn becomes(gateway: &Process, ready: bool) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let seen = timeout(TRUTH, seen).await;
-    assert!(seen.is_ok(), "ready is not {ready} within {TRUTH:?}:\n{}", gateway.log());
+    let seen = timeout(READINESS_TIMEOUT, seen).await;
+    assert!(seen.is_ok(), "ready is not {ready} within {READINESS_TIMEOUT:?}:\n{}", gateway.log());
 }
 
 /// A gateway with a client, and a writer that has written an event.
@@ -70,7 +70,7 @@ async fn a_full_disk_loses_no_committed_event() {
     };
     let refused = refused.as_db_error().map(|error| error.message().to_owned());
     assert!(refused.as_ref().is_some_and(|it| it.contains("No space left")), "{refused:?}");
-    assert!(gateway.is_ready().await, "reading needs no room");
+    assert!(gateway.is_ready().await, "reading needs no disk space");
     server.disk().set_full(false);
 
     writer.batch_execute(BIG).await.unwrap();
@@ -86,7 +86,7 @@ async fn survives_a_panic_of_postgresql_on_a_full_disk() {
     let (gateway, mut toto, writer) = followed(&database).await;
 
     server.disk().set_full(true);
-    // The log alone grows, until it needs a file that it cannot have.
+    // Only the write-ahead log grows, until PostgreSQL cannot create its next file.
     let log = "select pg_logical_emit_message(false, 'x', repeat('x', 1000000))";
     let grows = async { while writer.batch_execute(log).await.is_ok() {} };
     timeout(Duration::from_mins(2), grows).await.expect("the disk is full");
@@ -139,7 +139,7 @@ async fn recovers_from_a_lack_of_file_descriptors() {
     administrator.batch_execute(end).await.unwrap();
     administrator.batch_execute(INSERT).await.unwrap();
     becomes(&gateway, false).await;
-    eventually("it says so", async || {
+    eventually("the log reports it", async || {
         gateway.log().contains("connections cannot be accepted").then_some(())
     })
     .await;
@@ -174,7 +174,7 @@ async fn without_memory_the_process_ends() {
             }
         }
     };
-    timeout(TRUTH, ended).await.expect("it ends without memory");
+    timeout(READINESS_TIMEOUT, ended).await.expect("the process ends without memory");
     assert!(gateway.log().contains("memory allocation"), "{}", gateway.log());
 
     gateway.start();

@@ -1,5 +1,5 @@
-//! The primary PostgreSQL fails, and its standby is promoted. With synchronous replication, no delivered event is
-//! undone, and none is lost or repeated afterwards.
+//! The primary PostgreSQL fails, and its standby is promoted. With synchronous replication, no delivered
+//! event is undone, and none is lost or repeated afterwards.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -38,7 +38,8 @@ async fn streams_continue_after_a_failover() {
     let toto = [("X-Consumer-Id", "toto")];
     let mut steady = Stream::open(gateway.address(), "/events", &toto).await.joined().await;
 
-    // One writer commits until the primary fails. The transaction of another is open and was passed over.
+    // One writer commits until the primary fails. Another writer's transaction is open, and the gateway has
+    // passed over it.
     let late = database.connect().await;
     late.batch_execute("begin").await.unwrap();
     late.batch_execute(INSERT).await.unwrap();
@@ -63,11 +64,11 @@ async fn streams_continue_after_a_failover() {
     let truth = rows(&standby, &database).await;
     let owed = truth.len() - before.len();
     let after = steady.rows(owed).await;
-    assert_eq!([before, after].concat(), truth, "who stayed connected");
+    assert_eq!([before, after].concat(), truth, "a client that stayed connected");
 
     let headers = [toto[0], ("Last-Event-ID", cursor.as_str())];
     let mut back = Stream::open(gateway.address(), "/events", &headers).await;
-    assert_eq!(back.rows(owed).await, truth[truth.len() - owed..], "who comes back");
+    assert_eq!(back.rows(owed).await, truth[truth.len() - owed..], "a client that reconnects");
     writer.batch_execute(INSERT).await.unwrap();
     let last = *rows(&standby, &database).await.last().unwrap();
     assert_eq!(steady.rows(1).await, [last]);
@@ -123,6 +124,10 @@ async fn a_lagging_standby_serves_no_replay() {
     primary.start().await;
     assert_eq!(back.rows(6).await, truth, "a client that reconnects in between");
     app.ready().await;
-    assert_eq!(app.resume("toto", "0").await.rows(6).await, truth, "who comes back afterwards");
+    assert_eq!(
+        app.resume("toto", "0").await.rows(6).await,
+        truth,
+        "a client that connects afterwards"
+    );
     assert_eq!(app.get("/events/6", &[("X-Consumer-Id", "toto")]).await.status, 200);
 }

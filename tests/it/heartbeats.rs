@@ -1,5 +1,5 @@
-//! An event whose type is `heartbeat` is an event like any other. It is not taken for a heartbeat of the gateway,
-//! even with the most similar payload.
+//! An event whose type is `heartbeat` is an event like any other. It is not taken for a heartbeat of the
+//! gateway, even with the most similar payload.
 
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
@@ -46,7 +46,7 @@ async fn only_heartbeats_have_unquoted_data() {
 }
 
 #[tokio::test]
-async fn tail_prints_it() {
+async fn tail_prints_events_of_type_heartbeat() {
     let (_database, app) = app().await;
     let mut tail = Command::new(env!("CARGO_BIN_EXE_event-piper"));
     let url = format!("http://{}", app.address);
@@ -58,7 +58,7 @@ async fn tail_prints_it() {
 
 /// The first Python program in the manual.
 #[tokio::test]
-async fn the_program_in_the_manual_prints_such_events() {
+async fn the_manuals_program_prints_events_of_type_heartbeat() {
     let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients.md");
     let Ok(manual) = fs::read_to_string(manual) else { return };
     let program = manual.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
@@ -73,7 +73,7 @@ async fn the_program_in_the_manual_prints_such_events() {
 }
 
 #[tokio::test]
-async fn the_console_shows_such_events() {
+async fn the_console_shows_events_of_type_heartbeat() {
     let Some(browser) = Browser::open().await else { return };
     let (database, app) = app().await;
     browser.goto(&format!("http://{}/?consumer=toto", app.address)).await;

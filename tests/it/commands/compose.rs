@@ -34,7 +34,7 @@ fn compose() -> Compose {
 }
 
 #[test]
-fn only_this_machine_reaches_what_is_published() {
+fn compose_publishes_ports_only_to_this_machine() {
     let Compose { services } = compose();
     assert!(services.contains_key("gateway"));
     for (name, service) in services {

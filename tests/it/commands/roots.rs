@@ -1,4 +1,5 @@
-//! A system without root certificates, such as a small container image: everything works that needs none.
+//! A system without root certificates, such as a small container image. Everything that needs no root
+//! certificate works.
 
 use super::{ended, program, text};
 use crate::support::{app::App, postgres::Database, process::Process};
@@ -6,7 +7,7 @@ use crate::support::{app::App, postgres::Database, process::Process};
 const NONE: [(&str, &str); 2] = [("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/nonexistent")];
 
 #[tokio::test]
-async fn events_are_appended_over_http() {
+async fn append_works_over_http_without_root_certificates() {
     let database = Database::create().await;
     let app = App::start(&database.url()).await;
     let url = format!("http://{}", app.address);
@@ -16,7 +17,7 @@ async fn events_are_appended_over_http() {
 }
 
 #[tokio::test]
-async fn a_gateway_with_an_http_issuer_starts() {
+async fn an_http_issuer_works_without_root_certificates() {
     let database = Database::create().await;
     let flags = [
         ["--auth", "jwt"],

@@ -18,10 +18,13 @@ async fn no_migrate_leaves_the_schema_unchanged() {
     let output = ended(&mut program(&args)).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = text(&output.stderr);
-    assert!(said.contains(" migrate --database-url "), "it says what to run: {said}");
+    assert!(
+        said.contains(" migrate --database-url "),
+        "the message contains the command to run: {said}"
+    );
     let client = database.connect().await;
     let row = client.query_one("select to_regclass('events') is null", &[]).await;
-    assert!(row.unwrap().get::<_, bool>(0), "nothing was made");
+    assert!(row.unwrap().get::<_, bool>(0), "no table was created");
 }
 
 #[tokio::test]
@@ -179,9 +182,9 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn the_log_names_the_server_that_it_waits_for() {
+async fn the_log_names_the_server_that_the_gateway_waits_for() {
     let gateway = Process::launch("postgres://toto:s3cret@127.0.0.1:1/log", &[]);
-    let log = crate::support::eventually("it waits", async || {
+    let log = crate::support::eventually("the gateway waits", async || {
         Some(gateway.log()).filter(|log| log.contains("cannot be reached; trying again"))
     })
     .await;
