@@ -1,4 +1,5 @@
-//! `GET /cursor`: the gateway's own position, as a cursor. And what a cursor that is a snapshot must be.
+//! `GET /cursor` returns the gateway's position as a cursor. Requests with a snapshot as their cursor are
+//! checked here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,17 +15,17 @@ use tokio::time::timeout;
 use super::{app::App, error::Problem, query::Parameter};
 use crate::{access::principal::Principal, cursor::Cursor};
 
-/// What the query may say.
+/// The query parameters of `GET /cursor`: none.
 pub(super) const PARAMETERS: &[Parameter] = &[];
 
-/// The position of a gateway that has started is known at once.
+/// How long the request waits for the position. Only a gateway that is starting does not know it at once.
 const POSITION_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A snapshot is checked within this time, or not at all: a client that reconnects while PostgreSQL is away
-/// gets its stream.
+/// How long the check of a snapshot may take. After that, the request continues without the check, so that a
+/// client that reconnects while PostgreSQL is unavailable gets its stream.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// `GET /cursor`.
+/// Handles `GET /cursor`.
 pub(super) async fn position(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let now = timeout(POSITION_DEADLINE, app.gateway.read().now()).await;
     let Some(cursor) = now.ok().flatten() else {
@@ -34,7 +35,8 @@ pub(super) async fn position(State(app): State<Arc<App>>) -> Result<Response, Pr
     Ok(([(header::CACHE_CONTROL, "no-store")], body).into_response())
 }
 
-/// Refuses a snapshot that this database cannot have taken.
+/// Rejects a snapshot that cannot have been taken in this database cluster. Accepts it if PostgreSQL does not
+/// answer.
 pub(super) async fn check_snapshot(
     app: &App,
     who: &Principal,

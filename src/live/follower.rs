@@ -23,7 +23,7 @@ pub struct Follower {
     cursor: Cursor,
     stage: Stage,
     from_table: bool,
-    /// Whether everything that it lacks is in memory.
+    /// Whether every event that the follower lacks is in memory.
     in_memory: bool,
     /// While the cursor has a snapshot: at least the greatest id of a row that the snapshot sees, once it is
     /// known.
@@ -44,20 +44,20 @@ enum Stage {
 struct Replay {
     /// The reader's position when the follower joined.
     joined: Position,
-    /// The place in the recent events from which it goes on.
+    /// The place in the recent events from which the follower continues.
     next: Sequence,
     /// Recent events before this place are history to a client that resumed.
     replayed: Sequence,
     scan: Scan,
-    /// What is read behind `scan`.
+    /// The scans that follow `scan`.
     rest: VecDeque<Scan>,
 }
 
-/// How far a snapshot reaches into the log, as the table says after the follower has joined.
+/// How far a snapshot reaches into the log. It is read from the table after the follower has joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// Every row below this id is of a transaction that the snapshot sees, or has in its list. `None`: every
-    /// visible row is.
+    /// The transaction of every row below this id is visible to the snapshot, or in its list. `None` if this
+    /// holds for every visible row.
     pub first_owed: Option<EventId>,
     /// At least the greatest id of a row that the snapshot sees.
     pub seen_upto: EventId,
@@ -83,7 +83,7 @@ pub enum Scan {
         /// The last id to read.
         upto: EventId,
     },
-    /// No rows, but how far this snapshot reaches: see [`Follower::reach`].
+    /// No rows, but how far this snapshot reaches. See [`Follower::reach`].
     Reach(Arc<Snapshot>),
 }
 
@@ -164,7 +164,7 @@ impl Follower {
             Stage::Replaying(Box::new(Replay { joined, next, replayed: end, scan, rest }))
         };
         self.stage = match (place, self.cursor.snapshot()) {
-            // What is owed of the table is known when it is known how far the snapshot reaches.
+            // What to read from the table is known once it is known how far the snapshot reaches.
             (_, Some(snapshot)) => replay((Scan::Reach(Arc::clone(snapshot)), VecDeque::new())),
             (Some(next), None) => Stage::Live { next, replayed: Some(end) },
             (None, None) => replay(scans(&self.cursor, recent.position(), None)),
@@ -197,7 +197,7 @@ impl Follower {
         }
     }
 
-    /// The consumers that it follows.
+    /// The consumers whose events the follower delivers.
     #[must_use]
     pub fn consumers(&self) -> &[ConsumerId] {
         &self.consumers
@@ -209,8 +209,8 @@ impl Follower {
         &self.cursor
     }
 
-    /// The id up to which the client has every event, of late transactions, too. It is below the cursor's
-    /// head while rows of a transaction that was late are read.
+    /// The id up to which the client has every event, including those of late transactions. It is below the
+    /// cursor's head while the follower reads rows of a late transaction.
     #[must_use]
     pub fn complete_upto(&self) -> EventId {
         let head = self.cursor.head();
@@ -317,7 +317,7 @@ fn offer(cursor: &mut Cursor, entry: &Entry, history: bool) -> bool {
 
 /// The scans that a client with this cursor needs after the follower has joined at this position.
 fn scans(cursor: &Cursor, joined: &Position, reach: Option<Reach>) -> (Scan, VecDeque<Scan>) {
-    // The rest of a transaction that is late at the reader comes live.
+    // The remaining rows of a transaction that is late at the reader are delivered live.
     let delivered =
         |mark: &Mark| joined.late.get(mark.xid).is_none_or(|late| late.since > mark.upto);
     let mut scans = VecDeque::new();
@@ -328,7 +328,7 @@ fn scans(cursor: &Cursor, joined: &Position, reach: Option<Reach>) -> (Scan, Vec
     }
     let mut after = cursor.head();
     if let (Some(snapshot), Some(reach)) = (cursor.snapshot(), reach) {
-        // Up to here, only transactions of the list wrote what is owed.
+        // Up to this id, only transactions of the list wrote rows that the client lacks.
         let seen = reach.first_owed.map_or(joined.head, |first| first.previous().min(joined.head));
         let marks = snapshot.in_progress().iter().map(|&xid| Mark { xid, upto: after });
         let marks: Vec<Mark> = marks.filter(delivered).collect();

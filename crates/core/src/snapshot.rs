@@ -1,13 +1,13 @@
 //! PostgreSQL snapshots: which transactions a query of the client saw.
 //!
-//! The text is that of `pg_current_snapshot()`: `731:735:731,733` sees every transaction below 735, except 731
-//! and 733, which were in progress.
+//! The text format is that of `pg_current_snapshot()`: `731:735:731,733` sees every transaction below 735,
+//! except 731 and 733, which were in progress.
 
 use std::{fmt, str::FromStr};
 
 use crate::event::Xid;
 
-/// A snapshot of PostgreSQL.
+/// A PostgreSQL snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     xmin: Xid,
@@ -16,10 +16,10 @@ pub struct Snapshot {
     in_progress: Box<[Xid]>,
 }
 
-/// A text is not a snapshot that can be used.
+/// The text is not a usable snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSnapshot {
-    /// The text has another form.
+    /// The text does not have the form of a snapshot.
     #[error("it does not have the form xmin:xmax:xip,xip,...")]
     Form,
     /// The numbers contradict each other.
@@ -28,7 +28,7 @@ pub enum InvalidSnapshot {
          xmin to below xmax"
     )]
     Order,
-    /// Too many transactions were in progress.
+    /// More than [`Snapshot::MAX_IN_PROGRESS`] transactions were in progress. The field is their number.
     #[error(
         "it has {0} transactions in progress, more than {max}: read the state again when fewer transactions \
          are open",
@@ -38,7 +38,8 @@ pub enum InvalidSnapshot {
 }
 
 impl Snapshot {
-    /// A cursor carries the list of transactions in progress, in each `id:` that it sends.
+    /// The most transactions in progress that a snapshot may have. The cursor contains their list, and the
+    /// gateway sends it in each `id:`.
     pub const MAX_IN_PROGRESS: usize = 1000;
 
     /// Whether the rows of this transaction were visible to the query.

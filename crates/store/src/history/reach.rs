@@ -10,26 +10,27 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// See the module.
+/// How far a snapshot reaches into the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotReach {
-    /// The least id of a visible row of a transaction that began behind the snapshot; 1, when there are too
-    /// many such rows to look at. `None`: there is none.
+    /// The least id of a visible row of a transaction that began after the snapshot. 1 if there are too many
+    /// such rows to examine; `None` if there are none.
     pub first_owed: Option<EventId>,
     /// At least the greatest id of a row that the snapshot sees.
     pub seen_upto: EventId,
-    /// The greatest id of these consumers that was pruned; 0 when none was.
+    /// The greatest pruned id of these consumers; 0 if none was pruned.
     pub pruned: EventId,
-    /// Whether some of that was pruned behind the snapshot.
+    /// Whether some of these events were pruned after the snapshot.
     pub pruned_since: bool,
 }
 
-/// So many rows are looked at for the least id: a second's worth.
+/// The most rows that the query examines to find the least id. This takes about a second.
 const MAX_ROWS: i64 = 1_000_000;
 
-/// The rows of transactions that began behind the snapshot, by the index on `xid`: both ends are named, since
-/// the planner expects a third of the table behind one. They are few unless the state was read long ago.
-/// Notes of what was pruned bear their transactions, whose 32 bits are widened to the newest that fits.
+/// Reads the rows of transactions that began after the snapshot, by the index on `xid`. The range has both
+/// bounds, since with one bound the planner expects a third of the table. The rows are few unless the state
+/// was read long ago. `xmin` of a row of `events_pruned` is its transaction. Its 32 bits are widened to the
+/// newest 64-bit id that fits.
 static REACH: LazyLock<String> = LazyLock::new(|| {
     "with asked as (select $1::text::pg_snapshot as snapshot,
                            pg_snapshot_xmax(pg_current_snapshot())::text::int8 as next),
@@ -52,12 +53,12 @@ static REACH: LazyLock<String> = LazyLock::new(|| {
         .replace("NEWEST", NEWEST)
 });
 
-/// Whether the snapshot can be one of this cluster.
+/// Whether the snapshot can have been taken in this cluster.
 const IS_OF_CLUSTER: &str =
     "select $1::int8 <= pg_snapshot_xmax(pg_current_snapshot())::text::int8";
 
 impl History {
-    /// How far a snapshot reaches, and what of these consumers was pruned.
+    /// How far a snapshot reaches, and which events of these consumers were pruned.
     ///
     /// # Errors
     /// PostgreSQL did not answer.
@@ -69,7 +70,7 @@ impl History {
         self.reach_of(snapshot, Some(consumers.iter().map(ConsumerId::as_str).collect())).await
     }
 
-    /// The same for everybody's events.
+    /// Like [`reach`](Self::reach), but for the events of all consumers.
     ///
     /// # Errors
     /// PostgreSQL did not answer.
@@ -95,7 +96,7 @@ impl History {
         })
     }
 
-    /// Whether a snapshot can have been taken in this cluster: it ends no later than the next transaction.
+    /// Whether a snapshot can have been taken in this cluster: its `xmax` is at most the next transaction id.
     ///
     /// # Errors
     /// PostgreSQL did not answer.
@@ -105,7 +106,7 @@ impl History {
     }
 }
 
-/// The snapshot's end, as the index on `xid` has it.
+/// The snapshot's `xmax`, in the type of the index on `xid`.
 fn number(snapshot: &Snapshot) -> i64 {
     i64::try_from(snapshot.xmax().get()).unwrap_or(i64::MAX)
 }
