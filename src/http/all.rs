@@ -20,7 +20,10 @@ use super::{
     query::{Parameter, Query},
     session::{self, Session},
 };
-use crate::{access::principal::Principal, cursor::Cursor};
+use crate::{
+    access::principal::Principal,
+    cursor::{Cursor, InvalidCursor},
+};
 
 /// Query parameters of `GET /all`.
 pub(super) const PARAMETERS: &[Parameter] =
@@ -35,18 +38,19 @@ pub(super) async fn follow(
 ) -> Result<Response, Problem> {
     let after = last_event_id(&headers, &Query::of(&uri)?)?;
     let after = after.map(|text| {
-        text.parse::<Cursor>().map_err(|_| {
-            Problem::bad_request(format!(
+        text.parse::<Cursor>().map_err(|invalid| match invalid {
+            InvalidCursor::Snapshot { .. } => Problem::bad_request(invalid.to_string()),
+            InvalidCursor::Form(_) => Problem::bad_request(format!(
                 "{text:?} is not a cursor of the whole log: send an `id:` that GET /all has sent, \
                  or 0 for the beginning"
-            ))
+            )),
         })
     });
     let after = after.transpose()?;
-    check_snapshot(&app, &who, after.as_ref()).await?;
     if !app.gateway.live().has_room(&[], app.settings.limits.streams, 0) {
         return Ok(event_stream::overloaded(event_stream::RETRY_WHEN_FULL));
     }
+    check_snapshot(&app, &who, after.as_ref()).await?;
     let ending = match auth::open_stream(&app, &who) {
         Ok(ending) => ending,
         Err(answer) => return Ok(*answer),

@@ -64,7 +64,6 @@ pub(super) async fn subscribe(
         kinds: kinds(&query)?,
         amended: amended(&query)?,
     };
-    check_snapshot(&app, &who, request.cursor.as_ref()).await?;
     let limits = &app.settings.limits;
     if !app.gateway.live().has_room(
         &request.consumers,
@@ -73,6 +72,7 @@ pub(super) async fn subscribe(
     ) {
         return Ok(event_stream::overloaded(event_stream::RETRY_WHEN_FULL));
     }
+    check_snapshot(&app, &who, request.cursor.as_ref()).await?;
     let ending = match auth::open_stream(&app, &who) {
         Ok(ending) => ending,
         Err(answer) => return Ok(*answer),

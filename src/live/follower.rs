@@ -251,7 +251,7 @@ impl Follower {
         let late = &replay.joined.late;
         for row in rows.iter().filter(|row| !late.has(*row)) {
             if self.cursor.is_before(row) {
-                let owed = self.cursor.admits(row);
+                let owed = !self.cursor.sees(row);
                 self.cursor.advance(row, late);
                 if owed {
                     deliver(row, &self.cursor);
@@ -304,7 +304,7 @@ impl Follower {
 /// Whether the client lacks the event. If so, its cursor has advanced over it.
 fn offer(cursor: &mut Cursor, entry: &Entry, history: bool) -> bool {
     if cursor.is_before(&entry.frame) {
-        let owed = cursor.admits(&entry.frame);
+        let owed = !cursor.sees(&entry.frame);
         cursor.advance(&entry.frame, &entry.position.late);
         return owed;
     }

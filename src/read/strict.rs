@@ -48,7 +48,7 @@ use crate::{
     order::{Late, Position},
     store::{
         event_log::{PageSize, Paging},
-        history::{EventPage, History, HistoryError, SnapshotReach, StoredEvent},
+        history::{EventPage, History, HistoryError, StoredEvent},
     },
 };
 
@@ -68,7 +68,7 @@ pub struct Strict {
     /// snapshot, events are owed that have lower ids than events that are not.
     owed: Option<Cursor>,
     /// How far the snapshot of `owed` reaches. `None`: not known yet.
-    reach: Option<SnapshotReach>,
+    reach: Option<Reach>,
     /// The events that were owed before the current page.
     before_page: Cursor,
     caught_up: bool,
@@ -77,6 +77,16 @@ pub struct Strict {
     account: Option<Account>,
     /// The memory share of the page that the caller is handling.
     page: Option<Share>,
+}
+
+/// How far a snapshot reaches into the log.
+#[derive(Debug)]
+struct Reach {
+    /// Up to this id, only transactions in the snapshot's list wrote events that are owed. It is no greater than
+    /// the horizon before it was asked: above that, others may still appear.
+    listed_upto: EventId,
+    /// At least the greatest id of a row that the snapshot sees.
+    seen_upto: EventId,
 }
 
 /// What comes next in the log.
@@ -266,7 +276,7 @@ impl Strict {
         if self.after >= horizon.settled {
             return None;
         }
-        self.find_reach().await;
+        self.find_reach(horizon.settled).await;
         self.before_page = self.still_owed();
         let mut share = memory_for_page(self.account.as_ref(), STRICT_PAGE).await;
         let (page, upto, pruned) = self.read(horizon.settled).await;
@@ -343,15 +353,14 @@ impl Strict {
         if self.after < owed.head() {
             return Some((owed.marks().to_vec(), upto.min(owed.head())));
         }
-        let first =
-            self.reach.as_ref()?.first_owed.map_or(upto, |first| first.previous().min(upto));
+        let listed_upto = self.reach.as_ref()?.listed_upto;
         let mark = |&xid: &Xid| Mark { xid, upto: self.after };
         let marks = owed.snapshot()?.in_progress().iter().map(mark).collect();
-        (self.after < first).then_some((marks, first))
+        (self.after < listed_upto).then_some((marks, listed_upto))
     }
 
-    /// Asks how far the snapshot reaches, unless that is known. Up to the horizon, all events are visible by now.
-    async fn find_reach(&mut self) {
+    /// Asks how far the snapshot reaches, unless that is known. Up to `settled`, all events are visible by now.
+    async fn find_reach(&mut self, settled: EventId) {
         let Some(snapshot) = self.owed.as_ref().and_then(Cursor::snapshot) else { return };
         if self.reach.is_some() {
             return;
@@ -360,7 +369,9 @@ impl Strict {
         if !reach.pruned_since {
             self.reported = self.reported.max(reach.pruned);
         }
-        self.reach = Some(reach);
+        let before_owed = reach.first_owed.map_or(settled, EventId::previous);
+        let listed_upto = before_owed.min(settled);
+        self.reach = Some(Reach { listed_upto, seen_upto: reach.seen_upto });
     }
 
     async fn pruned(&self) -> Result<Option<EventId>, HistoryError> {
