@@ -13,7 +13,7 @@ pub struct Settings {
     pub modes: Modes,
     /// The peers whose `X-Consumer-Id` and `X-Forwarded-For` are trusted.
     pub trusted_proxies: Networks,
-    /// The rights of consumers that a trusted proxy names, beside reading their own events.
+    /// The rights of consumers that a trusted proxy names, in addition to reading their own events.
     pub header_rights: Rights,
     /// The peers that may read the metrics without credentials.
     pub metrics_from: Networks,
@@ -29,7 +29,7 @@ pub struct Settings {
     pub refresh: Duration,
     /// The limits of each principal.
     pub limits: Limits,
-    /// Host names that requests may name, beside those of this machine.
+    /// Host names that requests may name, in addition to those of this machine.
     pub hosts: Hosts,
 }
 

@@ -35,7 +35,7 @@ pub(super) fn psql(config: &Config, args: Vec<OsString>) -> anyhow::Result<ExitC
     Err(command.exec()).with_context(|| format!("running {}", program.display()))
 }
 
-/// The psql beside the server's programs, or the one in the PATH.
+/// The psql in the folder of the server's programs, or the one in the PATH.
 fn program(database: &Database) -> PathBuf {
     let setting = match database {
         Database::Embedded(settings) => settings.binaries.as_deref(),

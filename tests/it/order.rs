@@ -338,7 +338,7 @@ fn no_schedule_loses_or_repeats_an_event() {
         run_schedule(seed);
         return;
     }
-    let schedules = setting("EVENT_PIPER_SCHEDULES").unwrap_or(500);
+    let schedules = setting("EVENT_PIPER_SCHEDULES").unwrap_or(1000);
     let played: Vec<usize> = (0..schedules).filter_map(run_schedule).collect();
     let (given_up, deliveries) = (schedules - played.len() as u64, played.iter().sum::<usize>());
     println!("{schedules} schedules, {deliveries} deliveries: no event lost or repeated");

@@ -56,7 +56,7 @@ impl Cursor {
         Self { snapshot: Some(Arc::new(snapshot)), ..Self::default() }
     }
 
-    /// The snapshot that says what the client has beside its events, while that is needed.
+    /// The snapshot of the state that the client has read. `None` once a plain cursor says the same.
     #[must_use]
     pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
         self.snapshot.as_ref()

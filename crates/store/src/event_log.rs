@@ -71,7 +71,7 @@ pub struct LogState {
     pub standby: bool,
 }
 
-/// The consumers whose rows were changed after they were written, and may be in somebody's memory.
+/// The consumers whose rows were changed after they were written, and may be in the memory of a gateway.
 #[derive(Clone, Debug)]
 pub struct Changed {
     /// The consumers. `None` if there are more than can be named, or if that is not known.

@@ -5,7 +5,7 @@
 //! | [`server`], [`listener`], [`reachable`], [`tls`] | connect, and set up each session |
 //! | [`event_log`], [`history`], [`append`], [`doorbell`], [`restored`] | read and write the log |
 //! | [`migrate`], [`prune`], [`erase`], [`maintenance`], [`doctor`], [`shape`] | maintain it |
-//! | [`keys`], [`pumps`] | tables beside it |
+//! | [`keys`], [`pumps`] | the other tables |
 //! | [`error`] | shows an error with its causes |
 //! | [`backoff`], [`turns`], [`crash`] | pauses between attempts, turns at the pool, and the end of a process
 //! whose state is half changed |

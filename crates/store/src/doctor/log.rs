@@ -255,7 +255,7 @@ pub(super) async fn other_triggers(client: &Client) -> Examined {
         Finding::warning(
             SUBJECT,
             format!("{notifying} also notifies, so writers commit only one after the other"),
-            "Drop triggers whose notifications nobody needs: drop trigger ... on events;",
+            "Drop triggers whose notifications are not needed: drop trigger ... on events;",
         )
     })
 }
